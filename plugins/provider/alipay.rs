@@ -1,14 +1,14 @@
 //! Alipay's Open API, for direct merchants and for partners that act for a merchant.
 //!
 //! ```text
-//! Operation ─ request ─▶ form ─ signature ═▶ Alipay          (links and order strings need no exchange)
-//! Outcome   ◀─ answer ◀─ sealed ◀─ envelope ◀─ signature ◀═   (what is signed, errors too)
+//! Operation ─ request ─▶ form ─ signature ═▶ Alipay          (links and order strings are built locally)
+//! Outcome   ◀─ answer ◀─ sealed ◀─ envelope ◀─ signature ◀═   (signed answers, including errors)
 //! Error     ◀─ errors ─ codes ─────────────── ◀═   (signed by interfaces, unsigned by the gateway)
-//! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ its notification
-//! Keys      ◀─ certificates ◀═ its next certificate
+//! Event     ◀─ notify ◀──────── form ◀─ signature ◀═ notification
+//! Keys      ◀─ certificates ◀═ Alipay's next certificate
 //! ```
 //!
-//! With `protocol = "v3"`, `v3` stands where `form`, `envelope` and `signature` stand for requests and answers.
+//! With `protocol = "v3"`, `v3` replaces `form`, `envelope` and `signature` for requests and answers.
 
 mod account;
 mod answer;
@@ -48,14 +48,14 @@ use crate::payment::{Event, Method, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
-const SIGN_FROM: &str =
+const SIGN_ADVICE: &str =
     "{ algorithm = \"rsa-sha256\", id = \"app\", file = \"…\" }: the application's private key (应用私钥)";
-const VERIFY_FROM: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's public key (支付宝公钥), or its certificate \
+const VERIFY_ADVICE: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's public key (支付宝公钥), or its certificate \
                            alipayCertPublicKey_RSA2.crt";
 
-/// Bounds how long an order without an end of its own can be paid: Alipay allows fifteen days at most. The end goes out with the
-/// order, so that "not exist" is Alipay's last word after it.
-const LIFETIME: Duration = Duration::from_hours(14 * 24);
+/// Default time in which an order can be paid. Alipay allows at most fifteen days. The expiry is sent with the order,
+/// so that after it Alipay's answer "order does not exist" is final.
+const DEFAULT_EXPIRY: Duration = Duration::from_hours(14 * 24);
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "alipay",
@@ -66,8 +66,8 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
         SecretField { name: account::AES, need: Need::Optional, check: sealed::check },
     ],
     algorithms: &["rsa-sha256", "rsa-sha1"],
-    sign: Need::Required(SIGN_FROM),
-    verify: Need::Required(VERIFY_FROM),
+    sign: Need::Required(SIGN_ADVICE),
+    verify: Need::Required(VERIFY_ADVICE),
     key_id: certificates::key_id,
     not_found_grace: Duration::from_secs(30),
     pace: PollInterval::Steady(Duration::from_secs(3)),
@@ -83,7 +83,7 @@ fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dy
     Some(Box::new(Alipay { account }))
 }
 
-/// One app, with the merchant that it acts for.
+/// Provider for one app, with the merchant that the app acts for.
 struct Alipay {
     account: Account,
 }
@@ -142,7 +142,7 @@ impl Provider for Alipay {
         notify::describe(notification.bytes())
     }
 
-    /// Alipay looks at the body alone: these seven bytes, or it sends the notification again.
+    /// Alipay reads the body only: anything but `success` makes Alipay send the notification again.
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from_static(if accepted { b"success" } else { b"fail" }));
         if !accepted {
@@ -156,14 +156,14 @@ impl Provider for Alipay {
     }
 
     fn default_expiry(&self) -> Option<Duration> {
-        Some(LIFETIME)
+        Some(DEFAULT_EXPIRY)
     }
 
     fn can_verify(&self, keys: &Keyring, now: u64) -> bool {
         keys.has_valid(now)
     }
 
-    /// Bare keys have no numbers by which the next one could be asked for.
+    /// Certificate mode only: a bare key has no serial number by which its successor could be requested.
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {
         self.account.certificates.is_some().then_some(self as &dyn PublishedKeys)
     }
@@ -173,7 +173,7 @@ impl Provider for Alipay {
     }
 }
 
-/// The six ways to pay, by the interface that makes them.
+/// Payment products, each with its own interface or parameters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Product {
     Qr,
@@ -193,7 +193,9 @@ impl Product {
             "alipay.wap" => Ok(Self::Wap),
             "alipay.app" => Ok(Self::App),
             "alipay.jsapi" => Ok(Self::Jsapi),
-            _ => Err(Error::Unsupported(format!("`{method}` is no way to pay with Alipay: choose another `method`"))),
+            _ => Err(Error::Unsupported(format!(
+                "`{method}` is not a payment method of Alipay: choose another `method`"
+            ))),
         }
     }
 }

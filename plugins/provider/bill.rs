@@ -1,11 +1,11 @@
-//! Bills: a provider's statement file for a day. Some providers answer with the file itself, some with a link to it.
+//! Bills: a provider's statement file for one day. Some providers answer with the file, some with a download link.
 //!
 //! ```text
-//! Wanted ─ ask ─▶ sign ═▶ provider
-//! Found  ◀─ find ◀─ verify ◀═
-//!   │ File: that is it
+//! BillRequest ─ bill_request ─▶ sign ═▶ provider
+//! BillReply   ◀─ decode_bill ◀─ verify ◀═
+//!   │ File: the bill itself
 //!   └ Link ─ request ─▶ (sign) ═▶ a host of the provider
-//!     File ◀─ read: status, hash, form ◀═
+//!     BillFile ◀─ read: status, hash, format ◀═
 //! ```
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -21,100 +21,103 @@ use crate::error::Error;
 #[cfg(test)]
 pub(super) mod golden;
 
-/// A day's payments and refunds: every provider that has bills has this one, and it is meant when nobody says which.
+/// Kind of bill with the payments and refunds of a day. Every provider with bills has this kind. It is the default.
 pub const TRADE: &str = "trade";
-/// Everything that moved the money of the account in a day, fees and withdrawals too.
+/// Kind of bill with every movement of the account's balance in a day, including fees and withdrawals.
 pub const FUNDS: &str = "funds";
 
-/// A provider that hands out bills.
+/// Bill interface of a provider: encodes the request for a bill and decodes the answer.
 pub trait Bills: Send + Sync {
-    /// The kinds of bill that it has, [`TRADE`] among them.
+    /// Returns the kinds of bill that the provider offers. [`TRADE`] is always among them.
     fn kinds(&self) -> &'static [&'static str];
 
-    /// The hosts beside the channel's own that hand out files, by the provider's documentation.
+    /// Returns the download hosts beside the channel's own hosts, from the provider's documentation.
     fn hosts(&self) -> &'static [&'static str];
 
-    /// Which of them is asked.
-    fn desk(&self) -> BillEndpoint;
+    /// Returns which hosts receive the request for a bill.
+    fn endpoint(&self) -> BillEndpoint;
 
-    /// The request for a bill, not yet signed.
-    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
+    /// Encodes the request for a bill, not yet signed.
+    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
 
-    /// Reads the answer. [`Error::NotFound`] is a day without a bill, [`Error::ProviderBusy`] one whose bill is still being made.
-    fn find(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
+    /// Decodes the answer. Returns [`Error::NotFound`] for a day without a bill and [`Error::ProviderBusy`] for a bill
+    /// that the provider is still generating.
+    fn decode_bill(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
 }
 
-/// Who is asked for a bill.
+/// Hosts that receive the request for a bill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BillEndpoint {
-    /// The hosts that take payments.
+    /// The channel's `hosts`, which also receive payments.
     Payments,
-    /// The hosts that hand out files.
+    /// The channel's `bill_hosts`, which serve files.
     Files,
 }
 
-/// Which bill.
+/// Day and kind of the requested bill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BillRequest {
-    /// As the provider counts days: midnight to midnight in Beijing, but UnionPay's end at 23:00.
+    /// The provider's accounting day in China time: midnight to midnight, except UnionPay, whose day ends at 23:00.
     pub day: Date,
     /// One of [`Bills::kinds`].
     pub kind: &'static str,
 }
 
-/// What came back.
+/// Answer to a request for a bill.
 #[derive(Debug)]
 pub struct Answer {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: StatusCode,
-    /// The body as it came.
+    /// Body, unchanged.
     pub body: Bytes,
-    /// The body again, if its signature holds, or why not: some providers sign none of their bills, and the dialect knows.
+    /// Result of the signature check over `body`. Some providers do not sign bills, so the provider decides what an
+    /// error means.
     pub checked: Result<Verified, BadSignature>,
 }
 
 impl Answer {
-    /// The signed bytes, or what is to be said of an answer that is signed wrongly; `refusal` reads one without a signature.
-    pub(super) fn believed(self, refusal: impl FnOnce(StatusCode, &[u8]) -> Error) -> Result<Verified, Error> {
+    /// Returns the verified bytes. Without a signature it returns the error that `refusal` decodes; with an invalid
+    /// one, [`Error::Unclear`].
+    pub(super) fn verified_or(self, refusal: impl FnOnce(StatusCode, &[u8]) -> Error) -> Result<Verified, Error> {
         let Self { status, body, checked } = self;
         checked.map_err(|bad| match bad {
             BadSignature::Missing => refusal(status, &body),
-            bad => Error::unclear(format!("the answer ({}) is not believed: {bad}", status.as_u16())),
+            bad => Error::unclear(format!("the signature of the answer (HTTP {}) is invalid: {bad}", status.as_u16())),
         })
     }
 }
 
-/// What the provider's answer is.
+/// Decoded answer to a request for a bill.
 #[derive(Debug)]
 pub enum BillReply {
-    /// The bill.
-    BillFile(BillFile),
-    /// Where the bill is.
+    /// The bill itself.
+    File(BillFile),
+    /// Download link of the bill.
     Link(Link),
 }
 
-/// A bill.
+/// Content of a bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BillFile {
-    /// As the provider wrote it.
+    /// Content as the provider wrote it.
     pub content: Bytes,
-    /// What kind of file it is.
+    /// File format.
     pub form: Form,
-    /// Why it is believed.
+    /// Evidence that the content comes from the provider.
     pub proof: Proof,
 }
 
-/// The kinds of file.
+/// File formats of bills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Comma-separated values.
     Csv,
-    /// An archive.
+    /// ZIP archive.
     Zip,
 }
 
 impl Form {
-    /// Its media type.
+    /// Returns the media type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Csv => "text/csv",
@@ -122,7 +125,7 @@ impl Form {
         }
     }
 
-    /// The end of a file's name.
+    /// Returns the file name extension, without a dot.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Csv => "csv",
@@ -130,29 +133,29 @@ impl Form {
         }
     }
 
-    /// Whether the content looks like it: an error page that comes with 200 does not.
+    /// Returns whether the content looks like this format. An error page served with status 200 does not.
     fn fits(self, content: &[u8]) -> bool {
         match self {
             Self::Csv => !content.is_empty() && !content.trim_ascii_start().starts_with(b"<"),
-            // An archive begins with its first file, or with its end when there is none in it.
+            // A ZIP archive starts with its first entry, or, if it is empty, with the end-of-directory record.
             Self::Zip => content.starts_with(b"PK\x03\x04") || content.starts_with(b"PK\x05\x06"),
         }
     }
 }
 
-/// Why a file is believed, the strongest first.
+/// Evidence for the origin of a bill, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// It stands in a signed answer.
+    /// The bill is part of a signed answer.
     Signature,
-    /// A signed answer names its hash.
+    /// A signed answer contains the hash of the bill.
     Hash,
-    /// Nothing but the TLS identity of the host it came from: the provider signs nothing about it.
+    /// Only the TLS identity of the host: the provider signs nothing about the bill.
     Host,
 }
 
 impl Proof {
-    /// Its name, as callers are told.
+    /// Returns the name that API callers see.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Signature => "signature",
@@ -162,51 +165,52 @@ impl Proof {
     }
 }
 
-/// Where a bill is. Whoever follows it looks at the host first: no answer, however well signed, may lead elsewhere than to
-/// the provider.
+/// Download link of a bill.
+///
+/// The caller must check the host first: even a signed answer may only lead to a host of the provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The whole URL.
+    /// Absolute URL.
     pub url: String,
-    /// Whether the request is signed as others are.
+    /// Whether the download request is signed like other requests.
     pub is_signed: bool,
-    /// What the content must hash to.
+    /// Expected SHA-1 of the content, if the provider signed one.
     pub sha1: Option<[u8; 20]>,
-    /// What kind of file it is.
+    /// Expected file format.
     pub form: Form,
 }
 
 impl Link {
-    /// The request for the file, not yet signed.
+    /// Returns the download request, not yet signed.
     pub fn request(&self, target: PathAndQuery) -> Request<Bytes> {
         let mut request = Request::new(Bytes::new());
         *request.uri_mut() = Uri::from(target);
         let headers = request.headers_mut();
-        // An error would come as JSON, and WeChat Pay refuses requests that do not take it.
+        // Errors come as JSON. WeChat Pay rejects requests that do not accept JSON.
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
         request
     }
 
-    /// Checks what came.
+    /// Checks status, hash and format of the downloaded content.
     pub fn read(&self, status: StatusCode, content: Bytes) -> Result<BillFile, Error> {
         if status != StatusCode::OK {
-            return Err(Error::unclear(format!("the bill's host answered HTTP {}", status.as_u16())));
+            return Err(Error::unclear(format!("the bill host answered HTTP {}", status.as_u16())));
         }
         let proof = match self.sha1 {
             Some(sha1) if digest(&SHA1_FOR_LEGACY_USE_ONLY, &content).as_ref() == sha1 => Proof::Hash,
-            Some(_) => return Err(Error::Mismatch("the bill's content does not hash to what was signed".to_owned())),
+            Some(_) => return Err(Error::Mismatch("the bill's SHA-1 differs from the signed SHA-1".to_owned())),
             None => Proof::Host,
         };
         checked(BillFile { content, form: self.form, proof })
     }
 }
 
-/// Refuses a file that is none.
+/// Returns the file if its content has the declared format.
 pub(super) fn checked(file: BillFile) -> Result<BillFile, Error> {
     match file.form.fits(&file.content) {
         true => Ok(file),
-        false => Err(Error::unclear("what came is no bill")),
+        false => Err(Error::unclear("the downloaded content is not a bill")),
     }
 }
 
@@ -214,7 +218,7 @@ pub(super) fn checked(file: BillFile) -> Result<BillFile, Error> {
 mod tests {
     use super::*;
 
-    /// Of `hello`; from sha1sum.
+    /// SHA-1 of `hello`, computed by sha1sum.
     const HELLO: [u8; 20] = [
         0xaa, 0xf4, 0xc6, 0x1d, 0xdc, 0xc5, 0xe8, 0xa2, 0xda, 0xbe, 0xde, 0x0f, 0x3b, 0x48, 0x2c, 0xd9, 0xae, 0xa9,
         0x43, 0x4d,
@@ -225,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_what_was_hashed_or_nothing() {
+    fn download_with_wrong_hash_status_or_format_is_rejected() {
         let read = |link: Link, status: u16, content: &'static [u8]| {
             link.read(StatusCode::from_u16(status).unwrap(), Bytes::from_static(content))
         };

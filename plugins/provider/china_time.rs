@@ -1,28 +1,29 @@
-//! Beijing time, as the older interfaces write it: without an offset, which is always eight hours.
+//! China time (UTC+8, without an offset in the text), as older provider interfaces write it.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::Offset;
 
-/// Where it is eight hours later than in UTC, all year.
+/// UTC offset of China time. China has no daylight saving time.
 pub(super) const CHINA: Offset = Offset::constant(8);
 
-/// As in `2023-11-15 06:13:20`. Each letter of a pattern stands for a digit.
+/// Pattern of `2023-11-15 06:13:20`. Each letter of a pattern stands for one digit.
 pub(super) const SPACED: &str = "yyyy-MM-dd HH:mm:ss";
-/// As in `20231115061320`.
+/// Pattern of `20231115061320`.
 pub(super) const COMPACT: &str = "yyyyMMddHHmmss";
 
-/// The letters of patterns: years, months, days, hours, minutes, seconds.
+/// Letters of a pattern: year, month, day, hour, minute, second.
 const LETTERS: [char; 6] = ['y', 'M', 'd', 'H', 'm', 's'];
 
-/// Writes a moment, from its last digit on. (By hand, as it is read: general formats cost as much as a tenth of a
-/// signature's check.)
+/// Formats a time by a pattern, from the last digit to the first.
+///
+/// Written by hand like [`read`], because general formatters cost up to a tenth of a signature check.
 pub(super) fn write(time: Timestamp, pattern: &str) -> String {
     let time = CHINA.to_datetime(time);
     let parts = [time.month(), time.day(), time.hour(), time.minute(), time.second()].map(i16::from);
     let [month, day, hour, minute, second] = parts;
     let mut numbers = [time.year(), month, day, hour, minute, second];
-    let written = pattern.bytes().rev().map(|letter| match place_of(char::from(letter)) {
+    let written = pattern.bytes().rev().map(|letter| match index_of(char::from(letter)) {
         Some(part) => last_digit(&mut numbers, part),
         None => letter,
     });
@@ -31,7 +32,7 @@ pub(super) fn write(time: Timestamp, pattern: &str) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// Takes the last digit off one of the numbers.
+/// Removes the last digit of a number and returns it as ASCII.
 fn last_digit(numbers: &mut [i16; LETTERS.len()], part: usize) -> u8 {
     let Some(number) = numbers.get_mut(part) else { return b'0' };
     let digit = u8::try_from(*number % 10).unwrap_or_default();
@@ -39,32 +40,32 @@ fn last_digit(numbers: &mut [i16; LETTERS.len()], part: usize) -> u8 {
     b'0' + digit
 }
 
-/// Which number a letter stands for.
-fn place_of(letter: char) -> Option<usize> {
+/// Returns the index of the number that a letter stands for.
+fn index_of(letter: char) -> Option<usize> {
     LETTERS.iter().position(|known| *known == letter)
 }
 
-/// The day that it is then.
+/// Returns the calendar day of a time.
 pub(super) fn day(time: Timestamp) -> Date {
     CHINA.to_datetime(time).date()
 }
 
-/// Reads a moment; what comes after whole seconds (`.123`) is left out.
+/// Parses a time by a pattern. Fractions of a second (`.123`) are ignored.
 pub(super) fn read(text: &str, pattern: &str) -> Option<Timestamp> {
     read_in_year(0, text, pattern)
 }
 
-/// The same with a pattern that names no year.
+/// Parses a time by a pattern without a year.
 pub(super) fn read_in_year(year: i16, text: &str, pattern: &str) -> Option<Timestamp> {
     let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
     if whole.len() != pattern.len() {
         return None;
     }
     let mut numbers = [year, 0, 0, 0, 0, 0];
-    for (letter, given) in pattern.chars().zip(whole.chars()) {
-        match place_of(letter).and_then(|part| numbers.get_mut(part)) {
-            Some(number) => *number = number.checked_mul(10)?.checked_add(i16::try_from(given.to_digit(10)?).ok()?)?,
-            None if letter == given => {}
+    for (letter, digit) in pattern.chars().zip(whole.chars()) {
+        match index_of(letter).and_then(|part| numbers.get_mut(part)) {
+            Some(number) => *number = number.checked_mul(10)?.checked_add(i16::try_from(digit.to_digit(10)?).ok()?)?,
+            None if letter == digit => {}
             None => return None,
         }
     }
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_eight_hours_ahead() {
+    fn china_time_is_parsed_and_formatted_with_utc_plus_8() {
         let moment = Timestamp::from_second(1_700_000_000).unwrap();
         assert_eq!(write(moment, SPACED), "2023-11-15 06:13:20");
         assert_eq!(write(moment, COMPACT), "20231115061320");

@@ -1,4 +1,4 @@
-//! How golden files are written: an operation in, a request out, an answer in, an outcome out.
+//! Golden files of providers: an operation produces a request; an answer produces an outcome.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::payment::{Method, Money, Order, Pay, Payer, Refund};
 
-/// The moment at which all of them happen, in unix seconds.
+/// Time of all golden files, in unix seconds.
 pub(super) const NOW: u64 = 1_700_000_000;
 
 #[derive(Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub(super) const NOW: u64 = 1_700_000_000;
 pub(super) struct Golden {
     pub(super) about: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) operation: Option<Asked>,
+    pub(super) operation: Option<GoldenOperation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) request: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ pub(super) struct Golden {
     pub(super) notification: Option<Message>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) outcome: Option<Value>,
-    /// Where an answer is no end, as that to a reversal.
+    /// Error of an answer that leaves the outcome open, such as the answer to a reversal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,10 +43,10 @@ pub(super) struct Message {
     pub(super) body: String,
 }
 
-/// An [`Operation`] as the files write it.
+/// [`Operation`] in the format of golden files.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Asked {
+pub(super) struct GoldenOperation {
     kind: String,
     number: String,
     method: Method,
@@ -64,19 +64,19 @@ pub(super) struct Asked {
     #[serde(skip_serializing_if = "Option::is_none")]
     notify_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    refund: Option<AskedRefund>,
+    refund: Option<GoldenRefund>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AskedRefund {
+struct GoldenRefund {
     number: String,
     amount: Money,
     reason: Option<String>,
     notify_url: String,
 }
 
-impl Asked {
+impl GoldenOperation {
     pub(super) fn operation(&self) -> Operation {
         let created_at = jiff::Timestamp::from_second(NOW.cast_signed()).unwrap();
         let order = Order {
@@ -129,7 +129,7 @@ impl Message {
     }
 }
 
-/// Every golden file by its name without `.json`.
+/// Reads every golden file; each with its name without `.json`.
 pub(super) fn all(folder: &Path) -> Vec<(String, Golden)> {
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = names.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
@@ -142,7 +142,7 @@ pub(super) fn all(folder: &Path) -> Vec<(String, Golden)> {
     files.iter().map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), read(path))).collect()
 }
 
-/// A request as the files write it.
+/// Converts a request to the format of golden files.
 pub(super) fn request_json(request: &Request<Bytes>) -> Value {
     let headers: BTreeMap<_, _> = request
         .headers()
@@ -157,12 +157,12 @@ pub(super) fn request_json(request: &Request<Bytes>) -> Value {
     })
 }
 
-/// What an error says, as the files write it.
+/// Converts an error to the format of golden files.
 pub(super) fn error_json(error: &Error) -> Value {
     json!({"code": error.code(), "message": error.to_string()})
 }
 
-/// An event as the files write it.
+/// Converts an event to the format of golden files.
 pub(super) fn event_json(event: &Event) -> Value {
     json!({
         "id": event.id,
@@ -172,30 +172,30 @@ pub(super) fn event_json(event: &Event) -> Value {
     })
 }
 
-/// A provider with what its golden files are made with.
-pub(super) struct Bench<'a> {
-    /// The folder's name in `tests/golden`.
+/// Provider under test, with the keys of its golden files.
+pub(super) struct GoldenFixture<'a> {
+    /// Folder name in `tests/golden`.
     pub(super) folder: &'a str,
     pub(super) provider: &'a dyn Provider,
     pub(super) signer: &'a dyn Signer,
     pub(super) keys: &'a Keyring,
-    /// When signatures are made and checked, in unix seconds.
+    /// Time of signing and verification, in unix seconds.
     pub(super) now: u64,
-    /// Signs what the provider says, when the files are blessed; one that has a signature of somebody else keeps it.
+    /// Signs the provider's messages when golden files are updated. A message with a real signature keeps it.
     pub(super) sign: &'a dyn Fn(&mut Message),
 }
 
-/// Holds every file of a folder against what the provider makes of it; with `UPDATE_GOLDEN=1` writes our side anew.
-pub(super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(bench.folder);
+/// Checks every golden file of a provider. With `UPDATE_GOLDEN=1` it rewrites requests, outcomes and events instead.
+pub(super) fn check_golden_files(fixture: &GoldenFixture<'_>, needed: &[&str]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(fixture.folder);
     let files = all(&folder);
     for needed in needed {
         assert!(files.iter().any(|(name, _)| name == needed), "{needed} is missing");
     }
-    let bless = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     for (name, mut golden) in files {
-        let mut new = bench.ours(&golden, bless);
-        if bless {
+        let mut new = fixture.encode_and_decode(&golden, update);
+        if update {
             new.operation = golden.operation.take();
             let text = serde_json::to_string_pretty(&new).unwrap() + "\n";
             std::fs::write(folder.join(format!("{name}.json")), text).unwrap();
@@ -207,9 +207,9 @@ pub(super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
     }
 }
 
-impl Bench<'_> {
-    /// Our side of a file, worked out anew from the other side.
-    fn ours(&self, golden: &Golden, bless: bool) -> Golden {
+impl GoldenFixture<'_> {
+    /// Computes request, outcome and event from the provider's side of a golden file.
+    fn encode_and_decode(&self, golden: &Golden, update: bool) -> Golden {
         let mut new = Golden {
             about: golden.about.clone(),
             operation: None,
@@ -221,7 +221,7 @@ impl Bench<'_> {
             event: None,
             keys: None,
         };
-        if bless {
+        if update {
             new.answer.iter_mut().chain(&mut new.notification).for_each(self.sign);
         }
         let verified = |source, message: &Message| {
@@ -257,7 +257,7 @@ impl Bench<'_> {
     }
 }
 
-/// A payment of one fen by this method.
+/// Returns a payment of one fen with this method.
 pub(super) fn pay(method: &str) -> Operation {
     Operation::Pay(Pay {
         order: Order {
@@ -275,7 +275,7 @@ pub(super) fn pay(method: &str) -> Operation {
     })
 }
 
-/// Of such a payment, the whole.
+/// Returns a full refund of such a payment.
 pub(super) fn refund(method: &str) -> Refund {
     let Operation::Pay(Pay { order, notify_url, .. }) = pay(method) else { unreachable!() };
     let (amount, created_at) = (order.amount, order.created_at);

@@ -1,27 +1,28 @@
-//! A channel's files and ids, held against each other before a payment meets them.
+//! Cross-checks of a channel's key files and ids, run when the configuration is loaded.
 //!
-//! Each provider knows which of its files belong together and which form its ids have. A finding is a mistake only where no
-//! payment can succeed, or where what is wrong is certain; whatever is merely odd is a note.
+//! Each provider knows which of its files belong together and which format its ids have. A finding is an error only if
+//! no payment can succeed or the fault is certain. Anything merely unusual is a note.
 
 use crate::signer::certificate::Certificate;
 use crate::signer::key_file::PublicKey;
 
-/// Rules of one provider.
+/// Cross-check rules of one provider.
 pub struct Inspection {
-    /// The secrets of its row that are files with a certificate, and perhaps those above it.
+    /// Names of secrets in the provider's spec that are certificate files: a leaf, optionally with its issuers.
     pub certificates: &'static [&'static str],
-    /// The secrets of its row that are files with certificates of authorities, whose order is kept.
+    /// Names of secrets in the provider's spec that are files of CA certificates. Their order in the file is preserved.
     pub authorities: &'static [&'static str],
-    /// Where the provider's own key or certificate is found. The advice when a wrong one is named, or all have ended.
+    /// Where to find the provider's own key or certificate. Shown as advice if a wrong one is configured or all have
+    /// expired.
     pub verify_from: &'static str,
-    /// Puts the id of a key into the provider's form, or says why it cannot be one.
+    /// Normalizes the id of a key to the provider's format. Returns a finding if the id is invalid.
     pub id: fn(IdOf, &str) -> Result<String, Finding>,
-    /// Holds everything against each other.
+    /// Cross-checks all facts of a channel.
     pub run: fn(&Facts<'_>) -> Vec<Finding>,
 }
 
 impl Inspection {
-    /// For providers without files.
+    /// Rules of a provider without key files: no checks.
     pub const NONE: Self = Self {
         certificates: &[],
         authorities: &[],
@@ -31,121 +32,121 @@ impl Inspection {
     };
 }
 
-/// Whose id it is.
+/// Key that an id belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdOf {
-    /// The account's own key's.
+    /// The account's own signing key.
     Sign,
-    /// A certificate of the provider's.
+    /// A certificate of the provider.
     Certificate,
-    /// A bare public key of the provider's.
+    /// A bare public key of the provider.
     BareKey,
 }
 
-/// Everything about one channel.
+/// Configuration of one channel, as input of the cross-checks.
 pub struct Facts<'a> {
-    /// Unix seconds.
+    /// Current time in unix seconds.
     pub now: i64,
-    /// The texts of `[account]` by their keys.
+    /// String values of `[account]` with their keys.
     pub account: &'a [(String, String)],
-    /// Names of the hosts.
+    /// Host names.
     pub hosts: &'a [String],
-    /// The account's own key, if it could be read.
+    /// The account's own signing key, if it was readable.
     pub sign: Option<Sign<'a>>,
-    /// The provider's keys that could be read.
+    /// The provider's keys that were readable.
     pub verify: &'a [Verify],
-    /// Certificates of `[mtls]`, leaf first; none without it.
+    /// Certificates of `[mtls]`, leaf first; empty without `[mtls]`.
     pub mtls: &'a [Certificate],
-    /// Certificate files among the secrets.
+    /// Certificate files among the secrets, by the secret's name.
     pub secrets: &'a [(&'static str, Vec<Certificate>)],
 }
 
-/// The account's own key.
+/// The account's own signing key.
 pub struct Sign<'a> {
-    /// Its algorithm in `[keys]`.
+    /// Algorithm in `keys.sign`.
     pub algorithm: &'a str,
-    /// Its id as the provider knows it.
+    /// Id under which the provider knows the key.
     pub id: &'a str,
-    /// Its other half, where it could be worked out.
+    /// Public half of the key, if it could be derived.
     pub public_key: Option<&'a PublicKey>,
-    /// Certificates in the same file, leaf first.
+    /// Certificates in the key's file, leaf first.
     pub certificates: &'a [Certificate],
 }
 
-/// One of the provider's keys.
+/// A public key or certificate of the provider.
 pub struct Verify {
-    /// Its id as the provider names it.
+    /// Id under which the provider names the key.
     pub id: String,
-    /// Whether the file says by which id the provider knows it.
+    /// Whether the file itself contains the id, as a certificate does.
     pub has_id: bool,
-    /// The key.
+    /// Public key.
     pub public_key: PublicKey,
-    /// Certificates in its file, leaf first; none for a bare key.
+    /// Certificates in the key's file, leaf first; empty for a bare key.
     pub certificates: Vec<Certificate>,
 }
 
 impl Facts<'_> {
-    /// Value of a text in `[account]`.
+    /// Returns a string value of `[account]`.
     pub(crate) fn account(&self, key: &str) -> Option<&str> {
         self.account.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    /// Certificates of a secret.
+    /// Returns the certificates in the file of a secret; empty if there is none.
     pub(crate) fn secret(&self, name: &str) -> &[Certificate] {
         self.secrets.iter().find(|(known, _)| *known == name).map_or(&[], |(_, certificates)| certificates)
     }
 }
 
-/// Something that was found.
+/// Result of a cross-check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Which value of the file it is about.
+    /// Configuration value that the finding is about.
     pub place: Place,
-    /// Whether it stops the configuration, or is only noted.
+    /// Whether the finding rejects the configuration.
     pub severity: Severity,
-    /// What is wrong; never a secret's value.
+    /// What is wrong; never contains the value of a secret.
     pub message: String,
     /// What to do.
     pub suggestion: Option<String>,
 }
 
-/// Weight of a finding.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The configuration is refused.
+    /// The configuration is rejected.
     Mistake,
-    /// `tollgate check` says it, and nothing is refused.
+    /// `tollgate check` prints a note; the configuration is accepted.
     Note,
 }
 
-/// Value of a channel's file.
+/// Configuration value in a channel's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// `keys.sign.id`.
     SignId,
     /// `keys.sign.file`.
     SignFile,
-    /// `file` of an entry of `keys.verify`, from 0.
+    /// `file` of an entry of `keys.verify`; the index starts at 0.
     VerifyFile(usize),
-    /// `keys.verify`'s id, while it is read.
+    /// `id` of the entry of `keys.verify` that is being read.
     VerifyId,
     /// `mtls.cert`.
     Mtls,
-    /// A secret in `[keys]`.
+    /// A secret in `[keys]`, by name.
     Secret(&'static str),
-    /// A text in `[account]`.
+    /// A string in `[account]`, by key.
     Account(&'static str),
     /// `hosts`.
     Hosts,
 }
 
 impl Finding {
-    /// One that stops the configuration.
+    /// Returns a finding that rejects the configuration.
     pub(crate) fn mistake(place: Place, message: impl Into<String>, suggestion: impl Into<String>) -> Self {
         Self { place, severity: Severity::Mistake, message: message.into(), suggestion: Some(suggestion.into()) }
     }
 
-    /// One that is only noted.
+    /// Returns a finding that is printed as a note.
     pub(crate) fn note(place: Place, message: impl Into<String>, suggestion: impl Into<String>) -> Self {
         Self { severity: Severity::Note, ..Self::mistake(place, message, suggestion) }
     }

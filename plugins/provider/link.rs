@@ -1,10 +1,11 @@
-//! Where a payer's browser may be sent by the configuration's word.
+//! Validation of configured URLs that a payer's browser is redirected to.
 
 use std::net::IpAddr;
 
 use http::Uri;
 
-/// Whether it is https to some host, or plain http that never leaves this machine; nothing in it would break out of HTML.
+/// Returns whether the URL is https, or plain http to this machine, and contains no character that could break out of
+/// HTML.
 pub(super) fn is_safe(url: &str) -> bool {
     let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\".contains(&byte));
     let Some(uri) = is_plain.then(|| url.parse::<Uri>().ok()).flatten() else { return false };
@@ -23,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_stays_on_this_machine() {
+    fn plain_http_url_is_rejected_except_to_loopback() {
         for safe in [
             "https://a.example",
             "https://a.example/gateway.do",

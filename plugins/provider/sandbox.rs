@@ -1,9 +1,9 @@
-//! The smallest provider that is whole: a dialect of this project's own, for trying out and as a model for new ones.
+//! Smallest complete provider: a protocol of this project, for demonstrations and as a template for new providers.
 //!
-//! JSON over HTTPS with one shared secret. Every message carries `x-timestamp` (unix seconds) and
-//! `x-signature` = hex(HMAC-SHA256(secret, `TIMESTAMP\nHEAD\nBODY`)); HEAD is `METHOD PATH` in a request and empty in an answer
-//! or a notification. `account` stands in every body that is not empty, and every answer tells one thing:
-//! `{account, number, status, amount, currency, id?, qr?}`, or `{code, message}` when it says no.
+//! JSON over HTTPS with one shared secret. Every message carries `x-timestamp` (unix seconds) and `x-signature` =
+//! hex(HMAC-SHA256(secret, TIMESTAMP LF HEAD LF BODY)). HEAD is `METHOD PATH` in a request and empty in an answer or a
+//! notification. Every body that is not empty contains `account`. A successful answer is `{account, number, status,
+//! amount, currency, id?, qr?}`, a rejection is `{code, message}`.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     methods: &["sandbox.qr"],
     secrets: &[SecretField {
         name: "secret",
-        need: Need::Required("what both sides share, as \"env:…\""),
+        need: Need::Required("the shared secret, as \"env:…\""),
         check: check_secret,
     }],
     algorithms: &[],
@@ -45,12 +45,12 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     build,
 };
 
-/// Seconds that a timestamp may be off.
-const WINDOW: u64 = 300;
+/// Maximum clock difference of a message, in seconds.
+const MAX_CLOCK_DIFFERENCE: u64 = 300;
 
 type Class = fn(ProviderError) -> Error;
 
-/// What each code of an error answer says of the money; of any other code nothing is concluded.
+/// Error codes and their meaning for the money. An unlisted code is [`Error::Unclear`].
 const CODES: &[(&str, Class)] = &[
     ("declined", Error::Declined),
     ("busy", Error::ProviderBusy),
@@ -99,18 +99,19 @@ impl Provider for Sandbox {
         let request = Request::builder().method(method).uri(path).header("content-type", "application/json").body(body);
         request
             .map(Encoded::Send)
-            .map_err(|_| Error::Unsupported("the order's number does not fit into a path".to_owned()))
+            .map_err(|_| Error::Unsupported("the order number is not valid in a URL path".to_owned()))
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
         let time = with.stamp.unix_time;
         let head = format!("{} {}", request.method(), request.uri().path());
-        let signature = hex::encode(hmac::sign(&self.key, &text(time, &head, request.body())));
-        let unfit = |_| Error::Unsupported("the account has a character that no header may have".to_owned());
+        let signature = hex::encode(hmac::sign(&self.key, &signed_text(time, &head, request.body())));
+        let invalid_header =
+            |_| Error::Unsupported("`account` contains a character that is not allowed in a header".to_owned());
         let values = [
-            ("x-account", HeaderValue::from_str(&self.account).map_err(unfit)?),
+            ("x-account", HeaderValue::from_str(&self.account).map_err(invalid_header)?),
             ("x-timestamp", HeaderValue::from(time)),
-            ("x-signature", HeaderValue::from_str(&signature).map_err(unfit)?),
+            ("x-signature", HeaderValue::from_str(&signature).map_err(invalid_header)?),
         ];
         request.headers_mut().extend(values.map(|(name, value)| (http::HeaderName::from_static(name), value)));
         Ok(())
@@ -127,13 +128,13 @@ impl Provider for Sandbox {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(BadSignature::Missing);
         let (time, signature) = (header("x-timestamp")?, header("x-signature")?);
         let time: u64 = time.parse().map_err(|_| BadSignature::Stale)?;
-        if time.abs_diff(now) > WINDOW {
+        if time.abs_diff(now) > MAX_CLOCK_DIFFERENCE {
             return Err(BadSignature::Stale);
         }
-        let signature = hex::decode(signature).map_err(|_| BadSignature::Wrong("it is not hexadecimal"))?;
-        // In constant time.
-        hmac::verify(&self.key, &text(time, "", &body), &signature)
-            .map_err(|_| BadSignature::Wrong("it is not over this body"))?;
+        let signature = hex::decode(signature).map_err(|_| BadSignature::Wrong("not hexadecimal"))?;
+        // `hmac::verify` compares in constant time.
+        hmac::verify(&self.key, &signed_text(time, "", &body), &signature)
+            .map_err(|_| BadSignature::Wrong("not over this body"))?;
         Ok(Verified::assertion(body, "secret"))
     }
 
@@ -145,37 +146,40 @@ impl Provider for Sandbox {
         _: Signing<'_>,
     ) -> Result<Outcome, Error> {
         if !status.is_success() {
-            return Err(no(status, reply.bytes()));
+            return Err(decode_error(status, reply.bytes()));
         }
-        let news = self.news(reply.bytes())?;
+        let order_state = self.order_state(reply.bytes())?;
         let wanted = match operation {
             Operation::Refund(refund) | Operation::QueryRefund(refund) => &refund.number,
             _ => &operation.order().number,
         };
-        if news.number != *wanted || news.amount()? != operation.amount() {
-            return Err(Error::Mismatch("it names another number or amount".to_owned()));
+        if order_state.number != *wanted || order_state.amount()? != operation.amount() {
+            return Err(Error::Mismatch("number or amount differs from the request".to_owned()));
         }
-        news.outcome()
+        order_state.outcome()
     }
 
-    /// Every true answer is signed, so one without a signature says nothing.
-    fn decode_unsigned_error(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
-        Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()))
+    /// Every genuine answer is signed, so an unsigned one proves nothing.
+    fn refusal(&self, _: &Operation, status: StatusCode, _: &[u8]) -> Error {
+        Error::unclear(format!("unsigned HTTP {} answer", status.as_u16()))
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
-        let news = self.news(notification.bytes())?;
-        let outcome = Some(news.outcome()?);
-        let id = format!("{}:{}", news.number, news.status);
-        let (order_number, refund_number) = match news.order {
-            Some(order) => (order, Some(news.number)),
-            None => (news.number, None),
+        let order_state = self.order_state(notification.bytes())?;
+        let outcome = Some(order_state.outcome()?);
+        let id = format!("{}:{}", order_state.number, order_state.status);
+        let (order_number, refund_number) = match order_state.order {
+            Some(order) => (order, Some(order_state.number)),
+            None => (order_state.number, None),
         };
         Ok(Event { id, order_number, refund_number, outcome, amount: None, refunded: None })
     }
 
     fn describe(&self, notification: &Verified) -> Described {
-        let order_number = self.news(notification.bytes()).ok().map(|news| news.order.unwrap_or(news.number));
+        let order_number = self
+            .order_state(notification.bytes())
+            .ok()
+            .map(|order_state| order_state.order.unwrap_or(order_state.number));
         Described { event: None, order_number }
     }
 
@@ -207,34 +211,36 @@ impl Provider for Sandbox {
 }
 
 impl Sandbox {
-    fn news(&self, body: &[u8]) -> Result<News, Error> {
-        let news: News = serde_json::from_slice(body)
-            .map_err(|_| Error::unclear("what it says is signed but has an unknown form"))?;
-        if news.account == self.account {
-            Ok(news)
+    fn order_state(&self, body: &[u8]) -> Result<OrderState, Error> {
+        let order_state: OrderState =
+            serde_json::from_slice(body).map_err(|_| Error::unclear("the signed message has an unknown format"))?;
+        if order_state.account == self.account {
+            Ok(order_state)
         } else {
-            Err(Error::Mismatch("it names another account".to_owned()))
+            Err(Error::Mismatch("the account differs from this channel's account".to_owned()))
         }
     }
 }
 
-/// A verified no.
-fn no(status: StatusCode, body: &[u8]) -> Error {
+/// Decodes a verified error answer.
+fn decode_error(status: StatusCode, body: &[u8]) -> Error {
     let Ok(word) = serde_json::from_slice::<ProviderError>(body) else {
-        return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
+        return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
     };
     match CODES.iter().find(|(code, _)| *code == word.code) {
         Some((_, class)) => class(word),
-        None => Error::Unclear { why: format!("it answered HTTP {}", status.as_u16()), word: Some(word) },
+        None => {
+            Error::Unclear { why: format!("HTTP {} answer with an unlisted code", status.as_u16()), word: Some(word) }
+        }
     }
 }
 
-/// How a payment or refund stands.
+/// State of a payment or refund, as in answers and notifications.
 #[derive(Deserialize)]
-struct News {
+struct OrderState {
     account: String,
     number: String,
-    /// The payment that it gives back, when it is a refund.
+    /// Number of the refunded payment, if this is a refund.
     order: Option<String>,
     status: String,
     amount: u64,
@@ -243,10 +249,10 @@ struct News {
     qr: Option<String>,
 }
 
-impl News {
+impl OrderState {
     fn amount(&self) -> Result<Money, Error> {
         let currency = Currency::parse(&self.currency);
-        let currency = currency.ok_or_else(|| Error::Mismatch("it names no currency that there is".to_owned()))?;
+        let currency = currency.ok_or_else(|| Error::Mismatch("unknown currency".to_owned()))?;
         Ok(Money { value: self.amount, currency })
     }
 
@@ -256,7 +262,7 @@ impl News {
             "succeeded" => Status::Succeeded,
             "failed" => Status::Failed,
             "closed" => Status::Closed,
-            _ => return Err(Error::unclear("it names an unknown status")),
+            _ => return Err(Error::unclear("unknown status")),
         };
         Ok(Outcome {
             provider_id: self.id.clone(),
@@ -267,7 +273,7 @@ impl News {
     }
 }
 
-fn text(time: u64, head: &str, body: &[u8]) -> Vec<u8> {
+fn signed_text(time: u64, head: &str, body: &[u8]) -> Vec<u8> {
     [format!("{time}\n{head}\n").as_bytes(), body].concat()
 }
 
@@ -275,7 +281,7 @@ fn text(time: u64, head: &str, body: &[u8]) -> Vec<u8> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::golden::{self, Bench, NOW};
+    use super::super::golden::{self, GoldenFixture, NOW};
     use super::*;
 
     fn provider() -> Sandbox {
@@ -284,11 +290,11 @@ mod tests {
     }
 
     fn signature(body: &str) -> String {
-        hex::encode(hmac::sign(&provider().key, &text(NOW, "", body.as_bytes())))
+        hex::encode(hmac::sign(&provider().key, &signed_text(NOW, "", body.as_bytes())))
     }
 
     #[test]
-    fn golden_files_hold() {
+    fn golden_files_match() {
         let needed = [
             "pay-qr",
             "query",
@@ -304,9 +310,15 @@ mod tests {
             message.headers.insert("x-signature".into(), signature(&message.body));
         };
         let (signer, keys) = (crate::signer::none(), Keyring::default());
-        let bench =
-            Bench { folder: "sandbox", provider: &provider(), signer: &*signer, keys: &keys, now: NOW, sign: &sign };
-        golden::hold(&bench, &needed);
+        let fixture = GoldenFixture {
+            folder: "sandbox",
+            provider: &provider(),
+            signer: &*signer,
+            keys: &keys,
+            now: NOW,
+            sign: &sign,
+        };
+        golden::check_golden_files(&fixture, &needed);
     }
 
     fn verify(body: &[u8], signature: &str, now: u64) -> Result<Verified, BadSignature> {
@@ -317,21 +329,24 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_altered_is_refused_and_so_is_what_is_old() {
+    fn altered_or_expired_message_is_rejected() {
         let body = r#"{"account":"tea-house","number":"n","status":"succeeded","amount":1,"currency":"CNY"}"#;
         let signature = signature(body);
-        assert!(verify(body.as_bytes(), &signature, NOW + WINDOW).is_ok());
-        assert_eq!(verify(body.as_bytes(), &signature, NOW + WINDOW + 1).unwrap_err(), BadSignature::Stale);
-        for place in 0..body.len() {
+        assert!(verify(body.as_bytes(), &signature, NOW + MAX_CLOCK_DIFFERENCE).is_ok());
+        assert_eq!(
+            verify(body.as_bytes(), &signature, NOW + MAX_CLOCK_DIFFERENCE + 1).unwrap_err(),
+            BadSignature::Stale
+        );
+        for index in 0..body.len() {
             let mut altered = body.as_bytes().to_vec();
-            altered[place] ^= 1;
-            assert!(verify(&altered, &signature, NOW).is_err(), "byte {place}");
+            altered[index] ^= 1;
+            assert!(verify(&altered, &signature, NOW).is_err(), "byte {index}");
         }
-        assert_eq!(verify(body.as_bytes(), "zz", NOW).unwrap_err(), BadSignature::Wrong("it is not hexadecimal"));
+        assert_eq!(verify(body.as_bytes(), "zz", NOW).unwrap_err(), BadSignature::Wrong("not hexadecimal"));
     }
 
     #[test]
-    fn only_a_signed_and_known_no_is_one() {
+    fn only_signed_answer_with_listed_code_is_declined() {
         let answer = |status: u16, body: &str| {
             let reply = Verified::assertion(body.to_owned().into(), "secret");
             let operation = golden::pay("sandbox.qr");
@@ -356,7 +371,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_without_a_panic(body in ".{0,200}", tail in any::<u8>()) {
+        fn arbitrary_messages_never_panic(body in ".{0,200}", tail in any::<u8>()) {
             let forged = format!("{tail:02x}");
             prop_assert!(verify(body.as_bytes(), &forged, NOW).is_err());
             let _ = provider().decode_notification(Verified::assertion(body.into(), "secret"));

@@ -1,4 +1,4 @@
-//! A text in JSON that is taken as it stands in the answer, without a copy, where nothing in it is escaped.
+//! JSON string that is borrowed from the message unless it contains escapes.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -7,13 +7,13 @@ use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// For a field, with `#[serde(borrow)]`.
+/// String field for serde, with `#[serde(borrow)]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Text<'a> {
-    /// A value that was left as it is written, should it be a text.
+    /// Parses a raw JSON value; `None` if the value is not a string.
     pub(super) fn of(raw: &'a RawValue) -> Option<Self> {
         let written = raw.get();
         match written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
@@ -22,7 +22,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// Its place in the answer; nothing where it is written otherwise than it reads.
+    /// Returns the string as a part of the message; `None` if the string contained escapes and was copied.
     pub(super) fn as_written(&self) -> Option<&'a str> {
         match self.0 {
             Cow::Borrowed(text) => Some(text),

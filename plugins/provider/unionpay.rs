@@ -3,13 +3,13 @@
 //! ```text
 //! Operation ─ request ─▶ signature ═▶ UnionPay          (a page: ─▶ the payer's browser)
 //! Outcome   ◀─ answer ◀─ signature ◀─ fields ◀═
-//! Event     ◀─ notify ◀─ signature ◀─ fields ◀═ its notification
+//! Event     ◀─ notify ◀─ signature ◀─ fields ◀═ notification
 //!                        chain: the certificate in the message
 //! ```
 //!
-//! UnionPay closes no orders: an unpaid one ends when its payTimeout has passed, and until then the payer may try again. So a
-//! failure counts only after that time, which travels with the order (`reqReserved`). After it, whatever is no success has
-//! ended. What a till scanned is reversed.
+//! UnionPay has no close operation: an unpaid order ends when its payTimeout has passed, and until then the payer may
+//! retry. So a failure is final only after that time, which is stored in the order (`reqReserved`). After it, every
+//! order without success has ended. A payment with a scanned code is reversed instead.
 
 mod account;
 mod answer;
@@ -54,12 +54,12 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
         SecretField { name: MIDDLE, need: Need::Optional, check: chain::check },
     ],
     algorithms: &["rsa-sha256", "sm2-sm3"],
-    // Needed for `sign_method` 01 and 21; `build` says so.
+    // Required for `sign_method` 01 and 21; `build` reports a missing key.
     sign: Need::Optional,
-    // Each message brings its own certificate.
+    // Each message contains its own certificate.
     verify: Need::Nothing,
     key_id: chain::serial,
-    // Its questions about a trade are to be spread over a minute: 1, 2, 4, 8, 16 and 32 seconds.
+    // UnionPay requires that queries about a trade be spread over a minute: after 1, 2, 4, 8, 16 and 32 seconds.
     not_found_grace: Duration::from_secs(60),
     pace: PollInterval::Doubling,
     repeats_create: &[],
@@ -72,7 +72,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
 fn check_secure_key(key: &[u8]) -> Result<(), String> {
     match std::str::from_utf8(key) {
         Ok(text) if !text.is_empty() && !text.contains(char::is_whitespace) => Ok(()),
-        _ => Err("the key (密钥) must be a text without spaces: copy it from merchant.unionpay.com".to_owned()),
+        _ => Err("the key (密钥) must not be empty or contain spaces: copy it from merchant.unionpay.com".to_owned()),
     }
 }
 
@@ -96,7 +96,7 @@ impl Provider for UnionPay {
     }
 
     fn sign(&self, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
-        let unreadable = || Error::NotSent("the request's body has no form that can be signed".to_owned());
+        let unreadable = || Error::NotSent("the request body is in a format that cannot be signed".to_owned());
         let fields = Fields::of_request(self.0.codec, request.body()).ok_or_else(unreadable)?;
         let signed = self.0.method.sign(&fields, with.signer)?;
         *request.body_mut() = signed.write(self.0.codec).ok_or_else(unreadable)?.into();
@@ -111,7 +111,7 @@ impl Provider for UnionPay {
         _: &Keyring,
         now: u64,
     ) -> Result<Verified, BadSignature> {
-        let unreadable = BadSignature::Wrong("what it covers is in no form that UnionPay writes");
+        let unreadable = BadSignature::Wrong("the message is in a format that UnionPay does not use");
         let fields = Message::read(self.0.codec, source, &body).ok_or(unreadable)?;
         let key_id = self.0.method.verify(&fields, now)?;
         let members = fields.into_members();
@@ -128,25 +128,25 @@ impl Provider for UnionPay {
         if !status.is_success() {
             return Err(self.decode_unsigned_error(operation, status, reply.bytes()));
         }
-        let unreadable = || Error::unclear("its answer is in no form that UnionPay writes");
+        let unreadable = || Error::unclear("the answer is in a format that UnionPay does not use");
         let fields = self.read(Source::Answer, &reply).ok_or_else(unreadable)?;
         answer::decode(&self.0, operation, &fields, with.stamp.unix_time)
     }
 
-    /// UnionPay says no in signed answers; what comes without a signature may come from anything on the way, unless it is
-    /// about our own.
-    fn decode_unsigned_error(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
-        let said = |fields: Message<'_>| {
+    /// UnionPay signs its refusals. An unsigned answer may come from anything on the way, unless it rejects our own
+    /// signature.
+    fn refusal(&self, operation: &Operation, status: StatusCode, body: &[u8]) -> Error {
+        let decode_refusal = |fields: Message<'_>| {
             let code = fields.get("respCode").filter(|_| status.is_success())?;
             codes::unsigned(code, codes::Request::of(operation), fields.get("respMsg").unwrap_or_default())
         };
-        Message::read(self.0.codec, Source::Answer, body).and_then(said).unwrap_or_else(|| {
-            Error::unclear(format!("it answered HTTP {} without a word that can be believed", status.as_u16()))
-        })
+        Message::read(self.0.codec, Source::Answer, body)
+            .and_then(decode_refusal)
+            .unwrap_or_else(|| Error::unclear(format!("HTTP {} answer without a trustworthy code", status.as_u16())))
     }
 
     fn decode_notification(&self, notification: Verified) -> Result<Event, Error> {
-        let unreadable = || Error::unclear("it is in no form that UnionPay writes");
+        let unreadable = || Error::unclear("the notification is in a format that UnionPay does not use");
         let fields = self.read(Source::Notification, &notification).ok_or_else(unreadable)?;
         notify::decode(&self.0, &fields)
     }
@@ -157,7 +157,7 @@ impl Provider for UnionPay {
         Described { event: field("txnType").map(|kind| format!("txnType {kind}")), order_number: field("orderId") }
     }
 
-    /// Only the status counts; the body is what UnionPay's own samples write.
+    /// UnionPay evaluates only the status. The body is the one of UnionPay's own samples.
     fn acknowledge(&self, accepted: bool) -> Response<Bytes> {
         let body = if accepted { "ok" } else { "fail" };
         let mut response = Response::new(Bytes::from_static(body.as_bytes()));

@@ -1,31 +1,32 @@
-//! Who is meant at WeChat Pay, in both of its APIs: a merchant, or a service provider that acts for one.
+//! Account of a WeChat Pay channel, for both APIs: a merchant, or a service provider acting for a merchant.
 
 use crate::error::Error;
 use crate::payment::Pay;
 use crate::settings::Settings;
 
-/// By WeChat Pay's own names; every answer that names them must name these.
+/// Ids of the account, under WeChat Pay's field names. An answer that contains one of these fields must match it.
 pub(super) struct Account {
     pub(super) mchid: String,
     pub(super) appid: String,
-    /// Whom a service provider acts for.
+    /// Merchant that the service provider acts for.
     pub(super) sub_mchid: Option<String>,
     pub(super) sub_appid: Option<String>,
-    /// Both numbers of a service provider's: what one merchant was paid is known there only.
+    /// Account name: `mchid`, or `mchid/sub_mchid` in service provider mode. Payments of one sub-merchant can only be
+    /// queried with both numbers.
     pub(super) name: String,
 }
 
 impl Account {
-    /// Reads it; says every mistake.
+    /// Reads `[account]`. Reports every invalid value to `settings` and returns `None` if there is one.
     pub(super) fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let mchid: Option<String> = settings.required_as("mchid", &mchid_from("mchid"));
-        let appid: Option<String> = settings.required_as("appid", &appid_from("appid"));
+        let mchid: Option<String> = settings.required_as("mchid", &mchid_advice("mchid"));
+        let appid: Option<String> = settings.required_as("appid", &appid_advice("appid"));
         let sub_mchid: Option<String> = settings.optional("sub_mchid");
         let sub_appid: Option<String> = settings.optional("sub_appid");
         let before = settings.problems().len();
         for (name, id) in [("mchid", &mchid), ("sub_mchid", &sub_mchid)] {
             if id.as_ref().is_some_and(|id| !is_id(id, |byte| byte.is_ascii_digit())) {
-                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(mchid_from(name)));
+                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(mchid_advice(name)));
             }
         }
         for (name, id) in [("appid", &appid), ("sub_appid", &sub_appid)] {
@@ -33,7 +34,7 @@ impl Account {
                 settings.problem(
                     name,
                     format!("the {name} must be 1 to 32 letters and digits"),
-                    Some(appid_from(name)),
+                    Some(appid_advice(name)),
                 );
             }
         }
@@ -56,18 +57,20 @@ impl Account {
         Self { mchid, appid, sub_mchid, sub_appid, name }
     }
 
-    /// In whose app the payer pays.
+    /// Returns the appid of the app in which the payer pays.
     pub(super) fn payers_appid(&self) -> &str {
         self.sub_appid.as_deref().unwrap_or(&self.appid)
     }
 
-    /// Who is paid.
+    /// Returns the merchant number of the payee.
     pub(super) fn payee(&self) -> &str {
         self.sub_mchid.as_deref().unwrap_or(&self.mchid)
     }
 }
 
-/// What a till scanned, for `wechat.codepay`.
+/// Returns the scanned payment code of a `wechat.codepay` payment.
+///
+/// Returns [`Error::Unsupported`] if `payer.auth_code` is missing or malformed.
 pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
     let is_code = |code: &&str| {
         let is_known_start = code.get(..2).is_some_and(|start| ("10"..="15").contains(&start));
@@ -80,7 +83,9 @@ pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
     })
 }
 
-/// The payer's identity in an app, for `wechat.jsapi`.
+/// Returns the payer's openid of a `wechat.jsapi` payment.
+///
+/// Returns [`Error::Unsupported`] if `payer.openid` is missing or malformed.
 pub(super) fn openid(pay: &Pay) -> Result<&str, Error> {
     let is_openid =
         |openid: &&str| (1..=128).contains(&openid.len()) && openid.bytes().all(|byte| byte.is_ascii_graphic());
@@ -91,20 +96,21 @@ pub(super) fn openid(pay: &Pay) -> Result<&str, Error> {
     })
 }
 
-/// Refuses a text for the payer that holds characters which WeChat Pay cannot carry; `name` is the caller's name of the field.
-/// XML 1.0 forbids most controls and takes a carriage return for a line feed, also in CDATA: a signature over it would be
-/// wrong.
-pub(super) fn carried<'a>(name: &str, text: &'a str) -> Result<&'a str, Error> {
-    match text.chars().all(is_carried) {
+/// Returns the text if WeChat Pay can carry all of its characters; `name` is the caller's name of the field.
+///
+/// XML 1.0 forbids most control characters and reads a carriage return as a line feed, also in CDATA. A signature over
+/// such a text would not verify.
+pub(super) fn transmittable<'a>(name: &str, text: &'a str) -> Result<&'a str, Error> {
+    match text.chars().all(is_transmittable) {
         true => Ok(text),
         false => Err(Error::Unsupported(format!(
-            "`{name}` has a control character, which WeChat Pay cannot carry: leave it out"
+            "`{name}` contains a control character, which WeChat Pay does not accept: remove it"
         ))),
     }
 }
 
-/// Whether each of WeChat Pay's APIs carries the character as it is.
-pub(super) fn is_carried(letter: char) -> bool {
+/// Returns whether both of WeChat Pay's APIs transmit the character unchanged.
+pub(super) fn is_transmittable(letter: char) -> bool {
     match letter {
         '\t' | '\n' => true,
         '\u{fffe}' | '\u{ffff}' => false,
@@ -112,14 +118,14 @@ pub(super) fn is_carried(letter: char) -> bool {
     }
 }
 
-fn mchid_from(name: &str) -> String {
+fn mchid_advice(name: &str) -> String {
     format!("copy the merchant number (商户号) from pay.weixin.qq.com, as in {name} = \"1900000109\"")
 }
 
-fn appid_from(name: &str) -> String {
+fn appid_advice(name: &str) -> String {
     format!("copy the AppID that is bound to the merchant number, as in {name} = \"wx8888888888888888\"")
 }
 
-fn is_id(id: &str, fits: impl Fn(u8) -> bool) -> bool {
-    (1..=32).contains(&id.len()) && id.bytes().all(fits)
+fn is_id(id: &str, is_allowed: impl Fn(u8) -> bool) -> bool {
+    (1..=32).contains(&id.len()) && id.bytes().all(is_allowed)
 }

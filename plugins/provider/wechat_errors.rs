@@ -1,19 +1,19 @@
-//! Meanings of WeChat Pay's error codes, for both of its APIs. Each API has a table of its own; this module looks codes up and
-//! makes errors of them.
+//! Meanings of WeChat Pay's error codes, for both APIs. Each API has its own table; this module looks codes up and
+//! converts them to errors.
 
 use crate::error::{Error, ProviderError};
 use crate::payment::Operation;
 
-/// The interface that an error code comes from. One code may mean different things in different interfaces.
+/// Interface that an error code comes from. One code may have different meanings in different interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interface {
-    /// Create an order that the payer has yet to pay.
+    /// Creates an order that the payer has yet to pay.
     Prepay,
-    /// Charge a scanned payment code.
+    /// Charges a scanned payment code.
     Scan,
     Query,
     Close,
-    /// Cancel a scanned payment: close it, or give the money back.
+    /// Cancels a scanned payment: closes the order, or refunds it if it was paid.
     Reverse,
     Refund,
     RefundQuery,
@@ -33,15 +33,15 @@ impl Interface {
         }
     }
 
-    /// Whether a request moves money by itself, so that an unsigned refusal must not end it.
+    /// Returns whether a request moves money by itself. An unsigned refusal must not end such a request.
     pub(super) fn moves_money(self) -> bool {
         matches!(self, Self::Scan | Self::Reverse | Self::Refund)
     }
 }
 
-/// The interfaces that make a payment.
+/// Interfaces that create a payment.
 pub(super) const PAY: &[Interface] = &[Interface::Prepay, Interface::Scan];
-/// The interfaces that end a payment.
+/// Interfaces that end a payment.
 pub(super) const END: &[Interface] = &[Interface::Close, Interface::Reverse];
 pub(super) const REFUND: &[Interface] = &[Interface::Refund];
 pub(super) const REVERSE: &[Interface] = &[Interface::Reverse];
@@ -57,27 +57,27 @@ pub(super) const EVERY: &[Interface] = &[
     Interface::Bill,
 ];
 
-/// The meaning of an error code.
+/// Meaning of an error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// It was not done and never will be.
+    /// The request was not executed and never will be.
     Final,
-    /// It was not done. Send the same request later.
+    /// The request was not executed. The same request may be sent later.
     Later,
-    /// The order is in another state. Query it and adopt that state.
+    /// The order is in another state. Query the order and adopt that state.
     State,
     /// The order or refund does not exist.
     Absent,
-    /// It may have been done. Query it.
+    /// The request may have been executed. Query the order.
     Query,
-    /// The channel's signature, key or certificate was not accepted, and nothing was done.
+    /// The channel's signature, key or certificate was rejected, and nothing was executed.
     Credentials,
 }
 
-/// One row of a table: a code as [`bare`] writes it, its class, and the interfaces in which it has that class.
+/// Row of a code table: a code normalized by [`bare`], its class, and the interfaces in which it has that class.
 pub(super) type Row = (&'static str, Class, &'static [Interface]);
 
-/// A code without the `_` and spaces that WeChat Pay writes in some places and leaves out in others, in capitals.
+/// Normalizes a code: capitals, without `_` and spaces, which WeChat Pay writes inconsistently.
 pub(super) fn bare(code: &str) -> String {
     code.replace(['_', ' '], "").to_ascii_uppercase()
 }
@@ -89,17 +89,17 @@ pub(super) fn class(table: &[Row], code: &str, interface: Interface) -> Option<C
     rows.find(|(_, _, interfaces)| interfaces.contains(&interface)).map(|(_, class, _)| *class)
 }
 
-/// Sentences of the platform about itself, in answers without a code or with a code that has several causes. A sentence belongs
-/// to the first row of which it has all parts.
-pub(super) const TROUBLE: &[(&[&str], Class)] = &[
-    // Too many requests: not done.
+/// Message fragments by which the platform reports its own failure, for answers without a code or with a code that has
+/// several causes. The first row whose fragments all occur in the message applies.
+pub(super) const PLATFORM_FAILURES: &[(&[&str], Class)] = &[
+    // Rate limit: the request was not executed.
     (&["频率"], Class::Later),
     (&["频繁"], Class::Later),
     (&["限流"], Class::Later),
     (&["frequency"], Class::Later),
     (&["too many"], Class::Later),
     (&["rate limit"], Class::Later),
-    // The platform failed: it may have been done, as with SYSTEMERROR.
+    // Failure of the platform: the request may have been executed, as with SYSTEMERROR.
     (&["系统"], Class::Query), // 系统繁忙, 系统错误, 系统超时, 系统异常
     (&["内部错误"], Class::Query),
     (&["内部异常"], Class::Query),
@@ -121,26 +121,26 @@ pub(super) const TROUBLE: &[(&[&str], Class)] = &[
     (&["try", "later"], Class::Query),
 ];
 
-/// Returns the class of a sentence of the platform about itself; `None` for any other sentence.
-pub(super) fn trouble(text: &str) -> Option<Class> {
-    sentence(TROUBLE, text)
+/// Returns the class of a message in which the platform reports its own failure; `None` for any other message.
+pub(super) fn platform_failure(text: &str) -> Option<Class> {
+    class_of_message(PLATFORM_FAILURES, text)
 }
 
-/// Returns the class of the first row of which a sentence has all parts, in capitals or not.
-pub(super) fn sentence(table: &[(&[&str], Class)], text: &str) -> Option<Class> {
+/// Returns the class of the first row whose fragments all occur in the message, ignoring case.
+pub(super) fn class_of_message(table: &[(&[&str], Class)], text: &str) -> Option<Class> {
     let text = text.to_ascii_lowercase();
-    let holds = |part: &&str| text.contains(&part.to_ascii_lowercase());
-    table.iter().find(|(parts, _)| parts.iter().all(holds)).map(|(_, class)| *class)
+    let occurs = |part: &&str| text.contains(&part.to_ascii_lowercase());
+    table.iter().find(|(parts, _)| parts.iter().all(occurs)).map(|(_, class)| *class)
 }
 
-/// Whether a code's official text names several causes, so that its description tells which one it is.
+/// Returns whether the official text of a code names several causes, so that only the description identifies the cause.
 pub(super) fn has_several_causes(code: &str) -> bool {
     ["INVALIDREQUEST", "ERROR"].contains(&bare(code).as_str())
 }
 
-/// Returns the error for a refusal. `why` says what happened where the money's fate stays open.
+/// Returns the error for a refusal. `why` describes what happened, for refusals that leave the outcome unknown.
 ///
-/// An unsigned refusal can end an order that nobody can pay yet, but nothing that moves money by itself.
+/// An unsigned refusal may end an order that nobody can pay yet, but never a request that moves money by itself.
 pub(super) fn error(
     class: Option<Class>,
     interface: Interface,
@@ -152,11 +152,11 @@ pub(super) fn error(
         None if is_signed => Error::UnlistedRefusal(word),
         None | Some(Class::Query) => Error::Unclear { why, word: Some(word) },
         Some(Class::Final | Class::Absent) if !is_signed && interface.moves_money() => {
-            Error::Unclear { why: "it refused without a signature".to_owned(), word: Some(word) }
+            Error::Unclear { why: "unsigned refusal".to_owned(), word: Some(word) }
         }
-        // A refund that is called absent frees its amount for another one.
+        // A refund reported as absent releases its amount for another refund.
         Some(Class::Absent) if !is_signed && matches!(interface, Interface::RefundQuery) => {
-            Error::Unclear { why: "it called the refund absent without a signature".to_owned(), word: Some(word) }
+            Error::Unclear { why: "unsigned answer that the refund does not exist".to_owned(), word: Some(word) }
         }
         Some(Class::Final) => Error::Declined(word),
         Some(Class::Later) => Error::ProviderBusy(word),

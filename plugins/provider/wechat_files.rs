@@ -1,9 +1,9 @@
-//! Forms of WeChat Pay's ids, and its files held against each other.
+//! Formats of WeChat Pay's ids, and cross-checks of a channel's key files.
 
 use super::inspect::{Facts, Finding, IdOf, Inspection, Place};
 use crate::signer::certificate::Certificate;
 
-/// For APIv3.
+/// Rules for APIv3.
 pub(super) const V3: Inspection = Inspection {
     certificates: &[],
     authorities: &[],
@@ -13,39 +13,40 @@ pub(super) const V3: Inspection = Inspection {
     run: |facts| [api_certificate(facts), provider_keys(facts), public_key_ids(facts), account(facts)].concat(),
 };
 
-/// For APIv2, which has no private key of its own.
+/// Rules for APIv2, which has no private key of its own.
 pub(super) const V2: Inspection =
     Inspection { run: |facts| [identity(facts).into_iter().collect(), account(facts)].concat(), ..Inspection::NONE };
 
-const PREFIX: &str = "PUB_KEY_ID_";
-/// Length of the serial numbers that WeChat Pay gives.
+const PUBLIC_KEY_ID_PREFIX: &str = "PUB_KEY_ID_";
+/// Number of digits of WeChat Pay's serial numbers.
 const SERIAL_DIGITS: usize = 40;
-/// Length of the merchant numbers that stand in ids of public keys.
+/// Number of digits of the merchant number in the id of a public key.
 const MCHID_DIGITS: usize = 10;
-/// Length of the date behind it.
+/// Number of digits of the date after it.
 const DATE_DIGITS: usize = 8;
 
-/// A serial number is hexadecimal, a bare key's id has a prefix.
-fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
-    let has_prefix = id.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
-    match whose {
-        IdOf::BareKey if id.starts_with(PREFIX) => Ok(id.to_owned()),
+/// Normalizes a key id: a serial number is hexadecimal, the id of a bare public key has a prefix.
+fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
+    let has_prefix =
+        id.get(..PUBLIC_KEY_ID_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PUBLIC_KEY_ID_PREFIX));
+    match kind {
+        IdOf::BareKey if id.starts_with(PUBLIC_KEY_ID_PREFIX) => Ok(id.to_owned()),
         IdOf::BareKey if has_prefix => {
             let right = id.to_ascii_uppercase();
             Err(Finding::mistake(
                 Place::VerifyId,
-                "the id of WeChat Pay's public key is in large letters",
+                "the id of WeChat Pay's public key must be in capital letters",
                 format!("write id = \"{right}\""),
             ))
         }
         IdOf::BareKey => {
             let advice = match id.bytes().all(|byte| byte.is_ascii_digit()) && !id.is_empty() {
-                true => format!("its beginning is lost: write id = \"{PREFIX}{id}\""),
+                true => format!("the prefix is missing: write id = \"{PUBLIC_KEY_ID_PREFIX}{id}\""),
                 false => "copy it from pay.weixin.qq.com (账户中心 → API安全 → 微信支付公钥), as in id = \"PUB_KEY_ID_0119000001092024…\"".to_owned(),
             };
             Err(Finding::mistake(
                 Place::VerifyId,
-                "the id of WeChat Pay's public key begins with PUB_KEY_ID_, and this does not",
+                "the id of WeChat Pay's public key must begin with PUB_KEY_ID_",
                 advice,
             ))
         }
@@ -58,26 +59,30 @@ fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
             ))
         }
         IdOf::Certificate if has_prefix => {
-            let advice = "name pub_key.pem, or take `id` away";
+            let advice = "configure pub_key.pem, or remove `id`";
             Err(Finding::mistake(
                 Place::VerifyId,
                 "this id is of WeChat Pay's public key, and the file is a certificate",
                 advice,
             ))
         }
-        IdOf::Sign => serial(id).map_err(|(message, advice)| Finding::mistake(Place::SignId, message, advice)),
-        IdOf::Certificate => serial(id).map_err(|(message, advice)| Finding::mistake(Place::VerifyId, message, advice)),
+        IdOf::Sign => {
+            normalize_serial(id).map_err(|(message, advice)| Finding::mistake(Place::SignId, message, advice))
+        }
+        IdOf::Certificate => {
+            normalize_serial(id).map_err(|(message, advice)| Finding::mistake(Place::VerifyId, message, advice))
+        }
     }
 }
 
-/// Large letters, as WeChat Pay writes it; small ones are the same number.
-fn serial(id: &str) -> Result<String, (&'static str, String)> {
+/// Normalizes a serial number to capital letters, as WeChat Pay writes it. Small letters are accepted.
+fn normalize_serial(id: &str) -> Result<String, (&'static str, String)> {
     let hexadecimal = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_decimal = id.bytes().all(|byte| byte.is_ascii_digit());
     if is_decimal && id.len() > SERIAL_DIGITS {
         let right = decimal_as_hexadecimal(id);
         return Err((
-            "this serial number is decimal, and WeChat Pay wants it hexadecimal",
+            "this serial number is decimal, but WeChat Pay expects hexadecimal",
             format!("write id = \"{right}\""),
         ));
     }
@@ -88,7 +93,7 @@ fn serial(id: &str) -> Result<String, (&'static str, String)> {
     let bare = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X")).unwrap_or(&bare);
     let bare =
         bare.split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case("serial")).map_or(bare, |(_, number)| number);
-    let message = "a serial number is hexadecimal digits and nothing else, and this is not";
+    let message = "a serial number must consist of hexadecimal digits only";
     Err(match hexadecimal(bare) {
         true => (message, format!("write id = \"{}\"", bare.to_ascii_uppercase())),
         false => (
@@ -98,9 +103,9 @@ fn serial(id: &str) -> Result<String, (&'static str, String)> {
     })
 }
 
-/// Of a number of any length.
+/// Converts a decimal number of any length to hexadecimal.
 fn decimal_as_hexadecimal(digits: &str) -> String {
-    // In base 16, lowest first.
+    // Digits in base 16, lowest first.
     let mut number = vec![0u8];
     for digit in digits.bytes().map(|byte| u16::from(byte.saturating_sub(b'0'))) {
         let mut carry = digit;
@@ -118,12 +123,12 @@ fn decimal_as_hexadecimal(digits: &str) -> String {
     text.trim_start_matches('0').to_owned()
 }
 
-/// Some write a serial number with leading zeros, some without.
+/// Returns whether two serial numbers are equal, ignoring leading zeros and case.
 fn is_same_serial(one: &str, other: &str) -> bool {
     one.trim_start_matches('0').eq_ignore_ascii_case(other.trim_start_matches('0'))
 }
 
-/// The key and its id against the API certificate in `[mtls]`.
+/// Compares the signing key and its id with the API certificate in `[mtls]`.
 fn api_certificate(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = identity(facts).into_iter().collect();
     let Some(sign) = &facts.sign else { return findings };
@@ -163,7 +168,7 @@ fn api_certificate(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The API certificate bears the merchant's number.
+/// Checks that the API certificate was issued to the configured merchant number.
 fn identity(facts: &Facts<'_>) -> Option<Finding> {
     let (leaf, mchid) = (facts.mtls.first()?, facts.account("mchid")?);
     (is_api_certificate(leaf) && leaf.common_name != mchid).then(|| {
@@ -173,8 +178,8 @@ fn identity(facts: &Facts<'_>) -> Option<Finding> {
     })
 }
 
-/// What stands in `keys.verify` and cannot be WeChat Pay's: any merchant's API certificate (an older one of this merchant has
-/// another key), and an authority's.
+/// Finds files in `keys.verify` that cannot be WeChat Pay's: any merchant's API certificate, and CA certificates. An
+/// older API certificate of this merchant has another key, so comparing keys would not find it.
 fn provider_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
     leaves
@@ -194,17 +199,19 @@ fn provider_keys(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// Finds public keys that were issued to another merchant. Every published id is `PUB_KEY_ID_01`, the merchant number of ten digits,
-/// a date and a count. No document of WeChat Pay promises that form, so a difference is a note.
+/// Finds public keys that were issued to another merchant.
+///
+/// Every published id consists of `PUB_KEY_ID_01`, the merchant number of ten digits, a date and a count. WeChat Pay
+/// does not document this format, so a difference is only a note.
 fn public_key_ids(facts: &Facts<'_>) -> Vec<Finding> {
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let Some(mchid) = facts.account("mchid").filter(|id| id.len() == MCHID_DIGITS && is_digits(id)) else {
         return Vec::new();
     };
     let merchant_of = |id: &str| -> Option<String> {
-        let rest = id.strip_prefix(PREFIX)?.strip_prefix("01").filter(|rest| is_digits(rest))?;
-        let (merchant, behind) = rest.split_at_checked(MCHID_DIGITS)?;
-        (behind.len() >= DATE_DIGITS).then(|| merchant.to_owned())
+        let rest = id.strip_prefix(PUBLIC_KEY_ID_PREFIX)?.strip_prefix("01").filter(|rest| is_digits(rest))?;
+        let (merchant, rest_after_merchant) = rest.split_at_checked(MCHID_DIGITS)?;
+        (rest_after_merchant.len() >= DATE_DIGITS).then(|| merchant.to_owned())
     };
     let keys = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, merchant_of(&key.id)?)));
     keys.filter(|(_, merchant)| merchant != mchid)
@@ -267,7 +274,7 @@ fn account(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-/// A name comes from a file that may be anything.
+/// Removes control characters and truncates to 64 characters: the name comes from a file with arbitrary content.
 fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
@@ -279,7 +286,7 @@ mod tests {
     use crate::signer::key_file::{KeyFile, Password};
 
     #[test]
-    fn serial_number_in_a_wrong_form_is_named_with_the_right_one() {
+    fn malformed_serial_number_is_rejected_with_corrected_id() {
         let right = "7132D72A03E93CDDF8C03BBD1F37EEDF5CD1A7B6";
         assert_eq!(id(IdOf::Sign, right).unwrap(), right);
         assert_eq!(id(IdOf::Sign, &right.to_lowercase()).unwrap(), right);
@@ -301,9 +308,9 @@ mod tests {
         }
     }
 
-    /// Ids that were published with the merchant numbers that they were given to.
+    /// The ids in this test were published together with their merchant numbers.
     #[test]
-    fn public_key_of_another_merchant_is_noted() {
+    fn public_key_of_another_merchant_is_a_note() {
         let file = include_bytes!("../../tests/golden/wechat-v3/keys/wxjava_wechat_pay_public_key.pem");
         let read = KeyFile::read(file, Password::NoPlace).unwrap();
         let notes = |id: &str, mchid: &str| {
@@ -319,7 +326,7 @@ mod tests {
         assert_eq!(notes(id, mchid), []);
         let message = "the id of this public key looks like one of the merchant 1746971547, and `mchid` is 1900000109";
         assert_eq!(notes(id, "1900000109"), [(Severity::Note, message.to_owned())]);
-        // Forms of which nothing is known.
+        // Ids of unknown formats.
         for (id, mchid) in [
             (id, "10000100"),
             ("PUB_KEY_ID_0217469715472026061500382161001801", "1900000109"),
@@ -332,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_public_key_without_its_prefix_is_refused_with_the_whole_id() {
+    fn public_key_id_without_prefix_is_rejected_with_corrected_id() {
         let right = "PUB_KEY_ID_0119000001092024101100112200000000";
         assert_eq!(id(IdOf::BareKey, right).unwrap(), right);
         for wrong in [right.to_lowercase(), right.replace("PUB_KEY_ID_", "")] {

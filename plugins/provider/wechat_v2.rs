@@ -1,13 +1,13 @@
-//! WeChat Pay's APIv2: flat XML and one key that both sides have.
+//! WeChat Pay's APIv2: flat XML and one shared API key.
 //!
 //! ```text
 //! Operation ─ request ─▶ signature ═▶ WeChat Pay      (refunds and reversals: over mutual TLS)
 //! Outcome   ◀─ answer ── signature ◀═
 //! Error     ◀─ errors ◀─ answer
-//! Event     ◀─ answer ── signature ◀═ its notification (of a refund: encrypted, and to be asked about)
+//! Event     ◀─ answer ── signature ◀═ notification (of a refund: encrypted, settled by a query)
 //! ```
 //!
-//! The same fields are signed in both directions: sorted, without `sign`, what is empty left out, the key at the end.
+//! The same fields are signed in both directions: sorted, without `sign` and empty fields, with the key at the end.
 
 mod answer;
 mod bill;
@@ -44,7 +44,7 @@ use crate::signer::Keyring;
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "wechat-v2",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
-    secrets: &[SecretField { name: API, need: Need::Required(API_FROM), check: check_api }],
+    secrets: &[SecretField { name: API, need: Need::Required(API_ADVICE), check: check_api }],
     algorithms: &[],
     sign: Need::Nothing,
     verify: Need::Nothing,
@@ -54,7 +54,7 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: Some(
-        "refunds, reversals and bills of funds are refused: WeChat Pay takes them only with the API certificate (API证书) in `[mtls]`, \
+        "refunds, reversals and bills of funds are refused: WeChat Pay accepts them only with the API certificate (API证书) in `[mtls]`, \
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
     ),
     inspection: &wechat_files::V2,
@@ -62,15 +62,15 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
 };
 
 const API: &str = "api";
-const API_FROM: &str = "the API key from pay.weixin.qq.com (账户中心 → API安全 → APIv2密钥), as \"env:…\"";
+const API_ADVICE: &str = "the API key from pay.weixin.qq.com (账户中心 → API安全 → APIv2密钥), as \"env:…\"";
 
 struct WechatV2 {
     account: Account,
 }
 
-/// Whose it is, and the key of both sides.
+/// Account ids and the shared API key.
 struct Account {
-    whose: wechat_account::Account,
+    ids: wechat_account::Account,
     key: ApiKey,
 }
 
@@ -78,20 +78,20 @@ impl Deref for Account {
     type Target = wechat_account::Account;
 
     fn deref(&self) -> &wechat_account::Account {
-        &self.whose
+        &self.ids
     }
 }
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
-    let whose = wechat_account::Account::read(settings);
+    let ids = wechat_account::Account::read(settings);
     let sign_type = SignType::named(&settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()));
     settings.choices("sign_type", [SignType::HmacSha256, SignType::Md5].map(SignType::as_str));
     if sign_type.is_none() {
-        let suggestion = "write sign_type = \"HMAC-SHA256\", or \"MD5\" for what is old";
+        let suggestion = "write sign_type = \"HMAC-SHA256\", or \"MD5\" for old accounts";
         settings.problem("sign_type", "the sign_type is unknown", Some(suggestion.to_owned()));
     }
     let key = String::from_utf8(given.secrets.get(API)?.expose().to_vec()).ok()?;
-    let account = Account { whose: whose?, key: ApiKey { key, sign_type: sign_type? } };
+    let account = Account { ids: ids?, key: ApiKey { key, sign_type: sign_type? } };
     Some(Box::new(WechatV2 { account }))
 }
 
@@ -99,7 +99,7 @@ fn check_api(secret: &[u8]) -> Result<(), String> {
     match secret.len() {
         32 if secret.is_ascii() => Ok(()),
         length => Err(format!(
-            "the API key must be exactly 32 ASCII characters, this has {length} bytes: \
+            "the API key must be exactly 32 ASCII characters, but it has {length} bytes: \
              set it in the merchant console (账户中心 → API安全 → APIv2密钥)"
         )),
     }
@@ -111,9 +111,9 @@ impl Provider for WechatV2 {
     }
 
     fn sign(&self, request: &mut Request<Bytes>, _: Signing<'_>) -> Result<(), Error> {
-        let unfit = || Error::Unsupported("only flat XML can be signed for APIv2".to_owned());
-        let mut fields = xml::read("xml", request.body()).ok_or_else(unfit)?;
-        // The request itself says how: some interfaces take one way only.
+        let not_flat_xml = || Error::Unsupported("only flat XML can be signed for APIv2".to_owned());
+        let mut fields = xml::read("xml", request.body()).ok_or_else(not_flat_xml)?;
+        // The request names its signature type, because some interfaces accept only one.
         let sign_type = fields.get("sign_type").and_then(|name| SignType::named(name));
         let sign = self.account.key.sign_as(sign_type.unwrap_or(self.account.key.sign_type), &fields);
         fields.insert("sign".to_owned(), sign);
@@ -156,7 +156,7 @@ impl Provider for WechatV2 {
     fn describe(&self, notification: &Verified) -> Described {
         let fields = xml::read("xml", notification.bytes()).unwrap_or_default();
         let field = |name: &str| fields.get(name).cloned();
-        // Payments have no kind; refunds are the ones with encrypted content.
+        // Notifications of payments have no type; those of refunds have encrypted content.
         let event = if fields.contains_key("req_info") { "refund" } else { "payment" };
         Described { event: Some(event.to_owned()), order_number: field("out_trade_no") }
     }
@@ -197,12 +197,13 @@ impl Provider for WechatV2 {
 
 impl WechatV2 {
     fn message(&self, bytes: &[u8]) -> Result<Message<'_>, Error> {
-        let fields = xml::read("xml", bytes).ok_or_else(|| Error::unclear("it is signed but has an unknown form"))?;
+        let fields =
+            xml::read("xml", bytes).ok_or_else(|| Error::unclear("the signed message has an unknown format"))?;
         Ok(Message { account: &self.account, fields })
     }
 }
 
-/// The ways to pay.
+/// Payment products.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Product {
     Native,

@@ -3,9 +3,9 @@
 //! ```text
 //! Operation ─ request ─▶ signature ═▶ WeChat Pay
 //! Outcome   ◀─ answer ── signature ◀═   (2xx)
-//! Error     ◀─ errors ──────────── ◀═   (everything else; often unsigned)
-//! Event     ◀─ notify ◀─ sealed ◀─ signature ◀═ its notification
-//! Keys      ◀─ certificates ◀─ sealed ◀═ its own list of certificates
+//! Error     ◀─ errors ──────────── ◀═   (other statuses; often unsigned)
+//! Event     ◀─ notify ◀─ sealed ◀─ signature ◀═ notification
+//! Keys      ◀─ certificates ◀─ sealed ◀═ list of WeChat Pay's certificates
 //! ```
 
 mod answer;
@@ -30,7 +30,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use self::codepay::Till;
+use self::codepay::ScanningShop;
 use super::bill::Bills;
 use super::wechat_account::Account;
 use super::wechat_errors::Interface;
@@ -47,11 +47,11 @@ use crate::signer::Keyring;
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     name: "wechat-v3",
     methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
-    secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_FROM), check: check_api_v3 }],
+    secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_ADVICE), check: check_api_v3 }],
     algorithms: &["rsa-sha256"],
-    sign: Need::Required(SIGN_FROM),
+    sign: Need::Required(SIGN_ADVICE),
     verify: Need::Optional,
-    key_id: certificates::number,
+    key_id: certificates::serial,
     not_found_grace: Duration::from_secs(30),
     pace: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
@@ -62,44 +62,44 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
 };
 
 const API_V3: &str = "api_v3";
-const API_V3_FROM: &str = "the APIv3 key from pay.weixin.qq.com (账户中心 → API安全 → APIv3密钥), as \"env:…\"";
-const SIGN_FROM: &str = "{ algorithm = \"rsa-sha256\", id = \"the API certificate's serial number (API证书序列号)\", \
+const API_V3_ADVICE: &str = "the APIv3 key from pay.weixin.qq.com (账户中心 → API安全 → APIv3密钥), as \"env:…\"";
+const SIGN_ADVICE: &str = "{ algorithm = \"rsa-sha256\", id = \"the API certificate's serial number (API证书序列号)\", \
                          file = \"apiclient_key.pem\" }";
 
-/// Secrets are checked by [`SPEC`]'s own check before this is called, so a missing one is not told a second time here.
+/// Builds the provider. Secrets were checked by [`ROW`]'s own check before, so a missing secret is not reported again.
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let account = Account::read(settings)?;
-    let till = Till::read(settings, &account)?;
+    let shop = ScanningShop::read(settings, &account)?;
     let api_v3 = Aes256Gcm::new_from_slice(given.secrets.get(API_V3)?.expose()).ok()?;
-    Some(Box::new(WechatV3 { account, till, api_v3 }))
+    Some(Box::new(WechatV3 { account, shop, api_v3 }))
 }
 
 fn check_api_v3(secret: &[u8]) -> Result<(), String> {
     match secret.len() {
         32 if secret.is_ascii() => Ok(()),
         length => Err(format!(
-            "the APIv3 key must be exactly 32 ASCII characters, this has {length} bytes: \
+            "the APIv3 key must be exactly 32 ASCII characters, but it has {length} bytes: \
              set it in the merchant console (账户中心 → API安全 → APIv3密钥)"
         )),
     }
 }
 
-/// One merchant account.
+/// Provider for one merchant account.
 struct WechatV3 {
     account: Account,
-    /// Where it scans payers' codes.
-    till: Option<Till>,
-    /// Opens what WeChat Pay encrypts for the merchant.
+    /// Shop that scans payers' codes; `None` if `codepay` is off.
+    shop: Option<ScanningShop>,
+    /// Key that decrypts notifications and certificates.
     api_v3: Aes256Gcm,
 }
 
 impl Provider for WechatV3 {
     fn encode(&self, operation: &Operation, _: Signing<'_>) -> Result<Encoded, Error> {
         let request = match operation {
-            Operation::Pay(pay) if codepay::is_meant(pay.order.method) => {
-                codepay::create(&self.account, self.till.as_ref(), pay)
+            Operation::Pay(pay) if codepay::is_codepay(pay.order.method) => {
+                codepay::create(&self.account, self.shop.as_ref(), pay)
             }
-            Operation::Close(order) if codepay::is_meant(order.method) => codepay::reverse(&self.account, order),
+            Operation::Close(order) if codepay::is_codepay(order.method) => codepay::reversal(&self.account, order),
             _ => request::encode(&self.account, operation),
         };
         request.map(Encoded::Send)
@@ -128,17 +128,17 @@ impl Provider for WechatV3 {
         with: Signing<'_>,
     ) -> Result<Outcome, Error> {
         let interface = Interface::of(operation);
-        match (interface, errors::typing(reply.bytes())) {
+        match (interface, errors::awaiting_password(reply.bytes())) {
             (Interface::Scan, Some(_)) => return Ok(Outcome::of(Status::Pending)),
             (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::ProviderBusy(word)),
             _ if !status.is_success() => return Err(errors::refusal(interface, status, reply.bytes())),
             _ => {}
         }
         match operation {
-            Operation::Pay(pay) if codepay::is_meant(pay.order.method) => {
+            Operation::Pay(pay) if codepay::is_codepay(pay.order.method) => {
                 answer::queried(&self.account, &pay.order, &answer::read(reply.bytes())?)
             }
-            Operation::Close(order) if codepay::is_meant(order.method) => Err(codepay::reversed()),
+            Operation::Close(order) if codepay::is_codepay(order.method) => Err(codepay::reversal_accepted()),
             _ => answer::decode(&self.account, operation, status, reply.bytes(), with),
         }
     }
@@ -183,13 +183,13 @@ impl Provider for WechatV3 {
         Some(self)
     }
 
-    /// A service provider's bill tells of all its merchants, and this channel is one merchant's.
+    /// A service provider's bill covers all of its merchants, but this channel belongs to one merchant.
     fn bills(&self) -> Option<&dyn Bills> {
         self.account.sub_mchid.is_none().then_some(self as &dyn Bills)
     }
 }
 
-/// The four ways to pay, which differ in path, in what is needed of the payer and in what comes back.
+/// Payment products, which differ in path, required payer data and answer. `wechat.codepay` is in [`codepay`].
 #[derive(Clone, Copy)]
 enum Product {
     Native,

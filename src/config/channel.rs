@@ -212,7 +212,7 @@ fn bills_from(
         if all_loopback { own.hosts.clone() } else { known }
     };
     let files = configured.unwrap_or_else(documented);
-    let desk = if bills.desk() == BillEndpoint::Files { files.clone() } else { own.hosts.clone() };
+    let desk = if bills.endpoint() == BillEndpoint::Files { files.clone() } else { own.hosts.clone() };
     BillHosts::new(own, desk, files)
 }
 

@@ -45,11 +45,11 @@ impl ProviderClient {
             why: "other bills of this channel are being fetched".to_owned(),
             retry_after: 5,
         })?;
-        let request = signed(channel, move |bills, with| bills.ask(&wanted, with)).await?;
+        let request = signed(channel, move |bills, with| bills.bill_request(&wanted, with)).await?;
         let answer = hosts.ask(&request).await.map_err(unanswered)?;
         let answer = checked(channel, &self.keys, answer).await?;
-        match beside(channel, move |bills, _| bills.find(&wanted, answer)).await? {
-            BillReply::BillFile(file) => Ok(file),
+        match beside(channel, move |bills, _| bills.decode_bill(&wanted, answer)).await? {
+            BillReply::File(file) => Ok(file),
             BillReply::Link(link) => follow(channel, hosts, link).await,
         }
     }

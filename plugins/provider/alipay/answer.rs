@@ -1,4 +1,4 @@
-//! Verified answers in our words. What does not agree with the order is never accepted.
+//! Decoding of verified answers. An answer that does not match the order is rejected.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::Product;
 use super::account::{Account, Protocol};
 use super::codes::Interface;
 use super::envelope::Envelope;
-use super::errors::{Head, is_written};
+use super::errors::{Head, is_member_of};
 use super::readable::readable;
 use super::request::service;
 use super::signature::at;
@@ -29,68 +29,73 @@ pub(super) fn decode(
     now: u64,
 ) -> Result<Outcome, Error> {
     let outcome = match account.protocol {
-        Protocol::Form => in_form(account, operation, status, answer),
+        Protocol::Form => decode_form(account, operation, status, answer),
         Protocol::V3 => v3::decode(account, operation, status, answer.bytes()),
     };
     match (operation, outcome) {
-        (Operation::Query(order), Err(Error::NotFound(_))) if is_over(order, now) => Ok(Outcome::of(Status::Closed)),
+        (Operation::Query(order), Err(Error::NotFound(_))) if is_past_expiry(order, now) => {
+            Ok(Outcome::of(Status::Closed))
+        }
         (_, outcome) => outcome,
     }
 }
 
-/// Whether nobody can begin to pay the order any more, for certain. A trade that was begun in time is known to Alipay by then.
-/// A till's payment is cancelled instead.
-fn is_over(order: &Order, now: u64) -> bool {
-    /// Bounds how far Alipay's clock and a trade's way into its books may be behind.
+/// Returns whether it is certain that nobody can start to pay the order any more. Alipay knows by then of every trade
+/// that was started in time. Orders with a scanned code are cancelled instead.
+fn is_past_expiry(order: &Order, now: u64) -> bool {
+    /// Bound for Alipay's clock difference and for the delay until a trade is visible to queries.
     const MARGIN: SignedDuration = SignedDuration::from_mins(10);
     let now = i64::try_from(now).ok().and_then(|now| Timestamp::from_second(now).ok());
     let late = now.zip(order.expires_at).map(|(now, end)| now.duration_since(end));
     !order.method.is_scanned() && late.is_some_and(|late| late > MARGIN)
 }
 
-fn in_form(account: &Account, operation: &Operation, status: StatusCode, answer: &Verified) -> Result<Outcome, Error> {
-    let (is_ours, content) = taken_apart(account, service(operation)?, answer)?;
+fn decode_form(
+    account: &Account,
+    operation: &Operation,
+    status: StatusCode,
+    answer: &Verified,
+) -> Result<Outcome, Error> {
+    let (is_from_interface, content) = split(account, service(operation)?, answer)?;
     let mut reply = Reply::read(&content)?;
     let head = reply.head()?;
-    let is_typing = &*head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
-    if &*head.code != "10000" && !is_typing {
+    let awaits_password =
+        &*head.code == "10003" && matches!(operation, Operation::Pay(pay) if pay.order.method.is_scanned());
+    if &*head.code != "10000" && !awaits_password {
         return Err(head.error(Interface::of(operation)));
     }
-    if !is_ours || status != StatusCode::OK {
-        return Err(Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16())));
+    if !is_from_interface || status != StatusCode::OK {
+        return Err(Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16())));
     }
-    outcome(operation, &reply, is_typing, || head.word())
+    outcome(operation, &reply, awaits_password, || head.word())
 }
 
-/// Whether an answer is the interface's own (or the gateway's, before it), and its content.
-pub(super) fn taken_apart<'a>(
-    account: &Account,
-    service: &str,
-    answer: &'a Verified,
-) -> Result<(bool, Cow<'a, str>), Error> {
+/// Returns whether the answer comes from the called interface (not from the gateway before it), and its content.
+pub(super) fn split<'a>(account: &Account, service: &str, answer: &'a Verified) -> Result<(bool, Cow<'a, str>), Error> {
     let (name, text) = Envelope::signed(answer).ok_or_else(unknown_form)?;
-    let is_ours = name.strip_suffix("_response").is_some_and(|name| is_written(service, name));
-    if !is_ours && name != "error_response" {
-        return Err(Error::unclear("its answer is signed but to another question"));
+    let is_from_interface = name.strip_suffix("_response").is_some_and(|name| is_member_of(service, name));
+    if !is_from_interface && name != "error_response" {
+        return Err(Error::unclear("the signed answer belongs to another request"));
     }
-    let content = opened(account, text)?;
-    Ok((is_ours, content))
+    let content = open_content(account, text)?;
+    Ok((is_from_interface, content))
 }
 
-/// What a content says that is no error; `word` is what it says to an empty one.
+/// Converts the content of a successful answer to an outcome. `word` builds the error message for an answer without
+/// data.
 pub(super) fn outcome(
     operation: &Operation,
     reply: &Reply<'_>,
-    is_typing: bool,
+    awaits_password: bool,
     word: impl FnOnce() -> ProviderError,
 ) -> Result<Outcome, Error> {
     match operation {
-        Operation::Pay(pay) if is_typing => reply.typing(pay),
+        Operation::Pay(pay) if awaits_password => reply.awaiting_password(pay),
         Operation::Pay(pay) => reply.created(pay),
         Operation::Query(order) => reply.queried(order),
         Operation::Close(order) if order.method.is_scanned() => reply.cancelled(order),
         Operation::Close(order) => {
-            reply.is_about(order)?;
+            reply.check_order(order)?;
             Ok(reply.outcome(Status::Closed))
         }
         Operation::Refund(refund) => reply.refunded(refund),
@@ -99,36 +104,36 @@ pub(super) fn outcome(
 }
 
 pub(super) fn unknown_form() -> Error {
-    Error::unclear("its answer is signed but has an unknown form")
+    Error::unclear("the signed answer has an unknown format")
 }
 
-/// An object as it stands, or what is in an encrypted text.
-fn opened<'a>(account: &Account, value: Cow<'a, str>) -> Result<Cow<'a, str>, Error> {
+/// Returns an object unchanged, or decrypts an encrypted string.
+fn open_content<'a>(account: &Account, value: Cow<'a, str>) -> Result<Cow<'a, str>, Error> {
     if !value.starts_with('"') {
         return Ok(value);
     }
     let sealed: String = serde_json::from_str(&value).map_err(|_| unknown_form())?;
-    unsealed(account, &sealed).map(Cow::Owned)
+    decrypt(account, &sealed).map(Cow::Owned)
 }
 
-/// An answer of the v3 protocol, which is an object or an encrypted text.
+/// Returns the content of a v3 answer, which is an object or an encrypted text.
 pub(super) fn plain<'a>(account: &Account, body: &'a [u8]) -> Result<Cow<'a, str>, Error> {
     let body = readable(body);
     match body.trim_ascii_start().starts_with('{') {
         true => Ok(body),
-        false => unsealed(account, &body).map(Cow::Owned),
+        false => decrypt(account, &body).map(Cow::Owned),
     }
 }
 
-fn unsealed(account: &Account, sealed: &str) -> Result<String, Error> {
+fn decrypt(account: &Account, sealed: &str) -> Result<String, Error> {
     let sealer = account.sealer.as_ref();
     let sealer =
-        sealer.ok_or_else(|| Error::unclear("its answer is encrypted, but `[keys]` has no `aes` to open it"))?;
+        sealer.ok_or_else(|| Error::unclear("the answer is encrypted, but `[keys]` has no `aes` to decrypt it"))?;
     let opened = sealer.open(sealed).map(|opened| readable(&opened).into_owned());
-    opened.ok_or_else(|| Error::unclear("its answer cannot be decrypted: is `aes` right?"))
+    opened.ok_or_else(|| Error::unclear("the answer cannot be decrypted: check `aes`"))
 }
 
-/// The contents of all answers; amounts stay as they are written, so that no fen is lost on the way.
+/// Content of an answer, with the fields of all interfaces. Amounts stay raw text, so that parsing loses no fen.
 #[derive(Deserialize)]
 pub(super) struct Reply<'a> {
     #[serde(borrow)]
@@ -176,20 +181,20 @@ impl<'a> Reply<'a> {
         serde_json::from_str(content).map_err(|_| unknown_form())
     }
 
-    /// Takes the head off; the v3 protocol has none.
+    /// Removes the head of a form answer. The v3 protocol has none.
     fn head(&mut self) -> Result<Head<'a>, Error> {
         let code = self.code.take().ok_or_else(unknown_form)?;
         Ok(Head { code, msg: self.msg.take(), sub_code: self.sub_code.take(), sub_msg: self.sub_msg.take() })
     }
 
-    /// Whether it says when it was paid.
+    /// Returns whether the answer contains a payment time.
     pub(super) fn has_payment_time(&self) -> bool {
         given(&self.gmt_payment).is_some()
     }
 
-    /// Refuses what is about another order, or about none.
-    fn is_about(&self, order: &Order) -> Result<(), Error> {
-        same("out_trade_no", needed("out_trade_no", &self.out_trade_no)?, &order.number)
+    /// Rejects an answer about another order, or without an order number.
+    fn check_order(&self, order: &Order) -> Result<(), Error> {
+        same("out_trade_no", required("out_trade_no", &self.out_trade_no)?, &order.number)
     }
 
     fn outcome(&self, status: Status) -> Outcome {
@@ -197,30 +202,30 @@ impl<'a> Reply<'a> {
     }
 
     fn created(&self, pay: &Pay) -> Result<Outcome, Error> {
-        self.is_about(&pay.order)?;
+        self.check_order(&pay.order)?;
         let action = match Product::of(pay.order.method)? {
-            Product::Barcode => return self.paid_at_once(pay),
-            Product::Qr => NextAction::Qr { data: needed("qr_code", &self.qr_code)?.to_owned() },
-            Product::Jsapi => trade_to_pay(needed("trade_no", &self.trade_no)?),
+            Product::Barcode => return self.paid(pay),
+            Product::Qr => NextAction::Qr { data: required("qr_code", &self.qr_code)?.to_owned() },
+            Product::Jsapi => trade_to_pay(required("trade_no", &self.trade_no)?),
             Product::Page | Product::Wap | Product::App => {
-                return Err(Error::unclear("it answered a create that is never sent to it (page, wap, app)"));
+                return Err(Error::unclear("answer to a create that is never sent to Alipay (page, wap, app)"));
             }
         };
         Ok(Outcome { action: Some(action), ..self.outcome(Status::Pending) })
     }
 
-    fn paid_at_once(&self, pay: &Pay) -> Result<Outcome, Error> {
-        needed("trade_no", &self.trade_no)?;
+    fn paid(&self, pay: &Pay) -> Result<Outcome, Error> {
+        required("trade_no", &self.trade_no)?;
         let amount = yuan("total_amount", self.total_amount)?.ok_or_else(no_amount)?;
         equal("total_amount", amount, pay.order.amount)?;
         let at = given(&self.gmt_payment).and_then(at);
         Ok(Outcome { amount: Some(amount), at, ..self.outcome(Status::Succeeded) })
     }
 
-    /// The payer's password is waited for.
-    fn typing(&self, pay: &Pay) -> Result<Outcome, Error> {
+    /// Decodes the answer of a scanned payment that waits for the payer's password.
+    fn awaiting_password(&self, pay: &Pay) -> Result<Outcome, Error> {
         if given(&self.out_trade_no).is_some() {
-            self.is_about(&pay.order)?;
+            self.check_order(&pay.order)?;
         }
         if let Some(amount) = yuan("total_amount", self.total_amount)? {
             equal("total_amount", amount, pay.order.amount)?;
@@ -229,46 +234,49 @@ impl<'a> Reply<'a> {
     }
 
     fn queried(&self, order: &Order) -> Result<Outcome, Error> {
-        self.is_about(order)?;
+        self.check_order(order)?;
         let amount = yuan("total_amount", self.total_amount)?;
         if let Some(amount) = amount {
             equal("total_amount", amount, order.amount)?;
         }
         let paid = given(&self.send_pay_date);
-        let status = trade_status(needed("trade_status", &self.trade_status)?, paid.is_some(), order)?;
+        let status = trade_status(required("trade_status", &self.trade_status)?, paid.is_some(), order)?;
         if status == Status::Succeeded && amount.is_none() {
             return Err(no_amount());
         }
-        // The answer to the creation may be lost, but the trade's number is all that the payer's device needs.
+        // The answer to the creation may be lost, but the trade number is all that the payer's device needs.
         let can_be_paid = status == Status::Pending && Product::of(order.method)? == Product::Jsapi;
         let action = given(&self.trade_no).filter(|_| can_be_paid).map(trade_to_pay);
         Ok(Outcome { amount, action, at: paid.and_then(at), ..self.outcome(status) })
     }
 
-    /// A cancellation ends what is unpaid, and gives back what was paid meanwhile: in both the merchant has no money.
+    /// Decodes a cancellation. It ends an unpaid trade and refunds a paid one. In both cases the merchant has no money.
     fn cancelled(&self, order: &Order) -> Result<Outcome, Error> {
-        self.is_about(order)?;
+        self.check_order(order)?;
         match (given(&self.retry_flag), given(&self.action)) {
             (Some("N"), Some("close" | "refund")) => Ok(self.outcome(Status::Closed)),
-            // So Alipay answers where there is no trade.
+            // Alipay answers so if there is no trade.
             (Some("N"), None) => Err(Error::NotFound(ProviderError {
                 code: "NO_TRADE".to_owned(),
                 message: "there is no trade to cancel".to_owned(),
             })),
-            // It wants the cancellation again.
+            // Alipay requests that the cancellation be sent again.
             (Some("Y"), _) => Ok(Outcome { needs_reversal: true, ..self.outcome(Status::Pending) }),
-            _ => Err(Error::unclear("it does not say what its cancellation did")),
+            _ => Err(Error::unclear("the answer does not contain the result of the cancellation")),
         }
     }
 
-    /// `refund_fee` is the sum of all refunds of the order, so it is at least this one's amount. Without a change of funds
-    /// this call moved nothing: an earlier one of the same number may have, which only a query tells. The channel works.
+    /// Decodes the answer to a refund.
+    ///
+    /// `refund_fee` is the sum of all refunds of the order, so at least this refund's amount. `fund_change=N` means
+    /// that this call moved no money. An earlier call with the same number may have, which only a query shows. The
+    /// channel is healthy.
     fn refunded(&self, refund: &Refund) -> Result<Outcome, Error> {
-        self.is_about(&refund.order)?;
+        self.check_order(&refund.order)?;
         if let Some(sum) = yuan("refund_fee", self.refund_fee)? {
             let is_possible = (refund.amount.value..=refund.order.amount.value).contains(&sum.value);
             if !is_possible && given(&self.fund_change) == Some("Y") {
-                return Err(Error::Mismatch(format!("`refund_fee` is {sum}, the refund says {}", refund.amount)));
+                return Err(Error::Mismatch(format!("`refund_fee` is {sum}, the refund amount is {}", refund.amount)));
             }
         }
         let status = match given(&self.fund_change) {
@@ -279,15 +287,17 @@ impl<'a> Reply<'a> {
                     message: "this call moved no money".to_owned(),
                 }));
             }
-            _ => return Err(Error::unclear("it does not say whether its refund moved money (fund_change)")),
+            _ => {
+                return Err(Error::unclear("the answer does not contain whether the refund moved money (fund_change)"));
+            }
         };
         Ok(Outcome { at: given(&self.gmt_refund_pay).and_then(at), ..Outcome::of(status) })
     }
 
-    /// Of a refund that it does not know it says nothing at all.
+    /// Decodes a refund query. For an unknown refund the answer contains no refund fields.
     fn queried_refund(&self, refund: &Refund, word: impl FnOnce() -> ProviderError) -> Result<Outcome, Error> {
         if given(&self.out_trade_no).is_some() {
-            self.is_about(&refund.order)?;
+            self.check_order(&refund.order)?;
         }
         if let Some(total) = yuan("total_amount", self.total_amount)? {
             equal("total_amount", total, refund.order.amount)?;
@@ -295,14 +305,16 @@ impl<'a> Reply<'a> {
         let amount = yuan("refund_amount", self.refund_amount)?;
         let number = given(&self.out_request_no);
         let (None, None, None) = (number, amount, given(&self.refund_status)) else {
-            same("out_request_no", number.ok_or_else(|| lacks("out_request_no"))?, &refund.number)?;
+            same("out_request_no", number.ok_or_else(|| missing("out_request_no"))?, &refund.number)?;
             return self.known_refund(refund, amount, word);
         };
         Err(Error::NotFound(word()))
     }
 
-    /// Alipay's word for a missing `refund_status`: the request was not received, or the refund failed. Both are no refund, so it
-    /// is as good as absent.
+    /// Decodes a refund that Alipay returned data for.
+    ///
+    /// Alipay documents a missing `refund_status` as: the request was not received, or the refund failed. In both cases
+    /// there is no refund, so the result is [`Error::NotFound`].
     fn known_refund(
         &self,
         refund: &Refund,
@@ -314,71 +326,78 @@ impl<'a> Reply<'a> {
         }
         let status = match given(&self.refund_status) {
             Some("REFUND_SUCCESS") => Status::Succeeded,
-            // Refunds that Alipay makes later.
+            // Asynchronous refunds.
             Some("REFUND_PROCESSING") => Status::Pending,
             Some("REFUND_FAIL") => Status::Failed,
             None if given(&self.gmt_refund_pay).is_some() => {
-                return Err(Error::unclear("it names the time of the refund but no `refund_status`"));
+                return Err(Error::unclear("the answer contains the time of the refund but no `refund_status`"));
             }
             None => return Err(Error::NotFound(word())),
-            Some(_) => return Err(Error::unclear("the refund's status is none that is known")),
+            Some(_) => return Err(Error::unclear("unknown `refund_status`")),
         };
         if status == Status::Succeeded {
-            self.is_about(&refund.order)?;
+            self.check_order(&refund.order)?;
             amount.ok_or_else(no_amount)?;
         }
         Ok(Outcome { amount, at: given(&self.gmt_refund_pay).and_then(at), ..Outcome::of(status) })
     }
 }
 
-/// `TRADE_CLOSED` is said of what was never paid and of what was given back in full. A payment that was paid stays one; but
-/// at a till it is given back when it is cancelled, and then the goods must not go out.
+/// Converts a `trade_status`.
+///
+/// `TRADE_CLOSED` is reported for orders that were never paid and for fully refunded ones. A paid order stays
+/// succeeded. An order with a scanned code was refunded by its cancellation, so it is closed and the goods must not be
+/// handed out.
 fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> {
     match word {
         "WAIT_BUYER_PAY" => Ok(Status::Pending),
         "TRADE_SUCCESS" | "TRADE_FINISHED" => Ok(Status::Succeeded),
         "TRADE_CLOSED" if paid && !order.method.is_scanned() => Ok(Status::Succeeded),
         "TRADE_CLOSED" => Ok(Status::Closed),
-        _ => Err(Error::unclear("its `trade_status` is none that is known")),
+        _ => Err(Error::unclear("unknown `trade_status`")),
     }
 }
 
-/// What a mini program needs to let its user pay a trade.
+/// Returns the parameters with which a mini program starts the payment of a trade.
 fn trade_to_pay(trade_no: &str) -> NextAction {
     NextAction::Jsapi { params: [("tradeNO".to_owned(), trade_no.to_owned())].into() }
 }
 
-/// What is there and not empty.
+/// Returns a value that is present and not empty.
 pub(super) fn given<'a>(value: &'a Option<Text<'_>>) -> Option<&'a str> {
     value.as_deref().filter(|value| !value.is_empty())
 }
 
-fn needed<'a>(name: &str, value: &'a Option<Text<'_>>) -> Result<&'a str, Error> {
-    given(value).ok_or_else(|| lacks(name))
+fn required<'a>(name: &str, value: &'a Option<Text<'_>>) -> Result<&'a str, Error> {
+    given(value).ok_or_else(|| missing(name))
 }
 
-fn lacks(name: &str) -> Error {
-    Error::unclear(format!("its answer is signed but has no `{name}`"))
+fn missing(name: &str) -> Error {
+    Error::unclear(format!("the signed answer has no `{name}`"))
 }
 
 fn no_amount() -> Error {
-    Error::unclear("it says that money moved but not how much")
+    Error::unclear("the answer says that money moved, but has no amount")
 }
 
-/// Refuses what is about somebody else's account, order or refund.
+/// Rejects a message about another account, order or refund.
 pub(super) fn same(name: &str, theirs: &str, ours: &str) -> Result<(), Error> {
-    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("it names another `{name}`"))) }
+    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("`{name}` does not match"))) }
 }
 
-/// Alipay writes yuan as a text, and in places as a number.
+/// Parses an amount in yuan. Alipay writes it as a string, in some answers as a number.
 fn yuan(name: &str, value: Option<&RawValue>) -> Result<Option<Money>, Error> {
     let Some(text) = value.map(|raw| raw.get().trim_matches('"')).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let amount = Money::of_yuan(text).ok_or_else(|| Error::unclear(format!("its `{name}` is no amount in yuan")));
+    let amount = Money::of_yuan(text).ok_or_else(|| Error::unclear(format!("`{name}` is not an amount in yuan")));
     amount.map(Some)
 }
 
 fn equal(name: &str, theirs: Money, ours: Money) -> Result<(), Error> {
-    if theirs == ours { Ok(()) } else { Err(Error::Mismatch(format!("`{name}` is {theirs}, the order says {ours}"))) }
+    if theirs == ours {
+        Ok(())
+    } else {
+        Err(Error::Mismatch(format!("`{name}` is {theirs}, the order amount is {ours}")))
+    }
 }

@@ -1,4 +1,5 @@
-//! Bills: a signed answer names a link that is good for half a minute; what is there is not signed, and no hash of it is told.
+//! Alipay bills: a signed answer contains a download link that is valid for 30 seconds. The file is not signed, and no
+//! hash of it is provided.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -8,7 +9,7 @@ use super::super::bill::{Answer, BillEndpoint, BillReply, BillRequest, Bills, FU
 use super::super::form::Fields;
 use super::super::{Signing, Verified};
 use super::account::Protocol;
-use super::answer::{self, taken_apart, unknown_form};
+use super::answer::{self, split, unknown_form};
 use super::codes::Interface;
 use super::errors::Head;
 use super::{Alipay, errors, request, v3};
@@ -27,20 +28,20 @@ impl Bills for Alipay {
         &[TRADE, FUNDS]
     }
 
-    /// Alipay's answers write `http://` before it.
+    /// Alipay's answers contain this URL with `http://`.
     fn hosts(&self) -> &'static [&'static str] {
         &["https://dwbillcenter.alipay.com"]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let bill_type = match wanted.kind {
             TRADE => "trade",
             FUNDS => "signcustomer",
-            other => return Err(Error::Unsupported(format!("Alipay has no bill `{other}`"))),
+            other => return Err(Error::Unsupported(format!("Alipay provides no bill of the kind `{other}`"))),
         };
         let content = Content { bill_type, bill_date: wanted.day.to_string() };
         match self.account.protocol {
@@ -59,9 +60,9 @@ impl Bills for Alipay {
         }
     }
 
-    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.believed(|status, body| match self.account.protocol {
+        let reply = answer.verified_or(|status, body| match self.account.protocol {
             Protocol::Form => errors::unsigned(Interface::Bill, SERVICE, status, body),
             Protocol::V3 => errors::v3(Interface::Bill, status, body, false),
         });
@@ -70,7 +71,7 @@ impl Bills for Alipay {
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct BillLocation {
     bill_download_url: String,
 }
 
@@ -78,12 +79,12 @@ impl Alipay {
     fn link(&self, status: StatusCode, reply: &Verified) -> Result<Link, Error> {
         let content = match self.account.protocol {
             Protocol::Form => {
-                let (is_ours, content) = taken_apart(&self.account, SERVICE, reply)?;
+                let (is_from_interface, content) = split(&self.account, SERVICE, reply)?;
                 let head: Head<'_> = serde_json::from_str(&content).map_err(|_| unknown_form())?;
                 if &*head.code != "10000" {
                     return Err(head.error(Interface::Bill));
                 }
-                if !is_ours || status != StatusCode::OK {
+                if !is_from_interface || status != StatusCode::OK {
                     return Err(unknown_form());
                 }
                 content
@@ -96,7 +97,7 @@ impl Alipay {
                 content
             }
         };
-        let place: Place = serde_json::from_str(&content).map_err(|_| unknown_form())?;
-        Ok(Link { url: place.bill_download_url, is_signed: false, sha1: None, form: Form::Zip })
+        let location: BillLocation = serde_json::from_str(&content).map_err(|_| unknown_form())?;
+        Ok(Link { url: location.bill_download_url, is_signed: false, sha1: None, form: Form::Zip })
     }
 }

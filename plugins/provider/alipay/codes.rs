@@ -1,30 +1,31 @@
-//! Alipay's official lists of business codes, without their prefix `ACQ.`, and what each code says of the money.
+//! Alipay's official lists of business codes, without their prefix `ACQ.`, with the meaning of each code for the money.
 //!
-//! Source: the error models of Alipay's own Java SDK for the v3 protocol, API document of 2026-09-23. The third column names the
-//! lists that have a code. Letters of [`PAY`]: `p` alipay.trade.pay, `q` alipay.trade.precreate, `c` alipay.trade.create,
-//! `w` alipay.trade.page.pay (document of 2022-12-23; wap and app have no list of their own), `o` an older list.
+//! Source: the error models of Alipay's own Java SDK for the v3 protocol, API document of 2026-09-23. The third column
+//! names the lists that contain a code. Letters of [`PAY`]: `p` alipay.trade.pay, `q` alipay.trade.precreate, `c`
+//! alipay.trade.create, `w` alipay.trade.page.pay (document of 2022-12-23; wap and app have no list of their own), `o`
+//! an older list.
 
 use crate::payment::Operation;
 use Class::{Absent, Busy, Conflict, Declined, Unclear};
 
-/// What a code means.
+/// Meaning of an error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// It may have been done: query.
+    /// The request may have been executed: query.
     Unclear,
-    /// It was not done: send the same request later.
+    /// The request was not executed: send the same request later.
     Busy,
-    /// The order or refund is in another state: query, and adopt its state. The channel works.
+    /// The order or refund is in another state: query, and adopt that state. The channel is healthy.
     Conflict,
-    /// There is no such order, refund or bill.
+    /// The order, refund or bill does not exist.
     Absent,
-    /// Alipay did not accept our signature, key, certificate, clock or token, and did nothing.
+    /// Alipay rejected our signature, key, certificate, clock or token, and executed nothing.
     Unauthorized,
-    /// It was not done and will not be done.
+    /// The request was not executed and will not be.
     Declined,
 }
 
-/// An interface with a list of codes of its own.
+/// Interface with its own list of codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interface {
     Pay,
@@ -53,7 +54,7 @@ impl Interface {
         }
     }
 
-    /// Whether it can move money, so that only a signed answer tells what became of it.
+    /// Returns whether a request can move money. Only a signed answer may decide the outcome of such a request.
     pub(super) fn moves_money(self) -> bool {
         matches!(self, Self::Pay | Self::Refund)
     }
@@ -69,19 +70,20 @@ impl Interface {
         }
     }
 
-    /// The class of a code: by the interface's own list, else by another interface's. `None` when no list has it.
+    /// Returns the class of a code: from the interface's own list, else from another interface's list. Returns `None`
+    /// if no list contains the code.
     ///
-    /// The prefix does not count: `ACQ.` is misspelled `AQC.` in places, is missing in others, and is `isp.` for bills.
+    /// The prefix is ignored: `ACQ.` is misspelled `AQC.` in some answers, missing in others, and is `isp.` for bills.
     pub(super) fn class(self, code: &str) -> Option<Class> {
-        let bare = code.rsplit('.').next().unwrap_or(code);
+        let without_prefix = code.rsplit('.').next().unwrap_or(code);
         let mut rows = self.list().iter().chain(Self::ALL.iter().flat_map(|other| other.list()));
-        rows.find(|(known, ..)| known.eq_ignore_ascii_case(bare)).map(|(_, class, _)| *class)
+        rows.find(|(known, ..)| known.eq_ignore_ascii_case(without_prefix)).map(|(_, class, _)| *class)
     }
 }
 
-/// Every way to pay.
+/// All payment interfaces.
 const PAY: &[Row] = &[
-    // The payment's fate is not known.
+    // The outcome of the payment is unknown.
     ("SYSTEM_ERROR", Unclear, "pqcw"),
     // The order is in another state.
     ("CONTEXT_INCONSISTENT", Conflict, "pqcw"), // the same number with other parameters
@@ -150,7 +152,7 @@ const PAY: &[Row] = &[
     ("SUB_GOODS_SIZE_MAX_COUNT", Declined, "pqc"),
     ("TOTAL_FEE_EXCEED", Declined, "pqcw"),
     ("UN_SUPPORT_TRADE_SCENE", Declined, "p"),
-    // Agreements about payments that repeat.
+    // Agreements about recurring payments.
     ("AGREEMENT_ERROR", Declined, "p"),
     ("AGREEMENT_INVALID", Declined, "p"),
     ("AGREEMENT_NOT_EXIST", Declined, "p"),
@@ -207,12 +209,12 @@ const PAY: &[Row] = &[
     ("UNBOUND_APPLICATION", Declined, "c"),
 ];
 
-/// alipay.trade.refund. A refund is sent once under its number, so what its list refuses was not made.
+/// alipay.trade.refund. A refund is sent once per number, so a refund refused by a code of this list was not executed.
 const REFUND: &[Row] = &[
     ("SYSTEM_ERROR", Unclear, "refund"),
     ("DISCORDANT_REPEAT_REQUEST", Conflict, "refund"), // a refund of this number with another amount
-    ("ENTERPRISE_PAY_BIZ_ERROR", Conflict, "refund"),  // does not say whether it was made
-    ("SELLER_BALANCE_NOT_ENOUGH", Busy, "refund"),     // waits for the merchant's money, and keeps its number
+    ("ENTERPRISE_PAY_BIZ_ERROR", Conflict, "refund"),  // leaves open whether it was executed
+    ("SELLER_BALANCE_NOT_ENOUGH", Busy, "refund"),     // the merchant's balance is too low; the number stays valid
     ("TRADE_NOT_EXIST", Absent, "refund"),
     ("ALLOC_AMOUNT_VALIDATE_ERROR", Declined, "refund"),
     ("BUYER_ENABLE_STATUS_FORBID", Declined, "refund"),
@@ -245,8 +247,8 @@ const REFUND: &[Row] = &[
 /// alipay.trade.cancel.
 const CANCEL: &[Row] = &[
     ("SYSTEM_ERROR", Unclear, "cancel"),
-    ("SELLER_BALANCE_NOT_ENOUGH", Busy, "cancel"), // what was paid is given back once the money is there
-    ("TRADE_CANCEL_TIME_OUT", Conflict, "cancel"), // older than a day: only a refund is left
+    ("SELLER_BALANCE_NOT_ENOUGH", Busy, "cancel"), // refunded once the balance suffices
+    ("TRADE_CANCEL_TIME_OUT", Conflict, "cancel"), // older than a day: only a refund is possible
     ("TRADE_HAS_FINISHED", Conflict, "cancel"),
     ("TRADE_NOT_EXIST", Absent, "older"),
     ("CANCEL_NOT_ALLOWED", Declined, "cancel"),

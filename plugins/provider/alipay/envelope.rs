@@ -1,4 +1,4 @@
-//! The answer's outside: which part of it is signed, exactly as it came.
+//! Envelope of an answer: locates the signed member, byte for byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,25 +11,26 @@ use super::super::text::Text;
 use super::super::{Member, Verified};
 use super::readable::readable;
 
-/// More members than any answer has.
-const MOST: usize = 16;
+/// Maximum number of members; no answer has more.
+const MAX_MEMBERS: usize = 16;
 
-/// An answer, taken apart and not yet believed.
+/// Parsed answer whose signature is not verified yet.
 pub(super) struct Envelope<'a> {
-    /// As in `alipay_trade_query_response`.
+    /// Member name, as in `alipay_trade_query_response`.
     pub(super) name: &'a str,
-    /// The signed text, untouched: an object, or a quoted text when it is encrypted.
+    /// Signed text, unchanged: an object, or a quoted string if it is encrypted.
     pub(super) value: &'a str,
-    /// Where the two are.
+    /// Byte ranges of the name and the value.
     pub(super) member: Member,
-    /// The signature, as JSON writes it.
+    /// Signature, as raw JSON.
     pub(super) sign: Option<&'a RawValue>,
-    /// Which of Alipay's certificates belongs to the signature, as JSON writes it.
+    /// Serial number of Alipay's certificate that made the signature, as raw JSON.
     pub(super) alipay_cert_sn: Option<&'a RawValue>,
 }
 
 impl<'a> Envelope<'a> {
-    /// `None` when it has another form, or a member twice. Places in the text are places in the answer's bytes.
+    /// Parses an answer. Returns `None` if it has another format or a duplicated member. Ranges in the text equal
+    /// ranges in the answer's bytes.
     pub(super) fn read(body: &'a str) -> Option<Self> {
         let Members(mut members) = serde_json::from_str(body).ok()?;
         let mut take = |is_it: fn(&str) -> bool| {
@@ -45,7 +46,7 @@ impl<'a> Envelope<'a> {
         is_only.then_some(Self { name, value, member, sign, alipay_cert_sn })
     }
 
-    /// The name and the signed text of an answer that was verified.
+    /// Returns the name and the signed text of a verified answer.
     pub(super) fn signed(answer: &Verified) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
         let Member { name, value } = answer.members().first()?;
         let text = |place: &Range<usize>| answer.bytes().get(place.clone()).map(readable);
@@ -53,7 +54,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Where a part of a text is in it.
+/// Returns the byte range of a part within the whole text.
 fn place(part: &str, whole: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     Some(start..start.checked_add(part.len())?)
@@ -63,30 +64,30 @@ fn is_response(name: &str) -> bool {
     name.ends_with("_response")
 }
 
-/// The members of an object, each value as it was written.
+/// Members of an object, each value as raw JSON.
 struct Members<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with few members, each once")
+                f.write_str("an object with at most 16 members and no duplicates")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members: Vec<(Text<'de>, &'de RawValue)> = Vec::with_capacity(4);
                 while let Some((name, value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    if members.len() == MOST || members.iter().any(|(known, _)| **known == *name) {
-                        return Err(A::Error::custom("too many members"));
+                    if members.len() == MAX_MEMBERS || members.iter().any(|(known, _)| **known == *name) {
+                        return Err(A::Error::custom("too many members, or a duplicated one"));
                     }
                     members.push((name, value));
                 }
                 Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(Each)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }

@@ -1,4 +1,4 @@
-//! Refusals: which part of an answer is believed, and what it says.
+//! Error answers: which part of an answer is trusted, and its meaning.
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::gateway_codes::{by_name, by_number};
 use super::readable::readable;
 use crate::error::{Error, ProviderError};
 
-/// The head of every content in the form protocol.
+/// Head of every content in the form protocol.
 #[derive(Deserialize)]
 pub(super) struct Head<'a> {
     #[serde(borrow)]
@@ -25,7 +25,7 @@ pub(super) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// What the code of a verified answer says.
+    /// Returns the error for the code of a verified answer.
     pub(super) fn error(&self, interface: Interface) -> Error {
         let sub_code = given(&self.sub_code);
         let class = match &*self.code {
@@ -35,12 +35,12 @@ impl Head<'_> {
         match class {
             Some(class) => error(class, self.word()),
             None if self.code.starts_with('4') => Error::UnlistedRefusal(self.word()),
-            // Other numbers are no refusals.
+            // Numbers outside 4xxxx are no refusals.
             None => error(Class::Unclear, self.word()),
         }
     }
 
-    /// The finer code where there is one.
+    /// Returns the provider error, with the sub code if there is one.
     pub(super) fn word(&self) -> ProviderError {
         ProviderError {
             code: given(&self.sub_code).unwrap_or(&self.code).to_owned(),
@@ -51,7 +51,7 @@ impl Head<'_> {
 
 fn error(class: Class, word: ProviderError) -> Error {
     match class {
-        Class::Unclear => Error::Unclear { why: "it answered without saying what it did".to_owned(), word: Some(word) },
+        Class::Unclear => Error::Unclear { why: "the answer does not contain the result".to_owned(), word: Some(word) },
         Class::Busy => Error::ProviderBusy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::NotFound(word),
@@ -60,10 +60,11 @@ fn error(class: Class, word: ProviderError) -> Error {
     }
 }
 
-/// Returns the class that is believed of an unsigned refusal of the gateway, which cannot sign for an app that it does not know.
-/// The host's TLS identity vouches for it. An unsigned refusal releases a refund's claim for a retry under the same number. It
-/// never marks a refund as failed.
-fn at_the_door(interface: Interface, class: Class) -> Class {
+/// Returns the class that may be trusted from an unsigned refusal of the gateway.
+///
+/// The gateway cannot sign for an app that it does not know; the host's TLS identity authenticates it. An unsigned
+/// refusal releases a refund's claim for a retry under the same number. It never marks a refund as failed.
+fn trusted_if_unsigned(interface: Interface, class: Class) -> Class {
     match class {
         Class::Unauthorized | Class::Busy => class,
         _ if interface == Interface::Refund => Class::Unclear,
@@ -71,51 +72,53 @@ fn at_the_door(interface: Interface, class: Class) -> Class {
     }
 }
 
-/// What an unsigned answer of the form protocol says. The gateway writes its refusals as `error_response`, or in the envelope of
-/// the interface that was called.
+/// Returns the error for an unsigned answer of the form protocol. The gateway writes its refusals as `error_response`,
+/// or in the envelope of the called interface.
 pub(super) fn unsigned(interface: Interface, service: &str, status: StatusCode, body: &[u8]) -> Error {
-    let unknown = || Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16()));
+    let unsigned_answer = || Error::unclear(format!("unsigned HTTP {} answer", status.as_u16()));
     let text = readable(body);
-    let is_its = |name: &str| {
-        name == "error_response" || name.strip_suffix("_response").is_some_and(|name| is_written(service, name))
+    let is_expected = |name: &str| {
+        name == "error_response" || name.strip_suffix("_response").is_some_and(|name| is_member_of(service, name))
     };
-    let envelope = Envelope::read(&text).filter(|envelope| is_its(envelope.name));
+    let envelope = Envelope::read(&text).filter(|envelope| is_expected(envelope.name));
     let head = envelope.and_then(|envelope| serde_json::from_str::<Head<'_>>(envelope.value).ok());
-    let Some(head) = head.filter(|_| !status.is_server_error()) else { return unknown() };
-    // A refusal by the interface is signed; without a signature only its code is passed on.
+    let Some(head) = head.filter(|_| !status.is_server_error()) else { return unsigned_answer() };
+    // A refusal by the interface is signed. Without a signature only its code is passed on.
     let class = by_number(&head.code, given(&head.sub_code)).unwrap_or(Class::Unclear);
-    error(at_the_door(interface, class), head.word())
+    error(trusted_if_unsigned(interface, class), head.word())
 }
 
-/// Whether the name is the interface's, with `_` for each `.` in it.
-pub(super) fn is_written(service: &str, name: &str) -> bool {
+/// Returns whether the name is the interface's name with `_` for each `.`.
+pub(super) fn is_member_of(service: &str, name: &str) -> bool {
     service.bytes().map(|byte| if byte == b'.' { b'_' } else { byte }).eq(name.bytes())
 }
 
-/// An error of the v3 protocol: the names of interfaces and of the gateway, without numbers.
+/// Error of the v3 protocol: the names of interfaces and of the gateway, without numbers.
 #[derive(Deserialize)]
-struct Plain {
+struct V3Error {
     code: String,
     #[serde(default)]
     message: String,
 }
 
-/// Returns the error of an error answer of the v3 protocol. The gateway signs none of its refusals. An unsigned error may answer
-/// a query. Only a signed one may decide a payment or a refund.
+/// Returns the error for an error answer of the v3 protocol.
+///
+/// The gateway signs none of its refusals. An unsigned error may answer a query. Only a signed one may decide a payment
+/// or a refund.
 pub(super) fn v3(interface: Interface, status: StatusCode, body: &[u8], signed: bool) -> Error {
     let is_error = status.is_client_error() || status.is_server_error();
-    let Some(Ok(Plain { code, message })) = is_error.then(|| serde_json::from_str(&readable(body))) else {
-        return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
+    let Some(Ok(V3Error { code, message })) = is_error.then(|| serde_json::from_str(&readable(body))) else {
+        return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
     };
-    let (door, business) = (by_name(&code), interface.class(&code));
+    let (gateway_class, interface_class) = (by_name(&code), interface.class(&code));
     let word = ProviderError { code, message };
-    match (door, business) {
+    match (gateway_class, interface_class) {
         (Some(class), _) if signed => error(class, word),
         (None, Some(class)) if signed => error(class, word),
-        // A broken server may say anything.
+        // A 5xx status means a failed server, whose code is not trusted.
         (None, None) if signed && status.is_client_error() => Error::UnlistedRefusal(word),
-        (Some(class), _) if status.is_client_error() => error(at_the_door(interface, class), word),
-        // A refund that is called absent frees its amount for another one.
+        (Some(class), _) if status.is_client_error() => error(trusted_if_unsigned(interface, class), word),
+        // A refund reported as absent releases its amount for another refund.
         (None, Some(Class::Absent)) if matches!(interface, Interface::RefundQuery) => error(Class::Unclear, word),
         (None, Some(class)) if !interface.moves_money() => error(class, word),
         _ => error(Class::Unclear, word),

@@ -1,5 +1,5 @@
-//! Alipay's files held against each other: the app's key and its certificate, every certificate and its root, and the numbers
-//! of the account.
+//! Cross-checks of Alipay's key files: the app's key and its certificate, every certificate and its root, and the
+//! account ids.
 
 use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
 use super::account::{APP_CERT, ROOT_CERT};
@@ -13,10 +13,10 @@ pub(super) const INSPECTION: Inspection = Inspection {
     run,
 };
 
-/// Alipay knows certificates by a digest in small letters; bare keys have no id there.
-fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
+/// Normalizes an id: Alipay identifies certificates by a digest in small letters; bare keys have no id.
+fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
     let is_number = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match whose {
+    match kind {
         IdOf::Certificate if is_number => Ok(id.to_ascii_lowercase()),
         _ => Ok(id.to_owned()),
     }
@@ -36,7 +36,7 @@ fn run(facts: &Facts<'_>) -> Vec<Finding> {
     .concat()
 }
 
-/// The app's certificate: its key, its time, its app.
+/// Checks the app's certificate: key, validity and app id.
 fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(leaf) = facts.secret(APP_CERT).first() else { return Vec::new() };
     let place = Place::Secret(APP_CERT);
@@ -71,7 +71,8 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
             download,
         ));
     }
-    // Alipay can arrange that an app collects for another account (收款关系); with a token the seller is always another one.
+    // Alipay can arrange that an app collects for another account (收款关系). With a token the seller is always another
+    // account.
     if let (Some(seller_id), None) = (facts.account("seller_id"), facts.account("app_auth_token"))
         && seller_id != owner
     {
@@ -79,20 +80,19 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
             "`seller_id` is {seller_id}, but the app in `keys.app_cert` belongs to {owner}: without an arrangement Alipay refuses \
              every payment"
         );
-        let advice = format!(
-            "write seller_id = \"{owner}\", take it away, or ask Alipay whether this pair is arranged (收款关系)"
-        );
+        let advice =
+            format!("write seller_id = \"{owner}\", remove it, or ask Alipay whether this pair is arranged (收款关系)");
         findings.push(Finding::note(Place::Account("seller_id"), message, advice));
     }
     findings
 }
 
-/// Owner (PID) and app (APPID) in the name of an app's certificate: `2088…-2021…`.
+/// Returns the owner (PID) and the app (APPID) from the name of an app's certificate: `2088…-2021…`.
 fn app_of(leaf: &Certificate) -> Option<(&str, &str)> {
     leaf.common_name.split_once('-').filter(|(owner, app)| is_number(owner) && is_number(app))
 }
 
-/// Notes a certificate of Alipay's that was made for the app of another owner: its name ends with the owner's PID.
+/// Notes a certificate of Alipay that was issued for the app of another owner. Its name ends with the owner's PID.
 fn owners(facts: &Facts<'_>) -> Vec<Finding> {
     let Some((owner, _)) = facts.secret(APP_CERT).first().and_then(app_of) else { return Vec::new() };
     let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
@@ -108,7 +108,7 @@ fn owners(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// Certificates in `keys.verify` that cannot be Alipay's own: those of an app, and those of authorities.
+/// Finds certificates in `keys.verify` that cannot be Alipay's own: those of an app, and CA certificates.
 fn provider_certificates(facts: &Facts<'_>) -> Vec<Finding> {
     let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
     leaves
@@ -128,7 +128,7 @@ fn provider_certificates(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// Refuses a `root_cert` file without a self-signed CA certificate.
+/// Rejects a `root_cert` file without a self-signed CA certificate.
 fn roots(facts: &Facts<'_>) -> Vec<Finding> {
     let roots = facts.secret(ROOT_CERT);
     let message = match () {
@@ -145,14 +145,14 @@ fn is_root(certificate: &Certificate) -> bool {
     certificate.is_self_issued() && certificate.is_authority
 }
 
-/// The app's and Alipay's certificates under the root.
+/// Checks that the app's and Alipay's certificates lead to a configured root.
 fn chains(facts: &Facts<'_>) -> Vec<Finding> {
     let roots = facts.secret(ROOT_CERT);
     if !roots.iter().any(is_root) {
         return Vec::new();
     }
-    let beside = facts.secret(APP_CERT).iter().chain(facts.verify.iter().flat_map(|key| &key.certificates));
-    let known: Vec<&Certificate> = beside.collect();
+    let all_certificates = facts.secret(APP_CERT).iter().chain(facts.verify.iter().flat_map(|key| &key.certificates));
+    let known: Vec<&Certificate> = all_certificates.collect();
     let app = facts.secret(APP_CERT).first().map(|leaf| (Place::Secret(APP_CERT), leaf));
     let verify = facts.verify.iter().enumerate();
     let verify = verify.filter_map(|(index, key)| Some((Place::VerifyFile(index), key.certificates.first()?)));
@@ -162,8 +162,8 @@ fn chains(facts: &Facts<'_>) -> Vec<Finding> {
         .filter_map(|(place, leaf)| {
             let message = match leaf.chain(&known, roots) {
                 Chain::Leads => return None,
-                // Alipay hands out the app's certificate without the one between it and the root.
-                Chain::Unknown(_) if roots.iter().any(|root| is_of_one_house(leaf, root)) => return None,
+                // Alipay provides the app's certificate without its intermediate.
+                Chain::Unknown(_) if roots.iter().any(|root| is_same_organization(leaf, root)) => return None,
                 Chain::Broken(issuer) => {
                     format!("this certificate names `{issuer}` as its issuer, but not the one in `root_cert` signed it")
                 }
@@ -184,11 +184,11 @@ fn chains(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-fn is_of_one_house(leaf: &Certificate, root: &Certificate) -> bool {
+fn is_same_organization(leaf: &Certificate, root: &Certificate) -> bool {
     !leaf.issuer_organization.is_empty() && root.organization() == leaf.issuer_organization
 }
 
-/// Only old accounts have them, and only with SHA-1.
+/// Notes keys under 2048 bits. Only old accounts have them, and only with SHA-1.
 fn short_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let own = facts.sign.as_ref().and_then(|sign| Some((Place::SignFile, sign.public_key?)));
     let theirs = facts.verify.iter().enumerate().map(|(index, key)| (Place::VerifyFile(index), &key.public_key));
@@ -199,18 +199,19 @@ fn short_keys(facts: &Facts<'_>) -> Vec<Finding> {
     short
         .filter(|_| facts.sign.as_ref().is_some_and(|sign| sign.algorithm == "rsa-sha1"))
         .map(|(place, bits)| {
-            let message =
-                format!("this key has only {bits} bits and signs with SHA-1, which is taken for old accounts alone");
+            let message = format!(
+                "this key has only {bits} bits and signs with SHA-1, which Alipay accepts for old accounts only"
+            );
             Finding::note(
                 place,
                 message,
-                "move the app to RSA2 with a key of 2048 bits on open.alipay.com, and to rsa-sha256 here",
+                "switch the app to RSA2 with a 2048-bit key on open.alipay.com, and to rsa-sha256 here",
             )
         })
         .collect()
 }
 
-/// Where payers are led, and where requests go, must be one environment.
+/// Checks that `gateway` (where payers are redirected) and the hosts belong to the same environment.
 fn gateway(facts: &Facts<'_>) -> Vec<Finding> {
     let is_sandbox = |host: &str| host.contains("alipaydev.com") || host.contains("-sandbox");
     let is_production = |host: &str| host.contains("openapi.alipay.com");
@@ -233,7 +234,7 @@ fn gateway(facts: &Facts<'_>) -> Vec<Finding> {
         }
         (None, Some(gateway)) if is_sandbox(gateway) && facts.hosts.iter().any(|host| is_production(host)) => {
             let message = "the hosts are Alipay's production, but `gateway` leads payers to the sandbox";
-            vec![Finding::mistake(Place::Account("gateway"), message, "take `gateway` away")]
+            vec![Finding::mistake(Place::Account("gateway"), message, "remove `gateway`")]
         }
         _ => Vec::new(),
     }
@@ -279,17 +280,18 @@ fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-/// A seller's number (PID). Others than 2088… are not known, but nothing excludes them.
+/// Returns whether the id is a seller's number (PID). PIDs without the prefix 2088 are not known, but not excluded
+/// either.
 fn is_seller(id: &str) -> bool {
     id.starts_with("2088") && is_number(id)
 }
 
-/// An APPID in its usual form: it begins with the year in which it was given.
+/// Returns whether the id looks like an APPID, which begins with the year in which it was issued.
 fn is_app(id: &str) -> bool {
     is_number(id) && ["201", "202", "203"].iter().any(|decade| id.starts_with(decade))
 }
 
-/// The form of PIDs and APPIDs.
+/// Returns whether the id has the format of PIDs and APPIDs: 16 digits.
 fn is_number(id: &str) -> bool {
     id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_digit())
 }

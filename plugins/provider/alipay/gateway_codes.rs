@@ -1,13 +1,14 @@
-//! Codes of Alipay's gateway, which looks at a request before it passes it on to an interface. Requests that it refuses were not
-//! executed.
+//! Error codes of Alipay's gateway, which checks a request before passing it on to an interface. A request refused by
+//! the gateway was not executed.
 //!
-//! Source: `CommonErrorType` of Alipay's own Java SDK for the v3 protocol (API document of 2026-09-23), which writes the names
-//! bare; Alipay's public list of gateway codes, which writes them with `isv.`, `isp.` or `aop.` beside a number.
+//! Source: `CommonErrorType` of Alipay's own Java SDK for the v3 protocol (API document of 2026-09-23), which writes
+//! the names bare; Alipay's public list of gateway codes, which writes them with `isv.`, `isp.` or `aop.` beside a
+//! number.
 
 use super::codes::Class::{self, Busy, Declined, Unauthorized, Unclear};
 
-/// The form protocol's numbers, where the name beside it does not say more. `40003` (a condition is not met) says nothing alone,
-/// and `40004` hands over to the interface.
+/// Numbers of the form protocol, for answers whose name is not more specific. `40003` (a condition is not met) means
+/// nothing by itself, and `40004` refers to the interface's own code.
 const NUMBERS: &[(&str, Class)] = &[
     ("20000", Unclear),      // the service is unavailable
     ("20001", Unauthorized), // the token of partner mode
@@ -19,7 +20,7 @@ const NUMBERS: &[(&str, Class)] = &[
 
 /// Names without their prefix.
 const NAMES: &[(&str, Class)] = &[
-    // The gateway itself failed, or passed something on that came to a bad end.
+    // The gateway itself failed, or a service behind it failed.
     ("access-data-time-out", Unclear),
     ("invalid-response-data", Unclear),
     ("openid-error", Unclear),
@@ -30,7 +31,7 @@ const NAMES: &[(&str, Class)] = &[
     ("app-call-limited", Busy),
     ("exceed-api-balance", Busy),
     ("method-call-limited", Busy),
-    // Our application, key or signature.
+    // Our application, key or signature is invalid.
     ("app-key-security-risk", Unauthorized),
     ("app-key-security-risk, app-cert-expired", Unauthorized), // one name in the list
     ("invalid-app-id", Unauthorized),
@@ -48,7 +49,7 @@ const NAMES: &[(&str, Class)] = &[
     ("missing-signature-key", Unauthorized),
     ("missing-signature-type", Unauthorized),
     ("unsupported-expired-app-key-sign", Unauthorized),
-    // Our certificates.
+    // Our certificates are invalid.
     ("alipay-cert-not-exist", Unauthorized),
     ("app-cert-expired", Unauthorized),
     ("app-cert-not-exist", Unauthorized),
@@ -57,7 +58,7 @@ const NAMES: &[(&str, Class)] = &[
     ("missing-alipay-cert-sn", Unauthorized),
     ("missing-alipay-root-cert-sn", Unauthorized),
     ("missing-app-cert-sn", Unauthorized),
-    // Our key for contents.
+    // Our encryption key is invalid.
     ("decryption-error", Unauthorized),
     ("decryption-error-missing-encrypt-type", Unauthorized),
     ("decryption-error-not-valid-encrypt-key", Unauthorized),
@@ -67,12 +68,12 @@ const NAMES: &[(&str, Class)] = &[
     ("invalid-encrypt-type", Unauthorized),
     ("missing-encrypt-key", Unauthorized),
     ("missing-encrypt-type", Unauthorized),
-    // Our clock and our address.
+    // Our clock or IP address is rejected.
     ("illegal-client-ip", Unauthorized),
     ("illegal-timestamp", Unauthorized),
     ("invalid-timestamp", Unauthorized),
     ("missing-timestamp", Unauthorized),
-    // The merchant's leave for a partner.
+    // The merchant's authorization of a partner is invalid.
     ("app-auth-token-time-out", Unauthorized),
     ("app-unbind-partner", Unauthorized),
     ("auth-token-time-out", Unauthorized),
@@ -126,7 +127,7 @@ const NAMES: &[(&str, Class)] = &[
     ("upload-fail", Declined),
 ];
 
-/// Parts of names that speak of our credentials, for names that the list does not have yet.
+/// Name parts that indicate invalid credentials, for names that the list does not contain yet.
 const CREDENTIALS: &[&str] = &[
     "signature",
     "sign-type",
@@ -144,17 +145,17 @@ const CREDENTIALS: &[&str] = &[
     "-ip",
 ];
 
-/// The class of a name, with or without a prefix; `None` when it is not the gateway's. An unlisted `isv.` name is a mistake in our
-/// request, an unlisted `isp.` name a failure on Alipay's side.
+/// Returns the class of a name, with or without a prefix; `None` for a name that is not the gateway's. An unlisted
+/// `isv.` name is an error in our request, an unlisted `isp.` name a failure of Alipay.
 pub(super) fn by_name(code: &str) -> Option<Class> {
     listed(code).or_else(|| (is_gateways(code) && code.starts_with("isv.")).then_some(Declined))
 }
 
-/// The class of a number of the form protocol with the name beside it; `None` when the gateway does not say it.
+/// Returns the class of a number of the form protocol with the name beside it; `None` if the code is not the gateway's.
 pub(super) fn by_number(number: &str, name: Option<&str>) -> Option<Class> {
     let class = NUMBERS.iter().find(|(known, _)| *known == number).map(|(_, class)| *class);
     match class {
-        // These numbers decide, whatever stands beside them.
+        // These numbers decide, whatever name stands beside them.
         Some(Unclear | Busy) => class,
         Some(class) => name.and_then(listed).or(Some(class)),
         None if number == "40003" => name.and_then(listed),
@@ -163,23 +164,23 @@ pub(super) fn by_number(number: &str, name: Option<&str>) -> Option<Class> {
 }
 
 fn listed(code: &str) -> Option<Class> {
-    let bare = bare(code);
-    let row = NAMES.iter().find(|(known, _)| *known == bare).map(|(_, class)| *class);
+    let without_prefix = without_prefix(code);
+    let row = NAMES.iter().find(|(known, _)| *known == without_prefix).map(|(_, class)| *class);
     if row.is_none() && is_gateways(code) && code.starts_with("isp.") {
         return Some(Unclear);
     }
-    let is_about_us = || is_gateways(code) && CREDENTIALS.iter().any(|part| bare.contains(part));
+    let is_about_us = || is_gateways(code) && CREDENTIALS.iter().any(|part| without_prefix.contains(part));
     row.or_else(|| is_about_us().then_some(Unauthorized))
 }
 
-fn bare(code: &str) -> &str {
+fn without_prefix(code: &str) -> &str {
     code.rsplit('.').next().unwrap_or(code).trim()
 }
 
-/// The gateway's names have hyphens; those of interfaces are in capitals.
+/// Gateway names contain hyphens; interface names are in capitals.
 fn is_gateways(code: &str) -> bool {
-    let bare = bare(code);
-    bare.contains('-') && !bare.bytes().any(|byte| byte.is_ascii_uppercase())
+    let without_prefix = without_prefix(code);
+    without_prefix.contains('-') && !without_prefix.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 #[cfg(test)]

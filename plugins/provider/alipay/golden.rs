@@ -1,5 +1,7 @@
-//! Golden files: what goes out and what comes in, to the byte, in `tests/golden/alipay`. Those with published vectors hold
-//! them. `UPDATE_GOLDEN=1` writes our side of each file anew and signs what Alipay says where it has no signature.
+//! Golden files of Alipay in `tests/golden/alipay`: exact bytes in both directions. Files with published vectors must
+//! equal them.
+//!
+//! `UPDATE_GOLDEN=1` rewrites our side of each file and signs Alipay's messages that have no signature.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -9,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::super::form::{self, Fields};
-use super::super::golden::{self as shared, Asked, Bench, Golden, Message};
+use super::super::golden::{self as shared, Golden, GoldenFixture, GoldenOperation, Message};
 use super::super::*;
 use super::account::Account;
 use super::{Alipay, SPEC};
@@ -41,18 +43,18 @@ pub(super) fn alipay_signer() -> &'static dyn Signer {
     &**SIGNER
 }
 
-/// A key as the file of a channel gives it.
+/// Returns a key as a channel's configuration would load it.
 pub(super) fn key(file: &str) -> Key {
     let file = key_file(file);
     Key { id: (SPEC.key_id)(&file).unwrap(), verifier: rsa::verifier(&file).unwrap(), not_after: None }
 }
 
-/// Another key before Alipay's own, as there is while Alipay moves a merchant from one to the other.
+/// Keyring with another key before Alipay's own, as during Alipay's migration of a merchant from one key to the other.
 pub(super) fn keyring() -> Keyring {
     Keyring::new(vec![key("ali_app.pub.pem"), key("ali_alipay.pub.pem")])
 }
 
-/// An account as a channel's file gives it, with the mistakes that it says.
+/// Reads an account from a channel's `[account]` and returns it with the reported problems.
 pub(super) fn account(
     account: &str,
     secrets: &[(&'static str, &[u8])],
@@ -76,20 +78,20 @@ pub(super) fn provider() -> Alipay {
     provider_of("app_id = \"2021000000000001\"", &[])
 }
 
-/// With the app's key, Alipay's keys and a stamp that is always the same.
+/// Runs `work` with the app's key, Alipay's keys and a fixed stamp.
 pub(super) fn signing<T>(work: impl FnOnce(Signing<'_>) -> T) -> T {
     static KEYS: LazyLock<(Arc<dyn Signer>, Keyring)> = LazyLock::new(|| (app_signer(), keyring()));
     let stamp = Stamp { unix_time: NOW, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
     work(Signing { signer: &*KEYS.0, keys: &KEYS.1, stamp: &stamp })
 }
 
-/// Every golden file by its name without `.json`.
+/// Returns every golden file by its name without `.json`.
 pub(super) fn all() -> Vec<(String, Golden)> {
     shared::all(&folder())
 }
 
 pub(super) fn operations() -> Vec<Operation> {
-    all().iter().filter_map(|(_, golden)| golden.operation.as_ref().map(Asked::operation)).collect()
+    all().iter().filter_map(|(_, golden)| golden.operation.as_ref().map(GoldenOperation::operation)).collect()
 }
 
 /// Signs a content as Alipay does.
@@ -118,11 +120,11 @@ fn sign_if_unsigned(message: &mut Message) {
 }
 
 #[test]
-fn golden_files_hold() {
+fn golden_files_match() {
     let needed = "pay-qr pay-barcode pay-barcode-typing pay-page pay-wap pay-app pay-jsapi query query-unpaid \
                   query-closed query-given-back close close-barcode refund refund-repeated query-refund notification \
                   notification-closed notification-refund notification-given-back";
-    let bench = Bench {
+    let fixture = GoldenFixture {
         folder: "alipay",
         provider: &provider(),
         signer: &*app_signer(),
@@ -130,12 +132,12 @@ fn golden_files_hold() {
         now: NOW,
         sign: &sign_if_unsigned,
     };
-    shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+    shared::check_golden_files(&fixture, &needed.split_whitespace().collect::<Vec<_>>());
 }
 
-/// A partner that acts for a merchant, with certificates; Alipay's answers and notifications name theirs.
+/// Partner that acts for a merchant, with certificates. Alipay's answers and notifications contain their serial number.
 #[test]
-fn golden_files_of_a_partner_with_certificates_hold() {
+fn golden_files_of_a_partner_with_certificates_match() {
     let needed = "pay-qr pay-barcode pay-page pay-wap pay-app pay-jsapi query close close-barcode refund query-refund notification \
                   notification-refund";
     let (app, root) = (key_file("ali_app.crt.pem"), key_file("ali_root_bundle.pem"));
@@ -155,7 +157,7 @@ fn golden_files_of_a_partner_with_certificates_hold() {
             None => notified(&format!("{}&alipay_cert_sn={number}", message.body)),
         }
     };
-    let bench = Bench {
+    let fixture = GoldenFixture {
         folder: "alipay-partner",
         provider: &provider_of(text, &[("app_cert", &app), ("root_cert", &root)]),
         signer: &*app_signer(),
@@ -163,22 +165,22 @@ fn golden_files_of_a_partner_with_certificates_hold() {
         now: NOW,
         sign: &sign,
     };
-    shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+    shared::check_golden_files(&fixture, &needed.split_whitespace().collect::<Vec<_>>());
 }
 
 #[test]
-fn golden_files_of_the_v3_protocol_hold() {
+fn golden_files_of_the_v3_protocol_match() {
     let needed = "pay-qr pay-barcode pay-jsapi pay-page pay-wap pay-app query query-unpaid close close-barcode refund \
                   query-refund notification notification-refund";
     let provider = super::tests::v3::v3("");
-    let bench = Bench {
+    let fixture = GoldenFixture {
         folder: "alipay-v3",
         provider: &provider,
         signer: &*app_signer(),
         keys: &keyring(),
         now: NOW,
         sign: &|message| {
-            // Notifications are as in the older protocol.
+            // Notifications have the same format as in the form protocol.
             if message.status.is_some() {
                 let headers = super::tests::v3::headers(&message.body);
                 let pairs = headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
@@ -186,12 +188,12 @@ fn golden_files_of_the_v3_protocol_hold() {
             }
         },
     };
-    shared::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
-    super::super::bill::golden::hold(&bench, &["trade", "trade-absent"]);
+    shared::check_golden_files(&fixture, &needed.split_whitespace().collect::<Vec<_>>());
+    super::super::bill::golden::check_golden_files(&fixture, &["trade", "trade-absent"]);
 }
 
 #[test]
-fn golden_files_with_published_vectors_are_those_vectors() {
+fn golden_files_equal_published_vectors() {
     let vectors = vectors();
     let golden = |name: &str| all().into_iter().find(|(file, _)| file == name).unwrap().1;
     let read = |text: &str| {
@@ -199,7 +201,7 @@ fn golden_files_with_published_vectors_are_those_vectors() {
         form::read_into(text.as_bytes(), &mut params).unwrap();
         params
     };
-    // The vector's subject has characters that go out otherwise, so its parameters are signed as they are.
+    // The vector's subject has characters that our encoder replaces, so its parameters are signed unchanged.
     let mut params = read(vectors["request"]["form_body_example"].as_str().unwrap());
     let signature = params.remove("sign");
     let signed = signing(|with| super::signature::signed(&provider().account, params, with)).unwrap();

@@ -1,4 +1,4 @@
-//! Alipay's notifications: one form for everything that becomes of a trade.
+//! Decoding of Alipay's notifications. One format reports every change of a trade.
 
 use super::super::Described;
 use super::super::form::{self, Fields};
@@ -9,7 +9,7 @@ use super::signature::at;
 use crate::error::Error;
 use crate::payment::{Event, Money, Outcome, Refunded, Status};
 
-/// The fields that decide.
+/// Fields that the decoder relies on.
 pub(super) const READ: &[&str] = &[
     "app_id",
     "gmt_payment",
@@ -24,12 +24,11 @@ pub(super) const READ: &[&str] = &[
     "trade_status",
 ];
 
-/// Reads a notification. An error names the order, so that a person finds it.
+/// Decodes a notification. Errors contain the order number, so that an operator can find the order.
 ///
-/// A verified text that is no trade notification (as the parameters of a return link, which are signed in the same way)
-/// has no `trade_status` and is refused.
+/// Return links are signed in the same way. Their parameters have no `trade_status`, so a return link is rejected.
 pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
-    let params = readable::form(body).ok_or_else(|| Error::unclear("it is no form"))?;
+    let params = readable::form(body).ok_or_else(|| Error::unclear("the notification is not a form"))?;
     let is_number = |number: &&String| number.len() <= 64 && number.bytes().all(|byte| byte.is_ascii_graphic());
     let number = params.get("out_trade_no").filter(is_number).map_or("unknown", String::as_str);
     read(account, &params).map_err(|error| match error {
@@ -41,18 +40,18 @@ pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
 
 fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
     let given = |name: &str| params.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    let needed = |name: &str| given(name).ok_or_else(|| Error::unclear(format!("it names no `{name}`")));
-    same("app_id", needed("app_id")?, &account.app_id)?;
+    let required = |name: &str| given(name).ok_or_else(|| Error::unclear(format!("the notification has no `{name}`")));
+    same("app_id", required("app_id")?, &account.app_id)?;
     if let Some(seller) = &account.seller_id {
-        same("seller_id", needed("seller_id")?, seller)?;
+        same("seller_id", required("seller_id")?, seller)?;
     }
-    if needed("notify_type")? != "trade_status_sync" {
-        return Err(Error::unclear("it is a notification of an unknown kind"));
+    if required("notify_type")? != "trade_status_sync" {
+        return Err(Error::unclear("unknown notification type"));
     }
-    let (number, trade_no, word) = (needed("out_trade_no")?, needed("trade_no")?, needed("trade_status")?);
-    let amount = Money::of_yuan(needed("total_amount")?);
-    let amount = amount.ok_or_else(|| Error::unclear("its `total_amount` is no amount in yuan"))?;
-    let about = |id: String, refund_number: Option<&str>, outcome| Event {
+    let (number, trade_no, word) = (required("out_trade_no")?, required("trade_no")?, required("trade_status")?);
+    let amount = Money::of_yuan(required("total_amount")?);
+    let amount = amount.ok_or_else(|| Error::unclear("`total_amount` is not an amount in yuan"))?;
+    let event_for = |id: String, refund_number: Option<&str>, outcome| Event {
         id,
         order_number: number.to_owned(),
         refund_number: refund_number.map(str::to_owned),
@@ -60,27 +59,27 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
         amount: None,
         refunded: None,
     };
-    let is_sum = |text| Money::of_yuan(text).is_none_or(|sum| sum.value > 0);
-    let is_refund = given("refund_fee").is_some_and(is_sum) || given("gmt_refund").is_some();
+    let is_nonzero_or_unreadable = |text| Money::of_yuan(text).is_none_or(|sum| sum.value > 0);
+    let is_refund = given("refund_fee").is_some_and(is_nonzero_or_unreadable) || given("gmt_refund").is_some();
     if is_refund {
-        // The sum of all refunds is told, and not how much this one is: Alipay is asked.
+        // The notification contains the sum of all refunds, not the amount of this one, so Alipay is queried.
         let refund = given("out_biz_no");
         let (name, sum) = (refund.unwrap_or_default(), given("refund_fee").unwrap_or_default());
-        let event = about(format!("refund:{number}:{trade_no}:{name}:{sum}:{word}"), refund, None);
+        let event = event_for(format!("refund:{number}:{trade_no}:{name}:{sum}:{word}"), refund, None);
         return Ok(Event { refunded: Money::of_yuan(sum).map(Refunded::Total), ..event });
     }
     let paid = given("gmt_payment");
     let status = match word {
         "WAIT_BUYER_PAY" => Status::Pending,
         "TRADE_SUCCESS" | "TRADE_FINISHED" => Status::Succeeded,
-        // Given back in full, and not closed.
+        // Fully refunded, not closed.
         "TRADE_CLOSED" if paid.is_some() => {
-            let event = about(format!("{word}:{number}:{trade_no}"), None, None);
+            let event = event_for(format!("{word}:{number}:{trade_no}"), None, None);
             return Ok(Event { refunded: Some(Refunded::Total(amount)), ..event });
         }
         "TRADE_CLOSED" => Status::Closed,
-        // A query decides about a status that is not known.
-        _ => return Ok(about(format!("{word}:{number}:{trade_no}"), None, None)),
+        // An unknown status is settled by a query.
+        _ => return Ok(event_for(format!("{word}:{number}:{trade_no}"), None, None)),
     };
     let outcome = Outcome {
         provider_id: Some(trade_no.to_owned()),
@@ -88,10 +87,10 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
         at: paid.and_then(at),
         ..Outcome::of(status)
     };
-    Ok(about(format!("{word}:{number}:{trade_no}"), None, Some(outcome)))
+    Ok(event_for(format!("{word}:{number}:{trade_no}"), None, Some(outcome)))
 }
 
-/// Says what a notification is about.
+/// Describes a notification for log lines.
 pub(super) fn describe(body: &[u8]) -> Described {
     let mut params = Fields::new();
     let is_read = form::read_into(body, &mut params).is_some();

@@ -1,15 +1,18 @@
-//! Text that came in another charset than UTF-8. Alipay signs some answers and notifications in GBK, whatever charset was asked for.
+//! Text in another charset than UTF-8. Alipay signs some answers and notifications in GBK, whatever charset was
+//! requested.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::form::{self, Fields};
 
-/// Stands for each byte of a character that is not ASCII.
+/// Replaces each byte of a character that is not ASCII.
 const MASK: char = '?';
 
-/// Bytes as text of the same length. In bytes that are not UTF-8 every character outside ASCII is masked: what decides is ASCII,
-/// and the second byte of a GBK character may look like `\`, `{` or `|`.
+/// Converts bytes to text of the same length.
+///
+/// In bytes that are not UTF-8 every character outside ASCII is masked. All values that matter are ASCII, and the
+/// second byte of a GBK character may look like `\`, `{` or `|`.
 pub(super) fn readable(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
@@ -17,12 +20,12 @@ pub(super) fn readable(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Fields of a form as text; those in another charset are masked.
+/// Converts the fields of a form to text. Fields in another charset are masked.
 pub(super) fn readable_fields(raw: &BTreeMap<String, Vec<u8>>) -> Fields {
     raw.iter().map(|(name, value)| (name.clone(), readable(value).into_owned())).collect()
 }
 
-/// Reads a form in any charset; `None` when it has none or a name comes twice.
+/// Parses a form in any charset; `None` if it is malformed or a name is duplicated.
 pub(super) fn form(body: &[u8]) -> Option<Fields> {
     form::read_raw(body).map(|raw| readable_fields(&raw))
 }
@@ -43,7 +46,7 @@ fn masked(bytes: &[u8]) -> String {
     text
 }
 
-/// How many bytes the first character has in GB 18030, which includes GBK; zero for ASCII.
+/// Returns the length of the first character in GB 18030, which includes GBK; zero for ASCII.
 fn length(bytes: &[u8]) -> usize {
     match bytes {
         [0x81..=0xfe, 0x30..=0x39, 0x81..=0xfe, 0x30..=0x39, ..] => 4,
@@ -61,7 +64,7 @@ mod tests {
 
     #[test]
     fn gbk_character_whose_second_byte_looks_like_syntax_is_masked() {
-        // 誠 is D5 5C, 億 is 83 7C, 瓄 is AD 7B in GBK: their second bytes are `\\`, `|` and `{`.
+        // In GBK, 誠 is D5 5C, 億 is 83 7C, 瓄 is AD 7B: their second bytes are `\\`, `|` and `{`.
         assert_eq!(readable(b"\"\xd5\x5c\x83\x7c\xad\x7b\":1"), "\"??????\":1");
         assert_eq!(readable(b"\x81\x30\x81\x30}"), "????}");
         assert_eq!(readable("测试".as_bytes()), "测试");

@@ -1,4 +1,4 @@
-//! Operations in Alipay's words.
+//! Encoding of operations as Alipay requests.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
@@ -14,7 +14,7 @@ use super::v3;
 use crate::error::Error;
 use crate::payment::{Currency, Money, NextAction, Operation, Outcome, Pay, Refund, Status};
 
-/// A hundred million yuan: Alipay takes no larger order.
+/// Alipay's maximum order amount: a hundred million yuan, in fen.
 const MAX_FEN: u64 = 10_000_000_000;
 
 pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Encoded, Error> {
@@ -32,7 +32,7 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
     Ok(Encoded::Answer(Outcome { action: Some(action), ..Outcome::of(Status::Pending) }))
 }
 
-/// The name of the interface that serves the operation.
+/// Returns the name of the interface that serves the operation.
 pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
     Ok(match operation {
         Operation::Pay(pay) => match Product::of(pay.order.method)? {
@@ -44,7 +44,7 @@ pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
             Product::Jsapi => "alipay.trade.create",
         },
         Operation::Query(_) => "alipay.trade.query",
-        // What a till began is cancelled, which gives the money back if it was paid meanwhile.
+        // A payment with a scanned code is cancelled, which refunds it if it was paid meanwhile.
         Operation::Close(order) if order.method.is_scanned() => "alipay.trade.cancel",
         Operation::Close(_) => "alipay.trade.close",
         Operation::Refund(_) => "alipay.trade.refund",
@@ -52,7 +52,7 @@ pub(super) fn service(operation: &Operation) -> Result<&'static str, Error> {
     })
 }
 
-/// What is particular to the operation; the rest is added when it is signed.
+/// Returns the parameters of the operation. The common parameters are added by `signed`.
 fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
     let mut params = Fields::new();
     let mut put = |name: &str, value: &str| drop(params.insert(name.to_owned(), value.to_owned()));
@@ -67,17 +67,17 @@ fn params(account: &Account, operation: &Operation) -> Result<Fields, Error> {
     Ok(params)
 }
 
-/// Puts a content where a form has it.
+/// Adds a content to the parameters of a form.
 pub(super) fn put_content(account: &Account, content: &impl Serialize, params: &mut Fields) -> Result<(), Error> {
-    params.insert("biz_content".to_owned(), written(account, content)?);
+    params.insert("biz_content".to_owned(), serialize_content(account, content)?);
     if account.sealer.is_some() {
         params.insert("encrypt_type".to_owned(), "AES".to_owned());
     }
     Ok(())
 }
 
-/// A content as it goes out: JSON, encrypted where the account says so.
-pub(super) fn written(account: &Account, content: &impl Serialize) -> Result<String, Error> {
+/// Serializes a content: JSON, encrypted if the account uses encryption.
+pub(super) fn serialize_content(account: &Account, content: &impl Serialize) -> Result<String, Error> {
     let json = serde_json::to_string(content)
         .map_err(|_| Error::NotSent("the request's content could not be written as JSON".to_owned()))?;
     match &account.sealer {
@@ -99,14 +99,14 @@ pub(super) fn post(params: &Fields) -> Request<Bytes> {
     request
 }
 
-/// `biz_content`, for every operation; the fields in the order in which Alipay documents them.
+/// `biz_content` for every operation, with the fields in the order of Alipay's documentation.
 #[derive(Default, Serialize)]
 pub(super) struct Content<'a> {
     out_trade_no: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
+    to_subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     product_code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,52 +135,52 @@ pub(super) struct Content<'a> {
     out_request_no: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     query_options: &'static [&'static str],
-    /// Of the v3 protocol alone; a form has it beside the content.
+    /// Only in the v3 protocol; a form has this field beside the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) notify_url: Option<&'a str>,
 }
 
 pub(super) fn content<'a>(account: &'a Account, operation: &'a Operation) -> Result<Content<'a>, Error> {
-    let named = Content { out_trade_no: &operation.order().number, ..Content::default() };
+    let base = Content { out_trade_no: &operation.order().number, ..Content::default() };
     match operation {
-        Operation::Pay(pay) => create(account, pay, named),
-        Operation::Query(_) | Operation::Close(_) => Ok(named),
-        Operation::Refund(refund) => give_back(refund, named),
+        Operation::Pay(pay) => create(account, pay, base),
+        Operation::Query(_) | Operation::Close(_) => Ok(base),
+        Operation::Refund(refund) => refund_content(refund, base),
         Operation::QueryRefund(refund) => {
-            Ok(Content { out_request_no: Some(&refund.number), query_options: &["gmt_refund_pay"], ..named })
+            Ok(Content { out_request_no: Some(&refund.number), query_options: &["gmt_refund_pay"], ..base })
         }
     }
 }
 
-fn create<'a>(account: &'a Account, pay: &'a Pay, named: Content<'a>) -> Result<Content<'a>, Error> {
+fn create<'a>(account: &'a Account, pay: &'a Pay, base: Content<'a>) -> Result<Content<'a>, Error> {
     if !(1..=256).contains(&pay.description.chars().count()) {
-        return Err(unfit("`description` must have 1 to 256 characters for Alipay"));
+        return Err(unsupported("`description` must have 1 to 256 characters for Alipay"));
     }
     let common = Content {
         total_amount: Some(yuan(pay.order.amount)?),
-        subject: Some(subject(&pay.description)),
+        to_subject: Some(to_subject(&pay.description)),
         seller_id: account.seller_id.as_deref(),
         time_expire: pay.order.expires_at.map(china_time),
-        ..named
+        ..base
     };
-    let of = |code| Content { product_code: Some(code), ..common };
+    let with_product = |code| Content { product_code: Some(code), ..common };
     Ok(match Product::of(pay.order.method)? {
-        Product::Qr => of("FACE_TO_FACE_PAYMENT"),
+        Product::Qr => with_product("FACE_TO_FACE_PAYMENT"),
         Product::Barcode => {
             let auth_code = Some(auth_code(pay)?);
-            Content { scene: Some("bar_code"), auth_code, ..of("FACE_TO_FACE_PAYMENT") }
+            Content { scene: Some("bar_code"), auth_code, ..with_product("FACE_TO_FACE_PAYMENT") }
         }
-        Product::Page => of("FAST_INSTANT_TRADE_PAY"),
+        Product::Page => with_product("FAST_INSTANT_TRADE_PAY"),
         Product::Wap => {
             let quit_url = pay.return_url.as_deref();
-            Content { quit_url, ..of("QUICK_WAP_WAY") }
+            Content { quit_url, ..with_product("QUICK_WAP_WAY") }
         }
-        Product::App => of("QUICK_MSECURITY_PAY"),
-        Product::Jsapi => buyer(account, pay, of("JSAPI_PAY"))?,
+        Product::App => with_product("QUICK_MSECURITY_PAY"),
+        Product::Jsapi => buyer(account, pay, with_product("JSAPI_PAY"))?,
     })
 }
 
-/// An openid is the payer's name in one app: in the mini program, or in ours where they are the same.
+/// Adds the payer. An openid identifies the payer in one app: in the mini program, or in ours if they are the same.
 fn buyer<'a>(account: &'a Account, pay: &'a Pay, common: Content<'a>) -> Result<Content<'a>, Error> {
     let op_app_id = Some(account.op_app_id.as_deref().unwrap_or(&account.app_id));
     let common = Content { op_app_id, ..common };
@@ -190,49 +190,50 @@ fn buyer<'a>(account: &'a Account, pay: &'a Pay, common: Content<'a>) -> Result<
         (Some(id), _, _) => Ok(Content { buyer_id: Some(id), ..common }),
         (None, Some(id), None) => Ok(Content { buyer_open_id: Some(id), ..common }),
         (None, Some(id), Some(_)) => Ok(Content { op_buyer_open_id: Some(id), ..common }),
-        (None, None, _) => {
-            Err(unfit("`payer.buyer_id` (the payer's 2088… number) or `payer.openid` is needed for `alipay.jsapi`"))
-        }
+        (None, None, _) => Err(unsupported(
+            "`payer.buyer_id` (the payer's 2088… number) or `payer.openid` is needed for `alipay.jsapi`",
+        )),
     }
 }
 
-fn give_back<'a>(refund: &'a Refund, named: Content<'a>) -> Result<Content<'a>, Error> {
+fn refund_content<'a>(refund: &'a Refund, base: Content<'a>) -> Result<Content<'a>, Error> {
     let reason = refund.reason.as_deref().filter(|reason| !reason.is_empty());
     if reason.is_some_and(|reason| reason.chars().count() > 256) {
-        return Err(unfit("`reason` must have at most 256 characters for Alipay"));
+        return Err(unsupported("`reason` must have at most 256 characters for Alipay"));
     }
     let total = refund.order.amount;
     if refund.amount.value > total.value {
-        let sentence = format!("`amount.value` must be at most {}, which is what was paid", total.value);
+        let sentence = format!("`amount.value` must be at most {}, the amount paid", total.value);
         return Err(Error::Unsupported(sentence));
     }
     Ok(Content {
         refund_amount: Some(yuan(refund.amount)?),
-        refund_reason: reason.map(without_controls),
+        refund_reason: reason.map(replace_controls),
         out_request_no: Some(&refund.number),
-        ..named
+        ..base
     })
 }
 
-/// A description as Alipay takes it: it forbids `/`, `=` and `&` in a subject. Their full-width twins look the same to the payer.
-fn subject(description: &str) -> String {
-    let twin = |letter| match letter {
+/// Converts a description to a subject. Alipay forbids `/`, `=` and `&`; their full-width forms look the same to the
+/// payer.
+fn to_subject(description: &str) -> String {
+    let full_width = |letter| match letter {
         '/' => '／',
         '=' => '＝',
         '&' => '＆',
         other => other,
     };
-    without_controls(description).chars().map(twin).collect()
+    replace_controls(description).chars().map(full_width).collect()
 }
 
-/// A line break or another control character becomes a space.
-fn without_controls(text: &str) -> String {
+/// Replaces line breaks and other control characters by spaces.
+fn replace_controls(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn yuan(amount: Money) -> Result<String, Error> {
     if amount.currency != Currency::CNY {
-        return Err(unfit("`amount.currency` must be \"CNY\": Alipay takes yuan only"));
+        return Err(unsupported("`amount.currency` must be \"CNY\": Alipay accepts yuan only"));
     }
     if !(1..=MAX_FEN).contains(&amount.value) {
         return Err(Error::Unsupported(format!("`amount.value` must be from 1 to {MAX_FEN} fen for Alipay")));
@@ -240,7 +241,7 @@ fn yuan(amount: Money) -> Result<String, Error> {
     Ok(amount.yuan())
 }
 
-/// What the payer's telephone shows: 16 to 24 digits that begin with 25 to 30.
+/// Returns the scanned payment code: 16 to 24 digits that begin with 25 to 30.
 fn auth_code(pay: &Pay) -> Result<&str, Error> {
     let is_code = |code: &&str| {
         let begins = code.get(..2).is_some_and(|start| ("25"..="30").contains(&start));
@@ -248,7 +249,9 @@ fn auth_code(pay: &Pay) -> Result<&str, Error> {
     };
     let code = pay.payer.auth_code.as_deref().filter(is_code);
     code.ok_or_else(|| {
-        unfit("`payer.auth_code` (the payer's code: 16 to 24 digits, from 25… to 30…) is needed for `alipay.barcode`")
+        unsupported(
+            "`payer.auth_code` (the payer's code: 16 to 24 digits, from 25… to 30…) is needed for `alipay.barcode`",
+        )
     })
 }
 
@@ -261,6 +264,6 @@ pub(super) fn url<'a>(name: &str, url: &'a str) -> Result<&'a str, Error> {
     )))
 }
 
-fn unfit(sentence: &str) -> Error {
+fn unsupported(sentence: &str) -> Error {
     Error::Unsupported(sentence.to_owned())
 }

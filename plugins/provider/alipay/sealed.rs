@@ -1,5 +1,6 @@
-//! Contents that are encrypted between the app and Alipay: AES-128 in CBC mode, without an initial vector of its own. It hides;
-//! that nothing was altered is for the signature to prove, and that is checked first.
+//! Encryption of contents between the app and Alipay: AES-128 in CBC mode with a zero initialization vector.
+//!
+//! The encryption only hides the content. Integrity is proven by the signature, which is checked first.
 
 use aws_lc_rs::cipher::{
     AES_128, DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
@@ -9,14 +10,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// The key of one app.
+/// Encryption key of one app.
 pub(super) struct Sealer {
     encrypting: PaddedBlockEncryptingKey,
     decrypting: PaddedBlockDecryptingKey,
 }
 
 impl Sealer {
-    /// From the base64 that Alipay's console shows.
+    /// Creates the sealer from the base64 that Alipay's console shows; `None` if it is not 16 bytes.
     pub(super) fn new(base64: &[u8]) -> Option<Self> {
         let key = Zeroizing::new(STANDARD.decode(base64.trim_ascii()).ok()?);
         let unbound = || UnboundCipherKey::new(&AES_128, &key).ok();

@@ -1,4 +1,4 @@
-//! What must be refused, what each word means, and that nothing malformed does harm.
+//! Tests of the Alipay provider: decoding, rejection of foreign and malformed messages, signatures.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -69,8 +69,8 @@ fn refund() -> Refund {
     }
 }
 
-/// With what a check reads of an answer.
-fn vouched(body: impl Into<Bytes>) -> Verified {
+/// Wraps a body as verified, with the member that the signature check locates.
+fn verified(body: impl Into<Bytes>) -> Verified {
     let body = body.into();
     match Envelope::read(&readable::readable(&body)).map(|envelope| envelope.member) {
         Some(member) => Verified::assertion_with_members(body, vec![member], "k"),
@@ -84,7 +84,7 @@ fn read(form: &[u8]) -> Fields {
     params
 }
 
-/// Encoded and signed.
+/// Encodes and signs an operation, and returns the sent fields.
 fn sent(provider: &Alipay, operation: &Operation) -> Result<Fields, Error> {
     signing(|with| {
         let Encoded::Send(mut request) = provider.encode(operation, with)? else { panic!("nothing to send") };

@@ -1,12 +1,13 @@
-//! How golden files of bills are written: a day and a kind in, a request out, an answer in, a file or a link out. They are in
-//! the folder `bills` beside the golden files of operations.
+//! Golden files of bills: a day and a kind produce a request; an answer produces a file or a link.
+//!
+//! The files are in the folder `bills` beside the golden files of operations.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::golden::{Bench, Message, request_json};
+use super::super::golden::{GoldenFixture, Message, request_json};
 use super::super::{Source, Stamp};
 use super::*;
 
@@ -23,23 +24,23 @@ struct Golden {
     found: Option<Value>,
 }
 
-/// Holds every file of a folder against what the provider makes of it; with `UPDATE_GOLDEN=1` writes our side anew.
-pub(in super::super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(bench.folder).join("bills");
-    let bless = std::env::var_os("UPDATE_GOLDEN").is_some();
+/// Checks every golden bill file of a provider. With `UPDATE_GOLDEN=1` it rewrites the request and the result instead.
+pub(in super::super) fn check_golden_files(fixture: &GoldenFixture<'_>, needed: &[&str]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(fixture.folder).join("bills");
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut seen = Vec::new();
     for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
         let mut golden: Golden = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        if bless {
-            (bench.sign)(&mut golden.answer);
+        if update {
+            (fixture.sign)(&mut golden.answer);
         }
-        let (request, found) = ours(bench, &golden);
-        if bless {
+        let (request, found) = encode_and_decode(fixture, &golden);
+        if update {
             (golden.request, golden.found) = (Some(request), Some(found));
             std::fs::write(&path, serde_json::to_string_pretty(&golden).unwrap() + "\n").unwrap();
         } else {
             assert_eq!(Some(request), golden.request, "request of {}", path.display());
-            assert_eq!(Some(found), golden.found, "what {} finds", path.display());
+            assert_eq!(Some(found), golden.found, "result of {}", path.display());
         }
         seen.push(path.file_stem().unwrap().to_string_lossy().into_owned());
     }
@@ -48,19 +49,19 @@ pub(in super::super) fn hold(bench: &Bench<'_>, needed: &[&str]) {
     }
 }
 
-fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
-    let bills = bench.provider.bills().unwrap();
+fn encode_and_decode(fixture: &GoldenFixture<'_>, golden: &Golden) -> (Value, Value) {
+    let bills = fixture.provider.bills().unwrap();
     let kind = bills.kinds().iter().find(|kind| **kind == golden.kind).unwrap();
     let wanted = BillRequest { day: golden.day, kind };
-    let stamp = Stamp { unix_time: bench.now, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
-    let with = Signing { signer: bench.signer, keys: bench.keys, stamp: &stamp };
+    let stamp = Stamp { unix_time: fixture.now, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
+    let with = Signing { signer: fixture.signer, keys: fixture.keys, stamp: &stamp };
     let signed = |mut request: Request<Bytes>| {
-        bench.provider.sign(&mut request, with).unwrap();
+        fixture.provider.sign(&mut request, with).unwrap();
         request_json(&request)
     };
-    let request = signed(bills.ask(&wanted, with).unwrap());
-    let found = match bills.find(&wanted, answer(bench, &golden.answer)) {
-        Ok(BillReply::BillFile(BillFile { content, form, proof })) => {
+    let request = signed(bills.bill_request(&wanted, with).unwrap());
+    let found = match bills.decode_bill(&wanted, answer(fixture, &golden.answer)) {
+        Ok(BillReply::File(BillFile { content, form, proof })) => {
             json!({"file": {"form": form.extension(), "proof": proof.as_str(), "content": content.escape_ascii().to_string()}})
         }
         Ok(BillReply::Link(link)) => {
@@ -75,9 +76,10 @@ fn ours(bench: &Bench<'_>, golden: &Golden) -> (Value, Value) {
     (request, found)
 }
 
-/// An answer as the gateway hands it over.
-pub(in super::super) fn answer(bench: &Bench<'_>, message: &Message) -> Answer {
+/// Converts a golden answer to the form in which the gateway passes it to the provider.
+pub(in super::super) fn answer(fixture: &GoldenFixture<'_>, message: &Message) -> Answer {
     let body = Bytes::from(message.body.clone());
-    let checked = bench.provider.verify(Source::Answer, &message.header_map(), body.clone(), bench.keys, bench.now);
+    let checked =
+        fixture.provider.verify(Source::Answer, &message.header_map(), body.clone(), fixture.keys, fixture.now);
     Answer { status: StatusCode::from_u16(message.status.unwrap()).unwrap(), body, checked }
 }

@@ -1,4 +1,4 @@
-//! Verified answers in our words. What does not agree with the order is never accepted.
+//! Decoding of verified answers. An answer that does not match the order is rejected.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,14 @@ use super::super::china_time;
 use super::account::Account;
 use super::codes::{self, Request, Trade};
 use super::fields::Message;
-use super::request::{Product, back_kind, deadline, is_past, read_time, time};
+use super::request::{Product, deadline, is_past, read_time, refund_type, time};
 use crate::error::Error;
 use crate::payment::{Currency, Money, NextAction, Operation, Order, Outcome, Pay, Refund, Status};
 
-/// After this time a pending refund needs manual review.
-const SILENT_REFUND: SignedDuration = SignedDuration::from_hours(7 * 24);
-const SILENT: &str = "UnionPay has not said for a week what became of the refund: look for it in its statement";
+/// Age after which a pending refund needs manual review.
+const REFUND_REVIEW_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+const OVERDUE_REFUND: &str =
+    "UnionPay has not reported the result of the refund for a week: look for the refund in UnionPay's statement";
 
 pub(super) fn decode(
     account: &Account,
@@ -23,48 +24,52 @@ pub(super) fn decode(
     now: u64,
 ) -> Result<Outcome, Error> {
     let subject = Subject::of(account, operation);
-    let unnamed = subject.agrees(account, fields)?;
-    let code = given(fields, "respCode")?;
+    let missing_field = subject.check(account, fields)?;
+    let code = required(fields, "respCode")?;
     let word = || codes::word(code, fields.get("respMsg").unwrap_or_default());
-    let is_over = is_over(account, operation, fields, now);
-    // Done before: the order was reversed. (UnionPay knows the reversal by the order's own number.)
+    let is_past_timeout = is_past_timeout(account, operation, fields, now);
+    // The order was reversed before. UnionPay identifies the reversal by the order's own number.
     let is_reversed = matches!(operation, Operation::Close(_)) && code == codes::REVERSED;
     match codes::refusal(code, Request::of(operation), word) {
-        // Nobody has ever opened it.
-        Some(Error::NotFound(_)) if is_over && unnamed.is_none() => return Ok(Outcome::of(Status::Closed)),
+        // Nobody has ever opened the order.
+        Some(Error::NotFound(_)) if is_past_timeout && missing_field.is_none() => {
+            return Ok(Outcome::of(Status::Closed));
+        }
         Some(error) if !is_reversed => return Err(error),
         _ => {}
     }
-    // A refused request may not be repeated in full; good news must say what it is about.
-    if let Some(name) = unnamed {
+    // A refusal need not repeat the request's fields. A success must contain them.
+    if let Some(name) = missing_field {
         return Err(missing(name));
     }
     match operation {
-        Operation::Pay(pay) => taken(pay, fields),
+        Operation::Pay(pay) => accepted(pay, fields),
         Operation::Close(_) if is_reversed => Ok(Outcome::of(Status::Closed)),
-        // It is only accepted: the order is queried.
+        // UnionPay only accepted the reversal: its result comes from a query.
         Operation::Close(_) => Err(Error::Conflict(word())),
         Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
-        Operation::Query(order) => traded(&subject, fields, Age { is_over, may_retry: !order.method.is_scanned() }),
+        Operation::Query(order) => {
+            trade_outcome(&subject, fields, Progress { is_past_timeout, may_retry: !order.method.is_scanned() })
+        }
         Operation::QueryRefund(refund) => {
             if let Some(original) = &refund.order.provider_id {
                 same("origQryId", fields, original)?;
             }
-            // The payer was debited, which says nothing of the refund.
+            // These codes report that the payer was debited, which does not describe the refund.
             if let Some(code @ ("42" | "74" | "75")) = fields.get("origRespCode") {
                 return Err(Error::Conflict(codes::word(code, fields.get("origRespMsg").unwrap_or_default())));
             }
-            let outcome = traded(&subject, fields, Age { is_over: false, may_retry: false })?;
-            let is_silent = outcome.status == Status::Pending && is_older(refund.created_at, now, SILENT_REFUND);
+            let outcome = trade_outcome(&subject, fields, Progress { is_past_timeout: false, may_retry: false })?;
+            let is_overdue = outcome.status == Status::Pending && is_older(refund.created_at, now, REFUND_REVIEW_AFTER);
             Ok(Outcome {
-                needs_person: is_silent.then(|| SILENT.to_owned()).or(outcome.needs_person.clone()),
+                needs_person: is_overdue.then(|| OVERDUE_REFUND.to_owned()).or(outcome.needs_person.clone()),
                 ..outcome
             })
         }
     }
 }
 
-/// What an answer must be about.
+/// Expected fields of an answer.
 struct Subject<'a> {
     kind: &'static str,
     number: &'a str,
@@ -77,7 +82,7 @@ impl<'a> Subject<'a> {
         let of_order =
             |kind, order: &'a Order| Self { kind, number: &order.number, at: order.created_at, amount: order.amount };
         let of_refund = |refund: &'a Refund| Self {
-            kind: back_kind(account, refund),
+            kind: refund_type(account, refund),
             number: &refund.number,
             at: refund.created_at,
             amount: refund.amount,
@@ -90,52 +95,53 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Refuses what names somebody else's account, order or amount; says what it does not name though it should.
-    fn agrees(&self, account: &Account, fields: &Message<'_>) -> Result<Option<&'static str>, Error> {
-        let mut unnamed = None;
+    /// Rejects an answer about another account, order or amount. Returns the name of an identifying field that is
+    /// missing.
+    fn check(&self, account: &Account, fields: &Message<'_>) -> Result<Option<&'static str>, Error> {
+        let mut missing_field = None;
         for (name, ours) in [("merId", &*account.mer_id), ("orderId", self.number), ("txnTime", &time(self.at))] {
             if !same(name, fields, ours)? {
-                unnamed.get_or_insert(name);
+                missing_field.get_or_insert(name);
             }
         }
         if let Some(merchant) = &account.sub_merchant {
             same("subMerId", fields, &merchant.id)?;
         }
         same("currencyCode", fields, "156")?;
-        // The answer to a question may name the question's kind or the trade's.
+        // The answer to a query may contain the query's type or the trade's.
         if fields.get("txnType").is_some_and(|kind| kind != self.kind && kind != "00") {
-            return Err(Error::Mismatch("it names another `txnType`".to_owned()));
+            return Err(Error::Mismatch("`txnType` does not match".to_owned()));
         }
         match amount(fields)? {
             Some(amount) if amount != self.amount => {
-                Err(Error::Mismatch(format!("`txnAmt` is {amount}, the order says {}", self.amount)))
+                Err(Error::Mismatch(format!("`txnAmt` is {amount}, the order amount is {}", self.amount)))
             }
-            _ => Ok(unnamed),
+            _ => Ok(missing_field),
         }
     }
 }
 
-/// Refuses another value; whether there is one.
+/// Rejects a different value. Returns whether the field is present.
 fn same(name: &str, fields: &Message<'_>, ours: &str) -> Result<bool, Error> {
     match fields.get(name) {
-        Some(theirs) if theirs != ours => Err(Error::Mismatch(format!("it names another `{name}`"))),
+        Some(theirs) if theirs != ours => Err(Error::Mismatch(format!("`{name}` does not match"))),
         theirs => Ok(theirs.is_some()),
     }
 }
 
-fn given<'a>(fields: &'a Message<'_>, name: &str) -> Result<&'a str, Error> {
+fn required<'a>(fields: &'a Message<'_>, name: &str) -> Result<&'a str, Error> {
     fields.get(name).ok_or_else(|| missing(name))
 }
 
 fn missing(name: &str) -> Error {
-    Error::unclear(format!("its answer is signed but has no `{name}`"))
+    Error::unclear(format!("the signed answer has no `{name}`"))
 }
 
 pub(super) fn amount(fields: &Message<'_>) -> Result<Option<Money>, Error> {
     let Some(text) = fields.get("txnAmt") else { return Ok(None) };
     let value =
         Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok());
-    let value = value.ok_or_else(|| Error::Mismatch("`txnAmt` is no amount".to_owned()))?;
+    let value = value.ok_or_else(|| Error::Mismatch("`txnAmt` is not an amount".to_owned()))?;
     Ok(Some(Money { value, currency: Currency::CNY }))
 }
 
@@ -143,47 +149,47 @@ fn own_id(fields: &Message<'_>) -> Option<String> {
     fields.get("queryId").map(str::to_owned)
 }
 
-fn taken(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
+fn accepted(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
     let action = match Product::of(pay.order.method)? {
-        Product::Qr => Some(NextAction::Qr { data: given(fields, "qrCode")?.to_owned() }),
+        Product::Qr => Some(NextAction::Qr { data: required(fields, "qrCode")?.to_owned() }),
         Product::App => {
-            let tn = given(fields, "tn")?.to_owned();
+            let tn = required(fields, "tn")?.to_owned();
             Some(NextAction::App { params: BTreeMap::from([("tn".to_owned(), tn)]) })
         }
-        // The till waits; whether it was paid is told later.
+        // The payer may have to confirm; the result comes from a later query or notification.
         Product::Barcode => None,
-        Product::Page => return Err(Error::unclear("a page is not answered")),
+        Product::Page => return Err(Error::unclear("answer to a page, which is never sent to UnionPay")),
     };
     Ok(Outcome { action, provider_id: own_id(fields), ..Outcome::of(Status::Pending) })
 }
 
-/// How far a trade's time has come.
+/// Progress of a trade in time.
 #[derive(Clone, Copy)]
-struct Age {
-    /// The payer's time has surely passed.
-    is_over: bool,
-    /// Before that the payer may try another card, so a failure is not the end.
+struct Progress {
+    /// The payTimeout has passed, including a margin for clock differences.
+    is_past_timeout: bool,
+    /// Until the payTimeout the payer may try another card, so a failure is not final.
     may_retry: bool,
 }
 
-/// What became of the trade that was queried. UnionPay's rule for an order with a payTimeout: once that has passed, whatever
-/// is not a success has failed. What nobody went on with is closed then.
-fn traded(subject: &Subject<'_>, fields: &Message<'_>, age: Age) -> Result<Outcome, Error> {
-    let code = given(fields, "origRespCode")?;
+/// Decodes the state of the queried trade. UnionPay's rule for an order with a payTimeout: after it, an order without
+/// success has failed. An order on which the payer did not continue is closed then.
+fn trade_outcome(subject: &Subject<'_>, fields: &Message<'_>, progress: Progress) -> Result<Outcome, Error> {
+    let code = required(fields, "origRespCode")?;
     let word = || codes::word(code, fields.get("origRespMsg").unwrap_or_default());
     let (status, needs_person) = match codes::trade(code) {
         Some(Trade::Succeeded) => (Status::Succeeded, None),
         Some(Trade::Review(why)) => (Status::Succeeded, Some(why.to_owned())),
-        Some(Trade::Waiting | Trade::Absent) if age.is_over => return Ok(Outcome::of(Status::Closed)),
+        Some(Trade::Waiting | Trade::Absent) if progress.is_past_timeout => return Ok(Outcome::of(Status::Closed)),
         Some(Trade::Absent) => return Err(Error::NotFound(word())),
-        _ if age.is_over => (Status::Failed, None),
-        Some(Trade::Failed) if !age.may_retry => (Status::Failed, None),
+        _ if progress.is_past_timeout => (Status::Failed, None),
+        Some(Trade::Failed) if !progress.may_retry => (Status::Failed, None),
         Some(Trade::Waiting | Trade::Open | Trade::Failed) => (Status::Pending, None),
         None => return Err(Error::UnlistedRefusal(word())),
     };
     let amount = amount(fields)?;
     if status == Status::Succeeded && amount.is_none() {
-        return Err(Error::unclear("it says that money moved but not how much"));
+        return Err(Error::unclear("the answer says that money moved, but has no amount"));
     }
     Ok(Outcome {
         provider_id: own_id(fields),
@@ -195,12 +201,14 @@ fn traded(subject: &Subject<'_>, fields: &Message<'_>, age: Age) -> Result<Outco
     })
 }
 
-/// Whether a query is about an order whose payTimeout has surely passed. The time comes back in `reqReserved`, where we wrote
-/// it; else it is the one that the order was made with. A till's payment has none: it is reversed instead.
-fn is_over(account: &Account, operation: &Operation, fields: &Message<'_>, now: u64) -> bool {
+/// Returns whether a query is about an order whose payTimeout has passed.
+///
+/// UnionPay returns the time in `reqReserved`, where the gateway stored it; otherwise it is computed from the order. A
+/// scanned payment has no payTimeout: it is reversed instead.
+fn is_past_timeout(account: &Account, operation: &Operation, fields: &Message<'_>, now: u64) -> bool {
     let Operation::Query(order) = operation else { return false };
-    let told = fields.get("reqReserved").and_then(read_time);
-    let end = told.or_else(|| deadline(account, order).ok());
+    let echoed = fields.get("reqReserved").and_then(read_time);
+    let end = echoed.or_else(|| deadline(account, order).ok());
     !order.method.is_scanned() && end.is_some_and(|end| is_past(end, now))
 }
 
@@ -209,7 +217,7 @@ fn is_older(moment: Timestamp, now: u64, than: SignedDuration) -> bool {
     now.is_some_and(|now| now.duration_since(moment) > than)
 }
 
-/// `traceTime` has no year: it is the first such day from the order's own on.
+/// Parses `traceTime`, which has no year: the first such day since the day before the order.
 fn at(fields: &Message<'_>, ordered: Timestamp) -> Option<Timestamp> {
     let moved = fields.get("traceTime")?;
     let earliest = ordered.checked_sub(SignedDuration::from_hours(24)).ok()?;

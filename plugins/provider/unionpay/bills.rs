@@ -1,4 +1,4 @@
-//! Bills: UnionPay's statement of a clearing day. The archive stands in the signed answer itself, compressed once more.
+//! UnionPay bills: the statement of a clearing day. The signed answer contains the archive, compressed once more.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,66 +16,69 @@ use super::request::{request, time};
 use super::{UnionPay, account::Account};
 use crate::error::Error;
 
-/// Where files are asked for, on hosts of their own.
-const FILES: &str = "/";
-/// What an archive may be at most, once it is out of its compression: no statement is nearly as long, and a few bytes can
-/// claim to be any number.
-const LARGEST: usize = 64 << 20;
-/// `settleDate` has no year, so a day that is farther back would be answered with that of another year.
-const OLDEST_DAYS: i32 = 364;
+/// Path of file requests, on hosts of their own.
+const FILE_PATH: &str = "/";
+/// Maximum size of a decompressed archive, in bytes. No statement is nearly as large, and a few compressed bytes can
+/// expand without limit.
+const MAX_ARCHIVE_BYTES: usize = 64 << 20;
+/// Maximum age of a bill in days. `settleDate` has no year, so an older day would return the bill of another year.
+const MAX_BILL_AGE_DAYS: i32 = 364;
 
 impl Bills for UnionPay {
-    /// One archive has all: what was paid and given back (`ZM`), and what was corrected afterwards (`ZME`).
+    /// One archive contains everything: payments and refunds (`ZM`), and later corrections (`ZME`).
     fn kinds(&self) -> &'static [&'static str] {
         &[TRADE]
     }
 
-    /// The test environment's is another one: `bill_hosts`.
+    /// The test environment has another host: set `bill_hosts`.
     fn hosts(&self) -> &'static [&'static str] {
         &["https://filedownload.95516.com"]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Files
     }
 
-    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let now = i64::try_from(with.stamp.unix_time).ok().and_then(|now| Timestamp::from_second(now).ok());
-        let now = now.ok_or_else(|| Error::NotSent("the clock is beyond all years".to_owned()))?;
-        can_be_named(wanted.day, now)?;
-        request(Uri::from_static(FILES), self.0.codec, &fields(&self.0, wanted, now)?)
+        let now =
+            now.ok_or_else(|| Error::NotSent("the system clock is outside the representable range".to_owned()))?;
+        check_day(wanted.day, now)?;
+        request(Uri::from_static(FILE_PATH), self.0.codec, &fields(&self.0, wanted, now)?)
     }
 
-    fn find(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.believed(|status, body| {
-            // Some refusals are not signed. They can say no, never what the bill is.
-            let said = Message::read(self.0.codec, Source::Answer, body).and_then(|fields| refusal(&fields));
-            said.unwrap_or_else(|| Error::unclear(format!("it answered HTTP {} without a signature", status.as_u16())))
+        let reply = answer.verified_or(|status, body| {
+            // Some refusals are not signed. An unsigned answer may refuse, but never deliver a bill.
+            let unsigned_refusal =
+                Message::read(self.0.codec, Source::Answer, body).and_then(|fields| refusal(&fields));
+            unsigned_refusal.unwrap_or_else(|| Error::unclear(format!("unsigned HTTP {} answer", status.as_u16())))
         })?;
-        let unreadable = || Error::unclear("its answer is in no form that UnionPay writes");
+        let unreadable = || Error::unclear("the answer is in a format that UnionPay does not use");
         let fields = self.read(Source::Answer, &reply).ok_or_else(unreadable)?;
-        agrees(&fields, "merId", &self.0.mer_id)?;
+        check_field(&fields, "merId", &self.0.mer_id)?;
         if let Some(error) = refusal(&fields) {
             return Err(error);
         }
         if status != StatusCode::OK {
-            return Err(Error::unclear(format!("it answered HTTP {} with a file", status.as_u16())));
+            return Err(Error::unclear(format!("HTTP {} answer with a file", status.as_u16())));
         }
-        agrees(&fields, "txnType", "76")?;
-        agrees(&fields, "settleDate", &month_and_day(wanted.day))?;
-        let content = unpacked(fields.get("fileContent").unwrap_or_default(), LARGEST)?;
-        bill::checked(BillFile { content, form: Form::Zip, proof: Proof::Signature }).map(BillReply::BillFile)
+        check_field(&fields, "txnType", "76")?;
+        check_field(&fields, "settleDate", &month_and_day(wanted.day))?;
+        let content = decompress(fields.get("fileContent").unwrap_or_default(), MAX_ARCHIVE_BYTES)?;
+        bill::checked(BillFile { content, form: Form::Zip, proof: Proof::Signature }).map(BillReply::File)
     }
 }
 
 fn fields(account: &Account, wanted: &BillRequest, now: Timestamp) -> Result<Fields, Error> {
     if wanted.kind != TRADE {
-        return Err(Error::Unsupported(format!("UnionPay has no bill `{}`", wanted.kind)));
+        return Err(Error::Unsupported(format!("UnionPay provides no bill of the kind `{}`", wanted.kind)));
     }
     if account.sub_merchant.is_some() {
-        // Whether it would be the one merchant's or that of all is written nowhere.
-        let why = "UnionPay's bills are not fetched for a platform's sub-merchants: fetch the platform's own";
+        // It is undocumented whether the bill would cover this sub-merchant or all of them.
+        let why =
+            "bills of a platform's sub-merchants are not supported: request the bill of the platform's own account";
         return Err(Error::Unsupported(why.to_owned()));
     }
     let mut fields = Fields::default();
@@ -97,19 +100,19 @@ fn fields(account: &Account, wanted: &BillRequest, now: Timestamp) -> Result<Fie
     Ok(fields)
 }
 
-/// Nothing is sent for a day that UnionPay would take for one of another year.
-fn can_be_named(day: Date, now: Timestamp) -> Result<(), Error> {
+/// Rejects a day that UnionPay would take for a day of another year.
+fn check_day(day: Date, now: Timestamp) -> Result<(), Error> {
     let last = clearing_day(now);
-    let first = last.saturating_sub(OLDEST_DAYS.days());
+    let first = last.saturating_sub(MAX_BILL_AGE_DAYS.days());
     match (first..=last).contains(&day) {
         true => Ok(()),
         false => {
-            Err(Error::Unsupported(format!("UnionPay names days without a year: ask for one from {first} to {last}")))
+            Err(Error::Unsupported(format!("UnionPay's bill days have no year: request a day from {first} to {last}")))
         }
     }
 }
 
-/// UnionPay's day ends at 23:00.
+/// Returns UnionPay's clearing day, which ends at 23:00 China time.
 fn clearing_day(moment: Timestamp) -> Date {
     china_time::day(moment.saturating_add(SignedDuration::from_hours(1)).unwrap_or(moment))
 }
@@ -118,30 +121,29 @@ fn month_and_day(day: Date) -> String {
     day.strftime("%m%d").to_string()
 }
 
-/// What the answer says of the question; nothing when it brings a file.
+/// Returns the error in an answer; `None` if the answer contains a file.
 fn refusal(fields: &Message<'_>) -> Option<Error> {
     let (code, message) = (fields.get("respCode")?, fields.get("respMsg").unwrap_or_default());
     match codes::refusal(code, codes::Request::File, || codes::word(code, message)) {
         None if fields.get("fileContent").is_none() => {
-            Some(Error::unclear("it says that there is a file but brings none"))
+            Some(Error::unclear("the answer reports a file but contains none"))
         }
         refused => refused,
     }
 }
 
-/// What names a merchant, a transaction or a day must name ours.
-fn agrees(fields: &Message<'_>, name: &str, ours: &str) -> Result<(), Error> {
+/// Checks a field that identifies the merchant, the transaction type or the day.
+fn check_field(fields: &Message<'_>, name: &str, ours: &str) -> Result<(), Error> {
     match fields.get(name) {
         Some(theirs) if theirs == ours => Ok(()),
-        Some(_) => Err(Error::Mismatch(format!("its `{name}` is another"))),
-        None => Err(Error::unclear(format!("its answer is signed but has no `{name}`"))),
+        Some(_) => Err(Error::Mismatch(format!("`{name}` does not match"))),
+        None => Err(Error::unclear(format!("the signed answer has no `{name}`"))),
     }
 }
 
-pub(super) fn unpacked(content: &str, limit: usize) -> Result<Bytes, Error> {
-    let packed = STANDARD.decode(content).map_err(|_| Error::unclear("its `fileContent` is no base64"))?;
-    let file = decompress_to_vec_zlib_with_limit(&packed, limit);
-    file.map(Bytes::from).map_err(|_| {
-        Error::unclear(format!("its `fileContent` is not compressed as it should be, or is more than {limit} bytes"))
-    })
+pub(super) fn decompress(content: &str, limit: usize) -> Result<Bytes, Error> {
+    let compressed = STANDARD.decode(content).map_err(|_| Error::unclear("`fileContent` is not base64"))?;
+    let file = decompress_to_vec_zlib_with_limit(&compressed, limit);
+    file.map(Bytes::from)
+        .map_err(|_| Error::unclear(format!("`fileContent` is not valid zlib data, or is larger than {limit} bytes")))
 }

@@ -1,7 +1,8 @@
-//! Messages: names with values, and the three ways in which they are written.
+//! Messages: fields with names and values, in three formats.
 //!
-//! Requests and notifications are forms. Answers look like forms too, but nothing in them is percent-encoded, and a value
-//! may hold `&` and `=` between brackets: `reqReserved={a=1&b=2}`. With `codec = "json"` each is a JSON object of texts.
+//! Requests and notifications are forms. Answers look like forms too, but are not percent-encoded, and a value may
+//! contain `&` and `=` between brackets: `reqReserved={a=1&b=2}`. With `codec = "json"` each message is a JSON object
+//! of strings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,46 +14,48 @@ use serde::{Serialize, Serializer};
 
 use super::super::{Member, Source, Verified, form};
 
-/// How bodies are written.
+/// Format of bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
     Form,
     Json,
 }
 
-/// A message: a text with `name=value` in it for each field, and where they are. What was read borrows the text that it was
-/// read from. The order of the fields is that of the names' bytes, capitals before small letters, in which they are signed.
+/// Message: a text that contains `name=value` for each field, and the byte ranges of the fields. A parsed message
+/// borrows its text.
+///
+/// The fields are sorted by the bytes of their names, capitals before small letters. They are signed in this order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Message<'a> {
     text: Cow<'a, str>,
     fields: Cow<'a, [Member]>,
 }
 
-/// A message that we write.
+/// Message that the gateway builds.
 pub(super) type Fields = Message<'static>;
 
-/// The field that holds the signature, and is never a part of what is signed.
+/// Name of the field with the signature, which is never part of the signed text.
 pub(super) const SIGNATURE: &str = "signature";
 
-/// Room for the fields of a usual message.
-const USUAL: usize = 32;
+/// Capacity for the fields of a typical message.
+const TYPICAL_FIELDS: usize = 32;
 
 impl<'a> Message<'a> {
-    /// Reads what came; nothing when it is in no form that UnionPay writes, names something twice, or is signed by a text
-    /// that can be read in two ways.
+    /// Parses a received message. Returns `None` if its format is unknown, a name is duplicated, or the signed text is
+    /// ambiguous.
     pub(super) fn read(codec: Codec, source: Source, body: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(body).ok()?;
         let message: Option<Self> = match (codec, source) {
             (Codec::Form, Source::Answer) => return Self::of_answer(text),
             (Codec::Json, Source::Answer) => serde_json::from_str(text).ok(),
-            // Notifications are forms by their definition; an account that talks JSON may be told in JSON.
+            // Notifications are defined as forms, but may be JSON for an account that uses JSON.
             (Codec::Json, Source::Notification) if text.starts_with('{') => serde_json::from_str(text).ok(),
             (_, Source::Notification) => form::read(body).map(Fields::from),
         };
         message.filter(Self::is_unambiguous)
     }
 
-    /// The same once more, from what its check has read.
+    /// Restores a verified message from the fields found by its check.
     pub(super) fn verified(codec: Codec, source: Source, message: &'a Verified) -> Option<Self> {
         match message.members() {
             [] => Self::read(codec, source, message.bytes()),
@@ -60,7 +63,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Where the fields are in the text that it was read from; nothing where it is another text.
+    /// Returns the byte ranges of the fields in the received text; empty if the text was rebuilt.
     pub(super) fn into_members(self) -> Vec<Member> {
         match self.text {
             Cow::Borrowed(_) => self.fields.into_owned(),
@@ -68,14 +71,15 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The bracket that opens first in a value ends at the first one that closes it; between the two `&` is text. One that
-    /// stays open ends with the answer, so it must be in the last field of the signed text too.
+    /// Parses an answer. The first opening bracket of a value ends at the first matching closing bracket; `&` between
+    /// the two is text. An unclosed bracket extends to the end of the answer, so it must be in the last field of the
+    /// signed text too.
     fn of_answer(text: &'a str) -> Option<Self> {
-        let mut fields = Vec::with_capacity(USUAL);
+        let mut fields = Vec::with_capacity(TYPICAL_FIELDS);
         let mut start = 0;
         loop {
             let rest = text.as_bytes().get(start..)?;
-            // Names are too short for a search of many bytes at once.
+            // Names are too short for memchr to pay off.
             let length = rest.iter().position(|byte| matches!(byte, b'=' | b'&'))?;
             let length = Some(length).filter(|length| *length > 0 && rest.get(*length) == Some(&b'='))?;
             let name = start..start + length;
@@ -92,7 +96,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Nothing when a name is there twice: of two values nobody could say which counts.
+    /// Sorts the fields. Returns `None` if a name is duplicated, because it would be unknown which value counts.
     fn sorted(text: Cow<'a, str>, mut fields: Vec<Member>) -> Option<Self> {
         let name = |field: &Member| text.as_bytes().get(field.name.clone());
         let is_sorted = |fields: &[Member]| fields.is_sorted_by(|one, next| name(one) < name(next));
@@ -103,17 +107,17 @@ impl<'a> Message<'a> {
         Some(Self { text, fields: fields.into() })
     }
 
-    /// The text that is signed: every field but the signature and the empty ones.
+    /// Returns the signed text: every field but the signature and empty ones.
     pub(super) fn signed_text(&self) -> String {
         self.signed_parts().collect()
     }
 
-    /// The same in parts, as long as they can be: neighbours that stand in their order already are taken together.
+    /// Returns the signed text in as few parts as possible: fields that are adjacent and in order form one part.
     pub(super) fn signed_parts(&self) -> impl Iterator<Item = &str> {
         let mut fields = self.signed().map(|field| field.name.start..field.value.end).peekable();
         let runs = std::iter::from_fn(move || {
             let mut run = fields.next()?;
-            while let Some(next) = fields.next_if(|next| self.is_next(&run, next)) {
+            while let Some(next) = fields.next_if(|next| self.is_adjacent(&run, next)) {
                 run.end = next.end;
             }
             Some(run)
@@ -121,8 +125,8 @@ impl<'a> Message<'a> {
         runs.enumerate().flat_map(|(before, run)| [if before == 0 { "" } else { "&" }, self.part(run)])
     }
 
-    /// Whether nothing but `&` is between the two.
-    fn is_next(&self, field: &Range<usize>, next: &Range<usize>) -> bool {
+    /// Returns whether only `&` is between the two.
+    fn is_adjacent(&self, field: &Range<usize>, next: &Range<usize>) -> bool {
         next.start.checked_sub(1) == Some(field.end) && self.text.as_bytes().get(field.end) == Some(&b'&')
     }
 
@@ -134,17 +138,19 @@ impl<'a> Message<'a> {
         self.text.as_bytes().get(field.name.clone()).unwrap_or_default()
     }
 
-    fn part(&self, place: Range<usize>) -> &str {
-        self.text.get(place).unwrap_or_default()
+    fn part(&self, index: Range<usize>) -> &str {
+        self.text.get(index).unwrap_or_default()
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.fields.iter().map(|field| (self.part(field.name.clone()), self.part(field.value.clone())))
     }
 
-    /// Whether the signed text can be read in this one way only. `a=1&b=2` is the text of two fields and also of one
-    /// whose value is `1&b=2`, and a form could hold either; so a value with `&` in it must have brackets around that,
-    /// and a bracket that stays open must not reach into the next field. A name with such characters is none.
+    /// Returns whether the signed text has only one interpretation.
+    ///
+    /// `a=1&b=2` is the text of two fields and also of one field with the value `1&b=2`, and a form could contain
+    /// either. So `&` in a value must be inside brackets, an unclosed bracket must not reach into the next field, and a
+    /// name must not contain such characters.
     fn is_unambiguous(&self) -> bool {
         let mut open = false;
         self.signed().all(|field| {
@@ -156,19 +162,19 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// A value; nothing when it is missing or empty, which means the same. (One after the other: of so few, the processor
-    /// foresees the way through them all better than that of a search by halves.)
+    /// Returns a value; `None` if it is missing or empty, which is equivalent. A linear search is faster than a binary
+    /// one for this number of fields, because branches are predicted better.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let first = |field: &Member| self.text.as_bytes().get(field.name.start);
-        let is_it = |field: &&Member| {
-            let may_be = field.name.len() == name.len() && first(field) == name.as_bytes().first();
-            may_be && self.name(field) == name.as_bytes()
+        let is_named = |field: &&Member| {
+            let may_match = field.name.len() == name.len() && first(field) == name.as_bytes().first();
+            may_match && self.name(field) == name.as_bytes()
         };
-        let field = self.fields.iter().find(is_it)?;
+        let field = self.fields.iter().find(is_named)?;
         Some(self.part(field.value.clone())).filter(|value| !value.is_empty())
     }
 
-    /// The fields without the space around values and without the blank ones, as requests are signed and sent.
+    /// Returns the fields with trimmed values and without blank ones, as requests are signed and sent.
     pub(super) fn trimmed(&self) -> Fields {
         let mut trimmed = Fields::default();
         self.pairs().for_each(|(name, value)| trimmed.set(name, value));
@@ -185,7 +191,7 @@ impl PartialEq for Message<'_> {
 impl Eq for Message<'_> {}
 
 impl Fields {
-    /// Reads a body of ours, to sign it.
+    /// Parses a request body of the gateway, to sign it.
     pub(super) fn of_request(codec: Codec, body: &[u8]) -> Option<Self> {
         match std::str::from_utf8(body).ok()? {
             "" => Some(Self::default()),
@@ -194,7 +200,7 @@ impl Fields {
         }
     }
 
-    /// As it goes out.
+    /// Serializes the message.
     pub(super) fn write(&self, codec: Codec) -> Option<Vec<u8>> {
         match codec {
             Codec::Json => serde_json::to_vec(self).ok(),
@@ -202,27 +208,27 @@ impl Fields {
         }
     }
 
-    /// Sets a value of ours, without the space around it; blank ones are left out.
+    /// Sets a field to the trimmed value. A blank value removes the field.
     pub(super) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        let place = self.fields.binary_search_by(|field| self.name(field).cmp(name.as_bytes()));
+        let index = self.fields.binary_search_by(|field| self.name(field).cmp(name.as_bytes()));
         let (value, fields, text) = (value.as_ref().trim(), self.fields.to_mut(), self.text.to_mut());
-        if let Ok(place) = place {
-            fields.remove(place);
+        if let Ok(index) = index {
+            fields.remove(index);
         }
         if !value.is_empty() {
-            let (Ok(place) | Err(place)) = place;
-            fields.insert(place, written(text, name, value));
+            let (Ok(index) | Err(index)) = index;
+            fields.insert(index, append_field(text, name, value));
         }
     }
 
-    /// All of them.
+    /// Returns all fields.
     pub(super) fn into_map(self) -> form::Fields {
         self.pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 }
 
-/// Adds a field to a text.
-fn written(text: &mut String, name: &str, value: &str) -> Member {
+/// Appends a field to a text.
+fn append_field(text: &mut String, name: &str, value: &str) -> Member {
     text.push_str(name);
     let end = text.len();
     text.push('=');
@@ -230,11 +236,11 @@ fn written(text: &mut String, name: &str, value: &str) -> Member {
     Member { name: end - name.len()..end, value: end + 1..text.len() }
 }
 
-/// A form's fields are sorted and each there once.
+/// The fields of a form are already sorted and unique.
 impl From<form::Fields> for Fields {
     fn from(fields: form::Fields) -> Self {
         let mut text = String::new();
-        let fields: Vec<Member> = fields.iter().map(|(name, value)| written(&mut text, name, value)).collect();
+        let fields: Vec<Member> = fields.iter().map(|(name, value)| append_field(&mut text, name, value)).collect();
         Self { text: text.into(), fields: fields.into() }
     }
 }
@@ -243,19 +249,19 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && memchr2(b'&', b'=', name.as_bytes()).is_none()
 }
 
-/// Where a value ends: at the first `&` outside brackets. And whether a bracket is open there.
+/// Returns the end of a value, which is the first `&` outside brackets, and whether a bracket is open there.
 fn value_end(text: &[u8]) -> (usize, bool) {
     let rest = |from: usize| text.get(from..).unwrap_or_default();
-    let mut at = 0;
-    while let Some(next) = memchr3(b'&', b'{', b'[', rest(at)) {
-        at += next;
-        let closing = match rest(at).first() {
+    let mut offset = 0;
+    while let Some(next) = memchr3(b'&', b'{', b'[', rest(offset)) {
+        offset += next;
+        let closing = match rest(offset).first() {
             Some(b'{') => b'}',
             Some(b'[') => b']',
-            _ => return (at, false),
+            _ => return (offset, false),
         };
-        match memchr(closing, rest(at)) {
-            Some(end) => at += end + 1,
+        match memchr(closing, rest(offset)) {
+            Some(end) => offset += end + 1,
             None => return (text.len(), true),
         }
     }
@@ -268,29 +274,29 @@ impl Serialize for Fields {
     }
 }
 
-/// Only texts: a number or an object would not be signed.
+/// Accepts strings only: a number or an object would not be signed.
 impl<'de> Deserialize<'de> for Message<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
             type Value = Fields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of texts")
+                f.write_str("an object of strings")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let (mut text, mut fields) = (String::new(), Vec::with_capacity(USUAL));
+                let (mut text, mut fields) = (String::new(), Vec::with_capacity(TYPICAL_FIELDS));
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
                     if !is_name(&name) {
-                        return Err(A::Error::custom("a name is none"));
+                        return Err(A::Error::custom("invalid field name"));
                     }
-                    fields.push(written(&mut text, &name, &value));
+                    fields.push(append_field(&mut text, &name, &value));
                 }
-                Fields::sorted(text.into(), fields).ok_or_else(|| A::Error::custom("a name is there twice"))
+                Fields::sorted(text.into(), fields).ok_or_else(|| A::Error::custom("duplicated field name"))
             }
         }
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }
 

@@ -1,5 +1,5 @@
-//! UnionPay's files held against each other: the merchant's certificate and its time, the authorities' certificates, and the
-//! environment that all of them are of.
+//! Cross-checks of UnionPay's key files: the merchant's certificate and its validity, the CA certificates, and their
+//! environment.
 
 use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
 use super::account::{MIDDLE, ROOT};
@@ -11,20 +11,22 @@ pub(super) const INSPECTION: Inspection =
 
 const SDK: &str = "take acp_prod_root.cer and acp_prod_middle.cer from UnionPay's SDK (for tests acp_test_*.cer)";
 
-/// `certId` is the serial number in decimal digits.
-fn id(whose: IdOf, id: &str) -> Result<String, Finding> {
-    if whose != IdOf::Sign || (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())) {
+/// Normalizes a key id: `certId` is the serial number in decimal digits.
+fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
+    if kind != IdOf::Sign || (!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit())) {
         return Ok(id.to_owned());
     }
     let bare: String = id.chars().filter(|c| !matches!(c, ':' | ' ' | '-')).collect();
     let bare = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X")).unwrap_or(&bare);
     let advice = match u128::from_str_radix(bare, 16) {
-        Ok(number) => format!("this is hexadecimal, perhaps: write id = \"{number}\""),
-        Err(_) => "take `id` away, and name the PFX file, or a PEM file with the certificate beside the key".to_owned(),
+        Ok(number) => format!("this may be hexadecimal: write id = \"{number}\""),
+        Err(_) => {
+            "remove `id`, and configure the PFX file, or a PEM file with the certificate beside the key".to_owned()
+        }
     };
     Err(Finding::mistake(
         Place::SignId,
-        "UnionPay's certId is the certificate's serial number in decimal digits, and this is not",
+        "UnionPay's certId must be the certificate's serial number in decimal digits",
         advice,
     ))
 }
@@ -37,13 +39,14 @@ fn run(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(environment(facts, is_test));
     if let Some(sign) = facts.sign.as_ref().filter(|sign| facts.account("merId") == Some(sign.id)) {
         let message = format!("this is the account's `merId`, and not the number of its certificate: {}", sign.id);
-        let advice = "take `id` away, and name the PFX file, or a PEM file with the certificate beside the key";
+        let advice = "remove `id`, and configure the PFX file, or a PEM file with the certificate beside the key";
         findings.push(Finding::mistake(Place::SignId, message, advice));
     }
     findings
 }
 
-/// The merchant's own certificate beside its key. UnionPay's test environment still uses one that has ended.
+/// Checks the merchant's own certificate beside its key. Skipped in UnionPay's test environment, which still uses an
+/// expired one.
 fn merchant(facts: &Facts<'_>) -> Option<Finding> {
     let leaf = facts.sign.as_ref()?.certificates.first()?;
     let message = leaf.in_force(facts.now).err()?;
@@ -52,15 +55,15 @@ fn merchant(facts: &Facts<'_>) -> Option<Finding> {
     Some(Finding::mistake(Place::SignFile, message, advice))
 }
 
-/// Old and new certificates may stand side by side; one of them must count.
+/// Checks a file of CA certificates. Old and new ones may be present; at least one must be valid.
 fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Finding> {
     let place = Place::Secret(name);
     let certificates = facts.secret(name);
     let own = facts.sign.as_ref().and_then(|sign| sign.public_key);
     let is_own = |one: &Certificate| own.is_some() && one.public_key.as_ref() == own;
     let is_sm2 = facts.sign.as_ref().is_some_and(|sign| sign.algorithm == "sm2-sm3");
-    let wanted = if is_sm2 { KeyAlgorithm::Sm2 } else { KeyAlgorithm::Rsa };
-    let mistake = match () {
+    let algorithm = if is_sm2 { KeyAlgorithm::Sm2 } else { KeyAlgorithm::Rsa };
+    let problem = match () {
         () if certificates.is_empty() => None,
         () if certificates.iter().any(is_own) => {
             Some("this is the merchant's own certificate, and an authority's belongs here".to_owned())
@@ -69,49 +72,52 @@ fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Findin
             && certificates.iter().all(Certificate::is_self_issued)
             && facts.secret(ROOT).iter().all(|root| !root.is_self_issued()) =>
         {
-            Some("`root_cert` and `middle_cert` have changed places: this one signed itself, as a root does".to_owned())
+            Some("`root_cert` and `middle_cert` are swapped: this one signed itself, as a root does".to_owned())
         }
         () if name == MIDDLE && certificates.iter().all(Certificate::is_self_issued) => {
             Some("this is a root certificate: UnionPay's messages are signed under a middle one".to_owned())
         }
-        () if !certificates.iter().any(|one| one.public_key.as_ref().is_some_and(|key| key.algorithm() == wanted)) => {
+        () if !certificates
+            .iter()
+            .any(|one| one.public_key.as_ref().is_some_and(|key| key.algorithm() == algorithm)) =>
+        {
             Some(format!(
-                "no certificate in this file has a key for {wanted}, with which `keys.sign` and UnionPay sign"
+                "no certificate in this file has a key for {algorithm}, with which `keys.sign` and UnionPay sign"
             ))
         }
         () if !certificates.iter().any(|one| one.is_authority) => {
             Some("this certificate may not sign others: it is not a CA certificate".to_owned())
         }
         () => {
-            let counts: Vec<_> = certificates.iter().map(|one| one.in_force(facts.now)).collect();
-            match counts.iter().any(Result::is_ok) {
+            let validity: Vec<_> = certificates.iter().map(|one| one.in_force(facts.now)).collect();
+            match validity.iter().any(Result::is_ok) {
                 true => None,
-                false => counts.into_iter().next().and_then(Result::err),
+                false => validity.into_iter().next().and_then(Result::err),
             }
         }
     };
-    let mut findings: Vec<Finding> = mistake.map(|message| Finding::mistake(place, message, SDK)).into_iter().collect();
-    let is_of_tests = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
+    let mut findings: Vec<Finding> = problem.map(|message| Finding::mistake(place, message, SDK)).into_iter().collect();
+    let is_test_certificate = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
     let is_local = facts.hosts.iter().any(|host| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok());
-    if !is_test && !is_local && certificates.iter().any(is_of_tests) {
+    if !is_test && !is_local && certificates.iter().any(is_test_certificate) {
         let message = "this is a certificate of UnionPay's test environment, and `environment` is \"production\"";
         findings.push(Finding::mistake(place, message, SDK));
     }
     findings
 }
 
-/// Hosts and `environment` go together: the other one's messages are not believed.
+/// Checks that hosts and `environment` match. Otherwise every message of UnionPay would be rejected.
 fn environment(facts: &Facts<'_>, is_test: bool) -> Option<Finding> {
-    let is_of_tests = |host: &&String| host.ends_with("test.95516.com");
-    let is_production = |host: &&String| host.ends_with("95516.com") && !is_of_tests(host);
-    if let (false, Some(host)) = (is_test, facts.hosts.iter().find(is_of_tests)) {
+    let is_test_certificate = |host: &&String| host.ends_with("test.95516.com");
+    let is_production = |host: &&String| host.ends_with("95516.com") && !is_test_certificate(host);
+    if let (false, Some(host)) = (is_test, facts.hosts.iter().find(is_test_certificate)) {
         let message = format!("{host} is UnionPay's test environment, and `environment` is \"production\"");
         return Some(Finding::mistake(Place::Hosts, message, "add environment = \"test\" to `[account]`"));
     }
     let middles = facts.secret(MIDDLE);
     let is_of_tests_ca = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
     if is_test
-        && facts.hosts.iter().any(|host| is_of_tests(&host))
+        && facts.hosts.iter().any(|host| is_test_certificate(&host))
         && !middles.is_empty()
         && !middles.iter().any(is_of_tests_ca)
     {
@@ -121,7 +127,7 @@ fn environment(facts: &Facts<'_>, is_test: bool) -> Option<Finding> {
     }
     if let (true, Some(host)) = (is_test, facts.hosts.iter().find(is_production)) {
         let message = format!("{host} is UnionPay's production, and `environment` is \"test\"");
-        return Some(Finding::mistake(Place::Hosts, message, "take `environment` away"));
+        return Some(Finding::mistake(Place::Hosts, message, "remove `environment`"));
     }
     None
 }

@@ -1,6 +1,7 @@
-//! Golden files: what goes out and what comes in, to the byte, in `tests/golden/unionpay`.
+//! Golden files of UnionPay in `tests/golden/unionpay`: exact bytes in both directions.
 //!
-//! `UPDATE_GOLDEN=1` writes our side of each file anew (request, outcome, event) and signs what has no signature.
+//! `UPDATE_GOLDEN=1` rewrites our side of each file (request, outcome, event) and signs messages that have no
+//! signature.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -9,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::super::golden::{Bench, Message, hold};
+use super::super::golden::{GoldenFixture, Message, check_golden_files};
 use super::super::*;
 use super::UnionPay;
 use super::account::Account;
@@ -18,9 +19,9 @@ use super::fields::{self, Codec, Fields, SIGNATURE};
 use super::signature::{Method, sha256, sm3};
 use crate::signer::{rsa, sm2};
 
-/// When signatures are made and checked: 2025-01-01, since the certificates are no older.
+/// Time of signing and verification: 2025-01-01, when the certificates become valid.
 pub(super) const NOW: u64 = 1_735_700_000;
-/// Inside the time of the SM2 certificates.
+/// A time at which the SM2 certificates are valid.
 pub(super) const LATER: u64 = 1_800_000_000;
 pub(super) const SM2_CERT_ID: &str = "69012345678";
 pub(super) const SECURE_KEY: &[u8] = b"88888888";
@@ -74,7 +75,7 @@ pub(super) fn provider() -> UnionPay {
     UnionPay(account(Method::Rsa(chain()), Codec::Form))
 }
 
-/// With the merchant's key and a stamp that is always the same.
+/// Runs `work` with the merchant's key and a fixed stamp.
 pub(super) fn signing<T>(work: impl FnOnce(Signing<'_>) -> T) -> T {
     signing_at(NOW, work)
 }
@@ -85,7 +86,7 @@ pub(super) fn signing_at<T>(unix_time: u64, work: impl FnOnce(Signing<'_>) -> T)
     work(Signing { signer: &**SIGNER, keys: &Keyring::default(), stamp: &stamp })
 }
 
-/// Signs as UnionPay does: with the certificate inside.
+/// Signs as UnionPay does, with the certificate in the message.
 pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
     static SIGNER: LazyLock<Arc<dyn Signer>> = LazyLock::new(|| rsa::signer("", &key_file("up_acp.key.pem")).unwrap());
     fields.set("signPubKeyCert", String::from_utf8(key_file("up_acp.crt.pem")).unwrap());
@@ -94,7 +95,7 @@ pub(super) fn signed_by_unionpay(mut fields: Fields) -> Fields {
     fields
 }
 
-/// The same with SM2. The merchant's key does for both sides.
+/// Signs with SM2. Both sides use the merchant's key.
 pub(super) fn signed_with_sm2(mut fields: Fields) -> Fields {
     fields.set("signPubKeyCert", String::from_utf8(key_file("sm2_leaf.crt.pem")).unwrap());
     let digest = sm3(fields.signed_text().as_bytes());
@@ -102,13 +103,13 @@ pub(super) fn signed_with_sm2(mut fields: Fields) -> Fields {
     fields
 }
 
-/// As answers are written: nothing is encoded.
+/// Writes fields in the format of answers, without encoding.
 pub(super) fn answer_body(fields: Fields) -> String {
     let pairs = fields.into_map().into_iter().map(|(name, value)| format!("{name}={value}"));
     pairs.collect::<Vec<_>>().join("&")
 }
 
-/// Signs what has no signature, as a form or as JSON.
+/// Signs a message that has no signature, as a form or as JSON.
 pub(super) fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl Fn(Fields) -> Fields) {
     let source = if message.status.is_some() { Source::Answer } else { Source::Notification };
     let fields = fields::Message::read(codec, source, message.body.as_bytes()).unwrap();
@@ -122,7 +123,7 @@ pub(super) fn sign_if_unsigned(message: &mut Message, codec: Codec, sign: impl F
     };
 }
 
-fn hold_all(
+fn check_all(
     folder: &str,
     provider: &UnionPay,
     signer: &dyn Signer,
@@ -130,46 +131,46 @@ fn hold_all(
     sign: &dyn Fn(&mut Message),
     needed: &str,
 ) {
-    let bench = Bench { folder, provider, signer, keys: &Keyring::default(), now, sign };
-    hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+    let fixture = GoldenFixture { folder, provider, signer, keys: &Keyring::default(), now, sign };
+    check_golden_files(&fixture, &needed.split_whitespace().collect::<Vec<_>>());
 }
 
-/// What the other ways to sign have too.
+/// Golden files that the other signature methods have too.
 const OTHERS: &str = "pay-page pay-app pay-qr pay-barcode query close-barcode refund query-refund notification-payment \
                       notification-refund";
 
 #[test]
-fn golden_files_hold() {
+fn golden_files_match() {
     let needed = "pay-page pay-app pay-qr pay-barcode query query-open query-closed query-barcode query-failed close-barcode refund \
                   query-refund notification-official notification-payment notification-refund";
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, signed_by_unionpay);
-    hold_all("unionpay", &provider(), &*merchant_signer(), NOW, &sign, needed);
+    check_all("unionpay", &provider(), &*merchant_signer(), NOW, &sign, needed);
 }
 
 #[test]
-fn golden_files_with_sm2_hold() {
+fn golden_files_with_sm2_match() {
     let provider = UnionPay(account(Method::Sm2(sm2_chain()), Codec::Form));
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, signed_with_sm2);
-    hold_all("unionpay-sm2", &provider, &*sm2_signer(), LATER, &sign, OTHERS);
+    check_all("unionpay-sm2", &provider, &*sm2_signer(), LATER, &sign, OTHERS);
 }
 
 #[test]
-fn golden_files_in_json_with_sm3_hold() {
+fn golden_files_in_json_with_sm3_match() {
     let provider = UnionPay(account(Method::sm3(SECURE_KEY), Codec::Json));
     let nobody = crate::signer::none();
     let by_key = |fields: Fields| Method::sm3(SECURE_KEY).sign(&fields, &*nobody).unwrap();
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Json, by_key);
-    hold_all("unionpay-sm3-json", &provider, &*nobody, NOW, &sign, OTHERS);
+    check_all("unionpay-sm3-json", &provider, &*nobody, NOW, &sign, OTHERS);
 }
 
-/// With a key, and an account that undoes (31) what it can instead of giving it back (04).
+/// Account with a shared key that undoes (31) payments where possible instead of refunding them (04).
 #[test]
-fn golden_files_with_sha256_hold() {
+fn golden_files_with_sha256_match() {
     let provider = UnionPay(Account { undo: true, ..account(Method::sha256(SECURE_KEY), Codec::Form) });
     let nobody = crate::signer::none();
     let by_key = |fields: Fields| Method::sha256(SECURE_KEY).sign(&fields, &*nobody).unwrap();
     let sign = |message: &mut Message| sign_if_unsigned(message, Codec::Form, by_key);
-    hold_all("unionpay-sha256", &provider, &*nobody, NOW, &sign, OTHERS);
+    check_all("unionpay-sha256", &provider, &*nobody, NOW, &sign, OTHERS);
     let undone = super::super::golden::all(&folder().with_file_name("unionpay-sha256"));
     let (_, refund) = undone.into_iter().find(|(name, _)| name == "refund").unwrap();
     assert!(refund.request.unwrap()["body"].as_str().unwrap().contains("&txnType=31&"));

@@ -1,4 +1,4 @@
-//! UnionPay's notifications. By its own advice they are not booked: each makes the gateway ask.
+//! Decoding of UnionPay's notifications. UnionPay advises not to rely on them: a notification only triggers a query.
 
 use super::account::Account;
 use super::answer::amount;
@@ -8,19 +8,20 @@ use crate::error::Error;
 use crate::payment::{Event, Refunded};
 
 pub(super) fn decode(account: &Account, fields: &Message<'_>) -> Result<Event, Error> {
-    let given = |name: &str| fields.get(name).ok_or_else(|| Error::unclear(format!("it has no `{name}`")));
-    if given("merId")? != account.mer_id {
-        return Err(Error::Mismatch("it names another `merId`".to_owned()));
+    let required =
+        |name: &str| fields.get(name).ok_or_else(|| Error::unclear(format!("the notification has no `{name}`")));
+    if required("merId")? != account.mer_id {
+        return Err(Error::Mismatch("`merId` does not match".to_owned()));
     }
-    let (kind, number, time) = (given("txnType")?, given("orderId")?, given("txnTime")?);
-    let code = given("respCode")?;
+    let (kind, number, time) = (required("txnType")?, required("orderId")?, required("txnTime")?);
+    let code = required("respCode")?;
     let (order_number, refund_number) = match kind {
         "01" | "99" => (number, None),
-        "04" | "31" => (given("reqReserved")?, Some(number.to_owned())),
-        _ => return Err(Error::unclear("it is a notification of an unknown kind")),
+        "04" | "31" => (required("reqReserved")?, Some(number.to_owned())),
+        _ => return Err(Error::unclear("unknown notification type")),
     };
     let amount = amount(fields)?;
-    // It counts only where the refund was not made here: nothing could be asked about that one.
+    // Used only for refunds that were not made through the gateway, which cannot be queried.
     let refunded = refund_number.is_some().then(|| match (codes::trade(code), amount) {
         (Some(Trade::Succeeded | Trade::Review(_)), Some(amount)) => Refunded::Part(amount),
         (Some(Trade::Failed), _) => Refunded::Failed,

@@ -1,11 +1,12 @@
-//! Signatures, both ways: over the fields in the order of their names, by one of four methods.
+//! Signatures over the fields in the order of their names, by one of four methods.
 //!
 //! | `signMethod` | signature |
 //! |---|---|
 //! | 01 | base64 of RSA over the *hexadecimal text* of SHA-256, so SHA-256 is applied twice |
 //! | 11 | hexadecimal SHA-256 of the text, `&` and the hexadecimal SHA-256 of the key |
-//! | 12 | the same with SM3 |
-//! | 21 | base64 of SM2 over the hexadecimal text of SM3; the user id is `certId`. Read from sources, never seen at work |
+//! | 12 | like 11, with SM3 |
+//! | 21 | base64 of SM2 over the hexadecimal text of SM3; the user id is `certId`. From UnionPay's sources, never
+//! tested against UnionPay |
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256, digest};
@@ -20,15 +21,15 @@ use crate::error::Error;
 use crate::secret::Secret;
 use crate::signer::{Signer, from_base64};
 
-/// How an account signs, and what it believes.
+/// Signature method of an account, with its verification keys.
 pub(super) enum Method {
-    /// 01
+    /// `signMethod` 01.
     Rsa(Chain),
-    /// 11: the hexadecimal hash of the key that both sides have.
+    /// `signMethod` 11, with the hexadecimal hash of the shared key.
     Sha256(Secret),
-    /// 12: as 11.
+    /// `signMethod` 12, with the hexadecimal hash of the shared key.
     Sm3(Secret),
-    /// 21
+    /// `signMethod` 21.
     Sm2(Chain),
 }
 
@@ -41,7 +42,7 @@ impl Method {
         Self::Sm3(Secret::new(sm3(key)))
     }
 
-    /// Its number, `signMethod`.
+    /// Returns `signMethod`.
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "01",
@@ -51,7 +52,8 @@ impl Method {
         }
     }
 
-    /// Whether an answer could be verified at this time (unix seconds): a shared key never ends, certificates do.
+    /// Returns whether an answer could be verified at this time (unix seconds). A shared key never expires,
+    /// certificates do.
     pub(super) fn can_verify(&self, now: u64) -> bool {
         match self {
             Self::Rsa(chain) | Self::Sm2(chain) => chain.can_verify(now),
@@ -59,7 +61,7 @@ impl Method {
         }
     }
 
-    /// The same fields, signed: with `certId`, which is a part of what is signed, and `signature`.
+    /// Returns the signed fields. `certId` is added before signing, `signature` after.
     pub(super) fn sign(&self, fields: &Message<'_>, signer: &dyn Signer) -> Result<Fields, Error> {
         let mut fields = fields.trimmed();
         fields.set("signMethod", self.code());
@@ -71,33 +73,35 @@ impl Method {
         let signature = match self {
             Self::Rsa(_) => STANDARD.encode(signer.sign(&sha256(text.as_bytes()))?),
             Self::Sm2(_) => STANDARD.encode(signer.sign(&sm3(text.as_bytes()))?),
-            Self::Sha256(key) => String::from_utf8_lossy(&keyed(sha256, &text, key)).into_owned(),
-            Self::Sm3(key) => String::from_utf8_lossy(&keyed(sm3, &text, key)).into_owned(),
+            Self::Sha256(key) => String::from_utf8_lossy(&keyed_hash(sha256, &text, key)).into_owned(),
+            Self::Sm3(key) => String::from_utf8_lossy(&keyed_hash(sm3, &text, key)).into_owned(),
         };
         fields.set(SIGNATURE, signature);
         Ok(fields)
     }
 
-    /// Checks a message; says which key signed it.
+    /// Checks the signature of a message. Returns the id of the key that signed it.
     pub(super) fn verify(&self, fields: &Message<'_>, now: u64) -> Result<String, BadSignature> {
         let signature = fields.get(SIGNATURE).ok_or(BadSignature::Missing)?;
         if fields.get("signMethod") != Some(self.code()) {
-            return Err(BadSignature::Wrong("its `signMethod` is another than the account's"));
+            return Err(BadSignature::Wrong("`signMethod` differs from the account's"));
         }
         if !fields.get("encoding").is_none_or(|encoding| encoding.eq_ignore_ascii_case("UTF-8")) {
-            return Err(BadSignature::Wrong("its `encoding` is not UTF-8"));
+            return Err(BadSignature::Wrong("`encoding` is not UTF-8"));
         }
         let text = || fields.signed_text();
         match self {
-            Self::Rsa(chain) => by_certificate(chain, Kind::Rsa, fields, signature, &sha256_of(fields), now),
-            Self::Sm2(chain) => by_certificate(chain, Kind::Sm2, fields, signature, &sm3(text().as_bytes()), now),
-            Self::Sha256(key) => by_key(&keyed(sha256, &text(), key), signature),
-            Self::Sm3(key) => by_key(&keyed(sm3, &text(), key), signature),
+            Self::Rsa(chain) => verify_by_certificate(chain, Kind::Rsa, fields, signature, &sha256_of(fields), now),
+            Self::Sm2(chain) => {
+                verify_by_certificate(chain, Kind::Sm2, fields, signature, &sm3(text().as_bytes()), now)
+            }
+            Self::Sha256(key) => verify_by_shared_key(&keyed_hash(sha256, &text(), key), signature),
+            Self::Sm3(key) => verify_by_shared_key(&keyed_hash(sm3, &text(), key), signature),
         }
     }
 }
 
-fn by_certificate(
+fn verify_by_certificate(
     chain: &Chain,
     kind: Kind,
     fields: &Message<'_>,
@@ -105,23 +109,23 @@ fn by_certificate(
     digest: &Digits,
     now: u64,
 ) -> Result<String, BadSignature> {
-    let certificate = fields.get("signPubKeyCert").ok_or(BadSignature::Wrong("it brings no `signPubKeyCert`"))?;
+    let certificate = fields.get("signPubKeyCert").ok_or(BadSignature::Wrong("`signPubKeyCert` is missing"))?;
     let leaf = chain.leaf(certificate, kind, now)?;
-    let signature = from_base64(signature).ok_or(BadSignature::Wrong("it is no base64"))?;
+    let signature = from_base64(signature).ok_or(BadSignature::Wrong("not base64"))?;
     match leaf.verifier.verify(digest, &signature) {
         true => Ok(leaf.serial),
-        false => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),
+        false => Err(BadSignature::Wrong("not over these fields, or not by that key")),
     }
 }
 
-fn by_key(ours: &Digits, theirs: &str) -> Result<String, BadSignature> {
+fn verify_by_shared_key(ours: &Digits, theirs: &str) -> Result<String, BadSignature> {
     match verify_slices_are_equal(ours, theirs.as_bytes()) {
         Ok(()) => Ok("secure_key".to_owned()),
-        Err(_) => Err(BadSignature::Wrong("it is not over these fields, or not by that key")),
+        Err(_) => Err(BadSignature::Wrong("not over these fields, or not by that key")),
     }
 }
 
-fn keyed(hash: fn(&[u8]) -> Digits, text: &str, key: &Secret) -> Digits {
+fn keyed_hash(hash: fn(&[u8]) -> Digits, text: &str, key: &Secret) -> Digits {
     let covered = zeroize::Zeroizing::new([text.as_bytes(), b"&", key.expose()].concat());
     hash(&covered)
 }
@@ -130,7 +134,7 @@ pub(super) fn sha256(bytes: &[u8]) -> Digits {
     digits(digest(&SHA256, bytes).as_ref())
 }
 
-/// The hash of what is signed of a message, which is not copied for it.
+/// Hashes the signed text of a message without copying it.
 fn sha256_of(message: &Message<'_>) -> Digits {
     let mut hash = Context::new(&SHA256);
     message.signed_parts().for_each(|part| hash.update(part.as_bytes()));
@@ -141,7 +145,7 @@ pub(super) fn sm3(bytes: &[u8]) -> Digits {
     digits(&Sm3::digest(bytes))
 }
 
-/// A hash in hexadecimal.
+/// Hash in hexadecimal digits.
 pub(super) type Digits = [u8; 64];
 
 fn digits(hash: &[u8]) -> Digits {

@@ -1,4 +1,4 @@
-//! What must be refused, what each word means, and that nothing malformed does harm.
+//! Tests of the UnionPay provider: decoding, rejection of foreign and malformed messages, signatures.
 
 use proptest::prelude::*;
 use toml::de::DeTable;
@@ -25,7 +25,7 @@ mod signatures;
 const NUMBER: &str = "0123456789abcdef0123456789abcdef";
 const REFUND_NUMBER: &str = "fedcba9876543210fedcba9876543210";
 const QUERY_ID: &str = "202501010000007777928";
-/// 2025-01-01 00:00 in Beijing.
+/// 2025-01-01 00:00 China time.
 const ORDERED: i64 = 1_735_660_800;
 const ORDERED_TEXT: &str = "20250101000000";
 
@@ -83,8 +83,8 @@ fn fields(pairs: &[(&str, &str)]) -> Fields {
     fields
 }
 
-/// What UnionPay says of an order of ours.
-fn said(code: &str) -> Fields {
+/// Returns the fields of an answer about the test order.
+fn answer_fields(code: &str) -> Fields {
     fields(&[
         ("merId", MER_ID),
         ("orderId", NUMBER),

@@ -1,5 +1,5 @@
-//! Bills: the answer is the file itself. Nothing of it is signed, so all that stands behind it is the host it came from; what
-//! is no bill comes as XML, which is seldom signed either.
+//! APIv2 bills: the answer is the file itself. A bill is not signed, so its origin is proven only by the host's TLS
+//! identity. Refusals come as XML, which is seldom signed either.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -14,10 +14,10 @@ use super::{WechatV2, errors};
 use crate::error::{Error, ProviderError};
 
 const TRADES: &str = "/pay/downloadbill";
-/// Over mutual TLS.
+/// Requires mutual TLS.
 const FUND_FLOW: &str = "/pay/downloadfundflow";
 
-/// Our kinds of bill: the interface, and the parameter that chooses among its bills.
+/// Kinds of bill with their interface, parameter and value.
 const INTERFACES: &[(&str, &str, &str, &str)] = &[
     (TRADE, TRADES, "bill_type", "ALL"),
     ("trade_success", TRADES, "bill_type", "SUCCESS"),
@@ -29,10 +29,11 @@ const INTERFACES: &[(&str, &str, &str, &str)] = &[
 ];
 const KINDS: &[&str] =
     &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund", FUNDS, "funds_operation", "funds_fees"];
-/// A service provider's funds are its own, and all its merchants' together: no request for them names one.
+/// Kinds of bill for a service provider. Bills of funds cover the service provider's own funds and cannot be requested
+/// for one merchant.
 const KINDS_OF_ONE_MERCHANT: &[&str] = &[TRADE, "trade_success", "trade_refund", "trade_recharge_refund"];
 
-/// How the heading of the totals begins, in a bill of payments and in one of funds.
+/// Start of the heading of the totals, in a bill of payments and in one of funds.
 const TOTALS: &[&str] = &["总交易单数", "资金流水总笔数"];
 
 impl Bills for WechatV2 {
@@ -43,20 +44,21 @@ impl Bills for WechatV2 {
         }
     }
 
-    /// Files are where the interface is.
+    /// The files come from the API hosts.
     fn hosts(&self) -> &'static [&'static str] {
         &[]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
-        let (_, path, name, choice) = interface
-            .ok_or_else(|| Error::Unsupported(format!("WeChat Pay has no bill `{}` of this account", wanted.kind)))?;
-        // Bills of funds are not given for MD5, whatever the account signs with otherwise.
+        let (_, path, name, choice) = interface.ok_or_else(|| {
+            Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}` for this account", wanted.kind))
+        })?;
+        // Bills of funds require HMAC-SHA256, whatever the account's `sign_type`.
         let sign_type = if *path == FUND_FLOW { SignType::HmacSha256 } else { self.account.key.sign_type };
         let mut fields = Fields::new();
         put(&mut fields, "bill_date", &wanted.day.strftime("%Y%m%d").to_string());
@@ -65,60 +67,62 @@ impl Bills for WechatV2 {
         Ok(post(path, &fields))
     }
 
-    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         match answer.checked {
             Err(BadSignature::Missing) | Ok(_) => {}
-            Err(bad) => return Err(Error::unclear(format!("the answer is signed, but not believed: {bad}"))),
+            Err(bad) => return Err(Error::unclear(format!("the signature of the answer is invalid: {bad}"))),
         }
         if let Some(fields) = xml::read("xml", &answer.body) {
             return Err(refusal(&fields));
         }
         if answer.status != StatusCode::OK || !is_bill(&answer.body) {
-            return Err(Error::unclear(format!("what came with HTTP {} is no bill", answer.status.as_u16())));
+            return Err(Error::unclear(format!("HTTP {} answer that is not a bill", answer.status.as_u16())));
         }
-        Ok(BillReply::BillFile(BillFile { content: answer.body, form: Form::Csv, proof: Proof::Host }))
+        Ok(BillReply::File(BillFile { content: answer.body, form: Form::Csv, proof: Proof::Host }))
     }
 }
 
-/// Whether it is a whole bill. Nothing is signed and no hash comes, so only its form tells: it ends with the heading of the
-/// totals and a line of as many values. Each value is marked with a backtick.
+/// Returns whether the content is a complete bill.
 ///
-/// The first value is a number of trades. Whether it counts refunds too is not documented, so a bill may have more rows than it
-/// says; one that has fewer is cut.
+/// There is neither a signature nor a hash, so only the format shows it. A bill ends with the heading of the totals and
+/// a line of as many values. Each value is prefixed with a backtick.
+///
+/// The first value is the number of trades. Whether it includes refunds is undocumented, so a bill may have more rows
+/// than this number. A bill with fewer rows is truncated.
 fn is_bill(content: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(content) else { return false };
     let lines: Vec<&str> = text.trim_end().lines().collect();
     let [rows @ .., heading, values] = lines.as_slice() else { return false };
     let values: Vec<&str> = values.split(',').collect();
-    let present = rows.iter().filter(|row| row.starts_with('`')).count();
-    let counted = values.first().and_then(|value| whole_number(value.strip_prefix('`')?.trim()));
+    let row_count = rows.iter().filter(|row| row.starts_with('`')).count();
+    let trade_count = values.first().and_then(|value| whole_number(value.strip_prefix('`')?.trim()));
     TOTALS.iter().any(|totals| heading.starts_with(totals))
         && values.len() == heading.split(',').count()
         && values.iter().all(|value| value.len() > 1 && value.starts_with('`'))
-        && counted.is_some_and(|counted| counted <= present)
+        && trade_count.is_some_and(|trade_count| trade_count <= row_count)
 }
 
-/// Reads a number of rows. Bills of funds write it as `20.0`.
+/// Parses a number of rows. Bills of funds write it as `20.0`.
 fn whole_number(text: &str) -> Option<usize> {
     let (number, fraction) = text.split_once('.').unwrap_or((text, ""));
     number.parse().ok().filter(|_| fraction.bytes().all(|digit| digit == b'0'))
 }
 
-/// Returns the refusal of a bill. Protocol errors use `return_msg` and `error_code`, business errors use `err_code`. The message
-/// is tried first, because one `error_code` has several meanings.
+/// Returns the error for a refused bill. Protocol errors use `return_msg` and `error_code`, business errors use
+/// `err_code`. The message is tried first, because one `error_code` has several meanings.
 fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
     let message = text("err_code_des").or_else(|| text("return_msg")).unwrap_or_default();
     let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
-    let class = |said: &str| table::class(errors::CODES, said, Interface::Bill);
+    let class = |code_text: &str| table::class(errors::CODES, code_text, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
-    let told =
-        errors::sentence(message).filter(|class| matches!(class, Class::Credentials | Class::Query | Class::Later));
-    let class = match told.or_else(|| class(message)).or_else(|| class(code)) {
-        // A code that is not known refuses as well as others: no money depends on it.
+    let class_of_message = errors::class_of_message(message)
+        .filter(|class| matches!(class, Class::Credentials | Class::Query | Class::Later));
+    let class = match class_of_message.or_else(|| class(message)).or_else(|| class(code)) {
+        // An unknown code is a refusal too: no money depends on it.
         None if is_refused => Some(Class::Final),
         class => class,
     };
-    table::error(class, Interface::Bill, false, word, "it answered with an error".to_owned())
+    table::error(class, Interface::Bill, false, word, "error answer".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Error codes and sentences of APIv2, and the errors that they stand for.
+//! Error codes and messages of APIv2, with the errors that they are converted to.
 
 use http::StatusCode;
 
@@ -7,10 +7,10 @@ use super::xml::{self, Fields};
 use crate::error::{Error, ProviderError};
 
 /// Codes (`err_code`, in bills also `return_msg` and `error_code`) of the official lists of `unifiedorder`, `micropay`,
-/// `orderquery`, `closeorder`, `reverse`, `refund`, `refundquery`, `downloadbill` and `downloadfundflow`. A code that one list
-/// has is known in every interface, because the platform uses more codes than it lists.
+/// `orderquery`, `closeorder`, `reverse`, `refund`, `refundquery`, `downloadbill` and `downloadfundflow`. A code of one
+/// list is accepted in every interface, because the platform uses more codes than it lists.
 pub(super) const CODES: &[Row] = &[
-    // Not done, and final.
+    // Not executed, and final.
     ("ACCOUNTERROR", Class::Final, EVERY), // not in a v2 list, but in each of v3's
     ("APPIDMCHIDNOTMATCH", Class::Final, EVERY), // unifiedorder, micropay
     ("APPIDNOTEXIST", Class::Final, EVERY), // unifiedorder, micropay, refund, refundquery
@@ -40,7 +40,7 @@ pub(super) const CODES: &[Row] = &[
     ("TRADEOVERDUE", Class::Final, EVERY), // refund: more than a year old
     ("USERACCOUNTABNORMAL", Class::Final, EVERY), // refund: the payer's account was closed
     ("XMLFORMATERROR", Class::Final, EVERY), // all but the queries
-    // Not done: the same request later.
+    // Not executed: send the same request later.
     ("BILLCREATING", Class::Later, BILL),        // downloadbill
     ("BIZERRNEEDRETRY", Class::Later, EVERY),    // refund: refused for concurrency, "same parameters again"
     ("COMPRESSGZIPERROR", Class::Later, BILL),   // downloadbill
@@ -60,21 +60,22 @@ pub(super) const CODES: &[Row] = &[
     ("TRADESTATEERROR", Class::State, EVERY), // closeorder, refund
     ("USERPAYING", Class::Later, END),       // reverse: the payer is typing the password
     ("USERPAYING", Class::State, EVERY),     // micropay
-    // No such order, refund or bill.
+    // The order, refund or bill does not exist.
     ("20002", Class::Absent, BILL),           // downloadbill, `error_code`
     ("NOBILLEXIST", Class::Absent, BILL),     // downloadbill, downloadfundflow
     ("ORDERNOTEXIST", Class::Absent, EVERY),  // orderquery, closeorder, reverse, refund
     ("REFUNDNOTEXIST", Class::Absent, EVERY), // refundquery
-    // It may have been done: query.
+    // The request may have been executed: query.
     ("BANKERROR", Class::Query, EVERY),   // micropay
     ("SYSTEMERROR", Class::Query, EVERY), // every list
-    // Our key or certificate.
+    // Our key or certificate is invalid.
     ("CERTERROR", Class::Credentials, EVERY), // refund, reverse: the API certificate
     ("SIGNERROR", Class::Credentials, EVERY), // every list
 ];
 
-/// Sentences (`return_msg`) about our key, certificate or address. A request that was not understood has no code. A sentence
-/// belongs to the first row of which it has all parts; these rows come first, then [`table::TROUBLE`], then [`SENTENCES`].
+/// Message fragments (`return_msg`) about our key, certificate or address, for requests that were rejected without a
+/// code. The first row whose fragments all occur in the message applies. These rows are tried first, then
+/// [`table::PLATFORM_FAILURES`], then [`OTHER_MESSAGES`].
 const CREDENTIALS: &[(&[&str], Class)] = &[
     // The API key: 签名错误, 签名校验失败, 签名验证不通过, 验签失败, 缺少签名, sign check error, 缺少参数sign.
     (&["签名"], Class::Credentials),
@@ -87,8 +88,9 @@ const CREDENTIALS: &[(&[&str], Class)] = &[
     (&["certificate"], Class::Credentials),
 ];
 
-/// Sentences about the order, the account and the form. None says that an order does not exist: that needs a code.
-const SENTENCES: &[(&[&str], Class)] = &[
+/// Message fragments about the order, the account and the format. No message means that an order does not exist: that
+/// requires a code.
+const OTHER_MESSAGES: &[(&[&str], Class)] = &[
     // The order.
     (&["已支付"], Class::State),
     (&["已关闭"], Class::State),
@@ -101,7 +103,7 @@ const SENTENCES: &[(&[&str], Class)] = &[
     (&["商户号"], Class::Final),
     (&["权限"], Class::Final),
     (&["受理"], Class::Final), // a service provider without this merchant
-    // Form.
+    // The request format.
     (&["参数"], Class::Final), // 缺少参数, 参数格式校验错误
     (&["XML"], Class::Final),
     (&["POST"], Class::Final),
@@ -109,36 +111,42 @@ const SENTENCES: &[(&[&str], Class)] = &[
     (&["格式"], Class::Final),
 ];
 
-/// Every table of sentences, in the order in which they are tried.
-pub(super) const TABLES: [&[(&[&str], Class)]; 3] = [CREDENTIALS, table::TROUBLE, SENTENCES];
+/// Tables of message fragments, in the order in which they are tried.
+pub(super) const MESSAGE_TABLES: [&[(&[&str], Class)]; 3] = [CREDENTIALS, table::PLATFORM_FAILURES, OTHER_MESSAGES];
 
-/// Sentences in the HTML pages of the proxy before the platform, which looks at the client certificate: nothing was done.
-const CERTIFICATE_PAGES: &[&str] = &["No required SSL certificate was sent", "The SSL certificate error"];
+/// Messages in the HTML pages of the proxy before the platform, which checks the client certificate: nothing was
+/// executed.
+const CERTIFICATE_ERROR_PAGES: &[&str] = &["No required SSL certificate was sent", "The SSL certificate error"];
 
-/// Returns the error of an unsigned answer. It can say no or "later", never yes.
+/// Returns the error of an unsigned answer. An unsigned answer may reject or postpone a request, never confirm it.
 pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) -> Error {
-    let Some(fields) = xml::read("xml", body) else { return page(status, body) };
-    let said = match (text(&fields, "return_code"), text(&fields, "result_code")) {
-        ("SUCCESS", "" | "SUCCESS") => Error::unclear("it says SUCCESS without a signature"),
+    let Some(fields) = xml::read("xml", body) else { return html_error(status, body) };
+    let error = match (text(&fields, "return_code"), text(&fields, "result_code")) {
+        ("SUCCESS", "" | "SUCCESS") => Error::unclear("unsigned SUCCESS answer"),
         ("SUCCESS", _) => refusal(interface, &fields, false),
-        _ => not_understood(interface, status, &fields, false),
+        _ => protocol_error(interface, status, &fields, false),
     };
-    match said {
-        // It would end a payment or a refund as one that never happened.
-        Error::NotFound(word) => {
-            Error::Unclear { why: "it says without a signature that there is none".to_owned(), word: Some(word) }
-        }
-        said => said,
+    match error {
+        // An unsigned NotFound would end a payment or a refund as if it had never existed.
+        Error::NotFound(word) => Error::Unclear {
+            why: "unsigned answer that the order or refund does not exist".to_owned(),
+            word: Some(word),
+        },
+        error => error,
     }
 }
 
-fn page(status: StatusCode, body: &[u8]) -> Error {
+fn html_error(status: StatusCode, body: &[u8]) -> Error {
     let body = String::from_utf8_lossy(body);
-    match CERTIFICATE_PAGES.iter().find(|sentence| status == StatusCode::BAD_REQUEST && body.contains(**sentence)) {
-        Some(sentence) => {
-            Error::Unauthorized(ProviderError { code: status.as_u16().to_string(), message: (*sentence).to_owned() })
-        }
-        None => Error::unclear(format!("it answered HTTP {} and no flat XML", status.as_u16())),
+    match CERTIFICATE_ERROR_PAGES
+        .iter()
+        .find(|class_of_message| status == StatusCode::BAD_REQUEST && body.contains(**class_of_message))
+    {
+        Some(class_of_message) => Error::Unauthorized(ProviderError {
+            code: status.as_u16().to_string(),
+            message: (*class_of_message).to_owned(),
+        }),
+        None => Error::unclear(format!("HTTP {} answer that is not flat XML", status.as_u16())),
     }
 }
 
@@ -146,31 +154,33 @@ fn page(status: StatusCode, body: &[u8]) -> Error {
 pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) -> Error {
     let word =
         ProviderError { code: text(fields, "err_code").to_owned(), message: text(fields, "err_code_des").to_owned() };
-    let class = table::class(CODES, &word.code, interface).map(|class| narrowed(class, &word));
-    table::error(class, interface, is_signed, word, "it answered with an error".to_owned())
+    let class = table::class(CODES, &word.code, interface).map(|class| refine_class(class, &word));
+    table::error(class, interface, is_signed, word, "error answer".to_owned())
 }
 
-/// Returns the class of a code whose official text names several causes: INVALID_REQUEST says "商户权限异常、重复请求支付、证书错误、频率限制等".
-/// Its description tells which one, as in "201 商户订单号重复".
-fn narrowed(class: Class, word: &ProviderError) -> Class {
-    let told = || sentence(&word.message).filter(|class| *class != Class::Final);
-    if table::has_several_causes(&word.code) { told().unwrap_or(class) } else { class }
+/// Returns the class of a code whose official text names several causes: INVALID_REQUEST means
+/// "商户权限异常、重复请求支付、证书错误、频率限制等". Its description identifies the cause, as in "201 商户订单号重复".
+fn refine_class(class: Class, word: &ProviderError) -> Class {
+    let from_description = || class_of_message(&word.message).filter(|class| *class != Class::Final);
+    if table::has_several_causes(&word.code) { from_description().unwrap_or(class) } else { class }
 }
 
-/// Whether WeChat Pay says that the payer of a scanned code is typing the password.
-pub(super) fn is_typing(word: &ProviderError) -> bool {
+/// Returns whether the payer of a scanned code is entering the password.
+pub(super) fn awaits_password(word: &ProviderError) -> bool {
     table::bare(&word.code) == "USERPAYING"
 }
 
-/// Returns the error of a `return_code` other than SUCCESS: the request was not understood. Most are unsigned and say why in a
-/// sentence only. A prepaid order counts as not created, because the payer got nothing to pay with.
-pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &Fields, is_signed: bool) -> Error {
+/// Returns the error of a `return_code` other than SUCCESS: the request was rejected before it was executed.
+///
+/// Most of these answers are unsigned and contain a message only. A prepaid order counts as not created, because the
+/// payer got nothing to pay with.
+pub(super) fn protocol_error(interface: Interface, status: StatusCode, fields: &Fields, is_signed: bool) -> Error {
     let code = Some(text(fields, "err_code")).filter(|code| !code.is_empty()).unwrap_or(text(fields, "return_code"));
-    // The platform's own test system writes `retmsg`.
-    let message = Some(text(fields, "return_msg")).filter(|said| !said.is_empty()).unwrap_or(text(fields, "retmsg"));
+    // WeChat Pay's own test system writes `retmsg`.
+    let message = Some(text(fields, "return_msg")).filter(|error| !error.is_empty()).unwrap_or(text(fields, "retmsg"));
     // Some messages are a code themselves, as SIGN ERROR.
     let listed = || table::class(CODES, message, interface).or_else(|| table::class(CODES, code, interface));
-    let known = sentence(message).or_else(listed);
+    let known = class_of_message(message).or_else(listed);
     let class = match known {
         // With HTTP 5xx, statements about the order are ignored.
         Some(Class::Final | Class::Absent | Class::State) | None if status.is_server_error() => Some(Class::Query),
@@ -178,12 +188,12 @@ pub(super) fn not_understood(interface: Interface, status: StatusCode, fields: &
         known => known,
     };
     let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
-    table::error(class, interface, is_signed, word, "it did not understand the request".to_owned())
+    table::error(class, interface, is_signed, word, "the request was rejected with an unlisted message".to_owned())
 }
 
-/// Returns the class of a sentence without a code; `None` for one that is in no row.
-pub(super) fn sentence(text: &str) -> Option<Class> {
-    TABLES.into_iter().find_map(|rows| table::sentence(rows, text))
+/// Returns the class of a message without a code; `None` if no row applies.
+pub(super) fn class_of_message(text: &str) -> Option<Class> {
+    MESSAGE_TABLES.into_iter().find_map(|rows| table::class_of_message(rows, text))
 }
 
 fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {

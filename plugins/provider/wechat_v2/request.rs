@@ -1,4 +1,4 @@
-//! Operations in APIv2's words: fields that become flat XML.
+//! Encoding of operations as APIv2 requests: fields that become flat XML.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Uri};
 
-use super::super::wechat_account::{is_carried, openid, scanned_code};
+use super::super::wechat_account::{is_transmittable, openid, scanned_code};
 use super::super::{Signing, china_time};
 use super::signature::SignType;
 use super::xml::{self, Fields};
@@ -14,12 +14,12 @@ use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Pay, Refund};
 
-/// Ten billion yuan: no order is larger.
+/// WeChat Pay's maximum order amount: ten billion yuan, in fen.
 const MAX_FEN: u64 = 1_000_000_000_000;
-/// Where the order comes from, when the caller did not say: the field must be there, and no rule depends on it.
+/// Payer address if the caller gave none. The field is mandatory, but no rule of WeChat Pay depends on its value.
 const UNKNOWN_ADDRESS: &str = "127.0.0.1";
 
-/// The request, not yet signed.
+/// Encodes the request, not yet signed.
 pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
     let mut fields = Fields::new();
     let order = operation.order();
@@ -27,38 +27,38 @@ pub(super) fn encode(account: &Account, operation: &Operation, with: Signing<'_>
     put(&mut fields, "out_trade_no", &order.number);
     let path = match operation {
         Operation::Pay(pay) => {
-            create(&mut fields, account, product, pay)?;
+            put_order(&mut fields, account, product, pay)?;
             if let Product::Codepay = product { "/pay/micropay" } else { "/pay/unifiedorder" }
         }
         Operation::Query(_) => "/pay/orderquery",
-        // What a till scanned cannot be closed, only reversed.
+        // A payment with a scanned code cannot be closed, only reversed.
         Operation::Close(_) if product == Product::Codepay => "/secapi/pay/reverse",
         Operation::Close(_) => "/pay/closeorder",
         Operation::Refund(refund) => {
-            give_back(&mut fields, refund)?;
+            put_refund(&mut fields, refund)?;
             "/secapi/pay/refund"
         }
         Operation::QueryRefund(refund) => {
-            // One number only: the refund's own is the most exact.
+            // A refund is identified by exactly one number; its own is the most specific.
             fields.remove("out_trade_no");
             put(&mut fields, "out_refund_no", &refund.number);
             "/pay/refundquery"
         }
     };
     put_common(&mut fields, account, account.key.sign_type, with);
-    match fields.iter().find(|(_, value)| !value.chars().all(is_carried)) {
+    match fields.iter().find(|(_, value)| !value.chars().all(is_transmittable)) {
         None => Ok(post(path, &fields)),
         Some((name, _)) => {
-            let name = callers_name(name);
+            let name = api_field_name(name);
             Err(Error::Unsupported(format!(
-                "`{name}` has a control character, which WeChat Pay's XML cannot carry: leave it out"
+                "`{name}` contains a control character, which WeChat Pay's XML does not accept: remove it"
             )))
         }
     }
 }
 
-/// A field's name as the caller knows it.
-fn callers_name(name: &str) -> &str {
+/// Returns the name of a field in the gateway's API.
+fn api_field_name(name: &str) -> &str {
     match name {
         "body" => "description",
         "refund_desc" => "reason",
@@ -69,7 +69,7 @@ fn callers_name(name: &str) -> &str {
     }
 }
 
-/// What every request says.
+/// Adds the fields that every request contains.
 pub(super) fn put_common(fields: &mut Fields, account: &Account, sign_type: SignType, with: Signing<'_>) {
     put(fields, "appid", &account.appid);
     put(fields, "mch_id", &account.mchid);
@@ -82,7 +82,7 @@ pub(super) fn put_common(fields: &mut Fields, account: &Account, sign_type: Sign
     put(fields, "sign_type", sign_type.as_str());
 }
 
-/// The request that carries these fields.
+/// Builds a request with these fields as its body.
 pub(super) fn post(path: &'static str, fields: &Fields) -> Request<Bytes> {
     let mut request = Request::new(Bytes::from(xml::write(fields)));
     *request.method_mut() = http::Method::POST;
@@ -91,19 +91,19 @@ pub(super) fn post(path: &'static str, fields: &Fields) -> Request<Bytes> {
     request
 }
 
-fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -> Result<(), Error> {
+fn put_order(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -> Result<(), Error> {
     if pay.description.is_empty() || pay.description.chars().count() > 128 {
-        return Err(unfit("WeChat Pay takes a `description` of 1 to 128 characters"));
+        return Err(unsupported("`description` must have 1 to 128 characters for WeChat Pay"));
     }
     put(fields, "body", &pay.description);
     put(fields, "total_fee", &fen(pay.order.amount)?);
     put(fields, "fee_type", "CNY");
     let address = pay.payer.client_ip.as_deref();
     if product == Product::H5 && address.is_none() {
-        return Err(unfit("wechat.h5 needs `payer.client_ip`: the address of the payer's browser"));
+        return Err(unsupported("`payer.client_ip` (the address of the payer's browser) is needed for `wechat.h5`"));
     }
     if address.is_some_and(|address| address.parse::<IpAddr>().is_err()) {
-        return Err(unfit("`payer.client_ip` must be the payer's IPv4 or IPv6 address"));
+        return Err(unsupported("`payer.client_ip` must be the payer's IPv4 or IPv6 address"));
     }
     put(fields, "spbill_create_ip", address.unwrap_or(UNKNOWN_ADDRESS));
     if let Some(end) = pay.order.expires_at {
@@ -118,7 +118,7 @@ fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -
     match product {
         Product::Native => put(fields, "product_id", &pay.order.number),
         Product::Jsapi => {
-            // A service provider's merchant with an app of its own knows the payer by that app's number.
+            // The openid belongs to the merchant's own app if it has one, else to the service provider's app.
             let name = if account.sub_appid.is_some() { "sub_openid" } else { "openid" };
             put(fields, name, openid(pay)?);
         }
@@ -128,7 +128,7 @@ fn create(fields: &mut Fields, account: &Account, product: Product, pay: &Pay) -
     Ok(())
 }
 
-fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
+fn put_refund(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
     put(fields, "out_refund_no", &refund.number);
     put(fields, "total_fee", &fen(refund.order.amount)?);
     put(fields, "refund_fee", &fen(refund.amount)?);
@@ -136,7 +136,7 @@ fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
     put(fields, "notify_url", notify_url(&refund.notify_url)?);
     if let Some(reason) = &refund.reason {
         if reason.chars().count() > 80 {
-            return Err(unfit("WeChat Pay takes a `reason` of at most 80 characters"));
+            return Err(unsupported("`reason` must have at most 80 characters for WeChat Pay"));
         }
         put(fields, "refund_desc", reason);
     }
@@ -145,8 +145,8 @@ fn give_back(fields: &mut Fields, refund: &Refund) -> Result<(), Error> {
 
 fn notify_url(url: &str) -> Result<&str, Error> {
     match url.len() > 256 || url.contains(['?', '#']) {
-        true => Err(unfit(
-            "WeChat Pay takes a notification address of at most 256 bytes without `?` or `#`: change `public_url`",
+        true => Err(unsupported(
+            "the notification URL must have at most 256 bytes and no `?` or `#` for WeChat Pay: change `public_url`",
         )),
         false => Ok(url),
     }
@@ -154,11 +154,11 @@ fn notify_url(url: &str) -> Result<&str, Error> {
 
 fn fen(money: Money) -> Result<String, Error> {
     if money.currency != Currency::CNY {
-        return Err(Error::Unsupported(format!("this channel takes CNY only, not {}", money.currency)));
+        return Err(Error::Unsupported(format!("this channel accepts CNY only, not {}", money.currency)));
     }
     match money.value {
         1..=MAX_FEN => Ok(money.value.to_string()),
-        _ => Err(unfit("WeChat Pay takes from 1 fen to ten billion yuan")),
+        _ => Err(unsupported("`amount.value` must be from 1 fen to ten billion yuan for WeChat Pay")),
     }
 }
 
@@ -166,6 +166,6 @@ pub(super) fn put(fields: &mut Fields, name: &str, value: &str) {
     fields.insert(name.to_owned(), value.to_owned());
 }
 
-fn unfit(why: &str) -> Error {
+fn unsupported(why: &str) -> Error {
     Error::Unsupported(why.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Signatures with the API key, which both sides have: MD5 or HMAC-SHA256 over the sorted fields.
+//! Signatures with the shared API key: MD5 or HMAC-SHA256 over the sorted fields.
 
 use aws_lc_rs::cipher::{AES_256, DecryptingKey, DecryptionContext, UnboundCipherKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -12,10 +12,10 @@ use super::super::form;
 use super::super::{BadSignature, Verified};
 use super::xml::{self, Fields};
 
-/// What the key's only id is.
+/// Id of the only key.
 const KEY_ID: &str = "api";
 
-/// The fields that decide, in answers and notifications.
+/// Fields that the decoder relies on, in answers and notifications.
 const READ: &[&str] = &[
     "appid",
     "err_code",
@@ -36,7 +36,7 @@ const READ: &[&str] = &[
     "transaction_id",
 ];
 
-/// By the names that the interface gives them.
+/// Signature types, with WeChat Pay's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignType {
     Md5,
@@ -48,7 +48,7 @@ impl SignType {
         [Self::Md5, Self::HmacSha256].into_iter().find(|sign_type| sign_type.as_str() == name)
     }
 
-    /// The one whose signatures have so many hexadecimal digits.
+    /// Returns the type whose signatures have this number of hexadecimal digits.
     fn of_length(digits: usize) -> Option<Self> {
         match digits {
             32 => Some(Self::Md5),
@@ -65,19 +65,19 @@ impl SignType {
     }
 }
 
-/// The API key and how it signs.
+/// API key and the account's signature type.
 pub(super) struct ApiKey {
     pub(super) key: String,
     pub(super) sign_type: SignType,
 }
 
 impl ApiKey {
-    /// The signature over all fields but `sign`, in the account's way.
+    /// Returns the signature over all fields but `sign`, of the account's type.
     pub(super) fn sign(&self, fields: &Fields) -> String {
         self.sign_as(self.sign_type, fields)
     }
 
-    /// The signature over all fields but `sign`; upper-case hexadecimal.
+    /// Returns the signature over all fields but `sign`, in upper-case hexadecimal.
     pub(super) fn sign_as(&self, sign_type: SignType, fields: &Fields) -> String {
         let unsigned = form::text(fields, &["sign"]);
         let text = format!("{unsigned}&key={}", self.key);
@@ -90,46 +90,47 @@ impl ApiKey {
         }
     }
 
-    /// Checks an answer or a notification of a payment; what is verified is the whole message.
+    /// Checks the signature of an answer or of a payment's notification. The whole message is verified.
     ///
-    /// WeChat Pay signs some messages in the other of its two ways than the request, and `sign_type` may be missing then. Both
-    /// ways need the API key. The number of digits tells them apart.
+    /// WeChat Pay signs some messages with the other type than the request, and then `sign_type` may be missing. Both
+    /// types require the API key. They are distinguished by the number of digits.
     pub(super) fn verify(&self, message: Bytes) -> Result<Verified, BadSignature> {
         let fields = xml::read("xml", &message).ok_or(BadSignature::Missing)?;
         let sign = fields.get("sign").ok_or(BadSignature::Missing)?;
         if form::hides(&fields, READ) {
-            return Err(BadSignature::Wrong("what it covers can be read in two ways"));
+            return Err(BadSignature::Wrong("the signed text is ambiguous"));
         }
         let sign_type = SignType::of_length(sign.len())
-            .ok_or(BadSignature::Wrong("its `sign` must have 32 (MD5) or 64 (HMAC-SHA256) hexadecimal digits"))?;
+            .ok_or(BadSignature::Wrong("`sign` must have 32 (MD5) or 64 (HMAC-SHA256) hexadecimal digits"))?;
         verify_slices_are_equal(self.sign_as(sign_type, &fields).as_bytes(), sign.as_bytes())
-            .map_err(|_| BadSignature::Wrong("it is not over this message, or by another API key"))?;
+            .map_err(|_| BadSignature::Wrong("not over this message, or by another API key"))?;
         Ok(Verified::assertion(message, KEY_ID))
     }
 
-    /// A refund's notification is not signed but encrypted: whoever could write it has the key. That is no proof that each
-    /// byte is as it was written (ECB has no seal), so what it says must be asked about.
+    /// Checks a refund's notification, which is encrypted instead of signed: its sender knows the API key.
+    ///
+    /// ECB does not protect the integrity of each byte, so the content must be confirmed by a query.
     pub(super) fn verify_refund(&self, message: Bytes) -> Result<Verified, BadSignature> {
-        let fields = xml::read("xml", &message).ok_or(BadSignature::Wrong("it is no flat XML"))?;
+        let fields = xml::read("xml", &message).ok_or(BadSignature::Wrong("not flat XML"))?;
         let sealed = fields.get("req_info").ok_or(BadSignature::Missing)?;
         match self.open(sealed) {
             Some(_) => Ok(Verified::assertion(message, KEY_ID)),
-            None => Err(BadSignature::Wrong("`req_info` cannot be opened with this API key")),
+            None => Err(BadSignature::Wrong("`req_info` cannot be decrypted with this API key")),
         }
     }
 
-    /// The fields in a `req_info`: base64 of AES-256-ECB, the key being the lower-case hexadecimal MD5 of the API key.
+    /// Decrypts a `req_info`: base64 of AES-256-ECB, whose key is the lower-case hexadecimal MD5 of the API key.
     pub(super) fn open(&self, sealed: &str) -> Option<Fields> {
         let mut bytes = STANDARD.decode(sealed).ok()?;
         let secret = hex::encode(Md5::digest(self.key.as_bytes()));
         let key = DecryptingKey::ecb(UnboundCipherKey::new(&AES_256, secret.as_bytes()).ok()?).ok()?;
         let plain = key.decrypt(&mut bytes, DecryptionContext::None).ok()?;
-        // Some writers leave the padding out when the text fills its last block.
-        xml::read("root", unpadded(plain)).or_else(|| xml::read("root", plain))
+        // Some senders omit the padding if the text fills its last block.
+        xml::read("root", without_padding(plain)).or_else(|| xml::read("root", plain))
     }
 }
 
-fn unpadded(plain: &[u8]) -> &[u8] {
+fn without_padding(plain: &[u8]) -> &[u8] {
     let count = plain.last().copied().unwrap_or_default();
     match plain.split_at_checked(plain.len().saturating_sub(usize::from(count))) {
         Some((text, padding)) if (1..=16).contains(&count) && padding.iter().all(|byte| *byte == count) => text,

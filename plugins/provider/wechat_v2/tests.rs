@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::super::form;
-use super::super::golden::{self, Bench, Message as Golden, NOW};
+use super::super::golden::{self, GoldenFixture, Message as Golden, NOW};
 use super::super::wechat_errors as table;
 use super::xml::Fields;
 use super::*;
@@ -26,24 +26,25 @@ fn key(sign_type: SignType) -> ApiKey {
 }
 
 fn provider() -> WechatV2 {
-    let whose = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), None, None);
-    let account = Account { whose, key: key(SignType::HmacSha256) };
+    let ids = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), None, None);
+    let account = Account { ids, key: key(SignType::HmacSha256) };
     WechatV2 { account }
 }
 
-/// A service provider, with the old signature.
+/// Service provider with MD5 signatures.
 fn partner() -> WechatV2 {
     let [sub_mchid, sub_appid] = ["1900000109", "wx8888888888888888"].map(|id| Some(id.to_owned()));
-    let whose = wechat_account::Account::new("10000100".into(), "wxd930ea5d5a258f4f".into(), sub_mchid, sub_appid);
-    WechatV2 { account: Account { whose, key: key(SignType::Md5) } }
+    let ids = wechat_account::Account::new("10000100".into(), "wxd930ea5d5a258f4f".into(), sub_mchid, sub_appid);
+    WechatV2 { account: Account { ids, key: key(SignType::Md5) } }
 }
 
 fn fields(params: &Value) -> Fields {
     params.as_object().unwrap().iter().map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
 }
 
-/// Holds a folder. On WeChat Pay's side what has no signature gets one, but for refund notifications, which have none.
-fn hold(folder: &str, provider: &WechatV2) {
+/// Checks the golden files of a folder. WeChat Pay's messages without a signature get one, except notifications of
+/// refunds, which have none.
+fn check_golden_files(folder: &str, provider: &WechatV2) {
     let needed = "pay-native pay-jsapi pay-h5 pay-app pay-codepay query close reverse refund query-refund notification-payment \
                   notification-refund";
     let needed: Vec<&str> = needed.split_whitespace().collect();
@@ -55,21 +56,24 @@ fn hold(folder: &str, provider: &WechatV2) {
             message.body = xml::write(&fields);
         }
     };
-    golden::hold(&Bench { folder, provider, signer: &*signer, keys: &keys, now: NOW, sign: &sign }, &needed);
+    golden::check_golden_files(
+        &GoldenFixture { folder, provider, signer: &*signer, keys: &keys, now: NOW, sign: &sign },
+        &needed,
+    );
 }
 
 #[test]
-fn golden_files_hold() {
-    hold("wechat-v2", &provider());
+fn golden_files_match() {
+    check_golden_files("wechat-v2", &provider());
 }
 
 #[test]
-fn golden_files_of_a_service_provider_with_md5_hold() {
-    hold("wechat-v2-partner", &partner());
+fn golden_files_of_a_service_provider_with_md5_match() {
+    check_golden_files("wechat-v2-partner", &partner());
 }
 
 #[test]
-fn signatures_are_as_published() {
+fn signatures_match_published_ones() {
     let doc = &VECTORS["doc_vector"];
     assert_eq!(key(SignType::Md5).sign(&fields(&doc["params"])), doc["md5"].as_str().unwrap());
     assert_eq!(key(SignType::HmacSha256).sign(&fields(&doc["params"])), doc["hmac_sha256"].as_str().unwrap());
@@ -78,7 +82,7 @@ fn signatures_are_as_published() {
 }
 
 #[test]
-fn a_refund_notification_is_opened_as_published() {
+fn published_refund_notification_is_decrypted() {
     let vector = &VECTORS["refund_req_info"];
     let opened = key(SignType::Md5).open(vector["req_info"].as_str().unwrap()).unwrap();
     assert_eq!(Some(opened), xml::read("root", vector["plaintext"].as_str().unwrap().as_bytes()));
@@ -110,15 +114,15 @@ const PAID: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn one_byte_altered_is_refused() {
+fn any_altered_byte_is_rejected() {
     let body = signed(PAID);
     assert!(verify(Source::Answer, body.as_bytes()).is_ok());
     let whole = xml::read("xml", body.as_bytes());
-    for place in 0..body.len() {
+    for index in 0..body.len() {
         let mut altered = body.clone().into_bytes();
-        altered[place] ^= 1;
+        altered[index] ^= 1;
         let refused = verify(Source::Notification, &altered).is_err();
-        assert!(refused || xml::read("xml", &altered) == whole, "byte {place}");
+        assert!(refused || xml::read("xml", &altered) == whole, "byte {index}");
     }
     assert_eq!(
         verify(Source::Answer, b"<xml><return_code>FAIL</return_code></xml>").unwrap_err(),
@@ -128,22 +132,22 @@ fn one_byte_altered_is_refused() {
     assert!(matches!(verify(Source::Notification, sealed), Err(BadSignature::Wrong(_))));
 }
 
-/// What a query is answered with, some fields being otherwise.
-fn queried(method: &str, otherwise: &[(&str, &str)]) -> Result<Outcome, Error> {
+/// Decodes the answer to a query, with some fields replaced.
+fn queried(method: &str, replaced: &[(&str, &str)]) -> Result<Outcome, Error> {
     let Operation::Pay(pay) = golden::pay(method) else { panic!() };
-    answered(&Operation::Query(pay.order), otherwise)
+    answered(&Operation::Query(pay.order), replaced)
 }
 
-fn answered(operation: &Operation, otherwise: &[(&str, &str)]) -> Result<Outcome, Error> {
+fn answered(operation: &Operation, replaced: &[(&str, &str)]) -> Result<Outcome, Error> {
     let (signer, keys) = (crate::signer::none(), Keyring::default());
     let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
     let with = Signing { signer: &*signer, keys: &keys, stamp: &stamp };
-    let body = signed(&[PAID, otherwise].concat());
+    let body = signed(&[PAID, replaced].concat());
     provider().decode(operation, StatusCode::OK, verify(Source::Answer, body.as_bytes()).unwrap(), with)
 }
 
 #[test]
-fn only_what_agrees_with_the_order_is_accepted() {
+fn answer_about_another_order_is_rejected() {
     assert_eq!(queried("wechat.native", &[]).unwrap().status, Status::Succeeded);
     for (name, value) in
         [("appid", "wx1"), ("mch_id", "1"), ("out_trade_no", "1"), ("total_fee", "1.0"), ("fee_type", "USD")]
@@ -154,9 +158,9 @@ fn only_what_agrees_with_the_order_is_accepted() {
     assert_eq!(queried("wechat.native", &[("trade_state", "REFUND")]).unwrap().status, Status::Succeeded);
 }
 
-/// The signed text is the same when a field stands in another one's value or name.
+/// The signed text is the same if a field is hidden in the value or name of another one.
 #[test]
-fn no_field_can_be_hidden_in_another() {
+fn field_hidden_in_another_field_is_rejected() {
     let body =
         signed(&[PAID, &[("cash_fee", "1"), ("fee_type", "USD"), ("mweb_url", "https://w?a=1&package=2")]].concat());
     let whole = xml::read("xml", body.as_bytes()).unwrap();
@@ -164,7 +168,7 @@ fn no_field_can_be_hidden_in_another() {
         assert_eq!(form::text(fields, &["sign"]), form::text(&whole, &["sign"]));
         verify(Source::Answer, xml::write(fields).as_bytes()).map(drop)
     };
-    assert_eq!(said(&whole), Ok(()), "what hides nothing may hold any character");
+    assert_eq!(said(&whole), Ok(()), "a value that hides no field may contain any character");
     let mut folded = whole.clone();
     let (first, value) = (folded["cash_fee"].clone(), folded.remove("fee_type").unwrap());
     folded.insert("cash_fee".to_owned(), format!("{first}&fee_type={value}"));
@@ -175,7 +179,7 @@ fn no_field_can_be_hidden_in_another() {
 }
 
 #[test]
-fn text_that_xml_cannot_carry_is_refused_by_the_name_of_its_field() {
+fn control_character_is_rejected_with_field_name() {
     let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
     let keys = Keyring::default();
     let with = Signing { signer: &*crate::signer::none(), keys: &keys, stamp: &stamp };
@@ -198,13 +202,13 @@ fn text_that_xml_cannot_carry_is_refused_by_the_name_of_its_field() {
 }
 
 #[test]
-fn a_service_providers_payer_is_known_by_the_merchants_own_app() {
+fn service_provider_sends_openid_of_merchants_app() {
     let Operation::Pay(pay) = golden::pay("wechat.jsapi") else { panic!() };
     let payer = Payer { openid: Some("o1".into()), ..Payer::default() };
     let pay = Operation::Pay(Pay { payer, ..pay });
     for (sub_appid, name) in [(None, "<openid>o1]"), (Some("wx8".to_owned()), "<sub_openid>o1]")] {
-        let whose = wechat_account::Account::new("10000100".into(), "wx9".into(), Some("1900000109".into()), sub_appid);
-        let account = Account { whose, key: key(SignType::HmacSha256) };
+        let ids = wechat_account::Account::new("10000100".into(), "wx9".into(), Some("1900000109".into()), sub_appid);
+        let account = Account { ids, key: key(SignType::HmacSha256) };
         let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
         let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
         let Ok(Encoded::Send(request)) = (WechatV2 { account }).encode(&pay, with) else { panic!() };
@@ -214,22 +218,22 @@ fn a_service_providers_payer_is_known_by_the_merchants_own_app() {
 }
 
 #[test]
-fn reversal_is_done_only_when_it_need_not_be_sent_again() {
+fn reversal_is_done_only_if_recall_is_n() {
     let Operation::Pay(pay) = golden::pay("wechat.codepay") else { panic!() };
     let reverse = Operation::Close(pay.order);
     assert_eq!(answered(&reverse, &[("recall", "N")]).unwrap().status, Status::Closed);
-    assert!(answered(&reverse, &[("recall", "Y")]).unwrap().needs_reversal, "the channel is well");
+    assert!(answered(&reverse, &[("recall", "Y")]).unwrap().needs_reversal, "the channel is healthy");
     assert_eq!(answered(&reverse, &[]).unwrap_err().code(), "unclear");
 }
 
 #[test]
-fn pay_error_of_a_scanned_code_needs_a_reversal_and_of_others_is_final() {
+fn pay_error_of_scanned_code_needs_reversal_others_are_final() {
     let found = |method, state| {
         let outcome = queried(method, &[("trade_state", state)]).unwrap();
         (outcome.status, outcome.needs_reversal)
     };
     assert_eq!(found("wechat.codepay", "PAYERROR"), (Status::Pending, true));
-    assert_eq!(found("wechat.codepay", "SUCCESS"), (Status::Succeeded, false), "it was paid all the same");
+    assert_eq!(found("wechat.codepay", "SUCCESS"), (Status::Succeeded, false), "it was paid nevertheless");
     assert_eq!(found("wechat.codepay", "REVOKED"), (Status::Closed, false), "after the reversal");
     assert_eq!(found("wechat.codepay", "USERPAYING"), (Status::Pending, false));
     for method in ["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"] {
@@ -238,7 +242,7 @@ fn pay_error_of_a_scanned_code_needs_a_reversal_and_of_others_is_final() {
 }
 
 #[test]
-fn message_signed_in_the_other_way_under_the_same_key_is_believed() {
+fn message_signed_with_other_algorithm_and_same_key_is_accepted() {
     let with = |key: &ApiKey, sign_type: SignType| {
         let mut fields: Fields = PAID.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         fields.insert("sign".to_owned(), key.sign_as(sign_type, &fields));
@@ -251,22 +255,22 @@ fn message_signed_in_the_other_way_under_the_same_key_is_believed() {
             assert!(verify(source, body.as_bytes()).is_ok(), "{sign_type:?}");
             assert!(matches!(verify(source, with(&other, sign_type).as_bytes()), Err(BadSignature::Wrong(_))));
             let short = body.replace("</sign>", "</sign><sign_type>MD5</sign_type>");
-            assert!(verify(source, short.as_bytes()).is_err(), "what was added after signing is not believed");
+            assert!(verify(source, short.as_bytes()).is_err(), "a field added after signing is rejected");
         }
     }
 }
 
 #[test]
-fn notification_that_is_no_xml_is_named_so() {
+fn notification_that_is_not_xml_is_reported() {
     for body in [&b"<xml><a>1</xml>"[..], b"", b"{}"] {
         let error = verify(Source::Notification, body).unwrap_err();
-        assert!(error.to_string().contains("no flat XML"), "{error}");
+        assert!(error.to_string().contains("not flat XML"), "{error}");
     }
 }
 
 proptest! {
     #[test]
-    fn whatever_comes_is_read_without_a_panic_and_not_believed(body in proptest::collection::vec(any::<u8>(), 0..200), text in "(<xml>)?[<>/a-z\\[\\]&;! ]{0,80}(</xml>)?") {
+    fn arbitrary_messages_are_rejected_without_panic(body in proptest::collection::vec(any::<u8>(), 0..200), text in "(<xml>)?[<>/a-z\\[\\]&;! ]{0,80}(</xml>)?") {
         for body in [&body[..], text.as_bytes()] {
             prop_assert!(verify(Source::Answer, body).is_err());
             prop_assert!(verify(Source::Notification, body).is_err());
@@ -275,11 +279,11 @@ proptest! {
     }
 
     #[test]
-    fn a_mutated_answer_is_never_believed(place in any::<usize>(), byte in any::<u8>()) {
+    fn mutated_answer_is_rejected(index in any::<usize>(), byte in any::<u8>()) {
         static BODY: LazyLock<String> = LazyLock::new(|| signed(PAID));
         let mut altered = BODY.clone().into_bytes();
-        let place = place % altered.len();
-        altered[place] = byte;
+        let index = index % altered.len();
+        altered[index] = byte;
         let same = xml::read("xml", &altered) == xml::read("xml", BODY.as_bytes());
         prop_assert!(same || verify(Source::Answer, &altered).is_err());
     }

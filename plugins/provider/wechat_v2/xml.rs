@@ -1,38 +1,40 @@
-//! Flat XML: one root, each child a name with text. There is nothing else in this interface, so nothing else is read: no
-//! document type, no entity but the five that XML itself has, no attribute, no child in a child, no name twice.
+//! Flat XML: one root, whose children are names with text.
+//!
+//! The API uses nothing else, so nothing else is accepted: no document type, no entities but XML's five, no attributes,
+//! no nested children, no duplicated names.
 
 use std::collections::BTreeMap;
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-/// A message's fields, sorted by the bytes of their names: the order in which they are signed.
+/// Fields of a message, sorted by the bytes of their names. They are signed in this order.
 pub(super) type Fields = BTreeMap<String, String>;
 
-/// No message has nearly as many.
-const MOST_FIELDS: usize = 256;
+/// Maximum number of fields; no message has nearly as many.
+const MAX_FIELDS: usize = 256;
 
-/// Writes `<xml>…</xml>`; values are CDATA, as in all of WeChat Pay's examples.
+/// Writes `<xml>…</xml>` with values as CDATA, as in all of WeChat Pay's examples.
 pub(super) fn write(fields: &Fields) -> String {
     let mut text = "<xml>".to_owned();
     for (name, value) in fields {
-        // The end of a CDATA section cannot stand in one: it is divided over two.
+        // The end marker of a CDATA section cannot occur inside one, so it is split over two sections.
         let value = value.replace("]]>", "]]]]><![CDATA[>");
         text.push_str(&format!("<{name}><![CDATA[{value}]]></{name}>"));
     }
     text + "</xml>"
 }
 
-/// Reads a message whose root has this name; `None` when it is anything else than flat XML.
+/// Parses a message whose root has this name. Returns `None` if it is not flat XML.
 pub(super) fn read(root: &str, message: &[u8]) -> Option<Fields> {
     let mut reader = Reader::from_str(std::str::from_utf8(message).ok()?);
     let mut fields = Fields::new();
     let mut open: Vec<String> = Vec::new();
     let mut text = String::new();
-    let mut is_over = false;
+    let mut is_closed = false;
     loop {
         match reader.read_event().ok()? {
-            Event::Start(start) if !is_over && start.attributes().next().is_none() => {
+            Event::Start(start) if !is_closed && start.attributes().next().is_none() => {
                 let name = start.name().as_ref().to_owned();
                 if open.is_empty() && name != root || open.len() == 2 {
                     return None;
@@ -50,7 +52,7 @@ pub(super) fn read(root: &str, message: &[u8]) -> Option<Fields> {
             Event::End(_) => {
                 let name = open.pop()?;
                 if open.is_empty() {
-                    is_over = true;
+                    is_closed = true;
                     if !is_blank(&text) {
                         return None;
                     }
@@ -69,19 +71,19 @@ pub(super) fn read(root: &str, message: &[u8]) -> Option<Fields> {
             Event::GeneralRef(reference) if open.len() == 2 => {
                 let character = match reference.resolve_char_ref().ok()? {
                     Some(character) => character,
-                    None => named(&reference)?,
+                    None => predefined_entity(&reference)?,
                 };
                 text.push(character);
             }
-            Event::Decl(_) if open.is_empty() && !is_over => {}
-            Event::Eof => return is_over.then_some(fields),
+            Event::Decl(_) if open.is_empty() && !is_closed => {}
+            Event::Eof => return is_closed.then_some(fields),
             _ => return None,
         }
     }
 }
 
 fn insert(fields: &mut Fields, name: String, value: String) -> Option<()> {
-    let is_new = fields.len() < MOST_FIELDS && fields.insert(name, value).is_none();
+    let is_new = fields.len() < MAX_FIELDS && fields.insert(name, value).is_none();
     is_new.then_some(())
 }
 
@@ -89,7 +91,7 @@ fn is_blank(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_whitespace())
 }
 
-fn named(entity: &str) -> Option<char> {
+fn predefined_entity(entity: &str) -> Option<char> {
     match entity {
         "amp" => Some('&'),
         "lt" => Some('<'),
@@ -104,11 +106,11 @@ fn named(entity: &str) -> Option<char> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::super::wechat_account::is_carried;
+    use super::super::super::wechat_account::is_transmittable;
     use super::*;
 
     #[test]
-    fn only_flat_xml_is_read() {
+    fn xml_that_is_not_flat_is_rejected() {
         let good = "<?xml version=\"1.0\"?>\n<xml>\n<a><![CDATA[1<2]]></a> <b>x &amp; y&#33;</b><c/><d></d></xml>\n";
         let wanted = [("a", "1<2"), ("b", "x & y!"), ("c", ""), ("d", "")];
         let wanted: Fields = wanted.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -134,12 +136,12 @@ mod tests {
     }
 
     proptest! {
-        /// The other parser is strict, and ends lines as the standard says.
+        /// roxmltree is strict, and normalizes line ends as the standard requires.
         #[test]
-        fn what_is_written_is_what_any_parser_reads(
+        fn written_xml_is_parsed_equally_by_another_parser(
             fields in proptest::collection::btree_map("[a-z_]{1,8}", "([ -~]|\\PC|[\u{0}-\u{ffff}]|\r\n|]]>|&#13;){0,12}", 0..6)
         ) {
-            let is_carried = fields.values().flat_map(|value| value.chars()).all(is_carried);
+            let is_transmittable = fields.values().flat_map(|value| value.chars()).all(is_transmittable);
             let text = write(&fields);
             let read = roxmltree::Document::parse(&text).ok().map(|document| {
                 let field = |node: roxmltree::Node<'_, '_>| {
@@ -148,17 +150,17 @@ mod tests {
                 };
                 document.root_element().children().map(field).collect::<Fields>()
             });
-            // Some controls that XML allows are refused all the same.
-            prop_assert!(!is_carried || read == Some(fields));
+            // Some control characters that XML allows are rejected too.
+            prop_assert!(!is_transmittable || read == Some(fields));
         }
 
         #[test]
-        fn what_is_written_is_read(fields in proptest::collection::btree_map("[a-z_]{1,8}", "[^\r\u{0}-\u{1f}]{0,12}", 0..6)) {
+        fn written_xml_is_parsed_back(fields in proptest::collection::btree_map("[a-z_]{1,8}", "[^\r\u{0}-\u{1f}]{0,12}", 0..6)) {
             prop_assert_eq!(read("xml", write(&fields).as_bytes()), Some(fields));
         }
 
         #[test]
-        fn whatever_comes_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "[<>a-c!\\[\\]&;/ ]{0,60}") {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "[<>a-c!\\[\\]&;/ ]{0,60}") {
             let _ = read("xml", &bytes);
             let _ = read("a", text.as_bytes());
         }

@@ -1,4 +1,4 @@
-//! Bills: a signed answer says where the file is and what it hashes to; the file itself is not signed.
+//! APIv3 bills: a signed answer contains the download link and the hash of the file. The file itself is not signed.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -10,10 +10,10 @@ use super::super::wechat_errors::Interface;
 use super::{WechatV3, answer, errors, request};
 use crate::error::Error;
 
-/// Our kinds of bill, and what WeChat Pay is asked for each.
+/// Kinds of bill.
 const KINDS: &[&str] = &[TRADE, "trade_success", "trade_refund", FUNDS, "funds_operation", "funds_fees"];
 
-/// The interface, and the parameter that chooses among its bills.
+/// Returns the interface, and the parameter that selects the bill.
 fn interface(kind: &str) -> Option<(&'static str, &'static str)> {
     Some(match kind {
         TRADE => ("tradebill", "bill_type=ALL"),
@@ -31,25 +31,25 @@ impl Bills for WechatV3 {
         KINDS
     }
 
-    /// Files are where the interface is.
+    /// The files come from the API hosts.
     fn hosts(&self) -> &'static [&'static str] {
         &[]
     }
 
-    fn desk(&self) -> BillEndpoint {
+    fn endpoint(&self) -> BillEndpoint {
         BillEndpoint::Payments
     }
 
-    fn ask(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let interface = interface(wanted.kind);
-        let (name, choice) =
-            interface.ok_or_else(|| Error::Unsupported(format!("WeChat Pay has no bill `{}`", wanted.kind)))?;
+        let (name, choice) = interface
+            .ok_or_else(|| Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}`", wanted.kind)))?;
         request::uri(format!("/v3/bill/{name}?bill_date={}&{choice}", wanted.day)).map(request::get)
     }
 
-    fn find(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.believed(|status, body| errors::unsigned(Interface::Bill, status, body))?;
+        let reply = answer.verified_or(|status, body| errors::unsigned(Interface::Bill, status, body))?;
         match status {
             StatusCode::OK => link(answer::read(reply.bytes())?).map(BillReply::Link),
             _ => Err(errors::refusal(Interface::Bill, status, reply.bytes())),
@@ -58,19 +58,19 @@ impl Bills for WechatV3 {
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct BillLocation {
     hash_type: String,
     hash_value: String,
     download_url: String,
 }
 
-/// The hash is over the file as it is without compression, which is how it is asked for.
-fn link(place: Place) -> Result<Link, Error> {
+/// Decodes the link. The hash covers the uncompressed file, which is what the gateway requests.
+fn link(location: BillLocation) -> Result<Link, Error> {
     let mut sha1 = [0; 20];
-    let is_sha1 =
-        place.hash_type.eq_ignore_ascii_case("SHA1") && hex::decode_to_slice(&place.hash_value, &mut sha1).is_ok();
+    let is_sha1 = location.hash_type.eq_ignore_ascii_case("SHA1")
+        && hex::decode_to_slice(&location.hash_value, &mut sha1).is_ok();
     if !is_sha1 {
-        return Err(Error::unclear("its answer names no SHA-1 of the bill"));
+        return Err(Error::unclear("the answer contains no SHA-1 of the bill"));
     }
-    Ok(Link { url: place.download_url, is_signed: true, sha1: Some(sha1), form: Form::Csv })
+    Ok(Link { url: location.download_url, is_signed: true, sha1: Some(sha1), form: Form::Csv })
 }

@@ -1,4 +1,4 @@
-//! Error codes of APIv3, and the errors that they stand for.
+//! Error codes of APIv3, with the errors that they are converted to.
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::super::wechat_errors::{self as table, BILL, Class, END, EVERY, Interface, PAY, Row, bare};
 use crate::error::{Error, ProviderError};
 
-/// Codes of the official lists: the one that all interfaces share, those of create, query, close and reverse (one and the same
-/// list), of refund and refund query, and of bills.
+/// Codes of the official lists: the list shared by all interfaces, those of create, query, close and reverse (which are
+/// the same), of refund and refund query, and of bills.
 pub(super) const CODES: &[Row] = &[
-    // Not done, and final.
+    // Not executed, and final.
     ("ACCOUNTERROR", Class::Final, EVERY),       // create 403: the payer's account
     ("APPIDMCHIDNOTMATCH", Class::Final, EVERY), // create 400
     ("AUTHCODEERROR", Class::Final, PAY),        // micropay of APIv2
@@ -30,7 +30,7 @@ pub(super) const CODES: &[Row] = &[
     ("USERACCOUNTABNORMAL", Class::Final, EVERY), // refund 403: the payer's account was closed
     ("USERNOTEXIST", Class::Final, EVERY),       // shared: the payer's account was closed
     ("USERNOTEXISTS", Class::Final, EVERY),      // shared: the openid is wrong
-    // Not done: the same request later.
+    // Not executed: send the same request later.
     ("BIZERRNEEDRETRY", Class::Later, EVERY), // refund: refused for concurrency, "same parameters again"
     ("FREQUENCYLIMITED", Class::Later, EVERY), // every list, 429
     ("FREQUENCYLIMITEXCEED", Class::Later, EVERY), // shared, 429
@@ -48,23 +48,24 @@ pub(super) const CODES: &[Row] = &[
     ("TRADEERROR", Class::State, EVERY),            // close 403
     ("USERPAYING", Class::Later, END),              // close 202: the payer is typing the password
     ("USERPAYING", Class::State, EVERY),            // create 202
-    // No such order, refund or bill.
+    // The order, refund or bill does not exist.
     ("NOSTATEMENTEXIST", Class::Absent, BILL),   // bills 400
     ("ORDERNOTEXIST", Class::Absent, EVERY),     // create 404
     ("REFUNDNOTEXISTS", Class::Absent, EVERY),   // shared, 404
     ("RESOURCENOTEXISTS", Class::Absent, EVERY), // refund 404
-    // It may have been done: query.
+    // The request may have been executed: query.
     ("BANKERROR", Class::Query, EVERY),   // create 500
     ("NOTFOUND", Class::Query, EVERY),    // shared, 404: the address may be the one that does not exist
     ("SYSTEMERROR", Class::Query, EVERY), // every list, 500
-    // Our key, certificate or clock.
+    // Our key, certificate or clock is invalid.
     ("SIGNERROR", Class::Credentials, EVERY), // every list, 401
 ];
 
-/// Final codes that the lists have with HTTP 500. Any other refusal with a status of that kind comes from a broken machine.
+/// Final codes that the lists contain with HTTP 500. Any other final code with a 5xx status is attributed to a failed
+/// server.
 const FINAL_WITH_500: &[&str] = &["INVALIDTRANSACTIONID", "OPENIDMISMATCH"];
 
-/// Parts of messages that are about our key or the key that we ask WeChat Pay to sign with. Their code is PARAM_ERROR.
+/// Message fragments about our key, or about the key that WeChat Pay is asked to sign with. Their code is PARAM_ERROR.
 const CREDENTIALS: &[&str] = &["Wechatpay-Serial", "证书序列号", "公钥ID", "Authorization"];
 
 #[derive(Deserialize)]
@@ -72,13 +73,13 @@ struct Refusal {
     code: String,
     #[serde(default)]
     message: String,
-    /// Has many forms; in most of them `field` names what is wrong.
+    /// Has many formats; in most of them `field` names the invalid parameter.
     #[serde(default)]
     detail: Value,
 }
 
 impl Refusal {
-    /// Reads an answer in WeChat Pay's form. Anything else came from something on the way.
+    /// Parses an error in WeChat Pay's format. Anything else came from an intermediary.
     fn read(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }
@@ -92,19 +93,20 @@ impl Refusal {
         if status == StatusCode::UNAUTHORIZED || status.is_client_error() && self.is_about_credentials() {
             return Some(Class::Credentials);
         }
-        // "201 商户订单号重复", "请求重入时，参数与首次请求时不一致": OUT_TRADE_NO_USED by another name.
-        let is_used =
+        // Both messages mean OUT_TRADE_NO_USED: "201 商户订单号重复", "请求重入时，参数与首次请求时不一致".
+        let is_number_used =
             bare(&self.code) == "INVALIDREQUEST" && ["重复", "首次请求"].iter().any(|part| self.message.contains(part));
-        let known = table::class(CODES, &self.code, interface).map(|class| match table::trouble(&self.message) {
-            _ if is_used => Class::State,
-            Some(trouble) if table::has_several_causes(&self.code) => trouble,
-            _ => class,
-        });
-        let is_broken = status.is_server_error() && !FINAL_WITH_500.contains(&bare(&self.code).as_str());
+        let known =
+            table::class(CODES, &self.code, interface).map(|class| match table::platform_failure(&self.message) {
+                _ if is_number_used => Class::State,
+                Some(platform_failure) if table::has_several_causes(&self.code) => platform_failure,
+                _ => class,
+            });
+        let is_server_failure = status.is_server_error() && !FINAL_WITH_500.contains(&bare(&self.code).as_str());
         match known {
-            // That a machine is overburdened can be heard from a broken one, and nothing else.
+            // A failed server is trusted only if it reports overload.
             Some(Class::Later) => known,
-            _ if is_broken => Some(Class::Query),
+            _ if is_server_failure => Some(Class::Query),
             None if status == StatusCode::TOO_MANY_REQUESTS => Some(Class::Later),
             _ => known,
         }
@@ -124,15 +126,15 @@ pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) ->
 fn error(interface: Interface, status: StatusCode, body: &[u8], is_signed: bool) -> Error {
     let is_error = status.is_client_error() || status.is_server_error();
     let Some(refusal) = Refusal::read(body).filter(|_| is_error) else {
-        return Error::unclear(format!("it answered HTTP {} in an unknown form", status.as_u16()));
+        return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
     };
     let class = refusal.class(interface, status);
     let word = ProviderError { code: refusal.code, message: refusal.message };
-    table::error(class, interface, is_signed, word, format!("it answered HTTP {}", status.as_u16()))
+    table::error(class, interface, is_signed, word, format!("HTTP {} error answer", status.as_u16()))
 }
 
-/// Returns WeChat Pay's word that the payer is typing the password, which comes with HTTP 202 among other statuses.
-pub(super) fn typing(body: &[u8]) -> Option<ProviderError> {
-    let Refusal { code, message, .. } = Refusal::read(body).filter(|said| bare(&said.code) == "USERPAYING")?;
+/// Returns WeChat Pay's error if the payer is entering the password. It comes with HTTP 202 and other statuses.
+pub(super) fn awaiting_password(body: &[u8]) -> Option<ProviderError> {
+    let Refusal { code, message, .. } = Refusal::read(body).filter(|refusal| bare(&refusal.code) == "USERPAYING")?;
     Some(ProviderError { code, message })
 }

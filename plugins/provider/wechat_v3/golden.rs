@@ -1,7 +1,8 @@
-//! Golden files: what goes out and what comes in, to the byte, in `tests/golden/wechat-v3`.
+//! Golden files of APIv3 in `tests/golden/wechat-v3`: exact bytes in both directions.
 //!
-//! Those with published vectors hold them; the others were made with another implementation (Python's `cryptography`).
-//! `UPDATE_GOLDEN=1` writes our side of each file anew (request, outcome, event, keys) and signs what has no signature.
+//! Files with published vectors contain them; the others were made with another implementation (Python's
+//! `cryptography`). `UPDATE_GOLDEN=1` rewrites our side of each file (request, outcome, event, keys) and signs messages
+//! that have no signature.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::super::golden::{self as shared, Asked, Golden, Message, error_json, event_json};
+use super::super::golden::{self as shared, Golden, GoldenOperation, Message, error_json, event_json};
 use super::super::*;
 use super::WechatV3;
 use crate::signer::rsa;
@@ -60,7 +61,7 @@ pub(super) fn wechat_signer() -> Arc<dyn Signer> {
     rsa::signer(CERTIFICATE, &key_file("wxjava_wechat_pay_private_key.pem")).unwrap()
 }
 
-/// Both kinds of key, as a merchant has them while WeChat Pay moves it from one to the other.
+/// Both kinds of key, as during WeChat Pay's migration of a merchant from one to the other.
 pub(super) fn keyring() -> Keyring {
     let verifier = rsa::verifier(&key_file("wxjava_wechat_pay_public_key.pem")).unwrap();
     let key = |id: &str| Key { id: id.to_owned(), verifier: verifier.clone(), not_after: None };
@@ -74,11 +75,11 @@ pub(super) fn provider_of(mchid: &str, appid: &str) -> WechatV3 {
 fn with_account(account: super::Account) -> WechatV3 {
     let vectors = vectors();
     let key = vectors["notification"]["api_v3_key"].as_str().unwrap().as_bytes();
-    let till = super::codepay::Till::new("0001", "till-1");
-    WechatV3 { account, till: Some(till), api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap() }
+    let shop = super::codepay::ScanningShop::new("0001", "till-1");
+    WechatV3 { account, shop: Some(shop), api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap() }
 }
 
-/// A service provider that acts for a merchant with an app of its own.
+/// Service provider that acts for a merchant with its own app.
 pub(super) fn partner() -> WechatV3 {
     let [mchid, appid, sub_mchid, sub_appid] = ["1234567891", "wxd678efh567hg6787", "1900000109", "wx8888888888888888"];
     with_account(super::Account::new(mchid.into(), appid.into(), Some(sub_mchid.into()), Some(sub_appid.into())))
@@ -92,19 +93,19 @@ pub(super) fn stamp() -> Stamp {
     Stamp { unix_time: NOW, nonce: NONCE.to_owned() }
 }
 
-/// With the merchant's key, WeChat Pay's keys and a stamp that is always the same.
+/// Runs `work` with the merchant's key, WeChat Pay's keys and a fixed stamp.
 pub(super) fn signing<T>(work: impl FnOnce(Signing<'_>) -> T) -> T {
     static KEYS: LazyLock<(Arc<dyn Signer>, Keyring)> = LazyLock::new(|| (merchant_signer(), keyring()));
     work(Signing { signer: &*KEYS.0, keys: &KEYS.1, stamp: &stamp() })
 }
 
-/// Every golden file by its name without `.json`.
+/// Returns every golden file by its name without `.json`.
 pub(super) fn all() -> Vec<(String, Golden)> {
     shared::all(&folder())
 }
 
 pub(super) fn operations() -> Vec<Operation> {
-    all().iter().filter_map(|(_, golden)| golden.operation.as_ref().map(Asked::operation)).collect()
+    all().iter().filter_map(|(_, golden)| golden.operation.as_ref().map(GoldenOperation::operation)).collect()
 }
 
 fn request_json(provider: &WechatV3, mut request: Request<Bytes>) -> Value {
@@ -112,8 +113,8 @@ fn request_json(provider: &WechatV3, mut request: Request<Bytes>) -> Value {
     shared::request_json(&request)
 }
 
-/// Our side of a golden file, worked out anew from the other side.
-fn ours(name: &str, golden: &Golden) -> Golden {
+/// Computes our side of a golden file from the provider's side.
+fn encode_and_decode(name: &str, golden: &Golden) -> Golden {
     let provider = if name.starts_with("partner-") { partner() } else { provider() };
     let (mut answer, mut notification) = (golden.answer.clone(), golden.notification.clone());
     answer.iter_mut().chain(&mut notification).for_each(sign_if_unsigned);
@@ -158,7 +159,7 @@ fn ours(name: &str, golden: &Golden) -> Golden {
 }
 
 #[test]
-fn golden_files_hold() {
+fn golden_files_match() {
     let files = all();
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
     for needed in
@@ -172,7 +173,7 @@ fn golden_files_hold() {
     }
     let bless = std::env::var_os("UPDATE_GOLDEN").is_some();
     for (name, mut golden) in files {
-        let mut new = ours(&name, &golden);
+        let mut new = encode_and_decode(&name, &golden);
         if bless {
             new.operation = golden.operation.take();
             let text = serde_json::to_string_pretty(&new).unwrap() + "\n";
@@ -188,16 +189,16 @@ fn golden_files_hold() {
 }
 
 #[test]
-fn golden_files_with_published_vectors_are_those_vectors() {
+fn golden_files_equal_published_vectors() {
     let vectors = vectors();
     let files: BTreeMap<_, _> = all().into_iter().collect();
     let request = |name: &str| files[name].request.clone().unwrap();
     for (file, vector) in [("pay-native", "request_post_native"), ("query", "request_get_query")] {
-        let ours = request(file);
+        let encode_and_decode = request(file);
         for field in ["method", "uri", "body"] {
-            assert_eq!(ours[field], vectors[vector][field], "{file} {field}");
+            assert_eq!(encode_and_decode[field], vectors[vector][field], "{file} {field}");
         }
-        assert_eq!(ours["headers"]["authorization"], vectors[vector]["authorization"], "{file}");
+        assert_eq!(encode_and_decode["headers"]["authorization"], vectors[vector]["authorization"], "{file}");
     }
     let same = |message: &Message, vector: &Value| {
         assert_eq!(message.body, vector["body"].as_str().unwrap());

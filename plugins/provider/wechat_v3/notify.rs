@@ -1,4 +1,4 @@
-//! WeChat Pay's notifications: an envelope with an encrypted order or refund in it.
+//! Decoding of WeChat Pay's notifications: an envelope with an encrypted order or refund.
 
 use aes_gcm::Aes256Gcm;
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::super::Described;
 use super::Account;
-use super::answer::{OrderNews, RefundAmount, at, named, read, refund_status, stuck};
+use super::answer::{OrderState, RefundAmount, at, read, refund_status, required_same, review_advice};
 use super::sealed::Sealed;
 use crate::error::Error;
 use crate::payment::{Event, Outcome, Refunded};
@@ -24,7 +24,7 @@ struct Resource {
     sealed: Sealed,
 }
 
-/// A refund as notifications tell it: other names and fewer fields than in answers.
+/// State of a refund in notifications, which have other names and fewer fields than answers.
 #[derive(Deserialize)]
 struct RefundNotice {
     mchid: Option<String>,
@@ -42,37 +42,41 @@ pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<
     let Envelope { event_type, resource } = read(body)?;
     let plain = || resource.sealed.open(key).map_err(Error::unclear);
     match (resource.original_type.as_str(), event_type.split_once('.')) {
-        ("transaction", Some(("TRANSACTION", _))) => payment(account, &event_type, &opened(&event_type, &plain()?)?),
-        ("refund", Some(("REFUND", _))) => refund(account, &event_type, &opened(&event_type, &plain()?)?),
-        _ => Err(Error::unclear(another_kind(&event_type))),
+        ("transaction", Some(("TRANSACTION", _))) => {
+            payment(account, &event_type, &parse_content(&event_type, &plain()?)?)
+        }
+        ("refund", Some(("REFUND", _))) => refund(account, &event_type, &parse_content(&event_type, &plain()?)?),
+        _ => Err(Error::unclear(unsupported_kind(&event_type))),
     }
 }
 
-/// Reads what was encrypted. A combined order's notification has the name of an order's, and another form.
-fn opened<'a, T: Deserialize<'a>>(event_type: &str, plain: &'a [u8]) -> Result<T, Error> {
-    read(plain).map_err(|_| Error::unclear(format!("what its `{event_type}` holds is neither an order nor a refund")))
+/// Decodes the decrypted content. The notification of a combined order has the same name as that of an order, but
+/// another format.
+fn parse_content<'a, T: Deserialize<'a>>(event_type: &str, plain: &'a [u8]) -> Result<T, Error> {
+    read(plain).map_err(|_| Error::unclear(format!("the content of `{event_type}` is neither an order nor a refund")))
 }
 
-/// Says which kind of notification it is, and why such ones come: an address for all of a merchant's notifications leads here.
-fn another_kind(event_type: &str) -> String {
+/// Returns the message for a notification of another product, which arrives here if the merchant uses one address for
+/// all products.
+fn unsupported_kind(event_type: &str) -> String {
     let name: String = event_type.chars().filter(char::is_ascii_graphic).take(64).collect();
     format!(
-        "it is a notification of the kind `{name}`, which is about neither a payment nor a refund: \
-         give that product another notification address at WeChat Pay"
+        "`{name}` is a notification of neither a payment nor a refund: \
+         configure another notification address for that product at WeChat Pay"
     )
 }
 
-/// The envelope's own id is not used: the same news may come in two envelopes. What the notification does not say clearly, a query
-/// decides.
-fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<Event, Error> {
-    let outcome = match news.outcome(account) {
-        // Only a query can tell whether the payer of a failed payment may have been charged.
-        Ok(outcome) => Some(outcome).filter(|_| !news.is_pay_error() && news.transaction_id.is_some()),
-        Err(Error::Unclear { .. }) if news.is_ours(account).is_ok() => None,
+/// Decodes a payment's notification. The envelope's id is not used, because the same state may come in two envelopes.
+/// Unclear content is settled by a query.
+fn payment(account: &Account, event_type: &str, order: &OrderState<'_>) -> Result<Event, Error> {
+    let outcome = match order.outcome(account) {
+        // Only a query shows whether the payer of a failed payment may have been charged.
+        Ok(outcome) => Some(outcome).filter(|_| !order.is_pay_error() && order.transaction_id.is_some()),
+        Err(Error::Unclear { .. }) if order.check_account(account).is_ok() => None,
         Err(error) => return Err(error),
     };
-    let number = &*news.out_trade_no;
-    let id = news.transaction_id.as_deref().unwrap_or_default();
+    let number = &*order.out_trade_no;
+    let id = order.transaction_id.as_deref().unwrap_or_default();
     Ok(Event {
         id: format!("{event_type}:{number}:{id}"),
         order_number: number.to_owned(),
@@ -85,20 +89,20 @@ fn payment(account: &Account, event_type: &str, news: &OrderNews<'_>) -> Result<
 
 fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<Event, Error> {
     match &account.sub_mchid {
-        None => named("mchid", notice.mchid.as_deref(), &account.mchid)?,
+        None => required_same("mchid", notice.mchid.as_deref(), &account.mchid)?,
         Some(sub_mchid) => {
-            named("sp_mchid", notice.sp_mchid.as_deref(), &account.mchid)?;
-            named("sub_mchid", notice.sub_mchid.as_deref(), sub_mchid)?;
+            required_same("sp_mchid", notice.sp_mchid.as_deref(), &account.mchid)?;
+            required_same("sub_mchid", notice.sub_mchid.as_deref(), sub_mchid)?;
         }
     }
     let amount = notice.amount.refund()?;
-    let word = notice.refund_status.as_str();
-    // A query decides about a status that is not known.
-    let outcome = refund_status(word).ok().map(|status| Outcome {
+    let name = notice.refund_status.as_str();
+    // An unknown status is settled by a query.
+    let outcome = refund_status(name).ok().map(|status| Outcome {
         provider_id: Some(notice.refund_id.clone()),
         amount: Some(amount),
         at: at(notice.success_time.as_deref()),
-        needs_person: stuck(word),
+        needs_person: review_advice(name),
         ..Outcome::of(status)
     });
     Ok(Event {
@@ -107,7 +111,7 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
         refund_number: Some(notice.out_refund_no.clone()),
         amount: outcome.is_none().then_some(amount),
         outcome,
-        refunded: Some(match word {
+        refunded: Some(match name {
             "SUCCESS" => Refunded::Part(amount),
             "CLOSED" => Refunded::Failed,
             "ABNORMAL" => Refunded::Abnormal,
@@ -116,7 +120,7 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
     })
 }
 
-/// Says what a notification is about. Those of other products name no order.
+/// Describes a notification for log lines. Notifications of other products contain no order number.
 pub(super) fn describe(key: &Aes256Gcm, body: &[u8]) -> Described {
     let Ok(mut envelope) = serde_json::from_slice::<Value>(body) else { return Described::default() };
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);

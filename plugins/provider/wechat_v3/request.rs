@@ -1,4 +1,4 @@
-//! Operations in WeChat Pay's words. Only documented fields are sent, since it refuses a request with any other.
+//! Encoding of operations as APIv3 requests. Only documented fields are sent, because WeChat Pay rejects any other.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use super::super::china_time::CHINA;
 use super::super::form::escape;
-use super::super::wechat_account::{carried, openid};
+use super::super::wechat_account::{openid, transmittable};
 use super::{Account, Product};
 use crate::error::Error;
 use crate::payment::{Currency, Money, Operation, Pay, Refund};
 
-/// Ten billion yuan: no order is larger, and JSON readers keep it exact.
+/// WeChat Pay's maximum order amount: ten billion yuan, in fen. JSON parsers represent it exactly.
 const MAX_FEN: u64 = 1_000_000_000_000;
 
 pub(super) fn encode(account: &Account, operation: &Operation) -> Result<Request<Bytes>, Error> {
@@ -24,36 +24,36 @@ pub(super) fn encode(account: &Account, operation: &Operation) -> Result<Request
         Operation::Pay(pay) => create(account, pay),
         Operation::Query(order) => query_uri(account, &order.number).map(get),
         Operation::Close(order) => {
-            let path = format!("{}/out-trade-no/{}/close", desk(account), escape(&order.number));
-            post(uri(path)?, &Close { whose: Numbers::of(account) })
+            let path = format!("{}/out-trade-no/{}/close", base_path(account), escape(&order.number));
+            post(uri(path)?, &Close { account_ids: MerchantIds::of(account) })
         }
-        Operation::Refund(refund) => give_back(account, refund),
+        Operation::Refund(refund) => refund_request(account, refund),
         Operation::QueryRefund(refund) => {
-            let whose = account.sub_mchid.as_ref().map(|sub| format!("?sub_mchid={}", escape(sub)));
+            let account_ids = account.sub_mchid.as_ref().map(|sub| format!("?sub_mchid={}", escape(sub)));
             let number = escape(&refund.number);
-            uri(format!("/v3/refund/domestic/refunds/{number}{}", whose.unwrap_or_default())).map(get)
+            uri(format!("/v3/refund/domestic/refunds/{number}{}", account_ids.unwrap_or_default())).map(get)
         }
     }
 }
 
 pub(super) fn query_uri(account: &Account, number: &str) -> Result<Uri, Error> {
     let (mchid, number) = (escape(&account.mchid), escape(number));
-    let whose = match &account.sub_mchid {
+    let account_ids = match &account.sub_mchid {
         Some(sub) => format!("sp_mchid={mchid}&sub_mchid={}", escape(sub)),
         None => format!("mchid={mchid}"),
     };
-    uri(format!("{}/out-trade-no/{number}?{whose}", desk(account)))
+    uri(format!("{}/out-trade-no/{number}?{account_ids}", base_path(account)))
 }
 
-/// Service providers have one of their own.
-pub(super) fn desk(account: &Account) -> &'static str {
+/// Returns the base path of orders. Service providers have their own.
+pub(super) fn base_path(account: &Account) -> &'static str {
     match account.sub_mchid {
         Some(_) => "/v3/pay/partner/transactions",
         None => "/v3/pay/transactions",
     }
 }
 
-/// A request without a body.
+/// Builds a request without a body.
 pub(super) fn get(uri: Uri) -> Request<Bytes> {
     with_headers(Verb::GET, uri, Bytes::new())
 }
@@ -61,10 +61,10 @@ pub(super) fn get(uri: Uri) -> Request<Bytes> {
 fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
     let order = &pay.order;
     let product = Product::of(order.method).ok_or_else(|| {
-        Error::Unsupported(format!("`{}` is no way to pay with WeChat Pay: choose another `method`", order.method))
+        Error::Unsupported(format!("`{}` is not a payment method of WeChat Pay: choose another `method`", order.method))
     })?;
     let body = Create {
-        whose: Identity::of(account),
+        account_ids: Identity::of(account),
         description: description(pay)?,
         out_trade_no: &order.number,
         time_expire: pay.order.expires_at.map(time),
@@ -85,40 +85,40 @@ fn create(account: &Account, pay: &Pay) -> Result<Request<Bytes>, Error> {
         Product::H5 => "h5",
         Product::App => "app",
     };
-    post(uri(format!("{}/{product}", desk(account)))?, &body)
+    post(uri(format!("{}/{product}", base_path(account)))?, &body)
 }
 
-fn give_back(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error> {
+fn refund_request(account: &Account, refund: &Refund) -> Result<Request<Bytes>, Error> {
     let reason = refund.reason.as_deref().filter(|reason| !reason.is_empty());
     if reason.is_some_and(|reason| reason.chars().count() > 80) {
-        return Err(unfit("`reason` must have at most 80 characters for WeChat Pay"));
+        return Err(unsupported("`reason` must have at most 80 characters for WeChat Pay"));
     }
-    reason.map(|reason| carried("reason", reason)).transpose()?;
-    let (back, total) = (fen(refund.amount)?, fen(refund.order.amount)?);
-    if back > total {
-        return Err(Error::Unsupported(format!("`amount.value` must be at most {total}, which is what was paid")));
+    reason.map(|reason| transmittable("reason", reason)).transpose()?;
+    let (amount, total) = (fen(refund.amount)?, fen(refund.order.amount)?);
+    if amount > total {
+        return Err(Error::Unsupported(format!("`amount.value` must be at most {total}, the amount paid")));
     }
-    let body = GiveBack {
+    let body = RefundBody {
         sub_mchid: account.sub_mchid.as_deref(),
         out_trade_no: &refund.order.number,
         out_refund_no: &refund.number,
         reason,
         notify_url: notify_url(&refund.notify_url)?,
-        amount: Back { refund: back, total, currency: refund.amount.currency },
+        amount: RefundTotal { refund: amount, total, currency: refund.amount.currency },
     };
     post(Uri::from_static("/v3/refund/domestic/refunds"), &body)
 }
 
 pub(super) fn description(pay: &Pay) -> Result<&str, Error> {
     match pay.description.chars().count() {
-        1..=127 => carried("description", &pay.description),
-        _ => Err(unfit("`description` must have 1 to 127 characters for WeChat Pay")),
+        1..=127 => transmittable("description", &pay.description),
+        _ => Err(unsupported("`description` must have 1 to 127 characters for WeChat Pay")),
     }
 }
 
 pub(super) fn fen(amount: Money) -> Result<u64, Error> {
     if amount.currency != Currency::CNY {
-        return Err(unfit("`amount.currency` must be \"CNY\": WeChat Pay takes yuan only"));
+        return Err(unsupported("`amount.currency` must be \"CNY\": WeChat Pay accepts yuan only"));
     }
     if !(1..=MAX_FEN).contains(&amount.value) {
         return Err(Error::Unsupported(format!("`amount.value` must be from 1 to {MAX_FEN} fen for WeChat Pay")));
@@ -128,9 +128,9 @@ pub(super) fn fen(amount: Money) -> Result<u64, Error> {
 
 fn notify_url(url: &str) -> Result<&str, Error> {
     if !(url.starts_with("https://") || url.starts_with("http://")) || url.contains(['?', '#']) || url.len() > 255 {
-        return Err(unfit(
+        return Err(unsupported(
             "the notification URL must start with http:// or https://, have no `?` or `#` and at most 255 characters, \
-             or WeChat Pay refuses it: change `public_url`",
+             as WeChat Pay requires: change `public_url`",
         ));
     }
     Ok(url)
@@ -138,15 +138,15 @@ fn notify_url(url: &str) -> Result<&str, Error> {
 
 fn client_ip(pay: &Pay) -> Result<&str, Error> {
     let ip = pay.payer.client_ip.as_deref().filter(|ip| ip.parse::<IpAddr>().is_ok());
-    ip.ok_or_else(|| unfit("`payer.client_ip` (the payer's IPv4 or IPv6 address) is needed for `wechat.h5`"))
+    ip.ok_or_else(|| unsupported("`payer.client_ip` (the payer's IPv4 or IPv6 address) is needed for `wechat.h5`"))
 }
 
-/// RFC 3339 in China's time, whole seconds, as WeChat Pay's own examples have it.
+/// Formats a time as RFC 3339 in China time with whole seconds, as in WeChat Pay's own examples.
 fn time(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second()).unwrap_or(at).display_with_offset(CHINA).to_string()
 }
 
-fn unfit(sentence: &str) -> Error {
+fn unsupported(sentence: &str) -> Error {
     Error::Unsupported(sentence.to_owned())
 }
 
@@ -175,7 +175,7 @@ fn with_headers(verb: Verb, uri: Uri, body: Bytes) -> Request<Bytes> {
 #[derive(Serialize)]
 struct Create<'a> {
     #[serde(flatten)]
-    whose: Identity<'a>,
+    account_ids: Identity<'a>,
     description: &'a str,
     out_trade_no: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,7 +194,7 @@ pub(super) struct Total {
     pub(super) currency: Currency,
 }
 
-/// Who asks, in the words of the desk.
+/// Ids of the account, with the field names of the base path.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Identity<'a> {
@@ -225,15 +225,15 @@ impl<'a> Identity<'a> {
     }
 }
 
-/// The same without the apps.
+/// Ids of the account without the apps.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Numbers<'a> {
+enum MerchantIds<'a> {
     Merchant { mchid: &'a str },
     Partner { sp_mchid: &'a str, sub_mchid: &'a str },
 }
 
-impl<'a> Numbers<'a> {
+impl<'a> MerchantIds<'a> {
     fn of(account: &'a Account) -> Self {
         match &account.sub_mchid {
             None => Self::Merchant { mchid: &account.mchid },
@@ -242,7 +242,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// The payer's identity in whose app it is.
+/// Payer's openid, with the field name for the app that it belongs to.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Payer<'a> {
@@ -276,11 +276,11 @@ struct H5 {
 #[derive(Serialize)]
 struct Close<'a> {
     #[serde(flatten)]
-    whose: Numbers<'a>,
+    account_ids: MerchantIds<'a>,
 }
 
 #[derive(Serialize)]
-struct GiveBack<'a> {
+struct RefundBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sub_mchid: Option<&'a str>,
     out_trade_no: &'a str,
@@ -288,11 +288,11 @@ struct GiveBack<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     notify_url: &'a str,
-    amount: Back,
+    amount: RefundTotal,
 }
 
 #[derive(Serialize)]
-struct Back {
+struct RefundTotal {
     refund: u64,
     total: u64,
     currency: Currency,

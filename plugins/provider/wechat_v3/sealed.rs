@@ -1,4 +1,4 @@
-//! What WeChat Pay encrypts with the merchant's APIv3 key.
+//! Decryption of content that WeChat Pay encrypted with the merchant's APIv3 key.
 
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -6,26 +6,27 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-/// Encrypted bytes as they stand in notifications and in the list of certificates.
+/// Encrypted content, as in notifications and in the list of certificates.
 #[derive(Deserialize)]
 pub(super) struct Sealed {
     algorithm: String,
     nonce: String,
-    /// May be empty or missing, which is the same.
+    /// Empty and missing are equivalent.
     #[serde(default)]
     associated_data: Option<String>,
     ciphertext: String,
 }
 
 impl Sealed {
-    /// The plain bytes, which only who has the key can have written; or what is wrong.
+    /// Returns the plain bytes, which only an owner of the key can have encrypted. Returns a description of the error
+    /// otherwise.
     pub(super) fn open(&self, key: &Aes256Gcm) -> Result<Vec<u8>, &'static str> {
         if self.algorithm != "AEAD_AES_256_GCM" {
-            return Err("it is encrypted with an unknown algorithm");
+            return Err("unknown encryption algorithm");
         }
-        let nonce = Nonce::try_from(self.nonce.as_bytes()).map_err(|_| "its nonce has not 12 bytes")?;
-        let ciphertext = STANDARD.decode(&self.ciphertext).map_err(|_| "its ciphertext is no base64")?;
+        let nonce = Nonce::try_from(self.nonce.as_bytes()).map_err(|_| "the nonce does not have 12 bytes")?;
+        let ciphertext = STANDARD.decode(&self.ciphertext).map_err(|_| "the ciphertext is not base64")?;
         let aad = self.associated_data.as_deref().unwrap_or_default().as_bytes();
-        key.decrypt(&nonce, Payload { msg: &ciphertext, aad }).map_err(|_| "it is not encrypted with our APIv3 key")
+        key.decrypt(&nonce, Payload { msg: &ciphertext, aad }).map_err(|_| "not encrypted with our APIv3 key")
     }
 }

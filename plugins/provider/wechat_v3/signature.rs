@@ -1,4 +1,4 @@
-//! Signatures, both ways: ours over method, path and body; WeChat Pay's over time, nonce and body.
+//! Signatures of APIv3: requests over method, path and body; WeChat Pay's messages over time, nonce and body.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,10 +11,10 @@ use crate::error::Error;
 use crate::signer::{Key, Keyring, from_base64};
 
 const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
-const PUBLIC_KEY: &str = "PUB_KEY_ID_";
-const PROBE: &str = "WECHATPAY/SIGNTEST/";
-/// Both sides refuse what is this many seconds off.
-const WINDOW: u64 = 300;
+const PUBLIC_KEY_ID_PREFIX: &str = "PUB_KEY_ID_";
+const PROBE_PREFIX: &str = "WECHATPAY/SIGNTEST/";
+/// Maximum clock difference, in seconds. WeChat Pay has the same limit.
+const MAX_CLOCK_DIFFERENCE: u64 = 300;
 
 const TIMESTAMP: HeaderName = HeaderName::from_static("wechatpay-timestamp");
 const NONCE: HeaderName = HeaderName::from_static("wechatpay-nonce");
@@ -22,8 +22,8 @@ const SERIAL: HeaderName = HeaderName::from_static("wechatpay-serial");
 const SIGNATURE: HeaderName = HeaderName::from_static("wechatpay-signature");
 const SIGNATURE_TYPE: HeaderName = HeaderName::from_static("wechatpay-signature-type");
 
-/// Sets `Authorization`, and `Wechatpay-Serial` when there is a WeChat Pay public key: then the answer is signed with
-/// that key, and not with a certificate which we may not have.
+/// Sets `Authorization`. If a WeChat Pay public key is configured, also sets `Wechatpay-Serial`, so that the answer is
+/// signed with that key and not with an unknown certificate.
 pub(super) fn sign(mchid: &str, request: &mut Request<Bytes>, with: Signing<'_>) -> Result<(), Error> {
     let Signing { signer, keys, stamp } = with;
     let method = request.method().as_str();
@@ -36,18 +36,19 @@ pub(super) fn sign(mchid: &str, request: &mut Request<Bytes>, with: Signing<'_>)
         "{SCHEME} mchid=\"{mchid}\",nonce_str=\"{nonce}\",timestamp=\"{timestamp}\",serial_no=\"{serial}\",signature=\"{signature}\""
     );
     request.headers_mut().insert(AUTHORIZATION, header(&authorization)?);
-    if let Some(key) = keys.iter().find(|key| key.id.starts_with(PUBLIC_KEY)) {
+    if let Some(key) = keys.iter().find(|key| key.id.starts_with(PUBLIC_KEY_ID_PREFIX)) {
         request.headers_mut().insert(SERIAL, header(&key.id)?);
     }
     Ok(())
 }
 
 fn header(text: &str) -> Result<HeaderValue, Error> {
-    HeaderValue::from_str(text)
-        .map_err(|_| Error::NotSent("a key id in `[keys]` has characters that no header can carry".to_owned()))
+    HeaderValue::from_str(text).map_err(|_| {
+        Error::NotSent("a key id in `[keys]` contains characters that are not allowed in a header".to_owned())
+    })
 }
 
-/// Checks the signature over the bytes as they came.
+/// Checks the signature over the unchanged bytes.
 pub(super) fn verify(headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64) -> Result<Verified, BadSignature> {
     if [TIMESTAMP, NONCE, SERIAL, SIGNATURE].iter().all(|name| !headers.contains_key(name)) {
         return Err(BadSignature::Missing);
@@ -56,40 +57,41 @@ pub(super) fn verify(headers: &HeaderMap, body: Bytes, keys: &Keyring, now: u64)
     let nonce = single(headers, NONCE)?;
     let serial = single(headers, SERIAL)?;
     let signature = single(headers, SIGNATURE)?;
-    if signature.starts_with(PROBE) {
+    if signature.starts_with(PROBE_PREFIX) {
         return Err(BadSignature::Probe);
     }
     if headers.get_all(SIGNATURE_TYPE).iter().any(|kind| kind != SCHEME) {
-        return Err(BadSignature::Wrong("it is of another type"));
+        return Err(BadSignature::Wrong("unknown signature type"));
     }
-    let seconds: u64 = timestamp.parse().map_err(|_| BadSignature::Wrong("its timestamp is no number"))?;
-    if now.abs_diff(seconds) >= WINDOW {
+    let seconds: u64 = timestamp.parse().map_err(|_| BadSignature::Wrong("the timestamp is not a number"))?;
+    if now.abs_diff(seconds) >= MAX_CLOCK_DIFFERENCE {
         return Err(BadSignature::Stale);
     }
-    let believed = |key: &&Key| is_named(&key.id, serial) && key.not_after.is_none_or(|end| now <= end);
-    let key = keys.iter().find(believed).ok_or_else(|| BadSignature::UnknownKey(serial.chars().take(64).collect()))?;
-    let signature = from_base64(signature).ok_or(BadSignature::Wrong("it is no base64"))?;
+    let is_valid_key = |key: &&Key| is_same_id(&key.id, serial) && key.not_after.is_none_or(|end| now <= end);
+    let key =
+        keys.iter().find(is_valid_key).ok_or_else(|| BadSignature::UnknownKey(serial.chars().take(64).collect()))?;
+    let signature = from_base64(signature).ok_or(BadSignature::Wrong("not base64"))?;
     let text = [timestamp.as_bytes(), b"\n", nonce.as_bytes(), b"\n", &body, b"\n"].concat();
     match key.verifier.verify(&text, &signature) {
         true => Ok(Verified::assertion(body, &key.id)),
-        false => Err(BadSignature::Wrong("it is not over these bytes, or not by that key")),
+        false => Err(BadSignature::Wrong("not over these bytes, or not by that key")),
     }
 }
 
-/// A header that must be there, and once: of two, nobody could say which one was checked.
+/// Returns a mandatory header. A duplicated header is rejected, because it would be unknown which value was checked.
 fn single(headers: &HeaderMap, name: HeaderName) -> Result<&str, BadSignature> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().map_err(|_| BadSignature::Wrong("a header of it is not ASCII")),
-        (None, _) => Err(BadSignature::Wrong("a header of it is missing")),
-        (Some(_), Some(_)) => Err(BadSignature::Wrong("a header of it is there twice")),
+        (Some(value), None) => value.to_str().map_err(|_| BadSignature::Wrong("a signature header is not ASCII")),
+        (None, _) => Err(BadSignature::Wrong("a signature header is missing")),
+        (Some(_), Some(_)) => Err(BadSignature::Wrong("a signature header is duplicated")),
     }
 }
 
-/// Public keys go by their exact id; certificates by a serial number, which is a number: neither the case of its digits
-/// nor leading zeros count.
-pub(super) fn is_named(id: &str, serial: &str) -> bool {
-    if serial.starts_with(PUBLIC_KEY) {
+/// Returns whether the id is this key's. Public keys have an exact id. Certificates have a serial number, compared
+/// without case and leading zeros.
+pub(super) fn is_same_id(id: &str, serial: &str) -> bool {
+    if serial.starts_with(PUBLIC_KEY_ID_PREFIX) {
         return id == serial;
     }
     let digits = serial.trim_start_matches('0');

@@ -1,4 +1,4 @@
-//! What must be refused, what each word means, and that nothing malformed does harm.
+//! Tests of the APIv3 provider: decoding, rejection of foreign and malformed messages, signatures.
 
 use aes_gcm::aead::{Aead, Payload};
 use base64::Engine;
@@ -67,11 +67,11 @@ fn refund() -> Refund {
     }
 }
 
-fn vouched(body: impl Into<Bytes>) -> Verified {
+fn verified(body: impl Into<Bytes>) -> Verified {
     Verified::assertion(body.into(), CERTIFICATE)
 }
 
-fn order_news(state: &str) -> Value {
+fn order_state(state: &str) -> Value {
     json!({"appid": "wxd678efh567hg6787", "mchid": "1234567891", "out_trade_no": NUMBER, "transaction_id": "42",
            "trade_state": state, "success_time": "2023-11-15T06:13:25.123+08:00",
            "amount": {"total": 6800, "currency": "CNY"}})

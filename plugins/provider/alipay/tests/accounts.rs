@@ -1,31 +1,31 @@
-//! `[account]`, certificates and every mistake in them.
+//! Reading of `[account]` and of certificates, with every configuration error.
 
 use super::*;
 use crate::provider::alipay::{SPEC, certificates};
 
 #[test]
-fn certificates_have_the_published_numbers() {
+fn certificate_serial_numbers_match_published_ones() {
     let vectors = vectors();
     let is = |value: &Value, number: Option<String>| assert_eq!(value.as_str(), number.as_deref());
     let numbers = &vectors["cert_sn"];
-    is(&numbers["app_cert_sn"], certificates::app_number(&key_file("ali_app.crt.pem")));
-    is(&numbers["alipay_cert_sn"], (SPEC.key_id)(&key_file("ali_alipay.crt.pem")));
-    is(&numbers["alipay_root_cert_sn"], certificates::root_number(&key_file("ali_root_bundle.pem")));
+    is(&numbers["app_cert_sn"], certificates::app_serial(&key_file("ali_app.crt.pem")));
+    is(&numbers["alipay_cert_sn"], (ROW.key_id)(&key_file("ali_alipay.crt.pem")));
+    is(&numbers["alipay_root_cert_sn"], certificates::root_serials(&key_file("ali_root_bundle.pem")));
     let numbers = &vectors["public_cert_sn"];
-    is(&numbers["app"]["sn"], certificates::app_number(&key_file("appCertPublicKey_2021001161683774.crt")));
-    is(&numbers["alipay"]["sn"], (SPEC.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
-    is(&numbers["root"]["sn"], certificates::root_number(&key_file("alipayRootCert.crt")));
+    is(&numbers["app"]["sn"], certificates::app_serial(&key_file("appCertPublicKey_2021001161683774.crt")));
+    is(&numbers["alipay"]["sn"], (ROW.key_id)(&key_file("alipayCertPublicKey_RSA2.crt")));
+    is(&numbers["root"]["sn"], certificates::root_serials(&key_file("alipayRootCert.crt")));
 }
 
 #[test]
-fn bare_keys_go_by_a_fingerprint_that_tells_nothing_of_a_private_one() {
-    let id = |file: &str| (SPEC.key_id)(&key_file(file)).unwrap();
+fn bare_public_key_id_is_fingerprint_private_key_id_is_constant() {
+    let id = |file: &str| (ROW.key_id)(&key_file(file)).unwrap();
     assert_eq!(id("ali_app.key.pem"), "app");
     assert_eq!((id("ali_app.pub.pem").len(), id("ali_app.pub.pem") == id("ali_alipay.pub.pem")), (16, false));
 }
 
 #[test]
-fn certificate_mode_names_both_and_partner_mode_the_token() {
+fn certificate_mode_sends_both_serials_and_partner_mode_sends_token() {
     let secrets = [("app_cert", key_file("ali_app.crt.pem")), ("root_cert", key_file("ali_root_bundle.pem"))];
     let secrets = secrets.each_ref().map(|(name, file)| (*name, file.as_slice()));
     let text = "app_id = \"2021000000000001\"\nseller_id = \"2088000000000001\"\napp_auth_token = \"201510BB\"";
@@ -46,7 +46,7 @@ fn certificate_mode_names_both_and_partner_mode_the_token() {
 }
 
 #[test]
-fn every_mistake_is_told() {
+fn every_configuration_error_is_reported() {
     let cert = key_file("ali_app.crt.pem");
     let said = |text: &str, secrets: &[(&'static str, &[u8])]| {
         let (account, problems) = account(text, secrets, "rsa-sha256");
@@ -73,7 +73,7 @@ fn every_mistake_is_told() {
 }
 
 #[test]
-fn secrets_are_checked_and_never_repeated() {
+fn invalid_secret_is_rejected_without_being_printed() {
     let check = |name: &str, value: &[u8]| {
         let field = SPEC.secrets.iter().find(|field| field.name == name).unwrap();
         assert_eq!(field.need, Need::Optional);

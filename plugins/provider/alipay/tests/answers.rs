@@ -1,4 +1,4 @@
-//! What each word of an answer means, and that another order's answer is refused.
+//! Decoding of answers, and rejection of answers about another order.
 
 use super::*;
 use crate::provider::alipay::request::service;
@@ -6,20 +6,20 @@ use crate::provider::alipay::request::service;
 fn decode_with(provider: &Alipay, operation: &Operation, content: &str) -> Result<Outcome, Error> {
     let name = service(operation).unwrap().replace('.', "_");
     let body = format!(r#"{{"{name}_response":{content}}}"#);
-    signing(|with| provider.decode(operation, StatusCode::OK, vouched(body), with))
+    signing(|with| provider.decode(operation, StatusCode::OK, verified(body), with))
 }
 
 fn decode(operation: &Operation, content: &Value) -> Result<Outcome, Error> {
     decode_with(&provider(), operation, &content.to_string())
 }
 
-fn news(status: &str) -> Value {
+fn trade(status: &str) -> Value {
     json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42", "trade_status": status,
            "total_amount": "68.00"})
 }
 
 #[test]
-fn every_trade_status_has_its_meaning() {
+fn every_trade_status_is_decoded() {
     for (method, word, paid, status) in [
         ("alipay.qr", "WAIT_BUYER_PAY", false, Status::Pending),
         ("alipay.qr", "TRADE_SUCCESS", true, Status::Succeeded),
@@ -30,7 +30,7 @@ fn every_trade_status_has_its_meaning() {
         ("alipay.barcode", "TRADE_CLOSED", true, Status::Closed),
     ] {
         let paid = if paid { "2023-11-15 06:13:25" } else { "" };
-        let outcome = decode(&Operation::Query(order(method)), &with(news(word), "send_pay_date", paid)).unwrap();
+        let outcome = decode(&Operation::Query(order(method)), &with(trade(word), "send_pay_date", paid)).unwrap();
         assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{method} {word}");
         assert_eq!(outcome.at.is_some(), !paid.is_empty());
         assert_eq!(outcome.provider_id.as_deref(), Some("42"));
@@ -40,28 +40,28 @@ fn every_trade_status_has_its_meaning() {
         [("out_trade_no", json!("T")), ("total_amount", json!("68.01")), ("total_amount", json!(68.01))]
     {
         for word in ["TRADE_SUCCESS", "WAIT_BUYER_PAY", "TRADE_CLOSED"] {
-            assert!(is_mismatch(&decode(&query, &with(news(word), name, other.clone()))), "{word} {name}");
+            assert!(is_mismatch(&decode(&query, &with(trade(word), name, other.clone()))), "{word} {name}");
         }
     }
-    assert!(decode(&query, &with(news("TRADE_SUCCESS"), "total_amount", 68)).is_ok(), "a number is read too");
+    assert!(decode(&query, &with(trade("TRADE_SUCCESS"), "total_amount", 68)).is_ok(), "a number is read too");
     for bad in [json!("68.001"), json!("-68.00"), json!("6.8e1"), json!([]), json!("")] {
-        assert!(is_unclear(&decode(&query, &with(news("TRADE_SUCCESS"), "total_amount", bad))));
+        assert!(is_unclear(&decode(&query, &with(trade("TRADE_SUCCESS"), "total_amount", bad))));
     }
     for name in ["total_amount", "trade_status", "out_trade_no"] {
-        assert!(is_unclear(&decode(&query, &without(news("TRADE_SUCCESS"), name))), "{name}");
+        assert!(is_unclear(&decode(&query, &without(trade("TRADE_SUCCESS"), name))), "{name}");
     }
     for word in ["", "TRADE_PENDING", "trade_success"] {
-        assert!(is_unclear(&decode(&query, &news(word))), "{word}");
+        assert!(is_unclear(&decode(&query, &trade(word))), "{word}");
     }
     let twice =
-        news("TRADE_SUCCESS").to_string().replace("\"trade_no\"", "\"trade_status\":\"TRADE_SUCCESS\",\"trade_no\"");
+        trade("TRADE_SUCCESS").to_string().replace("\"trade_no\"", "\"trade_status\":\"TRADE_SUCCESS\",\"trade_no\"");
     assert!(is_unclear(&decode_with(&provider(), &query, &twice)), "a member that comes twice");
 }
 
 #[test]
-fn a_till_is_told_at_once_or_waits_for_the_password() {
+fn scanned_payment_succeeds_or_awaits_password() {
     let operation = Operation::Pay(pay("alipay.barcode"));
-    let paid = with(without(news(""), "trade_status"), "gmt_payment", "2023-11-15 06:13:25");
+    let paid = with(without(trade(""), "trade_status"), "gmt_payment", "2023-11-15 06:13:25");
     assert_eq!(decode(&operation, &paid).unwrap().status, Status::Succeeded);
     for (name, other) in [("out_trade_no", "T"), ("total_amount", "0.01")] {
         assert!(is_mismatch(&decode(&operation, &with(paid.clone(), name, other))), "{name}");
@@ -80,13 +80,13 @@ fn a_till_is_told_at_once_or_waits_for_the_password() {
 }
 
 #[test]
-fn a_close_ends_and_a_cancellation_says_what_it_did() {
+fn close_closes_order_and_cancellation_is_decoded_by_action() {
     let close = Operation::Close(order("alipay.qr"));
-    assert_eq!(decode(&close, &news("")).unwrap().status, Status::Closed);
-    assert!(is_mismatch(&decode(&close, &with(news(""), "out_trade_no", "T"))));
-    assert!(is_unclear(&decode(&close, &without(news(""), "out_trade_no"))));
+    assert_eq!(decode(&close, &trade("")).unwrap().status, Status::Closed);
+    assert!(is_mismatch(&decode(&close, &with(trade(""), "out_trade_no", "T"))));
+    assert!(is_unclear(&decode(&close, &without(trade(""), "out_trade_no"))));
     let cancel = Operation::Close(order("alipay.barcode"));
-    let said = |flag: &str, action: &str| decode(&cancel, &with(with(news(""), "retry_flag", flag), "action", action));
+    let said = |flag: &str, action: &str| decode(&cancel, &with(with(trade(""), "retry_flag", flag), "action", action));
     assert_eq!(said("N", "close").unwrap().status, Status::Closed);
     assert_eq!(said("N", "refund").unwrap().status, Status::Closed);
     for action in ["close", ""] {
@@ -99,10 +99,10 @@ fn a_close_ends_and_a_cancellation_says_what_it_did() {
 }
 
 #[test]
-fn a_refund_is_what_moved_and_is_this_one() {
+fn refund_succeeds_only_if_funds_changed_and_numbers_match() {
     let operation = Operation::Refund(refund());
     let said = |change: &str, sum: &str| {
-        decode(&operation, &with(with(news(""), "fund_change", change), "refund_fee", sum))
+        decode(&operation, &with(with(trade(""), "fund_change", change), "refund_fee", sum))
             .map(|outcome| outcome.status)
     };
     assert_eq!(said("Y", "3.00"), Ok(Status::Succeeded));
@@ -113,33 +113,33 @@ fn a_refund_is_what_moved_and_is_this_one() {
     }
     assert!(is_mismatch(&said("Y", "2.99")) && is_mismatch(&said("Y", "68.01")));
     assert!(is_unclear(&said("", "3.00")) && is_unclear(&said("y", "3.00")) && is_unclear(&said("Y", "x")));
-    assert!(is_mismatch(&decode(&operation, &with(with(news(""), "fund_change", "Y"), "out_trade_no", "T"))));
+    assert!(is_mismatch(&decode(&operation, &with(with(trade(""), "fund_change", "Y"), "out_trade_no", "T"))));
 
     let query = Operation::QueryRefund(refund());
-    let news = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42", "out_request_no": REFUND,
+    let trade = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42", "out_request_no": REFUND,
                       "total_amount": "68.00", "refund_amount": "3.00", "refund_status": "REFUND_SUCCESS"});
-    let outcome = decode(&query, &news).unwrap();
+    let outcome = decode(&query, &trade).unwrap();
     assert_eq!((outcome.status, outcome.amount), (Status::Succeeded, Some(cny(300))));
     for (name, other) in
         [("out_trade_no", "T"), ("out_request_no", "R"), ("total_amount", "68.01"), ("refund_amount", "2.99")]
     {
-        assert!(is_mismatch(&decode(&query, &with(news.clone(), name, other))), "{name}");
+        assert!(is_mismatch(&decode(&query, &with(trade.clone(), name, other))), "{name}");
     }
     for name in ["out_request_no", "refund_amount", "out_trade_no"] {
-        assert!(is_unclear(&decode(&query, &without(news.clone(), name))), "{name}");
+        assert!(is_unclear(&decode(&query, &without(trade.clone(), name))), "{name}");
     }
     for (word, status) in [("REFUND_PROCESSING", Status::Pending), ("REFUND_FAIL", Status::Failed)] {
-        assert_eq!(decode(&query, &with(news.clone(), "refund_status", word)).unwrap().status, status);
+        assert_eq!(decode(&query, &with(trade.clone(), "refund_status", word)).unwrap().status, status);
     }
-    assert!(is_unclear(&decode(&query, &with(news.clone(), "refund_status", "REFUND_CLOSED"))));
-    let dated = with(without(news.clone(), "refund_status"), "gmt_refund_pay", "2023-11-15 06:20:00");
+    assert!(is_unclear(&decode(&query, &with(trade.clone(), "refund_status", "REFUND_CLOSED"))));
+    let dated = with(without(trade.clone(), "refund_status"), "gmt_refund_pay", "2023-11-15 06:20:00");
     assert!(is_unclear(&decode(&query, &dated)), "it has a time, so it may have been made");
     let nothing = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42"});
     assert!(matches!(decode(&query, &nothing), Err(Error::NotFound(_))));
 }
 
 #[test]
-fn refund_query_without_status_says_that_there_is_no_refund() {
+fn refund_query_without_status_is_not_found() {
     let query = Operation::QueryRefund(refund());
     let known = json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42",
                        "out_request_no": REFUND, "total_amount": "68.00", "refund_amount": "3.00"});
@@ -151,7 +151,7 @@ fn refund_query_without_status_says_that_there_is_no_refund() {
 }
 
 #[test]
-fn order_that_does_not_exist_is_closed_once_its_end_is_surely_past() {
+fn nonexistent_order_is_closed_after_expiry() {
     let content = json!({"code": "40004", "msg": "m", "sub_code": "ACQ.TRADE_NOT_EXIST", "sub_msg": "交易不存在"});
     let end = NOW - 600;
     let at = |seconds: u64| Some(jiff::Timestamp::from_second(i64::try_from(seconds).unwrap()).unwrap());
@@ -170,8 +170,8 @@ fn order_that_does_not_exist_is_closed_once_its_end_is_surely_past() {
 }
 
 #[test]
-fn query_of_a_jsapi_trade_gives_the_action_that_was_lost() {
-    let query = |method: &str, word: &str| decode(&Operation::Query(order(method)), &news(word)).unwrap().action;
+fn query_of_jsapi_trade_restores_lost_action() {
+    let query = |method: &str, word: &str| decode(&Operation::Query(order(method)), &trade(word)).unwrap().action;
     let params = [("tradeNO".to_owned(), "42".to_owned())].into();
     assert_eq!(query("alipay.jsapi", "WAIT_BUYER_PAY"), Some(NextAction::Jsapi { params }));
     assert_eq!(query("alipay.jsapi", "TRADE_SUCCESS"), None);
@@ -179,12 +179,12 @@ fn query_of_a_jsapi_trade_gives_the_action_that_was_lost() {
 }
 
 #[test]
-fn an_answer_to_another_question_or_at_another_status_is_none() {
+fn answer_to_another_request_or_with_error_status_is_unclear() {
     let query = Operation::Query(order("alipay.qr"));
     let decode = |name: &str, status: u16| {
-        let body = format!(r#"{{"{name}":{}}}"#, news("TRADE_SUCCESS"));
+        let body = format!(r#"{{"{name}":{}}}"#, trade("TRADE_SUCCESS"));
         let status = StatusCode::from_u16(status).unwrap();
-        signing(|with| provider().decode(&query, status, vouched(body), with))
+        signing(|with| provider().decode(&query, status, verified(body), with))
     };
     assert!(decode("alipay_trade_query_response", 200).is_ok());
     assert!(is_unclear(&decode("alipay_trade_query_response", 500)));
@@ -194,15 +194,15 @@ fn an_answer_to_another_question_or_at_another_status_is_none() {
 }
 
 #[test]
-fn an_encrypted_answer_is_verified_as_it_came_and_then_opened() {
+fn encrypted_answer_is_verified_then_decrypted() {
     let vector = &vectors()["response_encrypted"];
     let provider = provider_of("app_id = \"1\"", &[("aes", AES.as_bytes())]);
     let body = Bytes::from(vector["body"].as_str().unwrap().to_owned());
     let verified = provider.verify(Source::Answer, &HeaderMap::new(), body, &keyring(), NOW).unwrap();
     let query = Operation::Query(Order { number: "T20231115000001".to_owned(), ..order("alipay.qr") });
-    // The vector's plain text is no answer to a query: it has no code.
+    // The vector's plain text is not an answer to a query: it has no code.
     assert!(is_unclear(&signing(|with| provider.decode(&query, StatusCode::OK, verified, with))));
-    let sealed = provider.account.sealer.as_ref().unwrap().seal(&news("TRADE_SUCCESS").to_string()).unwrap();
+    let sealed = provider.account.sealer.as_ref().unwrap().seal(&trade("TRADE_SUCCESS").to_string()).unwrap();
     let query = Operation::Query(order("alipay.qr"));
     let content = Value::from(sealed).to_string();
     assert_eq!(decode_with(&provider, &query, &content).unwrap().status, Status::Succeeded);

@@ -1,7 +1,7 @@
-//! Bills: where they are, in both protocols.
+//! Download links of bills, in both protocols.
 
 use super::super::super::bill::{self, Answer, BillReply, BillRequest, Bills, Link, TRADE};
-use super::super::super::golden::{Bench, Message};
+use super::super::super::golden::{GoldenFixture, Message};
 use super::*;
 
 const WANTED: BillRequest = BillRequest { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
@@ -12,21 +12,21 @@ const CONTENT: &str =
 fn find(provider: &Alipay, status: u16, headers: &HeaderMap, body: String) -> Result<Link, Error> {
     let checked = provider.verify(Source::Answer, headers, body.clone().into(), &keyring(), NOW);
     let answer = Answer { status: StatusCode::from_u16(status).unwrap(), body: body.into(), checked };
-    match provider.find(&WANTED, answer)? {
+    match provider.decode_bill(&WANTED, answer)? {
         BillReply::Link(link) => Ok(link),
-        BillReply::BillFile(file) => panic!("{file:?}"),
+        BillReply::File(file) => panic!("{file:?}"),
     }
 }
 
 #[test]
-fn golden_files_of_bills_hold() {
+fn golden_files_of_bills_match() {
     let sign = |message: &mut Message| {
         if !message.body.contains("\"sign\":") {
             let content = message.body.strip_prefix(&format!("{{\"{NAME}\":")).unwrap();
             message.body = answered(NAME, content.strip_suffix('}').unwrap());
         }
     };
-    let bench = Bench {
+    let fixture = GoldenFixture {
         folder: "alipay",
         provider: &provider(),
         signer: &*app_signer(),
@@ -34,11 +34,11 @@ fn golden_files_of_bills_hold() {
         now: NOW,
         sign: &sign,
     };
-    bill::golden::hold(&bench, &["trade", "funds", "trade-absent"]);
+    bill::golden::check_golden_files(&fixture, &["trade", "funds", "trade-absent"]);
 }
 
 #[test]
-fn a_link_is_believed_only_when_it_is_signed() {
+fn unsigned_bill_link_is_rejected() {
     let provider = provider();
     let good = answered(NAME, CONTENT);
     let link = find(&provider, 200, &HeaderMap::new(), good.clone()).unwrap();
@@ -47,15 +47,15 @@ fn a_link_is_believed_only_when_it_is_signed() {
         |status, body| matches!(find(&provider, status, &HeaderMap::new(), body), Err(Error::Unclear { .. }));
     assert!(is_unclear(200, good.replace("token=y", "token=z")), "another link");
     assert!(is_unclear(200, format!("{{\"{NAME}\":{CONTENT}}}")), "unsigned");
-    assert!(is_unclear(200, answered("alipay_trade_query_response", CONTENT)), "to another question");
+    assert!(is_unclear(200, answered("alipay_trade_query_response", CONTENT)), "to another request");
     assert!(is_unclear(200, answered(NAME, "{\"code\":\"10000\"}")), "no link");
     assert!(is_unclear(500, good));
 }
 
 #[test]
-fn contents_are_encrypted_where_the_account_says_so() {
+fn bill_request_is_encrypted_if_account_has_aes_key() {
     let provider = provider_of("app_id = \"2021000000000001\"", &[("aes", AES.as_bytes())]);
-    let request = signing(|with| provider.ask(&WANTED, with)).unwrap();
+    let request = signing(|with| provider.bill_request(&WANTED, with)).unwrap();
     let fields = form::read(request.body()).unwrap();
     let sealer = provider.account.sealer.as_ref().unwrap();
     assert_eq!(sealer.open(&fields["biz_content"]).unwrap(), br#"{"bill_type":"trade","bill_date":"2023-11-13"}"#);
@@ -65,9 +65,9 @@ fn contents_are_encrypted_where_the_account_says_so() {
 }
 
 #[test]
-fn the_v3_protocol_asks_in_its_query() {
+fn v3_bill_request_has_parameters_in_query() {
     let provider = super::v3::v3("");
-    let request = signing(|with| provider.ask(&WANTED, with)).unwrap();
+    let request = signing(|with| provider.bill_request(&WANTED, with)).unwrap();
     let uri = "/v3/alipay/data/dataservice/bill/downloadurl/query?bill_date=2023-11-13&bill_type=trade";
     assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("GET", uri));
     let body = r#"{"bill_download_url":"https://dwbillcenter.alipay.com/x"}"#;

@@ -1,15 +1,14 @@
-//! Alipay's next certificate: what is asked, and what is believed.
+//! Download and acceptance of Alipay's next certificate.
 
 use super::*;
 use crate::provider::PublishedKeys;
 
-/// A leaf of Alipay, of a merchant, and one under a stranger's root, each with its chain; made with
-/// another implementation.
+/// Chain of a leaf of Alipay, of a merchant, or under a foreign root; made with another implementation.
 fn chain(name: &str) -> String {
     String::from_utf8(key_file(&format!("next_{name}.pem"))).unwrap()
 }
 
-/// A file of the official SDK's tests, with the names that Alipay's certificates really have.
+/// File from the official SDK's tests, with the names of real Alipay certificates.
 fn published(name: &str) -> String {
     String::from_utf8(key_file(name)).unwrap()
 }
@@ -30,11 +29,11 @@ fn answer(protocol: &str, file: &str) -> Response<Bytes> {
     }))
 }
 
-/// In the middle of 2030; the certificates are valid from 2025 to 2045.
+/// A time in the middle of 2030. The certificates are valid from 2025 to 2045.
 const THEN: u64 = 1_909_000_000;
 
 #[test]
-fn next_certificate_is_asked_for_by_its_number_in_both_protocols() {
+fn next_certificate_is_requested_by_serial_in_both_protocols() {
     let number = "b3e1a2c4d5f60718293a4b5c6d7e8f90";
     let form = in_certificate_mode("form").request(Some(number)).unwrap();
     let mut params = form::Fields::new();
@@ -50,23 +49,23 @@ fn next_certificate_is_asked_for_by_its_number_in_both_protocols() {
 }
 
 #[test]
-fn next_certificate_is_believed_when_it_leads_to_the_root_and_is_alipays_own() {
+fn next_certificate_is_accepted_only_with_alipays_name_under_configured_root() {
     let own = chain("alipay");
     for protocol in ["form", "v3"] {
         let provider = in_certificate_mode(protocol);
         let keys = provider.read(&answer(protocol, &own), &Keyring::default(), THEN).unwrap();
-        assert_eq!(Some(keys[0].id.clone()), super::super::certificates::app_number(own.as_bytes()));
+        assert_eq!(Some(keys[0].id.clone()), super::super::certificates::app_serial(own.as_bytes()));
         assert!(keys[0].is_valid(THEN) && !keys[0].is_valid(u64::MAX / 4));
         let leaf = own.split_inclusive("-----END CERTIFICATE-----").next().unwrap();
         for (file, now, why) in [
-            (chain("merchant"), THEN, "not Alipay's own"),
+            (chain("merchant"), THEN, "name is not Alipay's"),
             (chain("stranger"), THEN, "does not lead to"),
             (leaf.to_owned(), THEN, "does not lead to"),
-            (own.clone(), 4_000_000_000, "not valid at this time"),
-            (own.clone(), 1_000_000_000, "not valid at this time"),
-            (published("appCertPublicKey_2021001161683774.crt"), THEN, "not Alipay's own"),
-            (published("alipayCertPublicKey_RSA2.crt"), THEN, "not valid at this time"),
-            ("hello".to_owned(), THEN, "no PEM"),
+            (own.clone(), 4_000_000_000, "expired or not yet valid"),
+            (own.clone(), 1_000_000_000, "expired or not yet valid"),
+            (published("appCertPublicKey_2021001161683774.crt"), THEN, "name is not Alipay's"),
+            (published("alipayCertPublicKey_RSA2.crt"), THEN, "expired or not yet valid"),
+            ("hello".to_owned(), THEN, "not a PEM"),
         ] {
             let refused = provider.read(&answer(protocol, &file), &Keyring::default(), now).err().unwrap();
             assert!(refused.why.contains(why) && refused.advice.contains("`keys.verify`"), "{why}: {refused:?}");
@@ -75,7 +74,7 @@ fn next_certificate_is_believed_when_it_leads_to_the_root_and_is_alipays_own() {
 }
 
 #[test]
-fn refusal_to_hand_out_the_next_certificate_names_its_code() {
+fn refused_certificate_download_reports_provider_code() {
     for (body, code) in [
         (
             r#"{"alipay_open_app_alipaycert_download_response":{"code":"40004","msg":"Business Failed","sub_code":"INVALID_CERT","sub_msg":"无效"}}"#,

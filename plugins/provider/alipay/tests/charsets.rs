@@ -1,4 +1,4 @@
-//! What Alipay signs in GBK, and answers that it signed before it escaped them.
+//! Messages that Alipay signed in GBK, and answers that it signed before escaping them.
 
 use super::*;
 
@@ -21,15 +21,15 @@ fn content(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn answer_in_gbk_is_believed_over_its_own_bytes() {
-    let news = with(
+fn gbk_answer_is_verified_over_its_raw_bytes() {
+    let trade = with(
         json!({"code": "10000", "msg": "Success", "out_trade_no": NUMBER, "trade_no": "42", "total_amount": "68.00",
                "trade_status": "TRADE_SUCCESS"}),
         "subject",
         "#",
     );
     let query = Operation::Query(order("alipay.qr"));
-    let body = signed(&content(&news.to_string()), "query");
+    let body = signed(&content(&trade.to_string()), "query");
     let verify = |body: Vec<u8>| provider().verify(Source::Answer, &HeaderMap::new(), body.into(), &keyring(), NOW);
     let outcome = signing(|with| provider().decode(&query, StatusCode::OK, verify(body.clone()).unwrap(), with));
     assert_eq!(outcome.unwrap().status, Status::Succeeded);
@@ -42,7 +42,7 @@ fn answer_in_gbk_is_believed_over_its_own_bytes() {
 }
 
 #[test]
-fn refusal_in_gbk_keeps_its_code_signed_or_not() {
+fn gbk_refusal_keeps_its_code_signed_or_unsigned() {
     let write = Operation::Pay(pay("alipay.qr"));
     let refused = r##"{"code":"40004","msg":"Business Failed","sub_code":"ACQ.TOTAL_FEE_EXCEED","sub_msg":"#"}"##;
     let body = signed(&content(refused), "precreate");
@@ -57,7 +57,7 @@ fn refusal_in_gbk_keeps_its_code_signed_or_not() {
 }
 
 #[test]
-fn notification_in_gbk_is_believed_over_its_own_bytes() {
+fn gbk_notification_is_verified_over_its_raw_bytes() {
     let fields = [
         ("app_id", "2021000000000001"),
         ("charset", "GBK"),
@@ -86,7 +86,7 @@ fn notification_in_gbk_is_believed_over_its_own_bytes() {
 }
 
 #[test]
-fn answer_that_was_signed_before_its_slashes_were_escaped_is_believed() {
+fn answer_signed_before_slash_escaping_is_accepted() {
     let plain = r#"{"code":"10000","msg":"Success","qr_code":"https://qr.alipay.com/bax0"}"#;
     let escaped = plain.replace('/', r"\/");
     let body = answered("alipay_trade_precreate_response", plain).replace(plain, &escaped);

@@ -1,31 +1,32 @@
-//! Every code of the official lists: its class, what the merchant is told, what a breaker counts and what is sent next.
+//! Every code of the official lists: its class, the reported error, what a breaker counts and whether a retry is
+//! allowed.
 
 use super::*;
 use crate::provider::alipay::codes::{Class, Interface};
 use crate::provider::alipay::gateway_codes;
 use crate::provider::alipay::request::service;
 
-/// What follows from a class. What the merchant hears of each error to a write is in the gateway's own test.
-struct Follows {
+/// Consequences of a class. The HTTP response for each error is tested in the gateway.
+struct Consequences {
     /// Code of the error.
     error: &'static str,
     /// Whether a breaker counts it.
     is_failure: bool,
-    /// Whether the same request may be sent again; what is not, and is not declined, is queried.
+    /// Whether the same request may be sent again. Otherwise, unless declined, the order is queried.
     is_not_executed: bool,
 }
 
-fn follows(class: Class) -> Follows {
-    let row = |error, is_failure, is_not_executed| Follows { error, is_failure, is_not_executed };
+fn consequences(class: Class) -> Consequences {
+    let row = |error, is_failure, is_not_executed| Consequences { error, is_failure, is_not_executed };
     match class {
         // 202 unknown, then queries.
         Class::Unclear => row("unclear", true, false),
         // 503 provider_busy, same_key.
         Class::Busy => row("provider_busy", false, true),
-        // 202 unknown, then queries; the channel works.
+        // 202 unknown, then queries; the channel is healthy.
         Class::Conflict => row("conflict", false, false),
         Class::Absent => row("absent", false, false),
-        // 503 not_sent, same_key; the breaker opens for everybody.
+        // 503 channel_credentials_rejected, same_key; the breaker opens for everybody.
         Class::Unauthorized => row("unauthorized", true, true),
         // 402 declined, new_key.
         Class::Declined => row("declined", false, false),
@@ -33,7 +34,7 @@ fn follows(class: Class) -> Follows {
 }
 
 fn check(said: &Error, class: Class, code: &str) {
-    let expected = follows(class);
+    let expected = consequences(class);
     assert_eq!(said.code(), expected.error, "{code}");
     assert_eq!(said.is_channel_failure(), expected.is_failure, "{code}");
     assert_eq!(said.provably_not_executed(), expected.is_not_executed, "{code}");
@@ -68,7 +69,7 @@ fn v3_says(operation: &Operation, status: u16, code: &str) -> Error {
 }
 
 #[test]
-fn every_business_code_has_its_class_and_consequences_in_both_protocols() {
+fn every_business_code_is_classified_in_both_protocols() {
     for interface in Interface::ALL {
         let Some(operation) = of(interface) else { continue };
         for (bare, class, lists) in interface.list() {
@@ -85,9 +86,9 @@ fn every_business_code_has_its_class_and_consequences_in_both_protocols() {
     }
 }
 
-/// As many as the official lists have, so that none gets lost.
+/// Compares with the number of codes in the official lists, so that none gets lost.
 #[test]
-fn lists_are_complete_and_have_each_code_once() {
+fn code_lists_are_complete_without_duplicates() {
     let pay = Interface::Pay.list();
     let count = |letter: char| pay.iter().filter(|(_, _, lists)| lists.contains(letter)).count();
     assert_eq!([count('p'), count('q'), count('c'), count('w')], [98, 40, 49, 23]);
@@ -105,11 +106,11 @@ fn lists_are_complete_and_have_each_code_once() {
 }
 
 #[test]
-fn every_gateway_code_has_its_class_with_and_without_prefix_signed_or_not() {
+fn every_gateway_code_is_classified_with_and_without_prefix_and_signature() {
     for (name, class) in gateway_codes::ALL {
         for interface in Interface::ALL {
             let Some(operation) = of(interface) else { continue };
-            // A refund is not given up on an unsigned word.
+            // An unsigned answer never ends a refund.
             let unsigned = match class {
                 Class::Declined if interface == Interface::Refund => Class::Unclear,
                 class => *class,
@@ -139,9 +140,9 @@ fn every_gateway_code_has_its_class_with_and_without_prefix_signed_or_not() {
     }
 }
 
-/// Names that no list has yet speak of our credentials by their parts.
+/// Codes that no list contains yet are recognized as credential errors by their parts.
 #[test]
-fn our_key_is_wrong_is_never_a_doubt_or_a_decline() {
+fn credential_error_is_never_unclear_or_declined() {
     for name in
         ["app-cert-revoked", "invalid-cert-chain", "signature-too-old", "invalid-encrypt-length", "illegal-app-id"]
     {
@@ -151,14 +152,14 @@ fn our_key_is_wrong_is_never_a_doubt_or_a_decline() {
             let body = format!("{{\"error_response\":{content}}}");
             let said = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
             check(&said, Class::Unauthorized, &format!("isv.{name}"));
-            let said = provider().decode_unsigned_error(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
-            assert_eq!(said.code(), "unclear", "a broken server says nothing");
+            let said = provider().refusal(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert_eq!(said.code(), "unclear", "a failed server is not trusted");
         }
     }
 }
 
 #[test]
-fn numbers_decide_where_the_name_beside_them_says_nothing() {
+fn number_decides_if_name_is_unknown() {
     let write = Operation::Pay(pay("alipay.qr"));
     let said = |number: &str, name: &str| {
         let content = json!({"code": number, "msg": "m", "sub_code": name, "sub_msg": "m"});
@@ -192,7 +193,7 @@ fn numbers_decide_where_the_name_beside_them_says_nothing() {
 }
 
 #[test]
-fn unsigned_word_of_an_interface_decides_nothing() {
+fn unsigned_refusal_of_interface_is_unclear() {
     let content = |number: &str| json!({"code": number, "msg": "m", "sub_code": "ACQ.TRADE_NOT_EXIST", "sub_msg": "m"});
     for operation in
         [Operation::Pay(pay("alipay.qr")), Operation::Refund(refund()), Operation::Query(order("alipay.qr"))]
@@ -204,7 +205,7 @@ fn unsigned_word_of_an_interface_decides_nothing() {
                 provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes())
             };
             assert_eq!(said(&own).code(), "unclear", "{number}");
-            assert_eq!(said(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its word is passed on");
+            assert_eq!(said(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its code is passed on");
             assert_eq!(said("error_response").code(), "unclear", "{number}");
         }
         let other = format!("{{\"alipay_trade_close_response\":{}}}", content("40002"));
@@ -220,9 +221,9 @@ fn unsigned_word_of_an_interface_decides_nothing() {
     }
 }
 
-/// Samples of public reports and of the documents' own advice, written down apart from the tables.
+/// Samples of public reports and of the official documentation, written independently of the tables.
 #[test]
-fn codes_of_known_reports_have_their_class() {
+fn reported_codes_are_classified() {
     let (write, back) = (Operation::Pay(pay("alipay.barcode")), Operation::Refund(refund()));
     let v3 = |operation: &Operation, code: &str| {
         let body = json!({"code": code, "message": "m", "links": []}).to_string();
@@ -277,9 +278,9 @@ fn codes_of_known_reports_have_their_class() {
     }
 }
 
-/// `isp.` names are failures on Alipay's side, whatever number stands beside them.
+/// `isp.` names are failures of Alipay, whatever number stands beside them.
 #[test]
-fn unlisted_name_of_the_service_provider_is_a_failure_on_alipays_side() {
+fn unlisted_isp_name_is_unclear() {
     let operation = Operation::Pay(pay("alipay.qr"));
     for number in ["20000", "40001", "40002", "40003", "40004", "40006"] {
         for name in ["isp.unknow-error", "isp.remote-connection-timeout", "isp.invalid-response"] {

@@ -1,4 +1,4 @@
-//! Nothing malformed makes it panic, and nothing without a signature is taken.
+//! Malformed messages: no panic, and nothing unsigned is accepted.
 
 use super::*;
 use crate::provider::alipay::certificates;
@@ -9,12 +9,12 @@ fn no_panic(body: &[u8]) {
         assert!(provider.verify(source, &HeaderMap::new(), body.to_vec().into(), &keyring(), NOW).is_err());
     }
     let _ = certificates::key_id(body);
-    let _ = provider.decode_notification(vouched(body.to_vec()));
+    let _ = provider.decode_notification(verified(body.to_vec()));
     let v3 = provider_of("app_id = \"2021000000000001\"\nprotocol = \"v3\"", &[("aes", AES.as_bytes())]);
     for (operation, provider) in operations().iter().flat_map(|operation| [(operation, &provider), (operation, &v3)]) {
         for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
-            let _ = signing(|with| provider.decode(operation, status, vouched(body.to_vec()), with));
-            let _ = provider.decode_unsigned_error(operation, status, body);
+            let _ = signing(|with| provider.decode(operation, status, verified(body.to_vec()), with));
+            let _ = provider.refusal(operation, status, body);
         }
     }
     let mut request = Request::new(Bytes::copy_from_slice(body));
@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,80}") {
+    fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,80}") {
         no_panic(&body);
         no_panic(text.as_bytes());
         let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(&body));
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn no_content_makes_it_panic(content in content(), service in prop::sample::select(&["query", "pay", "refund", "cancel"][..])) {
+    fn arbitrary_content_never_panics(content in content(), service in prop::sample::select(&["query", "pay", "refund", "cancel"][..])) {
         no_panic(format!(r#"{{"alipay_trade_{service}_response":{content},"sign":"AAAA"}}"#).as_bytes());
         no_panic(format!(r#"{{"error_response":{content}}}"#).as_bytes());
         let pairs = content.as_object().unwrap().iter();
@@ -86,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn no_mutation_of_what_is_true_is_taken(at in any::<prop::sample::Index>(), byte in any::<u8>(), count in 1..4usize) {
+    fn mutated_message_is_rejected(at in any::<prop::sample::Index>(), byte in any::<u8>(), count in 1..4usize) {
         for name in ["response", "notification"] {
             let old = vectors()[name]["body"].as_str().unwrap().as_bytes().to_vec();
             let mut new = old.clone();
@@ -96,15 +96,15 @@ proptest! {
                 let mut params = Fields::new();
                 form::read_into(body, &mut params).map(|()| params)
             };
-            // Another escape of the same text changes nothing.
+            // Another escape of the same text is equivalent.
             prop_assume!(new != old && (name == "response" || meant(&new) != meant(&old)));
-            prop_assert!(!is_taken(name, new));
+            prop_assert!(!is_accepted(name, new));
         }
     }
 }
 
-/// All the way: the name of an answer's content is not signed, so only `decode` refuses another one.
-fn is_taken(name: &str, body: Vec<u8>) -> bool {
+/// Runs verification and decoding: the name of an answer's content is not signed, so only `decode` rejects another one.
+fn is_accepted(name: &str, body: Vec<u8>) -> bool {
     let provider = provider();
     let source = if name == "response" { Source::Answer } else { Source::Notification };
     let Ok(verified) = provider.verify(source, &HeaderMap::new(), body.into(), &keyring(), NOW) else { return false };
@@ -118,14 +118,14 @@ fn is_taken(name: &str, body: Vec<u8>) -> bool {
 }
 
 #[test]
-fn what_is_true_is_taken() {
+fn unmodified_message_is_accepted() {
     for name in ["response", "notification"] {
-        assert!(is_taken(name, vectors()[name]["body"].as_str().unwrap().as_bytes().to_vec()), "{name}");
+        assert!(is_accepted(name, vectors()[name]["body"].as_str().unwrap().as_bytes().to_vec()), "{name}");
     }
 }
 
 #[test]
-fn depth_does_no_harm() {
+fn deep_nesting_never_panics() {
     no_panic(format!("{{\"a_response\":{}", "[".repeat(100_000)).as_bytes());
     no_panic(format!("{{\"a_response\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000)).as_bytes());
     no_panic(format!("{{{}\"a_response\":1}}", "\"a\":1,".repeat(100_000)).as_bytes());

@@ -1,4 +1,4 @@
-//! What goes out for each operation, and what is refused before anything does.
+//! Encoded requests for each operation, and operations that are rejected before anything is sent.
 
 use super::*;
 use crate::signer::rsa;
@@ -18,7 +18,7 @@ fn content(provider: &Alipay, pay: Pay) -> Value {
 }
 
 #[test]
-fn the_legacy_algorithm_signs_as_published() {
+fn legacy_rsa_sha1_signature_matches_published_one() {
     let vectors = vectors();
     let params = vectors["request"]["params"].as_object().unwrap().iter();
     let params = params.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()));
@@ -39,7 +39,7 @@ fn the_legacy_algorithm_signs_as_published() {
 }
 
 #[test]
-fn every_way_to_pay_has_its_code_and_its_end() {
+fn every_method_sends_its_product_code_and_expiry() {
     let partner = provider_of("app_id = \"1\"\nop_app_id = \"2\"\nseller_id = \"3\"", &[]);
     for (method, code) in [
         ("alipay.qr", "FACE_TO_FACE_PAYMENT"),
@@ -69,7 +69,7 @@ fn every_way_to_pay_has_its_code_and_its_end() {
 }
 
 #[test]
-fn what_a_person_reads_survives_encryption_and_the_way_there() {
+fn description_survives_encryption_and_encoding() {
     let provider = provider_of("app_id = \"1\"", &[("aes", AES.as_bytes())]);
     let vector = &vectors()["aes"];
     let sealer = provider.account.sealer.as_ref().unwrap();
@@ -89,7 +89,7 @@ fn what_a_person_reads_survives_encryption_and_the_way_there() {
 }
 
 #[test]
-fn characters_that_alipay_forbids_in_a_subject_go_out_as_their_twins() {
+fn forbidden_subject_characters_are_sent_full_width() {
     let description = "茶/水=1&2\r\n<\"+%>".to_owned();
     for method in ["alipay.qr", "alipay.page", "alipay.app", "alipay.jsapi", "alipay.barcode"] {
         let content = content(&provider(), Pay { description: description.clone(), ..pay(method) });
@@ -101,7 +101,7 @@ fn characters_that_alipay_forbids_in_a_subject_go_out_as_their_twins() {
 }
 
 #[test]
-fn a_request_of_the_merchants_own_is_completed_and_signed_once() {
+fn native_request_is_completed_and_signed_once() {
     let sign = |uri: &str, body: &str| {
         let mut request = Request::builder().uri(uri).body(Bytes::from(body.to_owned())).unwrap();
         signing(|with| provider().sign(&mut request, with)).map(|()| request)
@@ -123,7 +123,7 @@ fn a_request_of_the_merchants_own_is_completed_and_signed_once() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_a_sentence() {
+fn invalid_operation_is_rejected_with_advice() {
     let refused = |pay: Pay, expected: &str| match sent(&provider(), &Operation::Pay(pay)) {
         Err(Error::Unsupported(said)) => assert!(said.contains(expected), "{said}"),
         other => panic!("{expected}: {other:?}"),

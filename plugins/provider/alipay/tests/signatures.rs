@@ -1,4 +1,4 @@
-//! What must be there and what must not have been altered.
+//! Signature checks of answers and notifications.
 
 use super::*;
 
@@ -6,8 +6,8 @@ fn verify(source: Source, body: impl Into<Bytes>, keys: &Keyring) -> Result<Veri
     provider().verify(source, &HeaderMap::new(), body.into(), keys, NOW)
 }
 
-/// What an answer or a notification comes to, all the way.
-fn taken(golden: &super::super::super::golden::Golden, body: &[u8]) -> Option<String> {
+/// Verifies and decodes an answer or a notification.
+fn accepted(golden: &super::super::super::golden::Golden, body: &[u8]) -> Option<String> {
     let body = Bytes::copy_from_slice(body);
     match &golden.operation {
         None => {
@@ -24,33 +24,33 @@ fn taken(golden: &super::super::super::golden::Golden, body: &[u8]) -> Option<St
 }
 
 #[test]
-fn any_altered_byte_is_refused() {
+fn any_altered_byte_is_rejected() {
     for (name, golden) in all() {
         let Some(message) = golden.answer.clone().or(golden.notification.clone()) else { continue };
         if golden.error.is_some() {
             continue;
         }
         let body = message.body.as_bytes();
-        assert!(taken(&golden, body).is_some(), "{name}");
+        assert!(accepted(&golden, body).is_some(), "{name}");
         for at in 0..body.len() {
             for bit in [1, 4] {
                 let mut changed = body.to_vec();
                 changed[at] ^= bit;
-                assert_eq!(taken(&golden, &changed), None, "{name}: byte {at}");
+                assert_eq!(accepted(&golden, &changed), None, "{name}: byte {at}");
             }
         }
-        assert_eq!(taken(&golden, &body[..body.len() - 1]), None, "{name}: a byte less");
+        assert_eq!(accepted(&golden, &body[..body.len() - 1]), None, "{name}: a byte less");
         assert_eq!(
-            taken(&golden, &[body, b"&"].concat()).is_some(),
+            accepted(&golden, &[body, b"&"].concat()).is_some(),
             golden.operation.is_none(),
             "{name}: nothing more"
         );
-        assert_eq!(taken(&golden, &[body, b"&x=1"].concat()), None, "{name}: a parameter more");
+        assert_eq!(accepted(&golden, &[body, b"&x=1"].concat()), None, "{name}: a parameter more");
     }
 }
 
 #[test]
-fn the_published_answers_and_notification_verify() {
+fn published_answers_and_notification_are_accepted() {
     let vectors = vectors();
     for name in ["response", "response_encrypted"] {
         assert!(
@@ -67,7 +67,7 @@ fn the_published_answers_and_notification_verify() {
 }
 
 #[test]
-fn the_signed_text_is_found_whatever_stands_in_it() {
+fn signed_text_is_located_whatever_its_content() {
     for content in [
         r#"{"code":"10000","a":"}\"}","sign":"x","b":{"c":[{"d_response":"{"}]}}"#,
         r#"{ "code" : "10000" , "a":"\/\u4e2d\\" }"#,
@@ -93,16 +93,17 @@ fn the_signed_text_is_found_whatever_stands_in_it() {
     for body in ["", "{}", "[]", "{\"sign\":\"AAAA\"}", "{\"a_response\":{}}", "<html>"] {
         assert_eq!(refused(body.to_owned()), BadSignature::Missing, "{body}");
     }
-    assert_eq!(refused("{\"a_response\":{},\"sign\":\"!\"}".to_owned()), BadSignature::Wrong("it is no base64"));
+    assert_eq!(refused("{\"a_response\":{},\"sign\":\"!\"}".to_owned()), BadSignature::Wrong("not base64"));
     assert_eq!(verify(Source::Notification, "a=1", &keyring()).unwrap_err(), BadSignature::Missing);
     for body in ["a=1&a=1&sign=AAAA", "a&sign=AAAA", "a=%ff&sign=AAAA", "%ff=a&sign=AAAA"] {
         assert!(matches!(verify(Source::Notification, body, &keyring()), Err(BadSignature::Wrong(_))), "{body}");
     }
 }
 
-/// The signed text of a form escapes nothing, so it is the same when a field stands in another one's value or name.
+/// The signed text of a form escapes nothing, so it is the same if a field is hidden in the value or name of another
+/// one.
 #[test]
-fn no_field_can_be_hidden_in_another() {
+fn field_hidden_in_another_field_is_rejected() {
     let whole = "app_id=2021000000000001&gmt_create=2023-11-15+06%3A13%3A21&gmt_refund=2023-11-15+06%3A20%3A00&notify_type=trade_status_sync\
                  &out_trade_no=1&receipt_amount=68.00&refund_fee=3.00&sign_type=RSA2&subject=a%26b%3Dc&total_amount=68.00&trade_no=42\
                  &trade_status=TRADE_SUCCESS";
@@ -111,7 +112,7 @@ fn no_field_can_be_hidden_in_another() {
         assert_eq!(form::text(params, &["sign", "sign_type"]), form::text(&whole, &["sign", "sign_type"]));
         verify(Source::Notification, form::write(params), &keyring()).map(drop)
     };
-    assert_eq!(said(&whole), Ok(()), "what hides nothing may hold any character");
+    assert_eq!(said(&whole), Ok(()), "a value that hides no field may contain any character");
     for (name, before) in [("gmt_refund", "gmt_create"), ("refund_fee", "receipt_amount")] {
         let mut folded = whole.clone();
         let value = folded.remove(name).unwrap();
@@ -125,7 +126,7 @@ fn no_field_can_be_hidden_in_another() {
 }
 
 #[test]
-fn a_named_certificate_is_the_only_one_asked() {
+fn named_certificate_is_the_only_key_tried() {
     let certificate = key("ali_alipay.crt.pem");
     let id = certificate.id.clone();
     let named = |id: &str| {
@@ -145,7 +146,7 @@ fn a_named_certificate_is_the_only_one_asked() {
     );
     assert!(verify(Source::Answer, named(&id), &ring(&[&ended(NOW - 1), &certificate])).is_ok());
     assert!(verify(Source::Answer, named(&id), &Keyring::default()).is_err());
-    // A notification that names its certificate, with the name in the signed text or not.
+    // Notifications that name their certificate, with the serial number in the signed text or not.
     for signed in ["", "&alipay_cert_sn="] {
         let id = if signed.is_empty() { "" } else { id.as_str() };
         let mut body = notified(&format!("app_id=1&sign_type=RSA2{signed}{id}"));

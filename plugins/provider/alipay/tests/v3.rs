@@ -1,4 +1,4 @@
-//! The v3 protocol: the same words on another way.
+//! Tests of the v3 protocol: same content, other paths and signatures.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn decode(operation: &Operation, status: u16, body: &Value) -> Result<Outcome, E
 }
 
 #[test]
-fn requests_are_signed_as_published() {
+fn request_signature_matches_published_one() {
     let vector = &vectors()["v3_request"];
     let (uri, body) = (vector["uri"].as_str().unwrap(), vector["body"].as_str().unwrap().to_owned());
     let mut request = Request::post(uri).body(Bytes::from(body)).unwrap();
@@ -35,7 +35,7 @@ fn requests_are_signed_as_published() {
 }
 
 #[test]
-fn certificates_and_a_partners_token_are_named_and_signed() {
+fn certificate_serials_and_partner_token_are_sent_and_signed() {
     let (app, root) = (key_file("ali_app.crt.pem"), key_file("ali_root_bundle.pem"));
     let text = "app_id = \"1\"\nprotocol = \"v3\"\nseller_id = \"2\"\napp_auth_token = \"t0ken\"";
     let provider = provider_of(text, &[("app_cert", &app), ("root_cert", &root), ("aes", AES.as_bytes())]);
@@ -63,7 +63,7 @@ fn certificates_and_a_partners_token_are_named_and_signed() {
 }
 
 #[test]
-fn each_operation_has_its_path_and_links_stay_links() {
+fn operations_have_v3_paths_and_links_are_unchanged() {
     for (operation, path) in [
         (Operation::Pay(pay("alipay.qr")), "precreate"),
         (Operation::Pay(pay("alipay.barcode")), "pay"),
@@ -86,13 +86,13 @@ fn each_operation_has_its_path_and_links_stay_links() {
         assert_eq!(answer(v3("")), answer(provider()));
     }
     let (none, said) = account("app_id = \"1\"\nprotocol = \"v3\"", &[], "rsa-sha1");
-    assert!(none.is_none() && said[0].contains("knows no rsa-sha1"), "{said:?}");
+    assert!(none.is_none() && said[0].contains("does not support rsa-sha1"), "{said:?}");
     let (none, said) = account("app_id = \"1\"\nprotocol = \"v2\"", &[], "rsa-sha256");
-    assert!(none.is_none() && said[0].contains("no such protocol"), "{said:?}");
+    assert!(none.is_none() && said[0].contains("unknown protocol"), "{said:?}");
 }
 
 #[test]
-fn the_published_answer_verifies_and_no_altered_byte_does() {
+fn published_answer_is_accepted_and_altered_byte_is_rejected() {
     let vector = &vectors()["v3_response"];
     let body = vector["body"].as_str().unwrap().as_bytes();
     let pairs = vector["headers"].as_object().unwrap().iter();
@@ -120,10 +120,10 @@ fn the_published_answer_verifies_and_no_altered_byte_does() {
         }
         let mut fewer = headers.clone();
         fewer.remove(name);
-        assert_eq!(verify(&fewer, body, NOW), Err(BadSignature::Wrong("a header of it is missing")));
+        assert_eq!(verify(&fewer, body, NOW), Err(BadSignature::Wrong("a signature header is missing")));
         let mut twice = headers.clone();
         twice.append(name, headers[name].clone());
-        assert_eq!(verify(&twice, body, NOW), Err(BadSignature::Wrong("a header of it is there twice")));
+        assert_eq!(verify(&twice, body, NOW), Err(BadSignature::Wrong("a signature header is duplicated")));
     }
     assert_eq!(verify(&HeaderMap::new(), body, NOW), Err(BadSignature::Missing));
     for (now, is_fresh) in
@@ -137,22 +137,22 @@ fn the_published_answer_verifies_and_no_altered_byte_does() {
 }
 
 #[test]
-fn answers_mean_what_they_mean_in_a_form() {
-    let news =
+fn v3_answers_are_decoded_like_form_answers() {
+    let trade =
         json!({"out_trade_no": NUMBER, "trade_no": "42", "trade_status": "TRADE_SUCCESS", "total_amount": 68.00});
     let query = Operation::Query(order("alipay.qr"));
-    assert_eq!(decode(&query, 200, &news).unwrap().amount, Some(cny(6800)));
-    assert!(is_mismatch(&decode(&query, 200, &with(news.clone(), "total_amount", 68.01))));
+    assert_eq!(decode(&query, 200, &trade).unwrap().amount, Some(cny(6800)));
+    assert!(is_mismatch(&decode(&query, 200, &with(trade.clone(), "total_amount", 68.01))));
     let till = Operation::Pay(pay("alipay.barcode"));
-    let paid = with(news.clone(), "gmt_payment", "2023-11-15 06:13:25");
+    let paid = with(trade.clone(), "gmt_payment", "2023-11-15 06:13:25");
     assert_eq!(decode(&till, 200, &paid).unwrap().status, Status::Succeeded);
     assert_eq!(decode(&till, 202, &paid).unwrap().status, Status::Pending);
-    assert_eq!(decode(&till, 200, &news).unwrap().status, Status::Pending);
+    assert_eq!(decode(&till, 200, &trade).unwrap().status, Status::Pending);
     let qr = json!({"out_trade_no": NUMBER, "qr_code": "https://qr.alipay.com/bax0000"});
     assert!(decode(&Operation::Pay(pay("alipay.qr")), 200, &qr).unwrap().action.is_some());
     let lost = decode(&Operation::QueryRefund(refund()), 200, &json!({"out_trade_no": NUMBER}));
     assert!(matches!(lost, Err(Error::NotFound(_))));
-    let verified = vouched("AAAA");
+    let verified = verified("AAAA");
     assert!(
         is_unclear(&signing(|with| v3("").decode(&query, StatusCode::OK, verified, with))),
         "encrypted, without a key"
@@ -160,7 +160,7 @@ fn answers_mean_what_they_mean_in_a_form() {
 }
 
 #[test]
-fn an_error_counts_for_what_its_signature_is_worth() {
+fn unsigned_error_decides_no_payment_or_refund() {
     let (write, back, query) =
         (Operation::Pay(pay("alipay.qr")), Operation::Refund(refund()), Operation::Query(order("alipay.qr")));
     for (code, signed, unsigned) in [

@@ -9,7 +9,7 @@ fn map<'a>(fields: &'a Message<'_>) -> Vec<(&'a str, &'a str)> {
 }
 
 #[test]
-fn brackets_hold_what_looks_like_fields() {
+fn brackets_enclose_separators() {
     let vector = "accessType=0&bizType=000201&reqReserved={a=1&b=[x&y]}&respCode=00&respMsg=成功[0000000]&signMethod=01&version=5.1.0";
     let fields = Message::of_answer(vector).unwrap();
     assert_eq!(fields.get("reqReserved"), Some("{a=1&b=[x&y]}"));
@@ -31,7 +31,7 @@ fn brackets_hold_what_looks_like_fields() {
 }
 
 #[test]
-fn json_is_an_object_of_texts_and_nothing_else() {
+fn json_must_be_an_object_of_strings() {
     let read = |text: &'static str| Message::read(Codec::Json, Source::Answer, text.as_bytes());
     assert_eq!(map(&read(r#"{"b":"2","a":"1{&x}"}"#).unwrap()), [("a", "1{&x}"), ("b", "2")]);
     for bad in [
@@ -47,14 +47,14 @@ fn json_is_an_object_of_texts_and_nothing_else() {
     ] {
         assert_eq!(read(bad), None, "{bad}");
     }
-    let told = |text: &'static str| Message::read(Codec::Json, Source::Notification, text.as_bytes());
-    assert_eq!(told(r#"{"a":"1"}"#), told("a=1"));
+    let read_notification = |text: &'static str| Message::read(Codec::Json, Source::Notification, text.as_bytes());
+    assert_eq!(read_notification(r#"{"a":"1"}"#), read_notification("a=1"));
     assert_eq!(Message::read(Codec::Form, Source::Notification, br#"{"a":"1"}"#), None);
     assert_eq!(read(r#"{"b":"2","a":"1"}"#).unwrap().write(Codec::Json).unwrap(), br#"{"a":"1","b":"2"}"#);
 }
 
 #[test]
-fn names_are_sorted_by_their_bytes_and_empty_values_do_not_count() {
+fn names_are_sorted_by_bytes_and_empty_values_are_ignored() {
     let fields = of_form("orderId=1&orderDesc=2&Zero=3&empty=&signature=x").unwrap();
     assert_eq!(fields.signed_text(), "Zero=3&orderDesc=2&orderId=1");
     let trimmed = of_form("a=+1+&b=++").unwrap().trimmed();
@@ -62,7 +62,7 @@ fn names_are_sorted_by_their_bytes_and_empty_values_do_not_count() {
 }
 
 #[test]
-fn a_text_that_can_be_read_in_two_ways_is_known() {
+fn ambiguous_text_is_detected() {
     for (form, is_clear) in [
         ("a=1&b=2", true),
         ("a=1%26b%3D2", false),
@@ -79,9 +79,9 @@ fn a_text_that_can_be_read_in_two_ways_is_known() {
 }
 
 proptest::proptest! {
-    /// Reading the signed text again gives the same fields exactly when it is said to be unambiguous.
+    /// Parsing the signed text again yields the same fields exactly if the text is unambiguous.
     #[test]
-    fn unambiguous_is_what_reads_the_same_again(pairs in proptest::collection::btree_map("[ab&={]{0,3}", "[a&={}\\[\\]]{0,6}", 1..4)) {
+    fn unambiguous_text_is_parsed_back(pairs in proptest::collection::btree_map("[ab&={]{0,3}", "[a&={}\\[\\]]{0,6}", 1..4)) {
         let fields = Fields::from(pairs);
         let mut signed = fields.clone();
         signed.fields.to_mut().retain(|field| !field.value.is_empty());
@@ -92,7 +92,7 @@ proptest::proptest! {
         }
     }
     #[test]
-    fn no_answer_is_read_that_is_ambiguous(text in "[ab]=[ab&={}\\[\\]]{0,16}") {
+    fn ambiguous_answer_is_rejected(text in "[ab]=[ab&={}\\[\\]]{0,16}") {
         if let Some(message) = Message::of_answer(&text) {
             proptest::prop_assert!(message.is_unambiguous());
         }

@@ -1,4 +1,4 @@
-//! What each word of an answer means, and that another order's answer is refused.
+//! Decoding of answers, and rejection of answers about another order.
 
 use super::*;
 
@@ -7,18 +7,18 @@ const WRITES: [&str; 4] = ["app", "qr", "barcode", "refund"];
 fn write(name: &str) -> (Operation, Fields) {
     match name {
         "refund" => {
-            let about = with(with(said("00"), "orderId", REFUND_NUMBER), "txnAmt", "300");
+            let about = with(with(answer_fields("00"), "orderId", REFUND_NUMBER), "txnAmt", "300");
             (Operation::Refund(refund()), with(about, "txnType", "04"))
         }
         method => {
-            let about = with(with(said("00"), "tn", "6281"), "qrCode", "https://qr.95516.com/1");
+            let about = with(with(answer_fields("00"), "tn", "6281"), "qrCode", "https://qr.95516.com/1");
             (Operation::Pay(pay(method)), with(about, "txnType", "01"))
         }
     }
 }
 
 fn queried(orig: &str) -> Fields {
-    with(with(said("00"), "origRespCode", orig), "queryId", QUERY_ID)
+    with(with(answer_fields("00"), "origRespCode", orig), "queryId", QUERY_ID)
 }
 
 fn codes(text: &str) -> Vec<String> {
@@ -32,19 +32,19 @@ fn codes(text: &str) -> Vec<String> {
     text.split(' ').flat_map(expand).collect()
 }
 
-/// The official list by class, written down a second time. `codes.rs` has it by cause.
+/// The official codes by class, written a second time. `codes.rs` sorts them by cause.
 const DECLINED: &str = "01 10 13 14 30-33 36 38 40 41 43 44 60-69 71-73 76-82 84-96 98";
-/// UnionPay's own trouble.
-const TROUBLE: &str = "03 04 06 99";
-/// Accepted, and going on by itself.
+/// UnionPay's own failures.
+const SYSTEM_ERROR: &str = "03 04 06 99";
+/// Accepted and still processed.
 const ACCEPTED: &str = "05 70 83";
-/// The payer was debited, or the order stands otherwise.
-const OTHERWISE: &str = "12 35 42 45 46 74 75";
+/// The payer was debited, or the order is in another state.
+const OTHER_STATE: &str = "12 35 42 45 46 74 75";
 const LATER: &str = "02 37 39";
-/// In no list.
+/// Codes that no list contains.
 const UNLISTED: &str = "07 08 09 15 29 47 59 97 A5 a6 B1 0 000 6A 8A 3４";
 
-/// Of each code: its class, whether a breaker counts it, and whether the same request may be sent again.
+/// For each code: its class, whether a breaker counts it, and whether the same request may be sent again.
 type Row = (&'static str, fn(&str) -> Error, bool, bool);
 
 fn unclear(code: &str) -> Error {
@@ -54,16 +54,16 @@ fn unclear(code: &str) -> Error {
 const WRITE_ROWS: [Row; 7] = [
     (DECLINED, |code| Error::Declined(word(code)), false, false),
     ("11", |code| Error::Unauthorized(word(code)), true, true),
-    (TROUBLE, unclear, true, false),
+    (SYSTEM_ERROR, unclear, true, false),
     (UNLISTED, |code| Error::UnlistedRefusal(word(code)), false, false),
     (LATER, |code| Error::ProviderBusy(word(code)), false, true),
-    (OTHERWISE, |code| Error::Conflict(word(code)), false, false),
+    (OTHER_STATE, |code| Error::Conflict(word(code)), false, false),
     ("34", |code| Error::NotFound(word(code)), false, false),
 ];
 
 #[test]
-fn every_listed_code_is_in_one_class() {
-    let classes = [DECLINED, TROUBLE, ACCEPTED, OTHERWISE, LATER, "00 A6 11 34"];
+fn every_listed_code_has_exactly_one_class() {
+    let classes = [DECLINED, SYSTEM_ERROR, ACCEPTED, OTHER_STATE, LATER, "00 A6 11 34"];
     let mut expected: Vec<String> = classes.into_iter().flat_map(codes).collect();
     let mut listed: Vec<&str> = super::super::codes::CODES.iter().map(|(code, ..)| *code).collect();
     expected.sort();
@@ -74,11 +74,11 @@ fn every_listed_code_is_in_one_class() {
 }
 
 #[test]
-fn every_code_of_a_write_has_its_class() {
+fn every_code_is_classified_for_each_write() {
     for (text, make, is_failure, is_repeatable) in WRITE_ROWS {
         for code in codes(text) {
             for name in WRITES {
-                // The merchant's account is empty: the refund can be repeated once it is not.
+                // The merchant's balance is too low: the refund can be repeated once the balance suffices.
                 let is_short = name == "refund" && code == "90";
                 let expected = if is_short { Error::ProviderBusy(word(&code)) } else { make(&code) };
                 let (operation, answer) = write(name);
@@ -86,43 +86,43 @@ fn every_code_of_a_write_has_its_class() {
                 assert_eq!(error, expected, "{name} {code}");
                 assert_eq!(error.is_channel_failure(), is_failure, "{name} {code}");
                 assert_eq!(error.provably_not_executed(), is_repeatable || is_short, "{name} {code}");
-                assert_eq!(error.word(), Some(&word(&code)), "the merchant is told the code: {name} {code}");
+                assert_eq!(error.word(), Some(&word(&code)), "the error contains the code: {name} {code}");
             }
         }
     }
 }
 
 #[test]
-fn without_a_signature_only_the_word_about_ours_is_believed() {
+fn unsigned_answer_is_trusted_only_if_it_rejects_our_signature() {
     let query = Operation::Query(order("qr"));
-    let said = |operation: &Operation, status: u16, body: &str| {
-        provider().decode_unsigned_error(operation, http::StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
+    let answer_fields = |operation: &Operation, status: u16, body: &str| {
+        provider().refusal(operation, http::StatusCode::from_u16(status).unwrap(), body.as_bytes()).code()
     };
     let operations = [write("qr").0, write("refund").0, query];
     for operation in &operations {
         let wrong = "merId=777290058110048&respCode=11&respMsg=验证签名失败";
-        assert_eq!(said(operation, 200, wrong), "unauthorized");
-        assert_eq!(said(operation, 502, wrong), "unclear");
+        assert_eq!(answer_fields(operation, 200, wrong), "unauthorized");
+        assert_eq!(answer_fields(operation, 502, wrong), "unclear");
         let signed = format!("{wrong}&signature=AAAA");
-        assert_eq!(said(operation, 200, &signed), "unauthorized", "by the key of both sides, which ours is not");
+        assert_eq!(answer_fields(operation, 200, &signed), "unauthorized", "verified by the shared key");
         for code in ["00", "01", "10", "34", "12", ""] {
-            assert_eq!(said(operation, 200, &format!("respCode={code}&respMsg=x")), "unclear", "{code}");
+            assert_eq!(answer_fields(operation, 200, &format!("respCode={code}&respMsg=x")), "unclear", "{code}");
         }
         for body in ["", "<html>", "respCode", "respCode=11&respCode=00"] {
-            assert_eq!(said(operation, 200, body), "unclear", "{body}");
+            assert_eq!(answer_fields(operation, 200, body), "unclear", "{body}");
         }
     }
 }
 
 #[test]
-fn a_write_that_was_taken_is_pending_and_no_more() {
+fn accepted_write_is_pending() {
     for code in ["00", "A6", "05", "70", "83"] {
         for name in WRITES {
             let (operation, answer) = write(name);
             let outcome = decode(&operation, &with(answer, "respCode", code));
             if ["app", "qr"].contains(&name) && codes(ACCEPTED).iter().any(|accepted| accepted == code) {
                 let asks = matches!(outcome, Err(Error::Conflict(_)));
-                assert!(asks, "there is nothing yet that the payer could be shown: {name} {code}");
+                assert!(asks, "the answer contains nothing to show the payer: {name} {code}");
                 continue;
             }
             assert_eq!(outcome.unwrap().status, Status::Pending, "{name} {code}");
@@ -140,19 +140,19 @@ fn a_write_that_was_taken_is_pending_and_no_more() {
 }
 
 #[test]
-fn a_reversal_ends_what_was_scanned() {
+fn reversal_closes_scanned_payment() {
     let close = Operation::Close(order("barcode"));
-    let answer = |code: &str| with(said(code), "txnType", "99");
-    assert_eq!(decode(&close, &answer("46")).unwrap().status, Status::Closed, "said before");
+    let answer = |code: &str| with(answer_fields(code), "txnType", "99");
+    assert_eq!(decode(&close, &answer("46")).unwrap().status, Status::Closed, "reversed before");
     for accepted in ["00", "A6"] {
-        assert!(matches!(decode(&close, &answer(accepted)), Err(Error::Conflict(_))), "only taken on: {accepted}");
+        assert!(matches!(decode(&close, &answer(accepted)), Err(Error::Conflict(_))), "only accepted: {accepted}");
     }
     for (text, class) in [
         (ACCEPTED, "conflict"),
         ("12 35 42 45 74 75", "conflict"),
         ("34", "absent"),
         (DECLINED, "declined"),
-        (TROUBLE, "unclear"),
+        (SYSTEM_ERROR, "unclear"),
         (LATER, "provider_busy"),
         ("11", "unauthorized"),
         (UNLISTED, "unlisted_refusal"),
@@ -164,23 +164,23 @@ fn a_reversal_ends_what_was_scanned() {
 }
 
 #[test]
-fn a_question_that_is_not_answered_says_nothing_of_the_trade() {
-    let refund_said = |code: &str| with(with(said(code), "orderId", REFUND_NUMBER), "txnAmt", "300");
+fn refused_query_leaves_trade_unchanged() {
+    let refund_said = |code: &str| with(with(answer_fields(code), "orderId", REFUND_NUMBER), "txnAmt", "300");
     for (text, class) in [
         (DECLINED, "unlisted_refusal"),
-        (TROUBLE, "unclear"),
+        (SYSTEM_ERROR, "unclear"),
         (ACCEPTED, "conflict"),
         (UNLISTED, "unlisted_refusal"),
-        (OTHERWISE, "unlisted_refusal"),
+        (OTHER_STATE, "unlisted_refusal"),
         (LATER, "provider_busy"),
         ("11", "unauthorized"),
         ("34", "absent"),
     ] {
         for code in codes(text) {
             for method in ["page", "barcode"] {
-                let answer = with(said(&code), "origRespCode", "00");
-                let said = decode_at(&Operation::Query(order(method)), &answer, ORDERED.unsigned_abs());
-                assert_eq!(said.unwrap_err().code(), class, "{code}");
+                let answer = with(answer_fields(&code), "origRespCode", "00");
+                let answer_fields = decode_at(&Operation::Query(order(method)), &answer, ORDERED.unsigned_abs());
+                assert_eq!(answer_fields.unwrap_err().code(), class, "{code}");
             }
             let answer = refund_said(&code);
             assert_eq!(decode(&Operation::QueryRefund(refund()), &answer).unwrap_err().code(), class, "{code}");
@@ -189,7 +189,7 @@ fn a_question_that_is_not_answered_says_nothing_of_the_trade() {
 }
 
 #[test]
-fn every_word_about_a_trade_has_its_meaning() {
+fn every_trade_code_is_decoded() {
     const FAILED: &str = "01 02 10 11 13 14 30-33 35 36 38-41 43-46 60-69 71-73 76-82 84-96 98";
     let refunded = |orig: &str| with(with(queried(orig), "orderId", REFUND_NUMBER), "txnAmt", "300");
     for (text, status) in [
@@ -202,11 +202,11 @@ fn every_word_about_a_trade_has_its_meaning() {
             assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{code}");
             assert_eq!(outcome.provider_id.as_deref(), Some(QUERY_ID));
             let reason = (status == Status::Failed).then(|| ProviderError { message: String::new(), ..word(&code) });
-            assert_eq!(outcome.reason, reason, "the merchant is told the code: {code}");
+            assert_eq!(outcome.reason, reason, "the outcome contains the code: {code}");
             assert_eq!(outcome.needs_person.is_some(), status == Status::Succeeded && code != "00", "{code}");
             let outcome = decode(&Operation::QueryRefund(refund()), &refunded(&code));
             if ["42", "74", "75"].contains(&code.as_str()) {
-                assert!(matches!(outcome, Err(Error::Conflict(_))), "a debit is no word of a refund: {code}");
+                assert!(matches!(outcome, Err(Error::Conflict(_))), "a debit does not describe the refund: {code}");
                 continue;
             }
             let outcome = outcome.unwrap();
@@ -219,41 +219,45 @@ fn every_word_about_a_trade_has_its_meaning() {
         for code in codes(UNLISTED) {
             assert!(matches!(early(&code), Err(Error::UnlistedRefusal(_))), "{code}");
         }
-        assert!(is_unclear(&early("")), "it says nothing");
+        assert!(is_unclear(&early("")), "without a code");
         assert!(matches!(decode_at(&query, &queried("34"), ORDERED.unsigned_abs()), Err(Error::NotFound(_))));
-        assert!(is_unclear(&decode(&query, &with(queried("00"), "txnAmt", ""))), "paid, but how much?");
+        assert!(is_unclear(&decode(&query, &with(queried("00"), "txnAmt", ""))), "paid, without an amount");
     }
 }
 
-/// Until its time has passed the payer may try another card; after that UnionPay's word is the last.
+/// Until the payTimeout the payer may try another card. After it UnionPay's answer is final.
 #[test]
-fn failure_counts_when_the_payments_time_has_passed() {
+fn failure_is_final_only_after_pay_timeout() {
     let deadline = u64::try_from(ORDERED).unwrap() + 7200;
     let failed = |deadline| with(queried("61"), "reqReserved", deadline);
     for method in ["page", "app", "qr"] {
         let status = |answer: &Fields, now| decode_at(&Operation::Query(order(method)), answer, now).unwrap().status;
-        for told in ["20250101020000", "", "x", "20250101", "20251301020000", "2025010102000０"] {
-            assert_eq!(status(&failed(told), deadline - 1), Status::Pending, "{told}");
-            assert_eq!(status(&failed(told), deadline + 600), Status::Pending, "clocks differ: {told}");
-            assert_eq!(status(&failed(told), deadline + 601), Status::Failed, "{told}");
+        for echoed in ["20250101020000", "", "x", "20250101", "20251301020000", "2025010102000０"] {
+            assert_eq!(status(&failed(echoed), deadline - 1), Status::Pending, "{echoed}");
+            assert_eq!(
+                status(&failed(echoed), deadline + 600),
+                Status::Pending,
+                "margin for clock differences: {echoed}"
+            );
+            assert_eq!(status(&failed(echoed), deadline + 601), Status::Failed, "{echoed}");
         }
         let longer = failed("20250101030000");
-        assert_eq!(status(&longer, deadline + 601), Status::Pending, "the order was made with another time");
+        assert_eq!(status(&longer, deadline + 601), Status::Pending, "the order was created with another expiry");
         assert_eq!(status(&queried("00"), deadline - 1), Status::Succeeded);
     }
     let barcode = decode_at(&Operation::Query(order("barcode")), &queried("61"), deadline - 1).unwrap();
-    assert_eq!(barcode.status, Status::Failed, "nobody tries again at a till");
+    assert_eq!(barcode.status, Status::Failed, "a scanned payment is not retried");
 }
 
 #[test]
-fn order_without_success_ends_after_its_pay_timeout_whatever_the_code_says() {
+fn order_without_success_ends_after_pay_timeout() {
     const OPEN: &str = "03 04 06 12 37 83 99";
     let ordered = u64::try_from(ORDERED).unwrap();
     for method in ["page", "app", "qr", "barcode"] {
         let own_end = Order { expires_at: jiff::Timestamp::from_second(ORDERED + 900).ok(), ..order(method) };
         for (order, end) in [(order(method), ordered + 7200), (own_end, ordered + 900)] {
             let query = Operation::Query(order);
-            for unpaid in [said("34"), queried("34"), queried("05"), queried("70")] {
+            for unpaid in [answer_fields("34"), queried("34"), queried("05"), queried("70")] {
                 let open = decode_at(&query, &unpaid, end + 600);
                 assert!(
                     matches!(open, Err(Error::NotFound(_)) | Ok(Outcome { status: Status::Pending, .. })),
@@ -270,7 +274,7 @@ fn order_without_success_ends_after_its_pay_timeout_whatever_the_code_says() {
                     assert!(is_open, "{method} {code}: {early:?}");
                     let late = at(end + 601);
                     assert_eq!(late == Ok(Status::Failed), method != "barcode", "{method} {code}: {late:?}");
-                    assert!(method != "barcode" || late == early, "a till's payment is reversed: {code}");
+                    assert!(method != "barcode" || late == early, "a scanned payment is reversed: {code}");
                 }
             }
             for paid in codes("00 A6 42 74 75") {
@@ -280,14 +284,14 @@ fn order_without_success_ends_after_its_pay_timeout_whatever_the_code_says() {
                     "{paid}"
                 );
             }
-            let nameless = with(said("34"), "txnTime", "");
+            let nameless = with(answer_fields("34"), "txnTime", "");
             assert!(matches!(decode_at(&query, &nameless, end + 601), Err(Error::NotFound(_))));
         }
     }
 }
 
 #[test]
-fn refund_without_an_end_asks_for_a_person_after_a_week() {
+fn refund_pending_for_a_week_needs_manual_review() {
     let answer = |code: &str| with(with(queried(code), "orderId", REFUND_NUMBER), "txnAmt", "300");
     let week = u64::try_from(ORDERED).unwrap() + 7 * 86400;
     for code in codes("03 04 05 06 12 37 70 83 99") {
@@ -301,7 +305,7 @@ fn refund_without_an_end_asks_for_a_person_after_a_week() {
 }
 
 #[test]
-fn another_orders_answer_is_refused() {
+fn answer_about_another_order_is_rejected() {
     for operation in operations() {
         let right = match &operation {
             Operation::Refund(_) | Operation::QueryRefund(_) => {
@@ -310,7 +314,7 @@ fn another_orders_answer_is_refused() {
             _ => with(with(queried("00"), "tn", "1"), "qrCode", "1"),
         };
         let is_page = matches!(&operation, Operation::Pay(pay) if pay.order.method.as_str() == "unionpay.page");
-        // A reversal is only taken on by it.
+        // UnionPay only accepts a reversal.
         let is_answered = !is_page && !matches!(operation, Operation::Close(_));
         assert_eq!(decode(&operation, &right).is_ok(), is_answered, "{operation:?}");
         for (name, other) in [
@@ -338,7 +342,7 @@ fn another_orders_answer_is_refused() {
 }
 
 #[test]
-fn money_moved_in_the_year_that_comes_next() {
+fn trace_time_after_new_year_is_in_next_year() {
     let mut eve = order("barcode");
     eve.created_at = jiff::Timestamp::from_second(ORDERED - 60).unwrap();
     for (text, expected) in [
@@ -356,15 +360,12 @@ fn money_moved_in_the_year_that_comes_next() {
 }
 
 #[test]
-fn nothing_is_concluded_without_a_signature_or_a_status() {
+fn unsigned_or_incomplete_answer_is_unclear() {
     for operation in operations() {
         for status in [301, 400, 403, 404, 429, 500, 503] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert!(matches!(
-                provider().decode_unsigned_error(&operation, status, b"respCode=36"),
-                Error::Unclear { .. }
-            ));
-            let reply = Verified::assertion(Bytes::from(answer_body(said("36"))), "k");
+            assert!(matches!(provider().refusal(&operation, status, b"respCode=36"), Error::Unclear { .. }));
+            let reply = Verified::assertion(Bytes::from(answer_body(answer_fields("36"))), "k");
             assert!(is_unclear(&signing(|with| provider().decode(&operation, status, reply, with))));
         }
     }

@@ -1,4 +1,4 @@
-//! Which certificates are believed.
+//! Acceptance of the certificates in messages.
 
 use super::super::chain::{Chain, Kind, Owners, check, serial};
 use super::super::signature::Method;
@@ -17,28 +17,28 @@ fn why(result: Result<super::super::chain::Leaf, BadSignature>) -> &'static str 
 }
 
 #[test]
-fn only_unionpays_own_certificate_is_believed() {
+fn certificate_of_another_owner_is_rejected() {
     let leaf = |name: &str| why(chain().leaf(&text(name), Kind::Rsa, NOW));
     assert_eq!(leaf("up_acp.crt.pem"), "");
-    assert_eq!(leaf("up_merchant.crt.pem"), "its certificate does not belong to UnionPay", "of the same authority");
+    assert_eq!(leaf("up_merchant.crt.pem"), "its certificate does not belong to UnionPay", "of the same CA");
     let not_signed = "its certificate was not signed by a configured `middle_cert`";
     assert_eq!((leaf("up_middle.crt.pem"), leaf("up_root.crt.pem")), (not_signed, not_signed));
-    assert_eq!(leaf("up_acp.key.pem"), "its certificate cannot be read");
+    assert_eq!(leaf("up_acp.key.pem"), "its certificate cannot be parsed");
     let production =
         Chain::new(&key_file("up_middle.crt.pem"), &key_file("up_root.crt.pem"), Owners::Production).unwrap();
     let test = production.leaf(&text("up_acp.crt.pem"), Kind::Rsa, NOW);
     assert_eq!(why(test), "its certificate does not belong to UnionPay", "the test environment's");
     let wrong_kind = chain().leaf(&text("up_acp.crt.pem"), Kind::Sm2, NOW);
-    assert_eq!(why(wrong_kind), "its certificate has a key that is not taken");
+    assert_eq!(why(wrong_kind), "its certificate has an unsupported key");
 }
 
 #[test]
-fn certificates_have_their_time() {
+fn expired_certificate_is_rejected_even_if_cached() {
     let (start, end) = (1_735_689_600, 2_366_841_600);
     let is_taken = |now| chain().leaf(&text("up_acp.crt.pem"), Kind::Rsa, now).is_ok();
     assert_eq!([start - 1, start, end, end + 1].map(is_taken), [false, true, true, false]);
     assert!(!is_taken(0) && !is_taken(u64::MAX));
-    // One that is remembered ends all the same, and is remembered for its own kind alone.
+    // A cached certificate expires too, and is cached for its own key type only.
     let (chain, text) = (chain(), text("up_acp.crt.pem"));
     let times = [start, end + 1, start - 1, end];
     assert_eq!(times.map(|now| chain.leaf(&text, Kind::Rsa, now).is_ok()), [true, false, false, true]);
@@ -46,7 +46,7 @@ fn certificates_have_their_time() {
 }
 
 #[test]
-fn any_altered_byte_of_a_certificate_is_refused() {
+fn altered_certificate_is_rejected() {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     let (_, block) = x509_parser::pem::parse_x509_pem(text("up_acp.crt.pem").as_bytes()).map_err(|_| "pem").unwrap();
@@ -63,16 +63,16 @@ fn any_altered_byte_of_a_certificate_is_refused() {
     }
 }
 
-/// UnionPay's test environment: SHA-1 all the way up.
+/// Certificates of UnionPay's test environment, all signed with SHA-1.
 #[test]
-fn the_authoritys_own_certificates_belong_together() {
+fn middle_certificate_must_be_signed_by_root() {
     let (middle, root) = (key_file("up_acp_test_middle.cer"), key_file("up_acp_test_root.cer"));
     let chain = Chain::new(&middle, &root, Owners::Test).unwrap();
     let merchants = chain.leaf(&text("up_acp_test_sign.crt.pem"), Kind::Rsa, 1_480_000_000);
     assert_eq!(why(merchants), "its certificate does not belong to UnionPay");
     let wrong = |middle: &[u8], root: &[u8]| {
         let why = Chain::new(middle, root, Owners::Test).err().unwrap_or_default();
-        assert!(why.starts_with("`keys.") || why.starts_with("this is no X.509"), "{why}");
+        assert!(why.starts_with("`keys.") || why.starts_with("not an X.509"), "{why}");
         why
     };
     let not_signed = "was not signed by `keys.root_cert`";
@@ -80,12 +80,12 @@ fn the_authoritys_own_certificates_belong_together() {
     assert!(wrong(&key_file("up_middle.crt.pem"), &root).ends_with(not_signed));
     let no_authority = wrong(&key_file("up_acp.crt.pem"), &key_file("up_middle.crt.pem"));
     assert!(no_authority.ends_with("may not sign certificates"), "{no_authority}");
-    assert!(wrong(b"", &root).contains("no X.509 certificate"));
-    assert!(wrong(&middle, b"x").contains("no X.509 certificate"));
+    assert!(wrong(b"", &root).contains("not an X.509 certificate"));
+    assert!(wrong(&middle, b"x").contains("not an X.509 certificate"));
 }
 
 #[test]
-fn certificates_under_an_old_and_a_new_middle_are_believed_side_by_side() {
+fn certificates_under_old_and_new_middle_are_both_accepted() {
     let join = |names: &[&str]| names.iter().map(|name| text(name)).collect::<String>();
     let root = text("up_next_root.crt.pem");
     let (old, new) = ("up_next_middle_1.crt.pem", "up_next_middle_2.crt.pem");
@@ -110,7 +110,7 @@ fn certificates_under_an_old_and_a_new_middle_are_believed_side_by_side() {
 }
 
 #[test]
-fn answers_can_be_verified_only_while_a_middle_certificate_and_its_root_are_valid() {
+fn can_verify_only_while_a_middle_certificate_and_its_root_are_valid() {
     // The files of the test environment are valid from 2012 to 2031 (middle) and 2032 (root), ours from 2025 to 2045.
     let (theirs, ours) = ((1_346_296_473, 1_936_235_673), (1_735_689_600, 2_366_841_600));
     let (middle, root) = (key_file("up_acp_test_middle.cer"), key_file("up_acp_test_root.cer"));
@@ -129,11 +129,11 @@ fn answers_can_be_verified_only_while_a_middle_certificate_and_its_root_are_vali
         "the provider says the same"
     );
     let shared = UnionPay(account(Method::sha256(b"k"), Codec::Form));
-    assert!(shared.can_verify(&no_keys(), u64::MAX), "a shared key never ends");
+    assert!(shared.can_verify(&no_keys(), u64::MAX), "a shared key never expires");
 }
 
 #[test]
-fn every_certificate_of_a_file_must_be_usable() {
+fn unusable_certificate_in_file_is_rejected() {
     let root = text("up_root.crt.pem");
     let wrong = |middles: String, roots: &str| {
         Chain::new(middles.as_bytes(), roots.as_bytes(), Owners::Test).err().unwrap_or_default()
@@ -144,19 +144,19 @@ fn every_certificate_of_a_file_must_be_usable() {
     let leaf = wrong(text("up_acp.crt.pem") + &text("up_middle.crt.pem"), &(text("up_middle.crt.pem") + &root));
     assert!(leaf.starts_with("certificate 1 of 2") && leaf.ends_with("may not sign certificates"), "{leaf}");
     let key = wrong(text("up_middle.crt.pem") + &text("up_acp.key.pem"), &root);
-    assert_eq!(key, "certificate 2 of 2 in `keys.middle_cert` is none");
+    assert_eq!(key, "certificate 2 of 2 in `keys.middle_cert` is not a certificate");
     let half = text("up_middle.crt.pem");
     let broken = wrong(half.clone() + &half.replacen("MII", "MIX", 1), &root);
-    assert_eq!(broken, "certificate 2 of 2 in `keys.middle_cert` is none");
+    assert_eq!(broken, "certificate 2 of 2 in `keys.middle_cert` is not a certificate");
     let cut = wrong(half.clone() + &half[..half.len() / 2], &root);
-    assert!(!cut.is_empty(), "a file that ends in a certificate is not read in part");
+    assert!(!cut.is_empty(), "a file that ends in a certificate must be rejected if truncated");
     assert_eq!(wrong(format!("\u{feff}{half}"), &root), "", "a byte order mark");
     assert_eq!(wrong(half.replace('\n', "\r\n"), &root), "", "Windows line ends");
     assert_eq!(wrong(format!("Bag Attributes\n    friendlyName: middle\n{half}"), &root), "", "openssl's text");
 }
 
 #[test]
-fn a_key_is_known_by_its_certificates_serial_number_in_decimal() {
+fn key_id_is_decimal_serial_of_its_certificate() {
     let join = |names: &[&str]| names.iter().flat_map(|name| key_file(name)).collect::<Vec<u8>>();
     let merchant = ["up_merchant.key.pem", "up_merchant.crt.pem"];
     assert_eq!(serial(&join(&merchant)).as_deref(), Some(CERT_ID));
@@ -175,7 +175,7 @@ fn a_key_is_known_by_its_certificates_serial_number_in_decimal() {
 }
 
 #[test]
-fn certificate_files_are_checked() {
+fn invalid_certificate_file_is_rejected() {
     assert_eq!(check(&key_file("up_root.crt.pem")), Ok(()));
     assert_eq!(check(&key_file("up_acp_test_root.cer")), Ok(()));
     for wrong in [b"".as_slice(), b"\xff", b"0", &key_file("up_acp.key.pem")] {

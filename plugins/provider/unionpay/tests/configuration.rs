@@ -1,4 +1,4 @@
-//! What a channel's file may say, and what it is told otherwise.
+//! Reading of a channel's `[account]` and `[keys]`, with every configuration error.
 
 use super::*;
 use crate::settings::Settings;
@@ -21,8 +21,9 @@ fn build(text: &str, secrets: &Secrets, algorithm: Option<&'static str>) -> (boo
     let mut settings = Settings::root(&table, &problems);
     let built = (SPEC.build)(&mut settings, &BuildContext { secrets, algorithm });
     drop(settings);
-    let told = problems.into_vec().into_iter().map(|problem| format!("{} ({:?})", problem.message, problem.suggestion));
-    (built.is_some(), told.collect())
+    let reported =
+        problems.into_vec().into_iter().map(|problem| format!("{} ({:?})", problem.message, problem.suggestion));
+    (built.is_some(), reported.collect())
 }
 
 fn with_rsa(text: &str) -> (bool, Vec<String>) {
@@ -30,7 +31,7 @@ fn with_rsa(text: &str) -> (bool, Vec<String>) {
 }
 
 #[test]
-fn what_is_right_is_taken() {
+fn valid_configuration_is_accepted() {
     let platform = "subMerId = \"12345\"\nsubMerName = \"茶馆有限公司\"\nsubMerAbbr = \"茶馆\"\n";
     let all = "codec = \"json\"\nencoding = \"UTF-8\"\nchannel_type = \"07\"\nterm_id = \"00000001\"\npay_timeout = \"30m\"\n";
     let gateway = "gateway = \"http://127.0.0.1:8080\"\nsign_method = \"01\"\n";
@@ -50,7 +51,7 @@ fn what_is_right_is_taken() {
 }
 
 #[test]
-fn browsers_are_led_to_the_gateway_of_the_environment() {
+fn payer_page_uses_gateway_of_environment() {
     let secrets = secrets(&["secure_key"]);
     for (more, gateway) in [
         ("", "https://gateway.95516.com"),
@@ -74,7 +75,7 @@ fn browsers_are_led_to_the_gateway_of_the_environment() {
 }
 
 #[test]
-fn every_mistake_is_told_once() {
+fn every_configuration_error_is_reported_once() {
     for (more, expected) in [
         ("codec = \"xml\"", "`codec` must be \"form\" or \"json\", not \"xml\""),
         ("encoding = \"GBK\"", "`encoding` must be \"UTF-8\", not \"GBK\""),
@@ -86,19 +87,19 @@ fn every_mistake_is_told_once() {
         ("gateway = \"http://localhost.evil.example\"", "the gateway must be https:// and a host"),
         ("gateway = \"https://gateway.95516.com/\"", "the gateway must be https:// and a host"),
         ("sign_method = \"1\"", "`sign_method` must be \"01\" or \"11\" or \"12\" or \"21\""),
-        ("sign_method = \"11\"", "this `sign_method` needs the key that both sides have"),
+        ("sign_method = \"11\"", "this `sign_method` needs the shared key `secure_key`"),
         ("sign_method = \"21\"", "this `sign_method` needs the merchant's private key for `sm2-sm3`"),
         ("subMerId = \"12345\"", "`subMerName`, `subMerAbbr` is missing"),
         ("subMerId = \"1\"\nsubMerName = \"a&b\"\nsubMerAbbr = \"c\"", "`subMerName` must have 1 to 40 characters"),
         ("merid = \"1\"", "unknown key `merid`"),
     ] {
-        let (built, told) = with_rsa(&format!("{RSA}{more}\n"));
+        let (built, reported) = with_rsa(&format!("{RSA}{more}\n"));
         assert!(!built || more.starts_with("merid"), "{more}");
-        assert!(told.len() == 1 && told[0].starts_with(expected), "{more}: {told:?}");
+        assert!(reported.len() == 1 && reported[0].starts_with(expected), "{more}: {reported:?}");
     }
     for wrong in ["environment = \"test\"", "merId = \"1\"\n", "merId = \"77729005811004-\"\n"] {
-        let (built, told) = with_rsa(wrong);
-        assert!(!built && told.len() == 1 && told[0].contains("merId"), "{told:?}");
+        let (built, reported) = with_rsa(wrong);
+        assert!(!built && reported.len() == 1 && reported[0].contains("merId"), "{reported:?}");
     }
     assert!(
         with_rsa(&RSA.replace("test", "prod")).1[0].starts_with("`environment` must be \"production\" or \"test\"")
@@ -106,23 +107,23 @@ fn every_mistake_is_told_once() {
 }
 
 #[test]
-fn missing_keys_are_told_with_what_to_do() {
-    let told = |names: &[&'static str], algorithm| build(RSA, &secrets(names), algorithm).1;
-    let all = told(&[], None);
+fn missing_keys_are_reported_with_advice() {
+    let reported = |names: &[&'static str], algorithm| build(RSA, &secrets(names), algorithm).1;
+    let all = reported(&[], None);
     assert_eq!(all.len(), 3, "{all:?}");
     assert!(all[0].contains("acp_sign.pfx") && all[1].contains("`root_cert`") && all[2].contains("`middle_cert`"));
-    assert_eq!(told(&["root_cert", "middle_cert"], Some("sm2-sm3")).len(), 1);
+    assert_eq!(reported(&["root_cert", "middle_cert"], Some("sm2-sm3")).len(), 1);
     let swapped = Secrets::from([
         ("root_cert", Secret::new(key_file("up_middle.crt.pem"))),
         ("middle_cert", Secret::new(key_file("up_root.crt.pem"))),
     ]);
-    let (built, told) = build(RSA, &swapped, Some("rsa-sha256"));
-    assert!(!built && told.len() == 1 && told[0].contains("was not signed by"), "{told:?}");
+    let (built, reported) = build(RSA, &swapped, Some("rsa-sha256"));
+    assert!(!built && reported.len() == 1 && reported[0].contains("was not signed by"), "{reported:?}");
 }
 
 #[test]
-fn secrets_have_checks_of_their_own() {
-    let check = |name: &str, value: &[u8]| (SPEC.secrets.iter().find(|field| field.name == name).unwrap().check)(value);
+fn invalid_secret_is_rejected() {
+    let check = |name: &str, value: &[u8]| (ROW.secrets.iter().find(|field| field.name == name).unwrap().check)(value);
     assert!(check("secure_key", b"88888888").is_ok());
     for bad in [b"".as_slice(), b"a b", b"a\n", b"\xff"] {
         assert!(check("secure_key", bad).is_err());

@@ -1,4 +1,4 @@
-//! Nothing malformed makes it panic, and nothing unsigned is believed.
+//! Malformed messages: no panic, and nothing unsigned is accepted.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn providers() -> [UnionPay; 3] {
     [provider(), UnionPay(account(Method::sha256(b"k"), Codec::Form)), json]
 }
 
-fn no_harm(body: &[u8]) {
+fn no_panic(body: &[u8]) {
     for provider in providers() {
         for source in [Source::Answer, Source::Notification] {
             let bytes = Bytes::copy_from_slice(body);
@@ -85,37 +85,37 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn no_bytes_do_harm(body in prop::collection::vec(any::<u8>(), 0..300)) {
-        no_harm(&body);
+    fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        no_panic(&body);
     }
 
     #[test]
-    fn no_message_does_harm(message in message()) {
-        no_harm(&message.write(Codec::Form).unwrap());
-        no_harm(&message.write(Codec::Json).unwrap());
-        no_harm(answer_body(message).as_bytes());
+    fn arbitrary_messages_never_panic(message in message()) {
+        no_panic(&message.write(Codec::Form).unwrap());
+        no_panic(&message.write(Codec::Json).unwrap());
+        no_panic(answer_body(message).as_bytes());
     }
 
     #[test]
-    fn no_mutation_is_believed(
+    fn mutated_message_is_rejected(
         at in any::<prop::sample::Index>(),
         length in 0usize..8,
         instead in prop::collection::vec(any::<u8>(), 0..8),
     ) {
-        let body = answer_body(said("00")).into_bytes();
-        let signed = answer_body(signed_by_unionpay(with(said("00"), "signMethod", "01"))).into_bytes();
+        let body = answer_body(answer_fields("00")).into_bytes();
+        let signed = answer_body(signed_by_unionpay(with(answer_fields("00"), "signMethod", "01"))).into_bytes();
         for body in [body, signed] {
             let start = at.index(body.len());
             let end = (start + length).min(body.len());
             let mutated = [&body[..start], &instead, &body[end..]].concat();
             if mutated != body {
-                no_harm(&mutated);
+                no_panic(&mutated);
             }
         }
     }
 
     #[test]
-    fn what_was_written_is_read_again(message in message()) {
+    fn written_message_is_parsed_back(message in message()) {
         for codec in [Codec::Form, Codec::Json] {
             let written = message.write(codec).unwrap();
             prop_assert_eq!(Fields::of_request(codec, &written), Some(message.clone()));
@@ -123,11 +123,11 @@ proptest! {
     }
 
     #[test]
-    fn no_certificate_makes_it_panic(der in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>()) {
+    fn arbitrary_certificates_never_panic(der in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>()) {
         let mut real = key_file("up_acp.crt.pem");
         let place = at.index(real.len());
         real[place] = real[place].wrapping_add(1);
-        no_harm(&real);
-        no_harm(&[&[0x30], der.as_slice()].concat());
+        no_panic(&real);
+        no_panic(&[&[0x30], der.as_slice()].concat());
     }
 }

@@ -1,28 +1,28 @@
-//! News is a reason to ask.
+//! Notifications trigger a query.
 
 use super::*;
 use crate::payment::Refunded;
 
-fn told(fields: &Fields) -> Result<Event, Error> {
+fn decode(fields: &Fields) -> Result<Event, Error> {
     provider().decode_notification(Verified::assertion(Bytes::from(fields.write(Codec::Form).unwrap()), "k"))
 }
 
 #[test]
-fn all_news_is_asked_about() {
+fn every_notification_triggers_query() {
     for code in ["00", "A6", "01", "61", "05", "zz"] {
-        let event = told(&with(said(code), "txnType", "01")).unwrap();
+        let event = decode(&with(answer_fields(code), "txnType", "01")).unwrap();
         assert_eq!((event.order_number.as_str(), event.refund_number, event.outcome), (NUMBER, None, None), "{code}");
     }
-    let refund = with(with(said("00"), "txnType", "04"), "orderId", REFUND_NUMBER);
-    let event = told(&with(refund.clone(), "reqReserved", NUMBER)).unwrap();
+    let refund = with(with(answer_fields("00"), "txnType", "04"), "orderId", REFUND_NUMBER);
+    let event = decode(&with(refund.clone(), "reqReserved", NUMBER)).unwrap();
     assert_eq!((event.order_number.as_str(), event.refund_number.as_deref()), (NUMBER, Some(REFUND_NUMBER)));
-    assert!(is_unclear(&told(&refund)), "of which payment?");
-    assert_eq!(told(&with(said("00"), "txnType", "99")).unwrap().refund_number, None);
+    assert!(is_unclear(&decode(&refund)), "of which payment?");
+    assert_eq!(decode(&with(answer_fields("00"), "txnType", "99")).unwrap().refund_number, None);
 }
 
-/// A refund that was made here is asked about; what the notification says counts for one that was not.
+/// A notified refund made through the gateway is queried. For other refunds the notification's content is used.
 #[test]
-fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
+fn notification_of_external_refund_is_decoded() {
     for (code, refunded) in [
         ("00", Refunded::Part(cny(300))),
         ("A6", Refunded::Part(cny(300))),
@@ -33,28 +33,29 @@ fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
         ("zz", Refunded::Open),
     ] {
         for kind in ["04", "31"] {
-            let refund = with(with(with(said(code), "txnType", kind), "orderId", REFUND_NUMBER), "txnAmt", "300");
-            let event = told(&with(refund, "reqReserved", NUMBER)).unwrap();
+            let refund =
+                with(with(with(answer_fields(code), "txnType", kind), "orderId", REFUND_NUMBER), "txnAmt", "300");
+            let event = decode(&with(refund, "reqReserved", NUMBER)).unwrap();
             assert_eq!((event.outcome, event.refunded), (None, Some(refunded)), "{code}");
         }
     }
-    assert_eq!(told(&with(said("00"), "txnType", "01")).unwrap().refunded, None, "it is about the payment");
+    assert_eq!(decode(&with(answer_fields("00"), "txnType", "01")).unwrap().refunded, None, "it is about the payment");
 }
 
 #[test]
-fn news_that_cannot_be_used_is_refused() {
-    let right = with(said("00"), "txnType", "01");
-    assert!(is_mismatch(&told(&with(right.clone(), "merId", "777290058110049"))));
+fn unusable_notification_is_rejected() {
+    let right = with(answer_fields("00"), "txnType", "01");
+    assert!(is_mismatch(&decode(&with(right.clone(), "merId", "777290058110049"))));
     for name in ["merId", "orderId", "txnTime", "txnType", "respCode"] {
-        assert!(is_unclear(&told(&with(right.clone(), name, ""))), "{name}");
+        assert!(is_unclear(&decode(&with(right.clone(), name, ""))), "{name}");
     }
     for kind in ["00", "02", "31", "76", "x"] {
-        assert!(is_unclear(&told(&with(right.clone(), "txnType", kind))), "{kind}");
+        assert!(is_unclear(&decode(&with(right.clone(), "txnType", kind))), "{kind}");
     }
 }
 
 #[test]
-fn it_is_acknowledged_with_the_status() {
+fn notification_is_acknowledged_by_http_status() {
     let answer = |accepted| {
         let response = provider().acknowledge(accepted);
         (response.status().as_u16(), response.into_body())

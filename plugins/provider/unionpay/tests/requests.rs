@@ -1,4 +1,4 @@
-//! What goes out.
+//! Encoded requests for each operation, and operations that are rejected before anything is sent.
 
 use super::super::account::Account;
 use super::*;
@@ -22,7 +22,7 @@ fn form(provider: &UnionPay, pay: Pay) -> Result<Fields, Error> {
 }
 
 #[test]
-fn a_page_says_what_the_official_library_says() {
+fn page_form_matches_official_library() {
     let vectors = vectors();
     let text = vectors["consume_01_official_java"]["text"].as_str().unwrap();
     let mut pay = pay("page");
@@ -38,11 +38,11 @@ fn a_page_says_what_the_official_library_says() {
         };
         assert_eq!(ours.get(name), Some(expected), "{name}");
     }
-    assert_eq!(ours.get("payTimeout"), Some("20250101140000"), "two hours, when nothing else is asked for");
+    assert_eq!(ours.get("payTimeout"), Some("20250101140000"), "two hours by default");
 }
 
 #[test]
-fn each_operation_goes_to_its_place() {
+fn each_operation_has_its_path() {
     let provider = provider();
     for (operation, path, kind) in [
         (Operation::Pay(pay("app")), "appTransReq", "01/01/000201"),
@@ -58,8 +58,8 @@ fn each_operation_goes_to_its_place() {
     ] {
         let (uri, fields) = sent(&provider, &operation).unwrap();
         assert_eq!(uri, format!("/gateway/api/{path}.do"));
-        let said = ["txnType", "txnSubType", "bizType"].map(|name| fields.get(name).unwrap()).join("/");
-        assert_eq!(said, kind, "{operation:?}");
+        let answer_fields = ["txnType", "txnSubType", "bizType"].map(|name| fields.get(name).unwrap()).join("/");
+        assert_eq!(answer_fields, kind, "{operation:?}");
         assert_eq!(fields.get("txnTime"), Some(ORDERED_TEXT), "of the order or refund, not of the request");
         assert_eq!(fields.get("certId"), Some(CERT_ID));
         let refunds = matches!(operation, Operation::Refund(_) | Operation::QueryRefund(_));
@@ -68,7 +68,7 @@ fn each_operation_goes_to_its_place() {
 }
 
 #[test]
-fn unionpay_closes_nothing_and_is_not_asked_to() {
+fn close_is_rejected_without_request() {
     for method in ["page", "app", "qr"] {
         let result = signing(|with| provider().encode(&Operation::Close(order(method)), with));
         let Err(Error::Conflict(word)) = result else { panic!("{method}: {result:?}") };
@@ -77,7 +77,7 @@ fn unionpay_closes_nothing_and_is_not_asked_to() {
 }
 
 #[test]
-fn what_does_not_fit_is_told_before_anything_is_sent() {
+fn invalid_operation_is_rejected_before_sending() {
     type Change = fn(&mut Pay);
     let unfit: [(&str, Change); 13] = [
         ("app", |pay| pay.order.amount = cny(0)),
@@ -109,14 +109,14 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
 }
 
 #[test]
-fn what_unionpay_takes_for_its_own_grammar_is_written_wide() {
+fn reserved_characters_are_sent_full_width() {
     let description = "a&b={c}[d]\n".to_owned();
     let (_, fields) = sent(&provider(), &Operation::Pay(Pay { description, ..pay("app") })).unwrap();
     assert_eq!(fields.get("riskRateInfo"), Some("{commodityName=a＆b＝｛c｝【d】}"));
 }
 
 #[test]
-fn a_payments_time_travels_with_it() {
+fn pay_timeout_is_sent_and_echoed() {
     let expires_at = jiff::Timestamp::from_second(ORDERED + 900).ok();
     for method in ["app", "qr"] {
         let order = Order { expires_at, ..pay(method).order };
@@ -131,7 +131,7 @@ fn a_payments_time_travels_with_it() {
 }
 
 #[test]
-fn a_platform_names_for_whom_it_sells() {
+fn platform_request_contains_sub_merchant() {
     let merchant = super::super::account::SubMerchant {
         id: "12345".to_owned(),
         name: "茶馆有限公司".to_owned(),
@@ -141,13 +141,14 @@ fn a_platform_names_for_whom_it_sells() {
     provider.0.sub_merchant = Some(merchant);
     for operation in operations().iter().filter(|operation| !matches!(operation, Operation::Pay(_))) {
         let (_, fields) = sent(&provider, operation).unwrap();
-        let said = ["accessType", "subMerId", "subMerName", "subMerAbbr"].map(|name| fields.get(name).unwrap());
-        assert_eq!(said, ["2", "12345", "茶馆有限公司", "茶馆"]);
+        let answer_fields =
+            ["accessType", "subMerId", "subMerName", "subMerAbbr"].map(|name| fields.get(name).unwrap());
+        assert_eq!(answer_fields, ["2", "12345", "茶馆有限公司", "茶馆"]);
     }
 }
 
 #[test]
-fn json_bodies_carry_the_same_fields_and_signature() {
+fn json_body_has_same_fields_and_signature() {
     let mut provider = provider();
     let query = Operation::Query(order("page"));
     let (_, form) = sent(&provider, &query).unwrap();
@@ -160,7 +161,7 @@ fn json_bodies_carry_the_same_fields_and_signature() {
 }
 
 #[test]
-fn what_cannot_be_signed_is_not_sent() {
+fn unsignable_body_is_not_sent() {
     let provider = provider();
     for body in ["a", "a=1&a=2", "a=%"] {
         let mut request = Request::new(Bytes::from(body));
@@ -173,20 +174,20 @@ fn what_cannot_be_signed_is_not_sent() {
 }
 
 #[test]
-fn the_whole_is_undone_on_its_clearing_day_where_the_account_wants_it() {
-    use super::super::request::back_kind;
+fn full_refund_on_clearing_day_is_undo_if_configured() {
+    use super::super::request::refund_type;
     let undoes = Account { undo: true, ..account(super::super::signature::Method::sha256(b"88888888"), Codec::Form) };
     let refunds = account(super::super::signature::Method::sha256(b"88888888"), Codec::Form);
     let later = |hours: i64, amount: u64| {
         let created_at = jiff::Timestamp::from_second(ORDERED + hours * 3600).unwrap();
         Refund { created_at, amount: cny(amount), ..refund() }
     };
-    // The order is of midnight in Beijing; its clearing day ends at 23:00.
+    // The order was created at midnight China time; its clearing day ends at 23:00.
     for (hours, amount, kind) in [(0, 6800, "31"), (22, 6800, "31"), (23, 6800, "04"), (0, 6799, "04")] {
-        assert_eq!(back_kind(&undoes, &later(hours, amount)), kind, "{hours} {amount}");
-        assert_eq!(back_kind(&refunds, &later(hours, amount)), "04");
+        assert_eq!(refund_type(&undoes, &later(hours, amount)), kind, "{hours} {amount}");
+        assert_eq!(refund_type(&refunds, &later(hours, amount)), "04");
     }
-    let told = with(with(said("00"), "txnType", "31"), "orderId", REFUND_NUMBER);
-    let event = super::super::notify::decode(&undoes, &with(told, "reqReserved", NUMBER)).unwrap();
+    let notification = with(with(answer_fields("00"), "txnType", "31"), "orderId", REFUND_NUMBER);
+    let event = super::super::notify::decode(&undoes, &with(notification, "reqReserved", NUMBER)).unwrap();
     assert_eq!((event.order_number.as_str(), event.refund_number.as_deref()), (NUMBER, Some(REFUND_NUMBER)));
 }

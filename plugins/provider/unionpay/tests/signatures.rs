@@ -1,4 +1,4 @@
-//! The published signatures, and that nothing altered is believed.
+//! Published signatures, and rejection of altered messages.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ fn of_text(text: &str) -> Fields {
     fields(&text.split('&').map(|pair| pair.split_once('=').unwrap()).collect::<Vec<_>>())
 }
 
-/// The vectors' texts hold no `&` inside a value but this one.
+/// Only this vector contains `&` inside a value.
 fn of_vector(text: &str) -> Fields {
     let mut fields = of_text(&text.replace("{aaa=a&bbb=b}", "BRACKETS"));
     if fields.get("sysReserved").is_some() {
@@ -21,7 +21,7 @@ fn of_vector(text: &str) -> Fields {
 }
 
 #[test]
-fn signs_as_the_official_library_does() {
+fn signature_matches_official_library() {
     let vectors = vectors();
     let text = |name: &str, field: &str| vectors[name][field].as_str().unwrap().to_owned();
     for (name, key, cert_id) in [
@@ -49,7 +49,7 @@ fn signs_as_the_official_library_does() {
 }
 
 #[test]
-fn the_official_notification_is_believed() {
+fn official_notification_is_accepted() {
     let vectors = vectors();
     let body = vectors["notification_01_official_java"]["form_body"].as_str().unwrap();
     let verify =
@@ -58,7 +58,7 @@ fn the_official_notification_is_believed() {
     assert!(verify(NOW - 86400).is_err() && verify(0).is_err() && verify(u64::MAX).is_err());
 }
 
-fn all_flips_are_refused(provider: &UnionPay, source: Source, body: &[u8], now: u64) {
+fn assert_any_bit_flip_is_rejected(provider: &UnionPay, source: Source, body: &[u8], now: u64) {
     let accepted =
         |body: &[u8]| provider.verify(source, &HeaderMap::new(), Bytes::copy_from_slice(body), &no_keys(), now).is_ok();
     assert!(accepted(body));
@@ -74,30 +74,30 @@ fn all_flips_are_refused(provider: &UnionPay, source: Source, body: &[u8], now: 
 }
 
 #[test]
-fn any_altered_byte_is_refused() {
+fn any_altered_byte_is_rejected() {
     for (name, golden) in super::super::super::golden::all(&folder()) {
         if !["query", "query-open", "pay-qr", "notification-official", "notification-refund"].contains(&name.as_str()) {
             continue;
         }
         let source = if golden.answer.is_some() { Source::Answer } else { Source::Notification };
         let message = golden.answer.or(golden.notification).unwrap();
-        all_flips_are_refused(&provider(), source, message.body.as_bytes(), NOW);
+        assert_any_bit_flip_is_rejected(&provider(), source, message.body.as_bytes(), NOW);
     }
 }
 
 #[test]
-fn any_altered_byte_is_refused_with_every_method_and_codec() {
+fn any_altered_byte_is_rejected_with_every_method_and_codec() {
     let nobody = crate::signer::none();
     for make in [signature::Method::sha256 as fn(&[u8]) -> signature::Method, signature::Method::sm3] {
-        let signed = make(b"88888888").sign(&said("00"), &*nobody).unwrap();
+        let signed = make(b"88888888").sign(&answer_fields("00"), &*nobody).unwrap();
         for codec in [Codec::Form, Codec::Json] {
             let provider = UnionPay(account(make(b"88888888"), codec));
             let body = match codec {
                 Codec::Form => answer_body(signed.clone()).into_bytes(),
                 Codec::Json => signed.write(codec).unwrap(),
             };
-            all_flips_are_refused(&provider, Source::Answer, &body, NOW);
-            all_flips_are_refused(&provider, Source::Notification, &signed.write(codec).unwrap(), NOW);
+            assert_any_bit_flip_is_rejected(&provider, Source::Answer, &body, NOW);
+            assert_any_bit_flip_is_rejected(&provider, Source::Notification, &signed.write(codec).unwrap(), NOW);
         }
         let other = UnionPay(account(make(b"88888889"), Codec::Form));
         let body = answer_body(signed).into();
@@ -106,52 +106,55 @@ fn any_altered_byte_is_refused_with_every_method_and_codec() {
 }
 
 #[test]
-fn sm2_signs_and_believes() {
+fn sm2_signature_is_made_and_verified() {
     let signer = sm2_signer();
     let provider = UnionPay(account(signature::Method::Sm2(sm2_chain()), Codec::Form));
-    let sent = provider.0.method.sign(&said("00"), &*signer).unwrap();
+    let sent = provider.0.method.sign(&answer_fields("00"), &*signer).unwrap();
     assert_eq!((sent.get("signMethod"), sent.get("certId")), (Some("21"), Some(SM2_CERT_ID)));
     assert_eq!(STANDARD.decode(sent.get(SIGNATURE).unwrap()).unwrap().len(), 64);
-    let told = signed_with_sm2(with(said("00"), "signMethod", "21"));
+    let answer = signed_with_sm2(with(answer_fields("00"), "signMethod", "21"));
     let verify = |fields: &Fields| {
         let body = answer_body(fields.clone()).into();
         provider
             .verify(Source::Answer, &HeaderMap::new(), body, &no_keys(), LATER)
             .map(|verified| verified.key_id().to_owned())
     };
-    assert_eq!(verify(&told), Ok(SM2_CERT_ID.to_owned()));
+    assert_eq!(verify(&answer), Ok(SM2_CERT_ID.to_owned()));
     for (name, value) in [("respCode", "05"), ("signMethod", "01"), (SIGNATURE, "AAAA"), ("x", "1")] {
-        assert!(verify(&with(told.clone(), name, value)).is_err(), "{name}");
+        assert!(verify(&with(answer.clone(), name, value)).is_err(), "{name}");
     }
 }
 
 #[test]
-fn what_is_wrong_is_told() {
+fn invalid_signature_error_names_the_cause() {
     let verify = |fields: &Fields| {
         let body = answer_body(fields.clone()).into();
         provider().verify(Source::Answer, &HeaderMap::new(), body, &no_keys(), NOW).map(drop)
     };
-    let right = signed_by_unionpay(with(said("00"), "signMethod", "01"));
+    let right = signed_by_unionpay(with(answer_fields("00"), "signMethod", "01"));
     assert_eq!(verify(&right), Ok(()));
     let wrong = |name, value| verify(&with(right.clone(), name, value)).unwrap_err();
     assert_eq!(wrong(SIGNATURE, ""), BadSignature::Missing);
-    assert_eq!(wrong("signMethod", "11"), BadSignature::Wrong("its `signMethod` is another than the account's"));
-    assert_eq!(wrong("encoding", "GBK"), BadSignature::Wrong("its `encoding` is not UTF-8"));
-    assert_eq!(wrong("signPubKeyCert", ""), BadSignature::Wrong("it brings no `signPubKeyCert`"));
-    assert_eq!(wrong(SIGNATURE, "a b"), BadSignature::Wrong("it is no base64"));
+    assert_eq!(wrong("signMethod", "11"), BadSignature::Wrong("`signMethod` differs from the account's"));
+    assert_eq!(wrong("encoding", "GBK"), BadSignature::Wrong("`encoding` is not UTF-8"));
+    assert_eq!(wrong("signPubKeyCert", ""), BadSignature::Wrong("`signPubKeyCert` is missing"));
+    assert_eq!(wrong(SIGNATURE, "a b"), BadSignature::Wrong("not base64"));
     let other = BadSignature::Wrong("it is not over these fields, or not by that key");
     assert_eq!((wrong(SIGNATURE, "AAAA"), wrong("txnAmt", "6801")), (other.clone(), other));
     for form in ["UTF-8", "utf-8"] {
-        assert_eq!(verify(&signed_by_unionpay(with(with(said("00"), "signMethod", "01"), "encoding", form))), Ok(()));
+        assert_eq!(
+            verify(&signed_by_unionpay(with(with(answer_fields("00"), "signMethod", "01"), "encoding", form))),
+            Ok(())
+        );
     }
     let unreadable = provider().verify(Source::Answer, &HeaderMap::new(), Bytes::from("<html>"), &no_keys(), NOW);
     assert!(matches!(unreadable, Err(BadSignature::Wrong(_))));
 }
 
-/// Two signed texts may be equal though their fields are not: such a form is refused, whoever made it.
+/// Two signed texts may be equal though their fields differ. Such a form is rejected, even with a valid signature.
 #[test]
-fn fields_cannot_be_folded_into_one() {
-    let right = signed_by_unionpay(with(said("00"), "signMethod", "01"));
+fn field_folded_into_another_is_rejected() {
+    let right = signed_by_unionpay(with(answer_fields("00"), "signMethod", "01"));
     let text = right.signed_text();
     let (head, tail) = text.split_once("&orderId=").unwrap();
     let (name, value) = head.split_once('=').unwrap();

@@ -1,4 +1,4 @@
-//! Bills: what is one, and what an error says instead.
+//! Detection of complete bills, and decoding of errors.
 
 use std::collections::BTreeSet;
 
@@ -15,14 +15,14 @@ fn wanted(kind: &'static str) -> BillRequest {
 fn find(status: u16, body: &[u8]) -> Result<BillReply, Error> {
     let status = StatusCode::from_u16(status).unwrap();
     let checked = verify(Source::Answer, body);
-    provider().find(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
+    provider().decode_bill(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
 }
 
-/// What is sent for a bill.
-fn asked(provider: &WechatV2, kind: &'static str) -> Result<(String, Fields), Error> {
+/// Returns path and fields of the request for a bill.
+fn encoded(provider: &WechatV2, kind: &'static str) -> Result<(String, Fields), Error> {
     let stamp = Stamp { unix_time: NOW, nonce: "ibuaiVcKdpRxkhJA".to_owned() };
     let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
-    let mut request = provider.ask(&wanted(kind), with)?;
+    let mut request = provider.bill_request(&wanted(kind), with)?;
     provider.sign(&mut request, with)?;
     Ok((request.uri().to_string(), xml::read("xml", request.body()).unwrap()))
 }
@@ -33,23 +33,23 @@ fn refused(pairs: &[(&str, &str)]) -> Error {
 }
 
 #[test]
-fn golden_files_of_bills_hold() {
-    let bench = Bench {
+fn golden_files_of_bills_match() {
+    let fixture = GoldenFixture {
         folder: "wechat-v2",
         provider: &provider(),
         signer: &*crate::signer::none(),
         keys: &Keyring::default(),
         now: NOW,
-        // Nothing about bills is signed by WeChat Pay.
+        // WeChat Pay signs nothing about bills.
         sign: &|_| {},
     };
     let needed = "trade trade_refund funds trade-absent funds-absent trade-being-made trade-refused";
-    bill::golden::hold(&bench, &needed.split_whitespace().collect::<Vec<_>>());
+    bill::golden::check_golden_files(&fixture, &needed.split_whitespace().collect::<Vec<_>>());
 }
 
 #[test]
-fn only_a_bill_is_a_bill() {
-    let Ok(BillReply::BillFile(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
+fn content_that_is_not_a_bill_is_rejected() {
+    let Ok(BillReply::File(file)) = find(200, TEXT.as_bytes()) else { panic!("no file") };
     assert_eq!((file.content.as_ref(), file.proof), (TEXT.as_bytes(), Proof::Host));
     let cut = TEXT.strip_suffix("`1\r\n").unwrap();
     let within_a_row = TEXT.split_once(",`1000").unwrap().0;
@@ -74,9 +74,9 @@ fn only_a_bill_is_a_bill() {
     }
 }
 
-/// A bill of all trades may count its payments only, and bills of funds write their count as `3.0`.
+/// A bill of all trades may count only its payments, and bills of funds write their count as `3.0`.
 #[test]
-fn bill_may_count_fewer_than_its_rows_but_never_more() {
+fn bill_with_fewer_rows_than_counted_is_rejected() {
     let paid = "`2023-11-13 10:00:00,`4200001,`SUCCESS,`0,`0.03,`0.00\r\n";
     let refunded = "`2023-11-13 11:00:00,`4200001,`REFUND,`5000001,`0.00,`0.01\r\n";
     for (count, is_whole) in
@@ -92,9 +92,9 @@ fn bill_may_count_fewer_than_its_rows_but_never_more() {
     }
 }
 
-/// In both kinds of bill, at every byte.
+/// Truncates both kinds of bill at every byte.
 #[test]
-fn bill_that_is_cut_anywhere_is_not_taken() {
+fn truncated_bill_is_rejected() {
     let row = |number: u32| format!("`2023-11-13 10:00:00,`420000{number},`茶\r\n");
     let rows: String = (1..=3).map(row).collect();
     for (totals, values) in [
@@ -103,7 +103,7 @@ fn bill_that_is_cut_anywhere_is_not_taken() {
     ] {
         let text = format!("\u{feff}交易时间,微信订单号,商品名称\r\n{rows}{totals}\r\n{values}\r\n");
         assert!(find(200, text.as_bytes()).is_ok(), "{text}");
-        // The last value is whole only with its line's end, but nothing tells how many digits it should have.
+        // The last value is complete only with its line end, but its expected number of digits is unknown.
         let end = text.len() - "0.03\r\n".len();
         for length in 1..=end {
             assert!(find(200, &text.as_bytes()[..length]).is_err(), "{length} of {}", text.len());
@@ -112,14 +112,14 @@ fn bill_that_is_cut_anywhere_is_not_taken() {
 }
 
 #[test]
-fn an_error_is_a_refusal_in_whichever_layer_it_comes() {
+fn bill_error_is_decoded_in_either_layer() {
     let fail = ("return_code", "FAIL");
     let second = [("return_code", "SUCCESS"), ("result_code", "FAIL")];
     for (pairs, code) in [
         (vec![fail, ("return_msg", "NO Bill Exist")], "absent"),
         (vec![fail, ("error_code", "20002")], "absent"),
         (vec![fail, ("return_msg", "Bill Creating")], "provider_busy"),
-        // One number for both: the words tell.
+        // One number for both causes: the message distinguishes them.
         (vec![fail, ("return_msg", "Bill Creating"), ("error_code", "20002")], "provider_busy"),
         (vec![fail, ("return_msg", "NO Bill Exist"), ("error_code", "20002")], "absent"),
         (vec![fail, ("return_msg", "CompressGZip Error"), ("error_code", "20007")], "provider_busy"),
@@ -148,7 +148,7 @@ fn an_error_is_a_refusal_in_whichever_layer_it_comes() {
 }
 
 #[test]
-fn an_error_that_is_signed_wrongly_is_not_believed() {
+fn bill_error_with_invalid_signature_is_unclear() {
     let signed = signed(&[("return_code", "SUCCESS"), ("result_code", "FAIL"), ("err_code", "NO_BILL_EXIST")]);
     assert_eq!(find(200, signed.as_bytes()).unwrap_err().code(), "absent");
     let altered = signed.replace("NO_BILL_EXIST", "NO_BILL_EXISTS");
@@ -156,9 +156,9 @@ fn an_error_that_is_signed_wrongly_is_not_believed() {
 }
 
 #[test]
-fn every_kind_is_asked_for_with_its_own_words() {
+fn every_bill_kind_has_its_own_parameters() {
     let asked_for = |kind| {
-        let (path, fields) = asked(&provider(), kind).unwrap();
+        let (path, fields) = encoded(&provider(), kind).unwrap();
         assert_eq!(fields["bill_date"], "20231113");
         (path, fields.get("bill_type").cloned(), fields.get("account_type").cloned())
     };
@@ -168,29 +168,29 @@ fn every_kind_is_asked_for_with_its_own_words() {
 }
 
 #[test]
-fn funds_are_asked_for_with_hmac_whatever_the_account_signs_with() {
+fn bill_of_funds_is_requested_with_hmac() {
     let mut old = provider();
     old.account.key = key(SignType::Md5);
     for (kind, sign_type) in [(TRADE, SignType::Md5), (FUNDS, SignType::HmacSha256)] {
-        let (_, fields) = asked(&old, kind).unwrap();
+        let (_, fields) = encoded(&old, kind).unwrap();
         assert_eq!(fields["sign_type"], sign_type.as_str());
         assert_eq!(fields["sign"], key(sign_type).sign(&fields), "{kind}");
     }
 }
 
 #[test]
-fn a_service_provider_has_its_merchants_bill_and_not_its_own_funds() {
+fn service_provider_has_bills_of_its_merchant_only() {
     let sub_mchid = Some("1900000109".to_owned());
-    let whose = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
-    let partner = WechatV2 { account: Account { whose, key: key(SignType::HmacSha256) } };
-    assert_eq!(asked(&partner, TRADE).unwrap().1["sub_mch_id"], "1900000109");
+    let ids = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
+    let partner = WechatV2 { account: Account { ids, key: key(SignType::HmacSha256) } };
+    assert_eq!(encoded(&partner, TRADE).unwrap().1["sub_mch_id"], "1900000109");
     assert!(partner.kinds().iter().all(|kind| kind.starts_with(TRADE)));
-    assert_eq!(asked(&partner, FUNDS).unwrap_err().code(), "unsupported_by_provider");
+    assert_eq!(encoded(&partner, FUNDS).unwrap_err().code(), "unsupported_by_provider");
 }
 
 proptest! {
     #[test]
-    fn whatever_comes_instead_of_a_bill_is_read_without_a_panic(status in 200u16..600, body in proptest::collection::vec(any::<u8>(), 0..200), text in "(<xml>)?[<>/a-z`\\r\\n ]{0,40}(</xml>)?") {
+    fn arbitrary_bill_answers_never_panic(status in 200u16..600, body in proptest::collection::vec(any::<u8>(), 0..200), text in "(<xml>)?[<>/a-z`\\r\\n ]{0,40}(</xml>)?") {
         let _ = find(status, &body);
         let _ = find(status, text.as_bytes());
     }

@@ -1,13 +1,13 @@
-//! Every code of the official lists, and every shape in which a refusal comes: its error, what a breaker counts, what may be
-//! sent next.
+//! Every code of the official lists, and every form of a refusal: its error, what a breaker counts and whether a retry
+//! is allowed.
 
 use std::collections::BTreeSet;
 
 use super::super::super::wechat_errors::{Class, Interface};
-use super::super::errors::{CODES, TABLES, sentence};
+use super::super::errors::{CODES, MESSAGE_TABLES, class_of_message};
 use super::*;
 
-/// The operations by the names of their interfaces.
+/// Operations with the names of their interfaces.
 fn operations() -> Vec<(&'static str, Operation)> {
     let order = |method: &str| {
         let Operation::Pay(pay) = golden::pay(method) else { panic!() };
@@ -28,7 +28,7 @@ const PAY: &str = "unifiedorder micropay";
 const END: &str = "closeorder reverse";
 const REST: &str = "orderquery refundquery";
 
-/// What a signed `err_code` comes to: interfaces, codes as the lists write them, the error's name.
+/// Results of a signed `err_code`: interfaces, codes as in the official lists, name of the error.
 const LISTED: &[(&[&str], &str, &str)] = &[
     (
         &[PAY, END, REST, "refund"],
@@ -57,7 +57,7 @@ const LISTED: &[(&[&str], &str, &str)] = &[
     (&[PAY, END, REST, "refund"], "BANKERROR SYSTEMERROR", "unclear"),
     (&["unifiedorder", REST, "refund"], "USERPAYING", "conflict"),
     (&[PAY, END, REST, "refund"], "CERT_ERROR SIGNERROR", "unauthorized"),
-    // In no list.
+    // Codes that no list contains.
     (&[PAY, END, REST, "refund"], "SOMETHING_NEW REFUND_LOCKED", "unlisted_refusal"),
     (&[PAY, END, REST], "REFUND_FEE_MISMATCH", "unlisted_refusal"),
 ];
@@ -68,7 +68,7 @@ fn refused(operation: &Operation, code: &str) -> Error {
 }
 
 #[test]
-fn every_listed_code_has_its_class_in_every_interface() {
+fn every_listed_code_is_classified_in_every_interface() {
     let mut seen = BTreeSet::new();
     for (interfaces, codes, wanted) in LISTED {
         for (name, operation) in operations()
@@ -93,14 +93,14 @@ fn every_listed_code_has_its_class_in_every_interface() {
         .filter(|(code, _, interfaces)| *interfaces != [Interface::Bill] && !seen.contains(*code))
         .collect();
     assert!(untested.is_empty(), "{untested:?}");
-    // The payer types the password: the payment is under way.
+    // The payer is entering the password: the payment is in progress.
     let typing = [("result_code", "FAIL"), ("err_code", "USERPAYING")];
     assert_eq!(answered(&golden::pay("wechat.codepay"), &typing).unwrap().status, Status::Pending);
 }
 
-/// Without a signature what can move money stays open, and what nobody can pay yet is refused.
+/// An unsigned refusal leaves requests that move money open, and ends orders that nobody can pay yet.
 #[test]
-fn unsigned_refusal_ends_only_what_moves_no_money() {
+fn unsigned_refusal_never_ends_a_request_that_moves_money() {
     let said = |operation: &Operation, code: &str| {
         let body = format!(
             "<xml><return_code>SUCCESS</return_code><result_code>FAIL</result_code><err_code>{code}</err_code></xml>"
@@ -122,13 +122,13 @@ fn unsigned_refusal_ends_only_what_moves_no_money() {
     assert_eq!((error.code(), error.word()), ("unclear", None));
 }
 
-fn not_understood(code: &str, sentence: &str) -> String {
-    format!("<xml><return_code><![CDATA[{code}]]></return_code><return_msg><![CDATA[{sentence}]]></return_msg></xml>")
+fn protocol_error(code: &str, message: &str) -> String {
+    format!("<xml><return_code><![CDATA[{code}]]></return_code><return_msg><![CDATA[{message}]]></return_msg></xml>")
 }
 
 #[test]
-fn sentence_about_our_key_or_certificate_is_unauthorized_whatever_the_return_code() {
-    for sentence in [
+fn message_about_our_key_or_certificate_is_unauthorized() {
+    for message in [
         "签名错误",
         "签名错误，请检查后再试",
         "签名失败",
@@ -146,10 +146,10 @@ fn sentence_about_our_key_or_certificate_is_unauthorized_whatever_the_return_cod
     ] {
         for code in ["FAIL", "PARAM_ERROR", "SIGNERROR", "SYSTEMERROR", ""] {
             for (name, operation) in operations() {
-                let body = not_understood(code, sentence);
-                let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
+                let body = protocol_error(code, message);
+                let error = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
                 assert!(
-                    matches!(&error, Error::Unauthorized(word) if word.message == sentence),
+                    matches!(&error, Error::Unauthorized(word) if word.message == message),
                     "{name} {code} {error}"
                 );
             }
@@ -166,8 +166,8 @@ fn sentence_about_our_key_or_certificate_is_unauthorized_whatever_the_return_cod
 }
 
 #[test]
-fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
-    for (sentence, prepaid) in [
+fn rejected_order_is_declined_and_request_that_moves_money_is_unclear() {
+    for (message, prepaid) in [
         ("appid和mch_id不匹配", "declined"),
         ("appid不存在", "declined"),
         ("商户号mch_id不存在", "declined"),
@@ -199,35 +199,36 @@ fn order_that_was_not_understood_is_declined_and_what_moves_money_stays_open() {
         ("该订单已支付", "conflict"),
         ("201 商户订单号重复", "conflict"),
     ] {
-        let body = not_understood("FAIL", sentence);
+        let body = protocol_error("FAIL", message);
         for (name, operation) in operations() {
-            let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
-            assert_eq!(error.word().unwrap().message, sentence, "{name}");
+            let error = provider().refusal(&operation, StatusCode::OK, body.as_bytes());
+            assert_eq!(error.word().unwrap().message, message, "{name}");
             if name == "unifiedorder" {
-                assert_eq!(error.code(), prepaid, "{sentence}");
+                assert_eq!(error.code(), prepaid, "{message}");
             } else if ["micropay", "reverse", "refund"].contains(&name) {
                 let wanted = if prepaid == "declined" { "unclear" } else { prepaid };
-                assert_eq!(error.code(), wanted, "{name} {sentence}");
-                assert!(error.to_string().contains(sentence), "the log has the sentence: {error}");
-                assert!(!matches!(error, Error::Declined(_) | Error::NotFound(_)), "{name} {sentence}");
+                assert_eq!(error.code(), wanted, "{name} {message}");
+                assert!(error.to_string().contains(message), "the error contains the message: {error}");
+                assert!(!matches!(error, Error::Declined(_) | Error::NotFound(_)), "{name} {message}");
             }
             let broken = provider().decode_unsigned_error(&operation, StatusCode::BAD_GATEWAY, body.as_bytes());
             let is_final = matches!(broken, Error::Declined(_) | Error::NotFound(_) | Error::Conflict(_));
-            assert!(!is_final, "a broken machine says nothing of the order: {name} {sentence}");
+            assert!(!is_final, "a failed server is not trusted about the order: {name} {message}");
         }
     }
-    // Every row is reached by one of its own sentences, and none says that there is no order.
-    for (parts, class) in TABLES.into_iter().flatten() {
-        assert_eq!(sentence(&parts.concat()), Some(*class), "{parts:?}");
+    // Every row is matched by one of its own messages, and no message means that the order does not exist.
+    for (parts, class) in MESSAGE_TABLES.into_iter().flatten() {
+        assert_eq!(class_of_message(&parts.concat()), Some(*class), "{parts:?}");
         assert_ne!(*class, Class::Absent, "{parts:?}");
     }
 }
 
-/// A signed `return_code` FAIL is the platform's own word, which may end what moves money; but not an unknown sentence.
+/// A signed `return_code` FAIL comes from the platform itself, so it may end requests that move money, but not with an
+/// unknown message.
 #[test]
-fn signed_request_that_was_not_understood_is_declined_by_a_known_sentence_only() {
-    let said = |sentence: &str| {
-        let fail = [("return_code", "FAIL"), ("return_msg", sentence)];
+fn signed_rejection_is_declined_only_with_known_message() {
+    let said = |message: &str| {
+        let fail = [("return_code", "FAIL"), ("return_msg", message)];
         answered(&golden::pay("wechat.codepay"), &fail).unwrap_err().code()
     };
     assert_eq!(said("appid和mch_id不匹配"), "declined");
@@ -235,7 +236,7 @@ fn signed_request_that_was_not_understood_is_declined_by_a_known_sentence_only()
 }
 
 #[test]
-fn signed_failure_that_names_no_account_is_heard_by_its_code() {
+fn signed_failure_without_account_ids_is_classified_by_code() {
     let nameless = |code: &str| {
         let fields = [("return_code", "SUCCESS"), ("result_code", "FAIL"), ("err_code", code)];
         let body = signed(&fields);
@@ -250,7 +251,7 @@ fn signed_failure_that_names_no_account_is_heard_by_its_code() {
     assert_eq!(nameless("ORDERNOTEXIST"), "absent");
     let neither = queried("wechat.native", &[("result_code", "")]).unwrap_err();
     assert_eq!((neither.code(), neither.word()), ("unclear", None), "neither done nor refused");
-    // One that is named must be ours, and a success must name it.
+    // An id in the message must be ours, and a success must contain all of them.
     let fail = [("result_code", "FAIL"), ("err_code", "ORDERNOTEXIST")];
     for (name, other) in [("appid", "wx1"), ("mch_id", "1")] {
         let error = queried("wechat.native", &[&fail[..], &[(name, other)]].concat()).unwrap_err();
@@ -261,18 +262,18 @@ fn signed_failure_that_names_no_account_is_heard_by_its_code() {
     }
 }
 
-/// The official texts of INVALID_REQUEST and ERROR name several causes; the description says which one it is.
+/// The official texts of INVALID_REQUEST and ERROR name several causes. The description identifies the cause.
 #[test]
-fn code_with_several_causes_is_heard_by_its_description() {
+fn code_with_several_causes_is_classified_by_description() {
     for (name, operation) in operations() {
-        let heard = [
+        let cases = [
             ("系统繁忙，请稍后再试", "unclear"),
             ("内部错误", "unclear"),
             ("请求过于频繁", "provider_busy"),
             ("该订单已支付", "conflict"),
             ("累计退款金额大于支付金额", "declined"),
         ];
-        for (words, wanted) in heard {
+        for (words, wanted) in cases {
             for code in ["INVALID_REQUEST", "ERROR"] {
                 let fields = [("result_code", "FAIL"), ("err_code", code), ("err_code_des", words), ("recall", "N")];
                 assert_eq!(answered(&operation, &fields).unwrap_err().code(), wanted, "{name} {code} {words}");
@@ -292,7 +293,7 @@ fn code_with_several_causes_is_heard_by_its_description() {
 }
 
 #[test]
-fn every_sentence_about_the_signature_is_about_our_key() {
+fn every_message_about_the_signature_is_unauthorized() {
     for words in [
         "签名验证不通过",
         "签名不合法",
@@ -302,6 +303,6 @@ fn every_sentence_about_the_signature_is_about_our_key() {
         "sign check error",
         "此IP地址不允许调用接口",
     ] {
-        assert_eq!(sentence(words), Some(Class::Credentials), "{words}");
+        assert_eq!(class_of_message(words), Some(Class::Credentials), "{words}");
     }
 }

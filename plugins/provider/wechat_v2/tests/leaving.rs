@@ -1,9 +1,9 @@
-//! Everything that leaves, judged by another XML parser.
+//! Every encoded request, checked with another XML parser.
 
 use super::super::super::bill::Bills;
 use super::*;
 
-/// Every request that the provider makes, with hostile texts where the caller gives texts.
+/// Returns every request that the provider encodes, with hostile texts from the caller.
 fn requests(provider: &WechatV2, text: &str) -> Vec<Request<Bytes>> {
     let stamp = super::super::super::Stamp { unix_time: NOW, nonce: "ibuaiVcKdpRxkhJA".to_owned() };
     let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
@@ -32,15 +32,15 @@ fn requests(provider: &WechatV2, text: &str) -> Vec<Request<Bytes>> {
         .collect();
     let day = jiff::civil::date(2023, 11, 13);
     let wanted = |kind: &&'static str| super::super::super::bill::BillRequest { day, kind };
-    requests.extend(provider.kinds().iter().map(|kind| provider.ask(&wanted(kind), with).unwrap()));
+    requests.extend(provider.kinds().iter().map(|kind| provider.bill_request(&wanted(kind), with).unwrap()));
     for request in &mut requests {
         provider.sign(request, with).unwrap();
     }
     requests
 }
 
-/// The fields as a strict parser reads them; none from what is no XML.
-fn judged(body: &[u8]) -> Option<Fields> {
+/// Returns the fields as a strict parser reads them; `None` if the body is not XML.
+fn parsed_strictly(body: &[u8]) -> Option<Fields> {
     let document = roxmltree::Document::parse(std::str::from_utf8(body).ok()?).ok()?;
     let field = |node: roxmltree::Node<'_, '_>| {
         let value: String = node.children().filter_map(|part| part.text()).collect();
@@ -50,11 +50,11 @@ fn judged(body: &[u8]) -> Option<Fields> {
 }
 
 #[test]
-fn every_request_is_xml_and_signed_over_what_another_parser_reads() {
+fn every_request_is_xml_whose_signature_another_parser_confirms() {
     for provider in [provider(), partner()] {
         let mut paths = std::collections::BTreeSet::new();
         for request in requests(&provider, "茶 <b>&amp; ]]> \"'\ttea\nmilk 🍵") {
-            let fields = judged(request.body()).unwrap_or_else(|| panic!("{request:?}"));
+            let fields = parsed_strictly(request.body()).unwrap_or_else(|| panic!("{request:?}"));
             let sign_type = SignType::named(&fields["sign_type"]).unwrap();
             assert_eq!(fields["sign"], provider.account.key.sign_as(sign_type, &fields), "{}", request.uri());
             paths.insert(request.uri().path().to_owned());
@@ -65,11 +65,11 @@ fn every_request_is_xml_and_signed_over_what_another_parser_reads() {
 }
 
 proptest! {
-    /// A text is either refused by the name of its field, or arrives as it was signed.
+    /// A text is either rejected with the name of its field, or transmitted as signed.
     #[test]
-    fn any_text_is_refused_or_arrives_as_signed(text in "([ -~]|\\PC|[\u{0}-\u{ffff}]|\r\n|]]>|&#13;){1,12}") {
+    fn any_text_is_rejected_or_transmitted_as_signed(text in "([ -~]|\\PC|[\u{0}-\u{ffff}]|\r\n|]]>|&#13;){1,12}") {
         for request in requests(&provider(), &text) {
-            let fields = judged(request.body());
+            let fields = parsed_strictly(request.body());
             prop_assert!(fields.is_some());
             let fields = fields.unwrap_or_default();
             let sign_type = SignType::named(&fields["sign_type"]).unwrap();

@@ -1,11 +1,11 @@
-//! Shapes of messages that integrators reported, with other people's numbers in them.
+//! Messages that integrators reported, with other ids.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::payment::Refunded;
 
-/// Signs XML as it was reported: fields that are empty, numbers without CDATA, coupons without a type.
+/// Signs reported XML: empty fields, numbers without CDATA, coupons without a type.
 fn resigned(reported: &str) -> String {
     let fields = xml::read("xml", reported.as_bytes()).unwrap();
     let sign = provider().account.key.sign(&fields);
@@ -21,7 +21,7 @@ fn decoded(operation: &Operation, body: &str) -> Result<Outcome, Error> {
 const ACCOUNT: &str = "<appid><![CDATA[wxd930ea5d5a258f4f]]></appid>\n<mch_id><![CDATA[10000100]]></mch_id>\n";
 
 #[test]
-fn unpaid_order_without_time_and_with_an_empty_field_is_pending() {
+fn unpaid_order_without_time_and_with_empty_field_is_pending() {
     let Operation::Pay(pay) = golden::pay("wechat.native") else { panic!() };
     let number = &pay.order.number;
     let body = format!(
@@ -41,7 +41,7 @@ fn unpaid_order_without_time_and_with_an_empty_field_is_pending() {
 }
 
 #[test]
-fn notification_with_a_coupon_of_no_type_is_verified_and_names_the_whole_amount() {
+fn notification_with_untyped_coupon_reports_full_amount() {
     let body = format!(
         "<xml>{ACCOUNT}<attach><![CDATA[58ec7f141497af0a3d38]]></attach><bank_type><![CDATA[HRBB_DEBIT]]></bank_type>\
          <cash_fee><![CDATA[26842]]></cash_fee><coupon_count><![CDATA[1]]></coupon_count><coupon_fee>58</coupon_fee>\
@@ -57,8 +57,8 @@ fn notification_with_a_coupon_of_no_type_is_verified_and_names_the_whole_amount(
     assert_eq!(event.outcome.unwrap().amount.unwrap().value, 26_900);
 }
 
-/// Hides a refund as WeChat Pay does.
-fn hidden(status: &str) -> String {
+/// Encrypts a refund as WeChat Pay does.
+fn encrypted(status: &str) -> String {
     use aws_lc_rs::cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey};
     use base64::Engine;
     use md5::Digest;
@@ -73,9 +73,9 @@ fn hidden(status: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// A refund that was made here is asked about; what the notification says counts for one that was not.
+/// A notified refund made through the gateway is queried. For other refunds the notification's content is used.
 #[test]
-fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
+fn notification_of_external_refund_is_decoded() {
     let cny = |value| crate::payment::Money { value, currency: crate::payment::Currency::CNY };
     for (status, refunded) in [
         ("SUCCESS", Refunded::Part(cny(300))),
@@ -86,7 +86,7 @@ fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
     ] {
         let body = format!(
             "<xml><return_code>SUCCESS</return_code>{ACCOUNT}<nonce_str>x</nonce_str><req_info>{}</req_info></xml>",
-            hidden(status)
+            encrypted(status)
         );
         let event = provider().decode_notification(verify(Source::Notification, body.as_bytes()).unwrap()).unwrap();
         assert_eq!((event.outcome, event.refunded), (None, Some(refunded)), "{status}");
@@ -94,9 +94,9 @@ fn refund_notification_says_what_became_of_a_refund_that_was_not_made_here() {
     }
 }
 
-/// Refused, a notification is repeated for a day.
+/// A rejected notification is repeated for a day.
 #[test]
-fn payment_notification_that_tells_of_no_success_is_asked_about() {
+fn payment_notification_without_success_triggers_query() {
     let event = |pairs: &[(&str, &str)]| {
         let mut all: BTreeMap<&str, &str> = PAID.iter().copied().collect();
         all.extend(pairs.iter().copied());
@@ -119,15 +119,16 @@ fn payment_notification_that_tells_of_no_success_is_asked_about() {
     assert_eq!(event(&[("out_trade_no", "")]).unwrap_err().code(), "unclear");
 }
 
-/// A refund that failed is told without what is otherwise encrypted; anybody could have written it.
+/// The notification of a failed refund comes without the content that is otherwise encrypted. Anybody could have
+/// written it.
 #[test]
-fn failed_refund_notification_without_req_info_is_refused() {
+fn failed_refund_notification_without_req_info_is_rejected() {
     let body = b"<xml><return_code>FAIL</return_code><return_msg>x</return_msg></xml>";
     assert_eq!(verify(Source::Notification, body).unwrap_err(), BadSignature::Missing);
 }
 
 #[test]
-fn refusals_keep_their_words() {
+fn refusals_keep_code_and_message() {
     let refund = Operation::Refund(golden::refund("wechat.native"));
     let said = |operation: &Operation, code: &str, words: &str| {
         answered(operation, &[("result_code", "FAIL"), ("err_code", code), ("err_code_des", words)]).unwrap_err()
@@ -155,9 +156,9 @@ fn refusals_keep_their_words() {
     }
 }
 
-/// An older form of the bill, without the settled amounts and with wide colons in its times.
+/// Older format of the bill, without the settled amounts and with full-width colons in its times.
 #[test]
-fn bill_of_the_older_form_is_whole() {
+fn bill_in_older_format_is_accepted() {
     use super::super::super::bill::{Answer, BillReply, BillRequest, Bills, TRADE};
     let bill = "交易时间,公众账号ID,商户号,子商户号,总金额,商品名称,商户数据包,手续费,费率\n\
                 `2014-11-10 16：33：45,`wx2421b1c4370ec43b,`10000100,`0,`0.01,`被扫支付测试,`订单额外描述,`0,`0.60%\n\
@@ -167,6 +168,6 @@ fn bill_of_the_older_form_is_whole() {
     let body = Bytes::from_static(bill.as_bytes());
     let checked = verify(Source::Answer, &body);
     let wanted = BillRequest { day: jiff::civil::date(2014, 11, 10), kind: TRADE };
-    let found = provider().find(&wanted, Answer { status: StatusCode::OK, body, checked });
-    assert!(matches!(found, Ok(BillReply::BillFile(_))), "{:?}", found.err());
+    let found = provider().decode_bill(&wanted, Answer { status: StatusCode::OK, body, checked });
+    assert!(matches!(found, Ok(BillReply::File(_))), "{:?}", found.err());
 }

@@ -1,13 +1,13 @@
-//! What each word of an answer means, and that another order's answer is refused.
+//! Decoding of answers, and rejection of answers about another order.
 
 use super::*;
 
 fn decode(operation: &Operation, status: u16, body: &Value) -> Result<Outcome, Error> {
-    let reply = vouched(if body.is_null() { String::new() } else { body.to_string() });
+    let reply = verified(if body.is_null() { String::new() } else { body.to_string() });
     signing(|with| provider().decode(operation, StatusCode::from_u16(status).unwrap(), reply, with))
 }
 
-fn refund_news(status: &str) -> Value {
+fn refund_state(status: &str) -> Value {
     json!({"refund_id": "50", "out_refund_no": "R1", "out_trade_no": NUMBER, "status": status,
            "amount": {"total": 6800, "refund": 300, "currency": "CNY"}})
 }
@@ -17,7 +17,7 @@ fn is_unclear(result: &Result<Outcome, Error>) -> bool {
 }
 
 #[test]
-fn payers_parameters_are_signed_as_published() {
+fn payer_parameters_match_published_signature() {
     let vectors = vectors();
     let provider = provider_of("1230000109", "wx2421b1c4370ec43b");
     let stamp = Stamp { unix_time: 1_554_208_460, nonce: NONCE.to_owned() };
@@ -26,7 +26,7 @@ fn payers_parameters_are_signed_as_published() {
     {
         let operation = Operation::Pay(pay(method));
         let decode = |with: Signing<'_>| {
-            provider.decode(&operation, StatusCode::OK, vouched(body), Signing { stamp: &stamp, ..with })
+            provider.decode(&operation, StatusCode::OK, verified(body), Signing { stamp: &stamp, ..with })
         };
         let outcome = signing(decode).unwrap();
         let Some(NextAction::Jsapi { params } | NextAction::App { params }) = outcome.action else {
@@ -37,7 +37,7 @@ fn payers_parameters_are_signed_as_published() {
 }
 
 #[test]
-fn a_signer_that_fails_after_the_order_was_made_does_not_say_that_nothing_was_sent() {
+fn signer_failure_after_order_creation_is_unclear() {
     struct Broken;
     impl Signer for Broken {
         fn key_id(&self) -> &str {
@@ -50,7 +50,7 @@ fn a_signer_that_fails_after_the_order_was_made_does_not_say_that_nothing_was_se
             false
         }
     }
-    let reply = vouched(r#"{"prepay_id":"wx1"}"#);
+    let reply = verified(r#"{"prepay_id":"wx1"}"#);
     let operation = Operation::Pay(pay("wechat.app"));
     let decode =
         |with: Signing<'_>| provider().decode(&operation, StatusCode::OK, reply, Signing { signer: &Broken, ..with });
@@ -58,7 +58,7 @@ fn a_signer_that_fails_after_the_order_was_made_does_not_say_that_nothing_was_se
 }
 
 #[test]
-fn every_trade_state_has_its_meaning() {
+fn every_trade_state_is_decoded() {
     let query = Operation::Query(order());
     for (state, status) in [
         ("SUCCESS", Status::Succeeded),
@@ -70,7 +70,7 @@ fn every_trade_state_has_its_meaning() {
         ("REVOKED", Status::Closed),
         ("PAYERROR", Status::Failed),
     ] {
-        let outcome = decode(&query, 200, &order_news(state)).unwrap();
+        let outcome = decode(&query, 200, &order_state(state)).unwrap();
         assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{state}");
         assert_eq!(outcome.at.unwrap().to_string(), "2023-11-14T22:13:25.123Z");
     }
@@ -81,17 +81,17 @@ fn every_trade_state_has_its_meaning() {
         ("USERPAYING", Status::Pending, false),
         ("REVOKED", Status::Closed, false),
     ] {
-        let outcome = decode(&scanned, 200, &order_news(state)).unwrap();
+        let outcome = decode(&scanned, 200, &order_state(state)).unwrap();
         assert_eq!((outcome.status, outcome.needs_reversal), (status, needs_reversal), "scanned, {state}");
     }
-    let answered = decode(&Operation::Pay(pay("wechat.codepay")), 200, &order_news("PAYERROR")).unwrap();
-    assert!(answered.needs_reversal, "in the till's own answer");
+    let answered = decode(&Operation::Pay(pay("wechat.codepay")), 200, &order_state("PAYERROR")).unwrap();
+    assert!(answered.needs_reversal, "in the answer to the payment itself");
     for state in ["", "success", "PAID"] {
-        assert!(is_unclear(&decode(&query, 200, &order_news(state))), "{state}");
+        assert!(is_unclear(&decode(&query, 200, &order_state(state))), "{state}");
     }
-    assert!(is_unclear(&decode(&query, 200, &without(order_news("SUCCESS"), "amount"))));
-    assert!(is_unclear(&decode(&query, 200, &without(order_news("SUCCESS"), "trade_state"))));
-    assert!(decode(&query, 200, &without(order_news("NOTPAY"), "amount")).is_ok());
+    assert!(is_unclear(&decode(&query, 200, &without(order_state("SUCCESS"), "amount"))));
+    assert!(is_unclear(&decode(&query, 200, &without(order_state("SUCCESS"), "trade_state"))));
+    assert!(decode(&query, 200, &without(order_state("NOTPAY"), "amount")).is_ok());
     for (pointer, other) in [
         ("/mchid", json!("1234567892")),
         ("/appid", json!("wx")),
@@ -101,15 +101,15 @@ fn every_trade_state_has_its_meaning() {
         ("/amount/currency", json!("yuan")),
     ] {
         for state in ["SUCCESS", "NOTPAY", "CLOSED"] {
-            let news = with(order_news(state), pointer, other.clone());
-            assert!(is_mismatch(&decode(&query, 200, &news)), "{state} {pointer}");
+            let state = with(order_state(state), pointer, other.clone());
+            assert!(is_mismatch(&decode(&query, 200, &state)), "{state} {pointer}");
         }
     }
-    assert!(is_unclear(&decode(&query, 200, &with(order_news("SUCCESS"), "/amount/total", json!(-6800)))));
+    assert!(is_unclear(&decode(&query, 200, &with(order_state("SUCCESS"), "/amount/total", json!(-6800)))));
 }
 
 #[test]
-fn every_refund_status_has_its_meaning() {
+fn every_refund_status_is_decoded() {
     for operation in [Operation::Refund(refund()), Operation::QueryRefund(refund())] {
         for (word, status) in [
             ("PROCESSING", Status::Pending),
@@ -117,13 +117,13 @@ fn every_refund_status_has_its_meaning() {
             ("SUCCESS", Status::Succeeded),
             ("CLOSED", Status::Failed),
         ] {
-            let outcome = decode(&operation, 200, &refund_news(word)).unwrap();
+            let outcome = decode(&operation, 200, &refund_state(word)).unwrap();
             assert_eq!((outcome.status, outcome.amount), (status, Some(cny(300))), "{word}");
             assert_eq!(outcome.provider_id.as_deref(), Some("50"));
             assert_eq!(outcome.needs_person.is_some(), word == "ABNORMAL");
         }
-        assert!(is_unclear(&decode(&operation, 200, &refund_news("DONE"))));
-        assert!(is_unclear(&decode(&operation, 200, &without(refund_news("SUCCESS"), "amount"))));
+        assert!(is_unclear(&decode(&operation, 200, &refund_state("DONE"))));
+        assert!(is_unclear(&decode(&operation, 200, &without(refund_state("SUCCESS"), "amount"))));
         for (pointer, other) in [
             ("/out_refund_no", json!("R2")),
             ("/out_trade_no", json!("T")),
@@ -131,13 +131,13 @@ fn every_refund_status_has_its_meaning() {
             ("/amount/refund", json!(299)),
             ("/amount/currency", json!("USD")),
         ] {
-            assert!(is_mismatch(&decode(&operation, 200, &with(refund_news("SUCCESS"), pointer, other))), "{pointer}");
+            assert!(is_mismatch(&decode(&operation, 200, &with(refund_state("SUCCESS"), pointer, other))), "{pointer}");
         }
     }
 }
 
 #[test]
-fn an_answer_that_does_not_say_it_is_unclear() {
+fn answer_with_missing_field_is_unclear() {
     for (method, wrong) in [
         ("wechat.native", json!({"prepay_id": "wx1"})),
         ("wechat.native", json!({"code_url": ""})),

@@ -1,11 +1,11 @@
-//! Bills: where they are, and what is not followed.
+//! Download links of bills.
 
 use super::super::super::bill::{self, Answer, BillReply, BillRequest, Bills, TRADE};
-use super::super::super::golden::{Bench, Message};
+use super::super::super::golden::{GoldenFixture, Message};
 use super::super::golden::*;
 use super::*;
 
-const PLACE: &str = r#"{"download_url":"https://api.mch.weixin.qq.com/v3/billdownload/file?token=x","hash_type":"SHA1","hash_value":"79bb0f45fc4c42234a918000b2668d689e2bde04"}"#;
+const LOCATION: &str = r#"{"download_url":"https://api.mch.weixin.qq.com/v3/billdownload/file?token=x","hash_type":"SHA1","hash_value":"79bb0f45fc4c42234a918000b2668d689e2bde04"}"#;
 
 fn read(body: &str, change: impl FnOnce(&mut Message)) -> Result<BillReply, Error> {
     let mut message = Message { status: Some(200), headers: Default::default(), body: body.to_owned() };
@@ -15,14 +15,14 @@ fn read(body: &str, change: impl FnOnce(&mut Message)) -> Result<BillReply, Erro
     let checked = provider().verify(Source::Answer, &message.header_map(), body.clone(), &keyring(), NOW);
     let status = StatusCode::from_u16(message.status.unwrap()).unwrap();
     let wanted = BillRequest { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
-    provider().find(&wanted, Answer { status, body, checked })
+    provider().decode_bill(&wanted, Answer { status, body, checked })
 }
 
 #[test]
-fn golden_files_of_bills_hold() {
+fn golden_files_of_bills_match() {
     let provider = provider();
     let (signer, keys) = (merchant_signer(), keyring());
-    let bench = Bench {
+    let fixture = GoldenFixture {
         folder: "wechat-v3",
         provider: &provider,
         signer: &*signer,
@@ -34,26 +34,26 @@ fn golden_files_of_bills_hold() {
             }
         },
     };
-    bill::golden::hold(&bench, &["trade", "funds_fees", "trade-absent", "trade-being-made"]);
+    bill::golden::check_golden_files(&fixture, &["trade", "funds_fees", "trade-absent", "trade-being-made"]);
 }
 
 #[test]
-fn a_place_is_believed_only_when_it_is_signed_and_names_a_hash() {
-    assert!(matches!(read(PLACE, |_| {}), Ok(BillReply::Link(_))));
+fn bill_link_without_signature_or_hash_is_rejected() {
+    assert!(matches!(read(LOCATION, |_| {}), Ok(BillReply::Link(_))));
     let unclear = |result| matches!(result, Err(Error::Unclear { .. }));
-    assert!(unclear(read(PLACE, |message| message.headers.clear())), "unsigned");
-    assert!(unclear(read(PLACE, |message| message.body = PLACE.replace("79bb", "79bc"))), "another hash");
-    assert!(unclear(read(&PLACE.replace("SHA1", "MD5"), |_| {})), "another kind of hash");
-    assert!(unclear(read(&PLACE.replace("79bb", ""), |_| {})), "half a hash");
+    assert!(unclear(read(LOCATION, |message| message.headers.clear())), "unsigned");
+    assert!(unclear(read(LOCATION, |message| message.body = LOCATION.replace("79bb", "79bc"))), "another hash");
+    assert!(unclear(read(&LOCATION.replace("SHA1", "MD5"), |_| {})), "another kind of hash");
+    assert!(unclear(read(&LOCATION.replace("79bb", ""), |_| {})), "half a hash");
     assert!(unclear(read("{}", |_| {})), "nothing");
 }
 
 #[test]
-fn every_kind_is_asked_for_with_its_own_words() {
+fn every_bill_kind_has_its_own_parameters() {
     let provider = provider();
     let uri = |kind| {
         let wanted = BillRequest { day: jiff::civil::date(2023, 1, 2), kind };
-        signing(|with| provider.ask(&wanted, with)).unwrap().uri().to_string()
+        signing(|with| provider.bill_request(&wanted, with)).unwrap().uri().to_string()
     };
     let uris: std::collections::BTreeSet<_> = provider.kinds().iter().map(|kind| uri(kind)).collect();
     assert_eq!(uris.len(), provider.kinds().len());

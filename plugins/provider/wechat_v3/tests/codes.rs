@@ -1,5 +1,5 @@
-//! Every code of the official lists, and every shape in which a refusal comes: its error, what a breaker counts, what may be
-//! sent next.
+//! Every code of the official lists, and every form of a refusal: its error, what a breaker counts and whether a retry
+//! is allowed.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::super::super::wechat_errors::{Interface, bare};
 use super::super::errors::CODES;
 use super::*;
 
-/// The operations by the names of their interfaces.
+/// Operations with the names of their interfaces.
 fn interfaces() -> Vec<(&'static str, Operation)> {
     let scanned = Order { method: Method::parse("wechat.codepay").unwrap(), ..order() };
     let pays = ["native", "jsapi", "h5", "app"].map(|name| (name, Operation::Pay(pay(&format!("wechat.{name}")))));
@@ -28,7 +28,7 @@ fn moves_money(interface: &str) -> bool {
 
 fn signed(operation: &Operation, status: u16, body: &Value) -> Result<Outcome, Error> {
     let status = StatusCode::from_u16(status).unwrap();
-    signing(|with| provider().decode(operation, status, vouched(body.to_string()), with))
+    signing(|with| provider().decode(operation, status, verified(body.to_string()), with))
 }
 
 fn unsigned(operation: &Operation, status: u16, body: &Value) -> Error {
@@ -40,7 +40,7 @@ const PREPAY: &str = "native jsapi h5 app";
 const END: &str = "close reverse";
 const REST: &str = "query refundquery";
 
-/// What a signed refusal comes to: interfaces, HTTP status, codes as the lists write them, the error's name.
+/// Results of a signed refusal: interfaces, HTTP status, codes as in the official lists, name of the error.
 const LISTED: &[(&[&str], u16, &str, &str)] = &[
     (
         &[PAY, END, REST, "refund"],
@@ -79,16 +79,16 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
     (&[PREPAY, REST, "refund"], 400, "USERPAYING", "conflict"),
     (&[PAY, END, REST, "refund"], 401, "SIGN_ERROR SOMETHING_NEW PARAM_ERROR", "unauthorized"),
     (&[PAY, END, REST, "refund"], 403, "SIGN_ERROR", "unauthorized"),
-    // In no list.
+    // Codes that no list contains.
     (&[PAY, END, REST, "refund"], 403, "SOMETHING_NEW", "unlisted_refusal"),
     (&[END, REST, "refund"], 400, "AUTH_CODE_EXPIRE", "unlisted_refusal"),
-    // A broken machine's word is none, but that it is overburdened.
+    // A failed server is trusted only if it reports overload.
     (&[PAY, END, REST, "refund"], 500, "SOMETHING_NEW PARAM_ERROR NO_AUTH ORDER_PAID ORDER_NOT_EXIST", "unclear"),
     (&[PAY, END, REST, "refund"], 500, "FREQUENCY_LIMITED", "provider_busy"),
 ];
 
 #[test]
-fn every_listed_code_has_its_class_in_every_interface() {
+fn every_listed_code_is_classified_in_every_interface() {
     let mut seen = BTreeSet::new();
     for (names, status, codes, wanted) in LISTED {
         let named = |name: &str| names.iter().any(|names| names.split(' ').any(|it| it == name));
@@ -123,7 +123,7 @@ fn every_listed_code_has_its_class_in_every_interface() {
 }
 
 #[test]
-fn unsigned_refusal_ends_only_what_moves_no_money() {
+fn unsigned_refusal_never_ends_a_request_that_moves_money() {
     for (name, operation) in interfaces() {
         let said = |status, code: &str| unsigned(&operation, status, &json!({"code": code, "message": "m"})).code();
         for code in ["PARAM_ERROR", "RULE_LIMIT", "ACCOUNT_ERROR", "NO_AUTH"] {
@@ -137,16 +137,16 @@ fn unsigned_refusal_ends_only_what_moves_no_money() {
         assert_eq!(said(403, "FREQUENCY_LIMITED"), "provider_busy", "{name}");
         assert_eq!(said(401, "SIGN_ERROR"), "unauthorized", "{name}");
         assert_eq!(said(403, "SOMETHING_NEW"), "unclear", "{name}");
-        assert_eq!(said(200, "PARAM_ERROR"), "unclear", "an unsigned 2xx never says no: {name}");
+        assert_eq!(said(200, "PARAM_ERROR"), "unclear", "an unsigned 2xx is never a refusal: {name}");
     }
     let poor = |operation: &Operation| unsigned(operation, 403, &json!({"code": "NOT_ENOUGH", "message": "m"})).code();
     assert_eq!(poor(&Operation::Refund(refund())), "provider_busy");
     assert_eq!(poor(&Operation::Pay(pay("wechat.codepay"))), "unclear");
 }
 
-/// The code is PARAM_ERROR, as for a mistake of the caller's.
+/// The code is PARAM_ERROR, as for an error of the caller.
 #[test]
-fn refusal_of_our_keys_is_unauthorized_whatever_its_code() {
+fn rejected_key_is_unauthorized_whatever_its_code() {
     for (code, message, detail) in [
         ("PARAM_ERROR", "平台证书序列号Wechatpay-Serial错误", Value::Null),
         ("PARAM_ERROR", "参数错误", json!({"location": "header", "field": "Wechatpay-Serial", "value": "X"})),
@@ -164,9 +164,9 @@ fn refusal_of_our_keys_is_unauthorized_whatever_its_code() {
     }
 }
 
-/// The official texts of INVALID_REQUEST and ERROR name several causes; the message says which one it is.
+/// The official texts of INVALID_REQUEST and ERROR name several causes. The message identifies the cause.
 #[test]
-fn code_with_several_causes_is_heard_by_its_message() {
+fn code_with_several_causes_is_classified_by_message() {
     for (message, prepaid) in [
         ("系统繁忙，请稍后重试", "unclear"),
         ("内部错误", "unclear"),
@@ -189,19 +189,19 @@ fn code_with_several_causes_is_heard_by_its_message() {
 }
 
 #[test]
-fn nothing_is_concluded_of_an_unknown_form() {
+fn error_in_unknown_format_is_unclear() {
     let write = Operation::Refund(refund());
     for body in ["", "<html>", "{}", "[]", r#"{"code":5}"#, r#"{"message":"m"}"#] {
         for status in [400, 401, 403, 404, 429, 500, 503] {
-            let said = provider().decode_unsigned_error(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
-            assert_eq!(said, Error::unclear(format!("it answered HTTP {status} in an unknown form")));
+            let said = provider().refusal(&write, StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!(said, Error::unclear(format!("HTTP {status} answer in an unknown format")));
         }
     }
 }
 
-/// Details come in many forms, and none of them hides the code.
+/// `detail` has many formats, and none of them hides the code.
 #[test]
-fn refusal_is_read_whatever_its_detail_is() {
+fn refusal_is_decoded_with_any_detail() {
     for detail in [
         json!({"location": null, "value": ["/body/payer/openid"]}),
         json!({"field": "/amount/currency", "value": "XYZ", "issue": "Currency code is invalid", "location": "body"}),

@@ -1,4 +1,4 @@
-//! Nothing malformed makes it panic.
+//! Malformed messages never cause a panic.
 
 use super::*;
 
@@ -11,12 +11,12 @@ fn no_panic(body: &[u8]) {
         *answer.body_mut() = Bytes::copy_from_slice(body);
         let _ = provider.read(&answer, &Keyring::default(), NOW);
     }
-    let _ = provider.decode_notification(vouched(body.to_vec()));
+    let _ = provider.decode_notification(verified(body.to_vec()));
     for operation in operations() {
         for status in [200, 204, 400, 404, 500] {
             let status = StatusCode::from_u16(status).unwrap();
-            let _ = signing(|with| provider.decode(&operation, status, vouched(body.to_vec()), with));
-            let _ = provider.decode_unsigned_error(&operation, status, body);
+            let _ = signing(|with| provider.decode(&operation, status, verified(body.to_vec()), with));
+            let _ = provider.refusal(&operation, status, body);
         }
     }
 }
@@ -85,21 +85,21 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
         no_panic(&body);
     }
 
     #[test]
-    fn no_json_makes_it_panic(value in json_value()) {
+    fn arbitrary_json_never_panics(value in json_value()) {
         no_panic(value.to_string().as_bytes());
     }
 
     #[test]
-    fn no_sealed_content_makes_it_panic(plain in prop::collection::vec(any::<u8>(), 0..300), value in json_value()) {
+    fn arbitrary_encrypted_content_never_panics(plain in prop::collection::vec(any::<u8>(), 0..300), value in json_value()) {
         let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(&plain));
         for plain in [&plain, value.to_string().as_bytes(), pem.as_bytes()] {
             for (event, kind) in [("TRANSACTION.SUCCESS", "transaction"), ("REFUND.SUCCESS", "refund")] {
-                let _ = provider().decode_notification(vouched(envelope(event, kind, plain).to_string()));
+                let _ = provider().decode_notification(verified(envelope(event, kind, plain).to_string()));
             }
             let list = json!({"data": [{"serial_no": "1", "encrypt_certificate": sealed(plain, "certificate")}]});
             prop_assert!(provider().unseal(list.to_string().as_bytes(), NOW).is_err());
@@ -107,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn no_headers_make_it_panic(values in prop::collection::vec(prop::collection::vec(0x20u8..=0xff, 0..40), 5)) {
+    fn arbitrary_headers_never_panic(values in prop::collection::vec(prop::collection::vec(0x20u8..=0xff, 0..40), 5)) {
         let names = ["timestamp", "nonce", "serial", "signature", "signature-type"];
         let mut headers = HeaderMap::new();
         for (name, value) in names.iter().zip(&values) {

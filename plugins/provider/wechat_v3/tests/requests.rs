@@ -1,4 +1,4 @@
-//! What is told before anything is sent, and the configuration before anything is run.
+//! Operations that are rejected before anything is sent, and configuration errors.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn encoded(operation: &Operation) -> Result<Encoded, Error> {
     signing(|with| provider().encode(operation, with))
 }
 
-fn unfit(operation: Operation) -> String {
+fn rejection(operation: Operation) -> String {
     match encoded(&operation) {
         Err(Error::Unsupported(sentence)) => sentence,
         other => panic!("{other:?}"),
@@ -14,13 +14,13 @@ fn unfit(operation: Operation) -> String {
 }
 
 #[test]
-fn what_does_not_fit_is_told_before_anything_is_sent() {
+fn invalid_operation_is_rejected_before_sending() {
     let create = |method: &str, change: &dyn Fn(&mut Pay)| {
         let mut pay = pay(method);
         change(&mut pay);
         Operation::Pay(pay)
     };
-    let native = |change: &dyn Fn(&mut Pay)| unfit(create("wechat.native", change));
+    let native = |change: &dyn Fn(&mut Pay)| rejection(create("wechat.native", change));
     let euro = Currency::parse("EUR").unwrap();
     assert!(native(&|pay| pay.description.clear()).contains("`description`"));
     assert!(native(&|pay| pay.description = "茶".repeat(128)).contains("127"));
@@ -35,20 +35,20 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
     for text in ["a\rb", "\u{0}", "\u{1b}", "\u{7f}", "\u{9f}", "\u{fffe}"] {
         assert!(native(&|pay| pay.description = text.to_owned()).contains("`description`"), "{text:?}");
         let scanned = create("wechat.codepay", &|pay| pay.description = text.to_owned());
-        assert!(unfit(scanned).contains("`description`"), "{text:?}");
+        assert!(rejection(scanned).contains("`description`"), "{text:?}");
     }
     assert!(encoded(&create("wechat.native", &|pay| pay.description = "tea\n\tmilk \u{1f375}".to_owned())).is_ok());
     for openid in [None, Some(String::new()), Some("o".repeat(129)), Some("o 1".to_owned()), Some("o\n".to_owned())] {
-        assert!(unfit(create("wechat.jsapi", &|pay| pay.payer.openid = openid.clone())).contains("`payer.openid`"));
+        assert!(rejection(create("wechat.jsapi", &|pay| pay.payer.openid = openid.clone())).contains("`payer.openid`"));
     }
     for ip in [None, Some("localhost"), Some("1.2.3")] {
         let operation = create("wechat.h5", &|pay| pay.payer.client_ip = ip.map(str::to_owned));
-        assert!(unfit(operation).contains("`payer.client_ip`"), "{ip:?}");
+        assert!(rejection(operation).contains("`payer.client_ip`"), "{ip:?}");
     }
     let back = |change: &dyn Fn(&mut Refund)| {
         let mut refund = refund();
         change(&mut refund);
-        unfit(Operation::Refund(refund))
+        rejection(Operation::Refund(refund))
     };
     assert!(back(&|refund| refund.reason = Some("退".repeat(81))).contains("80"));
     assert!(back(&|refund| refund.reason = Some("a\u{1}".to_owned())).contains("`reason`"));
@@ -59,7 +59,7 @@ fn what_does_not_fit_is_told_before_anything_is_sent() {
 }
 
 #[test]
-fn paths_are_escaped_the_same_way_for_signature_and_wire() {
+fn signed_path_equals_sent_path() {
     let odd = Operation::Query(Order { number: "a|b*c/d?e 茶".to_owned(), ..order() });
     let Ok(Encoded::Send(request)) = encoded(&odd) else { panic!("refused") };
     let path = "/v3/pay/transactions/out-trade-no/a%7Cb%2Ac%2Fd%3Fe%20%E8%8C%B6?mchid=1234567891";
@@ -67,7 +67,7 @@ fn paths_are_escaped_the_same_way_for_signature_and_wire() {
 }
 
 #[test]
-fn answers_are_told_which_key_to_use_only_when_there_is_a_choice() {
+fn requested_key_id_is_sent_only_with_public_key() {
     let Ok(Encoded::Send(mut request)) = encoded(&Operation::Query(order())) else { panic!("refused") };
     signing(|with| provider().sign(&mut request, Signing { keys: &Keyring::default(), ..with })).unwrap();
     assert!(!request.headers().contains_key("wechatpay-serial"));
@@ -95,7 +95,7 @@ fn build(account: &str, api_v3: Option<&[u8]>) -> (bool, Vec<String>) {
 }
 
 #[test]
-fn every_mistake_in_the_account_is_told() {
+fn every_configuration_error_is_reported() {
     let right = b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice();
     let key = Some(right);
     assert_eq!(build("mchid = \"1900000109\"\nappid = \"wx8888888888888888\"", key), (true, vec![]));
@@ -118,7 +118,7 @@ fn every_mistake_in_the_account_is_told() {
 }
 
 #[test]
-fn a_till_is_told_what_is_missing_and_off_by_default() {
+fn codepay_is_off_by_default_and_reports_missing_settings() {
     let key = Some(b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb".as_slice());
     let whose = "mchid = \"1900000109\"\nappid = \"wx8888888888888888\"\n";
     let built = |more: &str| build(&format!("{whose}{more}"), key);
@@ -136,7 +136,7 @@ fn a_till_is_told_what_is_missing_and_off_by_default() {
 }
 
 #[test]
-fn what_a_till_scanned_is_reversed_and_then_asked_about() {
+fn scanned_payment_is_reversed_then_queried() {
     let provider = provider();
     let scanned = |code: &str| {
         let payer = Payer { auth_code: Some(code.to_owned()), ..Payer::default() };
@@ -145,17 +145,17 @@ fn what_a_till_scanned_is_reversed_and_then_asked_about() {
     for code in ["", "13000000000000000", "160000000000000001", "13000000000000000x"] {
         assert!(matches!(signing(|with| provider.encode(&scanned(code), with)), Err(Error::Unsupported(_))), "{code}");
     }
-    let off = super::super::WechatV3 { till: None, ..provider_of("1", "wx") };
+    let off = super::super::WechatV3 { shop: None, ..provider_of("1", "wx") };
     assert!(matches!(signing(|with| off.encode(&scanned("130000000000000001"), with)), Err(Error::Unsupported(_))));
     let close = Operation::Close(Order { method: Method::parse("wechat.codepay").unwrap(), ..order() });
     let Ok(Encoded::Send(request)) = signing(|with| provider.encode(&close, with)) else { panic!() };
     assert_eq!(request.uri().path(), format!("/v3/pay/transactions/out-trade-no/{NUMBER}/reverse"));
     assert_eq!(request.body(), r#"{"appid":"wxd678efh567hg6787","mchid":"1234567891"}"#);
     for status in [StatusCode::ACCEPTED, StatusCode::BAD_REQUEST] {
-        let typing = vouched(r#"{"code":"USER_PAYING","message":"m"}"#);
+        let typing = verified(r#"{"code":"USER_PAYING","message":"m"}"#);
         let outcome = signing(|with| provider.decode(&scanned("130000000000000001"), status, typing, with));
         assert_eq!(outcome, Ok(Outcome::of(Status::Pending)), "{status}");
     }
-    let reversed = signing(|with| provider.decode(&close, StatusCode::OK, vouched("{}"), with));
+    let reversed = signing(|with| provider.decode(&close, StatusCode::OK, verified("{}"), with));
     assert!(matches!(reversed, Err(Error::Conflict(_))));
 }

@@ -5,7 +5,7 @@ use crate::payment::Refunded;
 use super::*;
 
 #[test]
-fn published_sealed_bytes_open_and_no_changed_byte_does() {
+fn published_content_is_decrypted_and_altered_byte_is_rejected() {
     let vector = &vectors()["aead"];
     let read = |ciphertext: &str, aad: Value, nonce: &str| -> Sealed {
         serde_json::from_value(
@@ -19,7 +19,7 @@ fn published_sealed_bytes_open_and_no_changed_byte_does() {
     assert_eq!(read(ciphertext, vector["associated_data"].clone(), nonce).open(&key).unwrap(), b"message");
     assert!(read(ciphertext, Value::Null, nonce).open(&key).is_err());
     for bad in ["", "short", "thirteen-char"] {
-        assert_eq!(read(ciphertext, json!("associatedData"), bad).open(&key), Err("its nonce has not 12 bytes"));
+        assert_eq!(read(ciphertext, json!("associatedData"), bad).open(&key), Err("the nonce does not have 12 bytes"));
     }
     let bytes = STANDARD.decode(ciphertext).unwrap();
     for at in 0..bytes.len() {
@@ -37,7 +37,7 @@ fn published_sealed_bytes_open_and_no_changed_byte_does() {
 }
 
 #[test]
-fn the_published_list_of_certificates_reads() {
+fn published_list_of_certificates_is_decoded() {
     let vector = &vectors()["certificates_response"];
     let text = vector["response_json"].as_str().unwrap();
     let list: Value = serde_json::from_str(text).unwrap();
@@ -53,11 +53,11 @@ fn the_published_list_of_certificates_reads() {
     );
 
     let said = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap().why;
-    assert!(said(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("another serial number"));
+    assert!(said(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("a serial number that differs"));
     assert!(said(text, keys[0].not_after.unwrap() + 1).contains("valid now"));
     assert!(said(text, NOW - 100_000_000).contains("valid now"));
     assert!(said(r#"{"data":[]}"#, NOW).contains("valid now"));
-    assert!(said("{}", NOW).contains("unknown form"));
+    assert!(said("{}", NOW).contains("unknown format"));
     let fake = |plain: &[u8]| {
         json!({"data": [{"serial_no": "1", "encrypt_certificate": sealed(plain, "certificate")}]}).to_string()
     };
@@ -67,14 +67,14 @@ fn the_published_list_of_certificates_reads() {
             .contains("cannot be read")
     );
     let unsigned = provider().read(&Response::new(Bytes::copy_from_slice(text.as_bytes())), &Keyring::default(), NOW);
-    assert!(unsigned.err().unwrap().why.contains("it carries no signature"), "encrypted well is not enough");
+    assert!(unsigned.err().unwrap().why.contains("it carries no signature"), "encryption alone is not enough");
     let strange = json!({"data": [{"serial_no": "1", "encrypt_certificate": with(sealed(b"x", "y"), "/nonce", json!("000000000000"))}]});
     let strange = provider().unseal(strange.to_string().as_bytes(), NOW).err().unwrap();
     assert!(strange.why.contains("our APIv3 key") && strange.advice.contains("`keys.api_v3`"), "{strange:?}");
 }
 
 #[test]
-fn refusal_to_list_certificates_names_its_code_and_what_to_do() {
+fn refused_list_of_certificates_reports_code_and_advice() {
     for (status, body, code, advice) in [
         (
             404,
@@ -90,8 +90,8 @@ fn refusal_to_list_certificates_names_its_code_and_what_to_do() {
         ),
         (401, r#"{"code":"SIGN_ERROR","message":"错误的签名"}"#, Some("SIGN_ERROR"), "`keys.sign`"),
         (401, "<html>", None, "`keys.sign`"),
-        (500, r#"{"code":"SYSTEM_ERROR","message":"系统异常"}"#, Some("SYSTEM_ERROR"), "tried again by itself"),
-        (502, "<html>", None, "tried again by itself"),
+        (500, r#"{"code":"SYSTEM_ERROR","message":"系统异常"}"#, Some("SYSTEM_ERROR"), "retries automatically"),
+        (502, "<html>", None, "retries automatically"),
     ] {
         let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -106,12 +106,12 @@ fn refusal_to_list_certificates_names_its_code_and_what_to_do() {
 }
 
 #[test]
-fn notifications_for_others_and_of_unknown_kinds_are_refused() {
+fn notification_for_another_account_or_of_unknown_type_is_rejected() {
     let event = |kind: &str, original: &str, plain: &Value| {
         let body = envelope(kind, original, plain.to_string().as_bytes()).to_string();
-        provider().decode_notification(vouched(body))
+        provider().decode_notification(verified(body))
     };
-    let paid = order_news("SUCCESS");
+    let paid = order_state("SUCCESS");
     let known = event("TRANSACTION.SUCCESS", "transaction", &paid).unwrap();
     assert_eq!(known.id, format!("TRANSACTION.SUCCESS:{NUMBER}:42"));
     assert!(is_mismatch(&event("TRANSACTION.SUCCESS", "transaction", &with(paid.clone(), "/mchid", json!("1")))));
@@ -120,10 +120,10 @@ fn notifications_for_others_and_of_unknown_kinds_are_refused() {
     {
         assert_eq!(event(kind, original, &paid).unwrap_err().code(), "unclear");
     }
-    // Refused, a notification is repeated for a day: what it does not say clearly is asked about.
+    // A rejected notification is repeated for a day, so unclear content is accepted and settled by a query.
     let nameless = event("TRANSACTION.SUCCESS", "transaction", &without(paid.clone(), "transaction_id")).unwrap();
     let unpriced = event("TRANSACTION.SUCCESS", "transaction", &without(paid, "amount")).unwrap();
-    let new = event("TRANSACTION.NEW", "transaction", &order_news("NEW")).unwrap();
+    let new = event("TRANSACTION.NEW", "transaction", &order_state("NEW")).unwrap();
     for asked in [nameless, unpriced, new] {
         assert_eq!((asked.order_number.as_str(), asked.outcome), (NUMBER, None), "{}", asked.id);
     }
@@ -155,9 +155,10 @@ fn notifications_for_others_and_of_unknown_kinds_are_refused() {
     assert_eq!((new.outcome, new.amount, new.refunded), (None, Some(cny(300)), Some(Refunded::Open)));
 }
 
-/// Such ones come when an address for all of a merchant's notifications leads here; their form is not ours to know.
+/// Notifications of other products arrive if a merchant uses one address for all. Their format is unknown to the
+/// gateway.
 #[test]
-fn notification_of_another_product_is_refused_by_its_event_type() {
+fn notification_of_another_product_is_rejected_with_event_type() {
     for (event_type, original) in [
         ("MCHTRANSFER.BATCH.FINISHED", "mch_payment"),
         ("PROFITSHARING", "profitsharing"),
@@ -166,25 +167,25 @@ fn notification_of_another_product_is_refused_by_its_event_type() {
         ("PAYSCORE.USER_PAID", "payscore"),
     ] {
         let body = envelope(event_type, original, b"{}").to_string();
-        let error = provider().decode_notification(vouched(body)).unwrap_err();
+        let error = provider().decode_notification(verified(body)).unwrap_err();
         assert_eq!(error.code(), "unclear");
         assert!(error.to_string().contains(&format!("`{event_type}`")), "{error}");
     }
     let body = envelope(&"茶\n\u{1b}[31mX".repeat(100), "x", b"{}").to_string();
-    let said = provider().decode_notification(vouched(body)).unwrap_err().to_string();
+    let said = provider().decode_notification(verified(body)).unwrap_err().to_string();
     assert!(said.len() < 300 && !said.contains('\n') && !said.contains('\u{1b}'), "{said}");
 }
 
-/// Payments that failed are not notified of; should one be, a query tells whether its payer may have been charged.
+/// WeChat Pay does not notify failed payments. If it did, a query would show whether the payer may have been charged.
 #[test]
-fn notified_pay_error_is_asked_about() {
+fn notified_pay_error_triggers_query() {
     let body =
-        envelope("TRANSACTION.SUCCESS", "transaction", order_news("PAYERROR").to_string().as_bytes()).to_string();
-    assert_eq!(provider().decode_notification(vouched(body)).unwrap().outcome, None);
+        envelope("TRANSACTION.SUCCESS", "transaction", order_state("PAYERROR").to_string().as_bytes()).to_string();
+    assert_eq!(provider().decode_notification(verified(body)).unwrap().outcome, None);
 }
 
 #[test]
-fn acknowledgements_are_in_the_providers_form() {
+fn acknowledgement_has_documented_format() {
     let taken = provider().acknowledge(true);
     assert_eq!((taken.status(), taken.body().len()), (StatusCode::NO_CONTENT, 0));
     let refused = provider().acknowledge(false);

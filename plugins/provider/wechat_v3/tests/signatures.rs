@@ -1,9 +1,9 @@
-//! What must be there and what must not have been altered.
+//! Signature checks of answers and notifications.
 
 use super::*;
 
 #[test]
-fn any_altered_byte_is_refused() {
+fn any_altered_byte_is_rejected() {
     let (provider, keys) = (provider(), keyring());
     for (name, golden) in all() {
         let message = golden.answer.or(golden.notification).unwrap();
@@ -48,7 +48,7 @@ fn verify_with(change: impl Fn(&mut HeaderMap), keys: &Keyring, now: u64) -> Res
 }
 
 #[test]
-fn headers_are_checked_in_the_order_that_tells_most() {
+fn missing_or_duplicate_header_is_rejected_with_cause() {
     let keys = keyring();
     let set = |name: &'static str, value: &'static str| {
         move |headers: &mut HeaderMap| {
@@ -60,12 +60,12 @@ fn headers_are_checked_in_the_order_that_tells_most() {
     assert_eq!(check(&|headers| headers.clear(), NOW), Err(BadSignature::Missing));
     for name in ["wechatpay-timestamp", "wechatpay-nonce", "wechatpay-serial", "wechatpay-signature"] {
         let removed = check(&|headers| drop(headers.remove(name)), NOW);
-        assert_eq!(removed, Err(BadSignature::Wrong("a header of it is missing")), "{name}");
+        assert_eq!(removed, Err(BadSignature::Wrong("a signature header is missing")), "{name}");
         let twice = |headers: &mut HeaderMap| {
             let value = headers[name].clone();
             headers.append(name, value);
         };
-        assert_eq!(check(&twice, NOW), Err(BadSignature::Wrong("a header of it is there twice")), "{name}");
+        assert_eq!(check(&twice, NOW), Err(BadSignature::Wrong("a signature header is duplicated")), "{name}");
         let binary =
             |headers: &mut HeaderMap| drop(headers.insert(name, http::HeaderValue::from_bytes(b"\xff").unwrap()));
         assert!(matches!(check(&binary, NOW), Err(BadSignature::Wrong(_))), "{name}");
@@ -82,7 +82,7 @@ fn headers_are_checked_in_the_order_that_tells_most() {
         Err(BadSignature::Probe)
     );
     let sm2 = set("wechatpay-signature-type", "WECHATPAY2-SM2-WITH-SM3");
-    assert_eq!(check(&sm2, NOW), Err(BadSignature::Wrong("it is of another type")));
+    assert_eq!(check(&sm2, NOW), Err(BadSignature::Wrong("unknown signature type")));
     assert!(check(&|headers| drop(headers.remove("wechatpay-signature-type")), NOW).is_ok());
     assert_eq!(check(&set("wechatpay-serial", "77"), NOW), Err(BadSignature::UnknownKey("77".to_owned())));
     for bad in ["", "-1", "1.7e9", "99999999999999999999"] {
@@ -91,11 +91,11 @@ fn headers_are_checked_in_the_order_that_tells_most() {
             Err(BadSignature::Wrong("its timestamp is no number"))
         );
     }
-    assert_eq!(check(&set("wechatpay-signature", "a b"), NOW), Err(BadSignature::Wrong("it is no base64")));
+    assert_eq!(check(&set("wechatpay-signature", "a b"), NOW), Err(BadSignature::Wrong("not base64")));
 }
 
 #[test]
-fn keys_are_found_by_the_providers_rules() {
+fn key_is_found_by_serial_or_public_key_id() {
     let verifier = keyring().iter().next().unwrap().verifier.clone();
     let named =
         |id: &str, not_after| Keyring::new(vec![Key { id: id.to_owned(), verifier: verifier.clone(), not_after }]);
