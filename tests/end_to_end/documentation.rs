@@ -304,7 +304,7 @@ impl Document {
         assert!(parts.len() % 2 == 1, "{file} has a backtick without its end");
         let spans: Vec<_> = (1..parts.len()).step_by(2).map(|at| (parts[at - 1], parts[at])).collect();
         let is_status = |text: &str| {
-            let word = text.strip_suffix(' ').and_then(|text| text.split([' ', '|', '(', '\n']).next_back());
+            let word = text.strip_suffix([' ', '\n']).and_then(|text| text.split([' ', '|', '(', '\n']).next_back());
             word.is_some_and(|word| word.len() == 3 && word.starts_with(['4', '5']) && word.parse::<u16>().is_ok())
         };
         let after_a_status = spans.iter().filter(|(before, code)| is_status(before) && is_word(code));
