@@ -50,7 +50,7 @@ fn readme_paths_and_links_exist() {
 fn readme_commands_and_options_exist() {
     let commands = subcommands(&[]);
     let keygen = subcommands(&["keygen"]);
-    let benches = ["Cargo.toml", "plugins/Cargo.toml"].map(|file| read(file)).concat();
+    let benches = ["Cargo.toml", "plugins/Cargo.toml"].map(read).concat();
     let parts = read("benches/payment/main.rs");
     let (mut unknown, mut named) = (Vec::new(), BTreeSet::new());
     for file in READMES.into_iter().chain(EXAMPLES) {
