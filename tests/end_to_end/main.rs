@@ -20,6 +20,7 @@ mod cluster;
 mod contract;
 mod degrade;
 mod dialects;
+mod documentation;
 mod double;
 mod full_disk;
 mod graceful;
