@@ -312,24 +312,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_an_exchange_can_end_tells_what_to_do() {
+    fn provider_error_maps_to_status_code_retryable_and_money_state() {
         let word = ProviderError { code: "PARAM_ERROR".into(), message: "参数错误".into() };
+        let unverifiable = |word| Error::Unverifiable { why: "x".into(), word };
         let table = [
-            (Error::Unsupported("x".into()), 400, "new_key", "not_sent"),
-            (Error::NotSent("x".into()), 503, "same_key", "not_sent"),
-            (Error::Rejected { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
-            (Error::Unverifiable { why: "x".into(), word: Some(word.clone()) }, 503, "same_key", "not_sent"),
-            (Error::Unverifiable { why: "x".into(), word: None }, 503, "same_key", "not_sent"),
-            (Error::ProviderBusy(word.clone()), 503, "same_key", "not_moved"),
-            (Error::Unauthorized(word.clone()), 503, "same_key", "not_sent"),
-            (Error::Declined(word.clone()), 402, "new_key", "not_moved"),
-            (Error::unclear("x"), 502, "same_key", "unknown"),
-            (Error::Mismatch("x".into()), 502, "no", "unknown"),
+            (Error::Unsupported("x".into()), 400, "unsupported_by_provider", "new_key", "not_sent"),
+            (Error::NotSent("x".into()), 503, "provider_unreachable", "same_key", "not_sent"),
+            (Error::Rejected { why: "x".into(), retry_after: 7 }, 503, "channel_unavailable", "same_key", "not_sent"),
+            (unverifiable(Some(word.clone())), 503, "channel_credentials_rejected", "same_key", "not_sent"),
+            (unverifiable(None), 503, "channel_credentials_rejected", "same_key", "not_sent"),
+            (Error::ProviderBusy(word.clone()), 503, "provider_busy", "same_key", "not_moved"),
+            (Error::Unauthorized(word.clone()), 503, "channel_credentials_rejected", "same_key", "not_sent"),
+            (Error::Declined(word.clone()), 402, "declined", "new_key", "not_moved"),
+            (Error::unclear("x"), 502, "provider_response_invalid", "same_key", "unknown"),
+            (Error::Mismatch("x".into()), 502, "mismatch", "no", "unknown"),
         ];
-        for (error, status, retryable, money) in table {
+        for (error, status, code, retryable, money) in table {
             let response = Problem::from_exchange(&error).order("o-1").response("r-1");
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
             assert_eq!(response.status().as_u16(), status, "{error}");
+            assert_eq!(body["code"], code, "{error}");
             assert_eq!(body["retryable"], retryable, "{error}");
             assert_eq!(body["money_state"], money, "{error}");
             assert_eq!((&body["order_id"], &body["request_id"]), (&"o-1".into(), &"r-1".into()));

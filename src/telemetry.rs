@@ -91,7 +91,7 @@ pub struct Metrics {
     pub queue_depth: IntGauge,
     /// Seconds since the oldest of it was accepted.
     pub queue_oldest_seconds: Gauge,
-    /// What came to the queue and what became of it: accepted, full, made, put_back, given_up.
+    /// What came to the queue and what became of it: accepted, full, share_full, executed, requeued, expired.
     pub queue_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,

@@ -97,7 +97,7 @@ fn end_that_is_unknown_says_what_is_known_and_no_more() {
         assert!(told.contains("how the payment ended is unknown") && told.contains(words), "{told}");
         assert_eq!(told.contains("stopped"), cause == LossCause::Abandoned, "{told}");
     }
-    let older: TimelineEvent = serde_json::from_str(r#"{"what": "lost", "action": "pay"}"#).unwrap();
+    let older: TimelineEvent = serde_json::from_str(r#"{"what": "interrupted", "action": "pay"}"#).unwrap();
     assert_eq!(older, TimelineEvent::Interrupted { action: IntentKind::Pay, cause: LossCause::Unknown });
 }
 

@@ -98,7 +98,7 @@ pub(super) async fn requeue_or_release(
         Some(errand) => {
             let action = errand.action;
             gateway.ledger.release(ticket).await?;
-            count(action, "put_back");
+            count(action, "requeued");
             Ok(())
         }
         None => gateway.ledger.release(ticket).await,
@@ -115,7 +115,7 @@ async fn put_back(gateway: &Gateway, ticket: ExecutionPermit) -> Result<(), Ledg
     let action = ticket.errand.as_ref().map(|errand| errand.action);
     gateway.ledger.release_untried(ticket).await?;
     if let Some(action) = action {
-        count(action, "put_back");
+        count(action, "requeued");
     }
     Ok(())
 }
@@ -152,7 +152,7 @@ pub(crate) async fn execute_job(gateway: &Arc<Gateway>, ticket: ExecutionPermit)
     };
     match made {
         Ok(response) => {
-            count(action, "made");
+            count(action, "executed");
             tracing::info!(order_id, ?action, status = response.status().as_u16(), "made by the queue");
         }
         Err(problem) => tracing::info!(order_id, ?action, code = problem.code(), "not made by the queue this time"),
@@ -202,7 +202,7 @@ async fn give_up(
     let answer = |record: &Record| Answer { status: 202, content_type: String::new(), body: body_of(record) };
     gateway.ledger.settle(ticket, Update::NotSent(Status::Failed, reason), clock::now(), answer).await?;
     tracing::warn!(order_id, ?action, "given up: nothing could be sent");
-    count(action, "given_up");
+    count(action, "expired");
     Ok(())
 }
 

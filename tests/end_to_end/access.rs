@@ -1,17 +1,19 @@
-//! Who is asking: only a fresh, whole signature by a known key gets in, and sees its own orders only.
+//! Authentication and merchant isolation.
 
 use serde_json::Value;
 use tollgate::sign::{Credentials, rfc9421};
 
-use crate::harness::{Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, ask, order_of, send, signed, until};
+use crate::harness::{
+    Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, payment_body, send, signed_headers, signed_request, until,
+};
 
 #[tokio::test]
-async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
+async fn altered_replayed_expired_or_unknown_signature_is_401_without_detail() {
     let world = World::new().await;
     let url = |target: &str| format!("http://{}{target}", world.gateway.listen);
     let target = "/v1/payments/o-1?a=1";
-    let good = signed(&SHOP, "GET", target, b"");
-    assert_eq!(send("GET", &url(target), &good, b"").await.unwrap().status, 404, "it got in");
+    let good = signed_headers(&SHOP, "GET", target, b"");
+    assert_eq!(send("GET", &url(target), &good, b"").await.unwrap().status, 404, "a valid signature is accepted");
     let denied = async |headers: &[(&'static str, String)], method: &str, target: &str, body: &[u8]| {
         let answer = send(method, &url(target), headers, body).await.unwrap();
         let problem = answer.json();
@@ -19,18 +21,21 @@ async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
         assert_eq!(answer.headers["content-type"], "application/problem+json");
         problem["detail"].clone()
     };
-    let mut told = vec![denied(&good, "GET", target, b"").await];
-    let fresh = || signed(&SHOP, "GET", target, b"");
-    told.push(denied(&fresh(), "GET", "/v1/payments/o-2?a=1", b"").await);
-    told.push(denied(&fresh(), "GET", "/v1/payments/o-1?a=2", b"").await);
-    told.push(denied(&fresh(), "GET", "/v1/payments/o-1", b"").await);
-    told.push(denied(&fresh(), "POST", target, b"").await);
-    told.push(denied(&fresh(), "GET", target, b"x").await);
-    told.push(denied(&[], "GET", target, b"").await);
-    told.push(denied(&[], "GET", "/nothing", b"").await);
-    told.push(denied(&signed(&Merchant { key: "nobody", ..SHOP }, "GET", target, b""), "GET", target, b"").await);
-    told.push(
-        denied(&signed(&Merchant { secret: OTHER.secret, ..SHOP }, "GET", target, b""), "GET", target, b"").await,
+    let mut details = vec![denied(&good, "GET", target, b"").await];
+    let fresh = || signed_headers(&SHOP, "GET", target, b"");
+    details.push(denied(&fresh(), "GET", "/v1/payments/o-2?a=1", b"").await);
+    details.push(denied(&fresh(), "GET", "/v1/payments/o-1?a=2", b"").await);
+    details.push(denied(&fresh(), "GET", "/v1/payments/o-1", b"").await);
+    details.push(denied(&fresh(), "POST", target, b"").await);
+    details.push(denied(&fresh(), "GET", target, b"x").await);
+    details.push(denied(&[], "GET", target, b"").await);
+    details.push(denied(&[], "GET", "/nothing", b"").await);
+    details.push(
+        denied(&signed_headers(&Merchant { key: "nobody", ..SHOP }, "GET", target, b""), "GET", target, b"").await,
+    );
+    details.push(
+        denied(&signed_headers(&Merchant { secret: OTHER.secret, ..SHOP }, "GET", target, b""), "GET", target, b"")
+            .await,
     );
     let old = Credentials {
         key_id: SHOP.key,
@@ -38,14 +43,14 @@ async fn altered_replayed_stale_or_unknown_is_401_and_nothing_else() {
         created: tollgate::clock::unix_now() - 301,
         nonce: "old",
     };
-    told.push(denied(&tollgate::sign::plain(&old, "GET", target, b""), "GET", target, b"").await);
-    assert!(told.iter().all(|detail| detail == &told[0]), "every refusal says the same: {told:?}");
+    details.push(denied(&tollgate::sign::plain(&old, "GET", target, b""), "GET", target, b"").await);
+    assert!(details.iter().all(|detail| detail == &details[0]), "every 401 has the same detail: {details:?}");
 }
 
 #[tokio::test]
-async fn http_message_signatures_are_as_good() {
+async fn rfc9421_message_signature_is_accepted_once() {
     let world = World::new().await;
-    let body = order_of("o-1").to_string();
+    let body = payment_body("o-1").to_string();
     let stamp = tollgate::clock::stamp();
     let with =
         Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: stamp.unix_time, nonce: &stamp.nonce };
@@ -54,11 +59,11 @@ async fn http_message_signatures_are_as_good() {
     let url = format!("http://{}/v1/payments", world.gateway.listen);
     let answer = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
     assert_eq!(answer.status, 201, "{:?}", answer.body);
-    assert_eq!(send("POST", &url, &headers, body.as_bytes()).await.unwrap().status, 401, "the nonce was used");
+    assert_eq!(send("POST", &url, &headers, body.as_bytes()).await.unwrap().status, 401, "the nonce is used up");
 }
 
 #[tokio::test]
-async fn a_merchant_sees_its_own_orders_only() {
+async fn order_of_another_merchant_is_404() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     for (method, target, key) in [
@@ -66,26 +71,26 @@ async fn a_merchant_sees_its_own_orders_only() {
         ("GET", "/v1/payments/o-1/refunds/r-1", None),
         ("POST", "/v1/payments/o-1/close", Some("c-1")),
     ] {
-        let answer = ask(world.gateway.listen, &OTHER, method, target, key, &Value::Null).await;
+        let answer = signed_request(world.gateway.listen, &OTHER, method, target, key, &Value::Null).await;
         assert_eq!(answer.status, 404, "{method} {target}: {:?}", answer.body);
     }
-    assert_eq!(world.seen("o-1").await["state"], "NOTPAY");
+    assert_eq!(world.provider_order("o-1").await["state"], "NOTPAY");
 }
 
 #[tokio::test]
-async fn the_log_is_json_and_holds_no_secret() {
+async fn log_and_metrics_contain_no_secrets() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    until("the payment is in the log", || async {
+    until("the access log contains the payment", || async {
         let log = world.log();
         let is_there = log.lines().any(|line| line.contains("create_payment") && line.ends_with('}'));
         is_there.then_some(()).ok_or(log)
     })
     .await;
     let log = world.log();
-    // The last line may be on its way.
+    // The last line may be incomplete.
     let log = &log[..=log.rfind('\n').unwrap()];
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let access: Vec<&Value> = lines.iter().filter(|line| line["target"] == "access").collect();

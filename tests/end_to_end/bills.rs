@@ -1,4 +1,4 @@
-//! Bills: a merchant that may has the provider's file, checked; nobody has what is not the provider's.
+//! Bills: an authorized merchant gets the provider's file, verified; a file that fails verification is rejected.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Answer, OTHER, SHOP, World, ask, order_of};
+use crate::harness::{Answer, OTHER, SHOP, World, payment_body, signed_request};
 
-/// A world in which `shop` may read the bills of its channel.
+/// Starts a world in which `shop` may read the bills of its channel.
 async fn world(provider: &'static str) -> World {
-    let world = World::of(provider).await;
+    let world = World::for_provider(provider).await;
     let file = world.conf().join("merchants/shop.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("bills = [\"main\"]\n{text}")).unwrap();
@@ -19,7 +19,7 @@ async fn world(provider: &'static str) -> World {
     world
 }
 
-/// The sandbox pays now, so its bill is today's; a test that began just before midnight sees the next day's too, and
+/// Returns today's bill, which the sandbox dates by the payment. Near midnight the day before or after is tried, because
 /// UnionPay's day ends at 23:00.
 async fn todays(world: &World, query: &str) -> Answer {
     let mut last = None;
@@ -33,17 +33,17 @@ async fn todays(world: &World, query: &str) -> Answer {
     last.unwrap()
 }
 
-/// The bill of a day that is so many from now.
+/// Requests the bill of the day `days` from today, in Beijing time.
 async fn of_day(world: &World, days: i32, query: &str) -> Answer {
     let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(8));
     let day = jiff::Timestamp::now().to_zoned(zone).date().saturating_add(jiff::Span::new().days(days));
-    world.ask("GET", &format!("/v1/channels/main/bills/{day}{query}"), None, &Value::Null).await
+    world.signed_request("GET", &format!("/v1/channels/main/bills/{day}{query}"), None, &Value::Null).await
 }
 
 async fn paid(world: &World, method: &str) {
-    let mut order = order_of("bill-1");
+    let mut order = payment_body("bill-1");
     order["method"] = json!(method);
-    assert_eq!(world.ask("POST", "/v1/payments", Some("k-1"), &order).await.status, 201);
+    assert_eq!(world.signed_request("POST", "/v1/payments", Some("k-1"), &order).await.status, 201);
     world.pay("bill-1").await;
     world.until_status("bill-1", "succeeded").await;
 }
@@ -57,19 +57,19 @@ fn assert_digest(answer: &Answer) {
     assert_eq!(header(answer, "content-digest"), format!("sha-256=:{digest}:"));
 }
 
-/// What one provider's bills are like.
+/// Expected bills of one provider.
 struct Row {
     provider: &'static str,
     method: &'static str,
     content_type: &'static str,
     proof: &'static str,
-    /// How the amount stands in it.
+    /// The amount as the bill writes it.
     amount: &'static str,
-    /// Its other bills, and a word in each; nothing where it is empty.
+    /// Other bill types, each with a word it must contain; an empty word means that there is no such bill.
     others: &'static [(&'static str, &'static str)],
-    /// What the provider says when there is none.
+    /// Provider's error code for a missing bill.
     none: &'static str,
-    /// What goes wrong, and the `code` that is answered.
+    /// Faults as (operation, fault), each with the expected error `code`.
     faults: &'static [(&'static str, &'static str, &'static str)],
 }
 
@@ -100,7 +100,7 @@ const TABLE: &[Row] = &[
         amount: ",`10.00,",
         others: &[("funds", "收入"), ("funds_fees", ""), ("trade_refund", "")],
         none: "20002",
-        // There is nothing to sign.
+        // APIv2 bills are not signed.
         faults: &[
             ("bill", "garbage", "provider_response_invalid"),
             ("bill", "status", "provider_response_invalid"),
@@ -149,13 +149,13 @@ const UNIONPAY: Row = Row {
     ],
 };
 
-/// What a file says, as far as it can be read: the sandbox's archives are not compressed.
+/// Returns the body as text. The sandbox's archives are stored without compression, so their content is readable.
 fn shown(answer: &Answer) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_providers_bill_comes_as_the_provider_wrote_it() {
+async fn bill_of_each_provider_is_passed_through_with_digest() {
     join_all(TABLE.iter().map(async |row| {
         let world = world(row.provider).await;
         paid(&world, row.method).await;
@@ -168,7 +168,7 @@ async fn every_providers_bill_comes_as_the_provider_wrote_it() {
         assert_eq!(bill.body.starts_with(b"PK\x03\x04"), is_archive, "{bill:?}");
         assert_digest(&bill);
         let text = shown(&bill);
-        assert!(text.contains(&World::number("bill-1")) && text.contains(row.amount), "{text}");
+        assert!(text.contains(&World::provider_order_no("bill-1")) && text.contains(row.amount), "{text}");
         assert_eq!(shown(&todays(&world, "?type=trade").await), text);
 
         for (kind, word) in row.others {
@@ -186,11 +186,11 @@ async fn every_providers_bill_comes_as_the_provider_wrote_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_the_providers_bill_is_not_passed_on() {
+async fn bill_that_fails_verification_is_502() {
     join_all(TABLE.iter().map(async |row| {
         let world = world(row.provider).await;
         paid(&world, row.method).await;
-        // Late in the evening some providers' day is the next one; a fault is spent by the first question.
+        // Late in the evening some providers' day is already the next one. The first request consumes the fault.
         let mut day = 0;
         for days in [0, -1, 1] {
             if of_day(&world, days, "").await.status == 200 {
@@ -199,24 +199,24 @@ async fn what_is_not_the_providers_bill_is_not_passed_on() {
             }
         }
         for (operation, fault, code) in row.faults {
-            world.fault(json!({"operation": operation, "fault": fault})).await;
+            world.inject_fault(json!({"operation": operation, "fault": fault})).await;
             let answer = of_day(&world, day, "").await;
             let (provider, log) = (row.provider, world.log());
             assert_eq!((answer.status, &answer.json()["code"]), (502, &json!(code)), "{provider} {fault}\n{log}");
         }
-        // None of it counts against payments, and the next one is right.
+        // Bill failures do not count in the payments' breaker, and the next bill is correct.
         assert_eq!(todays(&world, "").await.status, 200);
-        let mut order = order_of("bill-2");
+        let mut order = payment_body("bill-2");
         order["method"] = json!(row.method);
-        assert_eq!(world.ask("POST", "/v1/payments", Some("k-2"), &order).await.status, 201);
+        assert_eq!(world.signed_request("POST", "/v1/payments", Some("k-2"), &order).await.status, 201);
     }))
     .await;
 }
 
-/// What a provider's error about a bill becomes: an answer with its own words, never a file.
+/// A provider's error becomes a problem with the provider's code, never a file.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_instead_of_a_bill_is_told_in_the_providers_words() {
-    for (provider, code, status, told) in [
+async fn bill_error_carries_provider_code() {
+    for (provider, code, status, problem) in [
         ("wechat-v2", "FAIL", 422, "declined"),
         ("wechat-v2", "NOAUTH", 422, "declined"),
         ("wechat-v2", "SYSTEMERROR", 502, "provider_response_invalid"),
@@ -225,28 +225,28 @@ async fn an_error_instead_of_a_bill_is_told_in_the_providers_words() {
         ("unionpay", "06", 502, "provider_response_invalid"),
     ] {
         let world = world(provider).await;
-        world.fault(json!({"operation": "bill", "fault": "status", "status": 200, "code": code})).await;
+        world.inject_fault(json!({"operation": "bill", "fault": "status", "status": 200, "code": code})).await;
         let answer = of_day(&world, -1, "").await;
-        assert_eq!((answer.status, &answer.json()["code"]), (status, &json!(told)), "{provider} {code} {answer:?}");
+        assert_eq!((answer.status, &answer.json()["code"]), (status, &json!(problem)), "{provider} {code} {answer:?}");
         assert_eq!(answer.json()["provider"]["code"], code);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_day_of_another_year_is_not_asked_of_who_names_none() {
+async fn unionpay_bill_of_ambiguous_year_is_400_without_provider_call() {
     let world = world("unionpay").await;
     for days in [-366, 3] {
         let answer = of_day(&world, days, "").await;
         assert_eq!((answer.status, &answer.json()["code"]), (400, &json!("unsupported_by_provider")), "{answer:?}");
     }
-    assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0);
+    assert_eq!(world.sandbox_control("GET", "/stats", Value::Null).await["requests"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bill_is_for_those_who_may_read_it() {
+async fn bill_is_403_without_permission() {
     let world = world("wechat-v3").await;
     let to = world.gateway.listen;
-    let get = async |merchant, target: &str| ask(to, merchant, "GET", target, None, &Value::Null).await;
+    let get = async |merchant, target: &str| signed_request(to, merchant, "GET", target, None, &Value::Null).await;
     let not_named = get(&OTHER, "/v1/channels/main/bills/2026-11-22").await;
     let not_there = get(&OTHER, "/v1/channels/nowhere/bills/2026-11-22").await;
     for answer in [&not_named, &not_there] {
@@ -262,6 +262,6 @@ async fn a_bill_is_for_those_who_may_read_it() {
     ] {
         assert_eq!(get(&SHOP, target).await.status, status, "{target}");
     }
-    let stats = world.control("GET", "/stats", Value::Null).await;
-    assert_eq!(stats["arrivals"]["bill"], 1, "what is malformed or forbidden never leaves: {stats}");
+    let stats = world.sandbox_control("GET", "/stats", Value::Null).await;
+    assert_eq!(stats["arrivals"]["bill"], 1, "invalid or forbidden requests are not sent to the provider: {stats}");
 }

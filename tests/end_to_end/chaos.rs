@@ -1,17 +1,17 @@
-//! Short runs of `tollgate chaos`; the long ones are made by hand. Each lasts little longer than the settle window, and both
-//! mostly wait: together they occupy one test thread.
+//! Short runs of `tollgate chaos`. Each takes little longer than the not-found grace, and both mostly wait, so they share one
+//! test thread.
 
 use std::process::Command;
 
 use crate::redis::Redis;
 use crate::server::Server;
 
-/// Payments of this run that are refunded in a provider's console 7, PAYERROR 3, PAYERROR but charged 1. No scanned code is left
-/// open for ever, which lasts long and has a test of its own.
+/// With this seed 7 payments are refunded in a provider's console, 3 end as PAYERROR, 1 as PAYERROR after a charge. No scanned
+/// code stays open, because that takes long and has its own test.
 const SEED: &str = "20261266";
 
 #[tokio::test]
-async fn chaos_of_one_gateway_and_of_three_sends_nothing_twice_and_the_books_agree() {
+async fn chaos_with_one_and_three_gateways_reconciles_without_duplicate_payment() {
     let (server, redis) = (Server::start(&["--port"]), Redis::start().await);
     let cache = format!("redis://{}", redis.address);
     let stores = ["--gateways", "3", "--postgres", &server.url, "--redis", &cache];

@@ -1,10 +1,10 @@
-//! What is promised of "once only" and of money's safety, a test for each clause. How long keys are kept is tested where a
-//! clock can be given (`idempotency_keys_live_for_a_day_…` and `what_is_unknown_open_or_undelivered_stays` of the ledger); a
-//! payment on two channels in `double.rs`; what a till scanned and is reversed in `dialects.rs`.
+//! One test for each promise about idempotency and money safety. Retention of keys is tested in the ledger's unit tests,
+//! which have a fake clock. Payments on two channels are in `duplicate_payment.rs`, reversals of scanned codes in
+//! `providers/scanned_codes.rs`.
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, OTHER, SHOP, World, ask, order_of, send, signed};
+use crate::harness::{Answer, OTHER, SHOP, World, payment_body, send, signed_headers, signed_request};
 use crate::stores::Stores;
 
 fn code(answer: &Answer) -> (u16, String) {
@@ -12,18 +12,18 @@ fn code(answer: &Answer) -> (u16, String) {
 }
 
 async fn creations(world: &World, order: &str) -> Value {
-    world.seen(order).await["arrivals"]["create"].clone()
+    world.provider_order(order).await["arrivals"]["create"].clone()
 }
 
-mod once_only {
+mod idempotency {
     use super::*;
 
     #[tokio::test]
-    async fn every_post_needs_a_key_of_1_to_255_visible_characters() {
+    async fn post_without_valid_idempotency_key_is_400() {
         let world = World::new().await;
         let long = "k".repeat(256);
         for key in [None, Some(""), Some("a b"), Some(long.as_str())] {
-            let answer = world.ask("POST", "/v1/payments", key, &order_of("o-1")).await;
+            let answer = world.signed_request("POST", "/v1/payments", key, &payment_body("o-1")).await;
             assert_eq!(answer.status, 400, "{key:?}: {:?}", answer.body);
             assert!(answer.json()["detail"].as_str().unwrap().contains("Idempotency-Key"), "{:?}", answer.body);
         }
@@ -31,22 +31,23 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn a_keys_scope_is_merchant_method_and_path() {
+    async fn idempotency_key_scope_is_merchant_method_and_path() {
         let world = World::new().await;
         assert_eq!(world.create("o-1", "k").await.status, 201);
-        let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await;
+        let theirs =
+            signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &payment_body("o-1")).await;
         assert_eq!((theirs.status, theirs.is_replayed()), (201, false), "another merchant");
-        let closed = world.ask("POST", "/v1/payments/o-1/close", Some("k"), &Value::Null).await;
+        let closed = world.signed_request("POST", "/v1/payments/o-1/close", Some("k"), &Value::Null).await;
         assert_eq!((closed.status, closed.is_replayed()), (200, false), "another path");
     }
 
     #[tokio::test]
-    async fn the_same_key_with_another_fingerprint_is_422() {
+    async fn same_key_with_different_body_is_422() {
         let world = World::new().await;
         world.create("o-1", "k").await;
-        // The body as received counts, not what it means.
-        let spaced = format!("{} ", order_of("o-1"));
-        let mut headers = signed(&SHOP, "POST", "/v1/payments", spaced.as_bytes());
+        // The fingerprint is computed over the body as received, not over its meaning.
+        let spaced = format!("{} ", payment_body("o-1"));
+        let mut headers = signed_headers(&SHOP, "POST", "/v1/payments", spaced.as_bytes());
         headers.push(("idempotency-key", "k".to_owned()));
         let url = format!("http://{}/v1/payments", world.gateway.listen);
         let answer = send("POST", &url, &headers, spaced.as_bytes()).await.unwrap();
@@ -54,9 +55,9 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn still_running_is_409_with_retry_after() {
+    async fn request_in_progress_is_409_with_retry_after() {
         let world = World::new().await;
-        world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
+        world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500})).await;
         let (first, second) = tokio::join!(world.create("o-1", "k"), world.create("o-1", "k"));
         let (done, running) = if first.status == 201 { (first, second) } else { (second, first) };
         assert_eq!((done.status, code(&running)), (201, (409, "request_in_progress".to_owned())));
@@ -64,10 +65,10 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn done_is_the_same_answer_marked_as_replayed_and_declined_is_done() {
+    async fn finished_and_declined_requests_are_replayed() {
         let world = World::new().await;
         let decline = json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"});
-        world.fault(decline).await;
+        world.inject_fault(decline).await;
         for (order, status) in [("declined", 402), ("created", 201)] {
             let first = world.create(order, order).await;
             let again = world.create(order, order).await;
@@ -79,20 +80,20 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn what_was_rejected_before_the_claim_is_not_remembered() {
+    async fn request_rejected_before_claim_does_not_consume_key() {
         let world = World::new().await;
         let url = format!("http://{}/v1/payments", world.gateway.listen);
         let key = ("idempotency-key", "k".to_owned());
-        let denied = send("POST", &url, std::slice::from_ref(&key), order_of("o-1").to_string().as_bytes()).await;
+        let denied = send("POST", &url, std::slice::from_ref(&key), payment_body("o-1").to_string().as_bytes()).await;
         assert_eq!(denied.unwrap().status, 401);
-        let malformed = world.ask("POST", "/v1/payments", Some("k"), &json!({"order_id": "o-1"})).await;
+        let malformed = world.signed_request("POST", "/v1/payments", Some("k"), &json!({"order_id": "o-1"})).await;
         assert_eq!(malformed.status, 400, "{:?}", malformed.body);
         let created = world.create("o-1", "k").await;
         assert_eq!((created.status, created.is_replayed()), (201, false));
     }
 
     #[tokio::test]
-    async fn what_was_over_a_limit_is_not_remembered() {
+    async fn rate_limited_request_does_not_consume_key() {
         let world = World::new().await;
         let file = world.conf().join("merchants/shop.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -117,63 +118,63 @@ mod once_only {
     }
 
     #[tokio::test]
-    async fn provably_nothing_sent_releases_the_claim() {
+    async fn not_sent_releases_claim_and_same_key_retries() {
         let world = World::new().await;
-        world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
+        world.inject_fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
         let refused = world.create("o-1", "k").await;
-        assert_eq!(code(&refused), (503, "not_sent".to_owned()));
+        assert_eq!(code(&refused), (503, "provider_unreachable".to_owned()));
         assert_eq!(refused.json()["retryable"], "same_key");
         let again = world.create("o-1", "k").await;
         assert_eq!((again.status, again.is_replayed()), (201, false));
     }
 
     #[tokio::test]
-    async fn unknown_is_202_and_a_repeat_gives_the_present_state_and_never_sends_again() {
+    async fn unknown_is_202_and_repeat_returns_current_state_without_resending() {
         let world = World::new().await;
-        world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+        world.inject_fault(json!({"operation": "create", "fault": "cut_after"})).await;
         let unknown = world.create("o-1", "k").await;
         assert_eq!((unknown.status, &unknown.json()["status"]), (202, &json!("unknown")));
         world.until_status("o-1", "pending").await;
-        // The resolver repeats the identical create for the lost action, and nobody else sends anything.
-        crate::once::until_payable(&world, "o-1").await;
+        // Only the resolver repeats the identical create, to recover the lost action.
+        crate::idempotency::until_payable(&world, "o-1").await;
         let sent = creations(&world, "o-1").await;
         let present = world.create("o-1", "k").await;
         assert_eq!((present.status, &present.json()["status"]), (201, &json!("pending")));
         assert_eq!(creations(&world, "o-1").await, sent);
-        world.was_made_once("o-1").await;
+        world.assert_created_once("o-1").await;
     }
 
     #[tokio::test]
-    async fn one_order_is_one_payment_whatever_the_key() {
+    async fn same_order_with_another_key_is_same_payment_or_id_conflict() {
         let world = World::new().await;
         world.create("o-1", "k-1").await;
         let same = world.create("o-1", "k-2").await;
         assert_eq!((same.status, &same.json()["order_id"]), (201, &json!("o-1")));
-        let mut other = order_of("o-1");
+        let mut other = payment_body("o-1");
         other["amount"]["value"] = 1001.into();
-        let refused = world.ask("POST", "/v1/payments", Some("k-3"), &other).await;
+        let refused = world.signed_request("POST", "/v1/payments", Some("k-3"), &other).await;
         assert_eq!(code(&refused), (422, "id_conflict".to_owned()));
         assert_eq!(creations(&world, "o-1").await, 1);
     }
 
     #[tokio::test]
-    async fn a_claim_is_durable_before_a_byte_leaves_and_an_orphan_is_settled_by_asking() {
+    async fn claim_is_durable_before_send_and_orphan_is_resolved_by_query() {
         let mut world = World::new().await;
-        world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
+        world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
         let listen = world.gateway.listen;
         let asking = tokio::spawn(async move {
-            crate::harness::try_ask(
+            crate::harness::try_signed_request(
                 listen,
                 &SHOP,
                 "POST",
                 "/v1/payments",
                 Some("k"),
-                order_of("o-1").to_string().as_bytes(),
+                payment_body("o-1").to_string().as_bytes(),
             )
             .await
         });
         crate::harness::until("the request reached the provider", || async {
-            let seen = world.seen("o-1").await;
+            let seen = world.provider_order("o-1").await;
             if seen["arrivals"]["create"] == 1 { Ok(()) } else { Err(seen) }
         })
         .await;
@@ -183,7 +184,7 @@ mod once_only {
         assert!(world.until_decided("o-1", "k").await.is_replayed());
         world.until_status("o-1", "pending").await;
         assert_eq!(world.create("o-1", "k").await.status, 201);
-        world.was_made_once("o-1").await;
+        world.assert_created_once("o-1").await;
     }
 }
 
@@ -191,13 +192,13 @@ mod money_safety {
     use super::*;
 
     #[tokio::test]
-    async fn without_a_trustworthy_answer_it_is_unknown_until_the_provider_tells() {
+    async fn unverifiable_response_is_unknown_until_query_resolves_it() {
         let world = World::new().await;
         for fault in ["cut_unread", "cut_after", "wrong_signature", "unsigned", "stale", "garbage"] {
-            // Only the first create of this order: the one that asks for a lost `action` is answered as it should be. What cuts
-            // before the body was read knows no number.
-            let number = (fault != "cut_unread").then(|| World::number(fault));
-            world.fault(json!({"operation": "create", "fault": fault, "number": number})).await;
+            // Only the first create of this order fails; the one that recovers the lost `action` succeeds. A connection that is cut before
+            // the body was read has no order number.
+            let number = (fault != "cut_unread").then(|| World::provider_order_no(fault));
+            world.inject_fault(json!({"operation": "create", "fault": fault, "number": number})).await;
             let payment = world.create(fault, fault).await.json();
             assert_eq!(
                 (&payment["status"], &payment["money_state"]),
@@ -212,100 +213,108 @@ mod money_safety {
     }
 
     #[tokio::test]
-    async fn that_an_order_does_not_exist_counts_only_after_the_settle_window() {
+    async fn not_found_counts_only_after_grace_period_and_twice() {
         let world = World::new().await;
-        world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
+        world.inject_fault(json!({"operation": "create", "fault": "cut_before"})).await;
         let start = std::time::Instant::now();
         world.create("o-1", "k").await;
         let failed = world.until_status("o-1", "failed").await;
-        // The one thing here that is about time: less than the channel's window would be a guess.
-        assert!(start.elapsed().as_secs() >= 2, "it was believed too early");
+        // The grace period of the channel is 2 s; an earlier failure would be a guess.
+        assert!(start.elapsed().as_secs() >= 2, "not found was accepted before the grace period ended");
         assert_eq!(failed["money_state"], "not_moved");
-        assert!(world.seen("o-1").await["arrivals"]["query"].as_u64().unwrap() >= 2, "and asked twice");
+        assert!(
+            world.provider_order("o-1").await["arrivals"]["query"].as_u64().unwrap() >= 2,
+            "the provider was queried at least twice"
+        );
     }
 
     #[tokio::test]
-    async fn another_amount_or_account_is_never_accepted_and_told_of() {
+    async fn amount_or_account_mismatch_is_rejected_and_published() {
         let world = World::new().await;
         for (order, tamper) in [("amount", "amount"), ("account", "account")] {
             world.create(order, order).await;
-            let path = format!("/orders/{}", World::number(order));
-            world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
-            world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
+            let path = format!("/orders/{}", World::provider_order_no(order));
+            world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+            world.sandbox_control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
         }
         world.receiver.until("amount", "payment.mismatch").await;
         for order in ["amount", "account"] {
-            let events = world.receiver.of(order);
+            let events = world.receiver.events_of(order);
             assert!(!events.iter().any(|event| event.json()["type"] == "payment.succeeded"), "{order}");
         }
-        world.fault(json!({"operation": "query", "fault": "other_amount", "number": World::number("amount")})).await;
-        let asked = world.ask("GET", "/v1/payments/amount", None, &Value::Null).await.json();
-        assert_ne!(asked["status"], "succeeded", "an answer of another amount is not believed either");
+        world
+            .inject_fault(
+                json!({"operation": "query", "fault": "other_amount", "number": World::provider_order_no("amount")}),
+            )
+            .await;
+        let asked = world.signed_request("GET", "/v1/payments/amount", None, &Value::Null).await.json();
+        assert_ne!(asked["status"], "succeeded", "a query response with another amount is rejected");
     }
 
     #[tokio::test]
-    async fn what_should_not_stay_open_is_closed() {
+    async fn interrupted_close_is_retried_until_closed() {
         let world = World::new().await;
         world.create("o-1", "k").await;
-        world.fault(json!({"operation": "close", "fault": "cut_before"})).await;
-        let unclear = world.ask("POST", "/v1/payments/o-1/close", Some("c"), &Value::Null).await;
+        world.inject_fault(json!({"operation": "close", "fault": "cut_before"})).await;
+        let unclear = world.signed_request("POST", "/v1/payments/o-1/close", Some("c"), &Value::Null).await;
         assert_eq!((unclear.status, &unclear.json()["status"]), (202, &json!("pending")), "{:?}", unclear.body);
         world.receiver.until("o-1", "payment.closed").await;
-        let seen = world.seen("o-1").await;
+        let seen = world.provider_order("o-1").await;
         assert_eq!((&seen["state"], &seen["arrivals"]["close"]), (&json!("CLOSED"), &json!(2)), "{seen}");
     }
 
     #[tokio::test]
-    async fn what_stays_unknown_is_given_up_to_a_person_and_never_to_a_guess() {
-        // The day passes by the gateway's own clock.
+    async fn long_unknown_payment_is_escalated_to_manual_review() {
+        // The escalation uses the gateway's own clock, which shared stores ignore.
         if Stores::are_shared() {
             return;
         }
         let mut world = World::new().await;
-        world.fault(json!({"operation": "query", "fault": "garbage", "times": 1000})).await;
-        world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+        world.inject_fault(json!({"operation": "query", "fault": "garbage", "times": 1000})).await;
+        world.inject_fault(json!({"operation": "create", "fault": "cut_after"})).await;
         assert_eq!(world.create("o-1", "k").await.status, 202);
         let first = world.receiver.until("o-1", "payment.unknown").await;
         world.gateway.kill();
-        world.gateway.ahead = 25 * 3600;
+        world.gateway.clock_ahead = 25 * 3600;
         world.start().await;
         world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
-        crate::harness::until("the merchant is told again", || async {
-            let told = world.receiver.of("o-1").into_iter().filter(|event| event.json()["type"] == "payment.unknown");
-            let ids: Vec<String> = told.map(|event| event.id).filter(|id| *id != first.id).collect();
-            if ids.is_empty() { Err(world.explained("o-1").await) } else { Ok(()) }
+        crate::harness::until("a second payment.unknown is delivered", || async {
+            let repeats =
+                world.receiver.events_of("o-1").into_iter().filter(|event| event.json()["type"] == "payment.unknown");
+            let ids: Vec<String> = repeats.map(|event| event.id).filter(|id| *id != first.id).collect();
+            if ids.is_empty() { Err(world.explain_json("o-1").await) } else { Ok(()) }
         })
         .await;
-        let told = world.explained("o-1").await;
+        let timeline = world.explain_json("o-1").await;
         for what in
-            ["\"status\":\"unknown\"", "\"needs_person\":true", "\"what\":\"needs_person\"", "\"operation\":\"query\""]
+            ["\"status\":\"unknown\"", "\"needs_person\":true", "\"what\":\"manual_review\"", "\"operation\":\"query\""]
         {
-            assert!(told.contains(what), "{what}: {told}");
+            assert!(timeline.contains(what), "{what}: {timeline}");
         }
     }
 
     #[tokio::test]
-    async fn a_missing_notification_is_noticed_though_nobody_asks() {
+    async fn missing_notification_is_detected_without_status_query() {
         if Stores::are_shared() {
             return;
         }
         let mut world = World::new().await;
         world.create("o-1", "k").await;
         world.gateway.kill();
-        let path = format!("/orders/{}/pay", World::number("o-1"));
-        world.control("POST", &path, json!({"notify": false})).await;
-        // The provider's usual time is five minutes; of those as many pass at once as signatures may be old.
-        world.gateway.ahead = 285;
+        let path = format!("/orders/{}/pay", World::provider_order_no("o-1"));
+        world.sandbox_control("POST", &path, json!({"notify": false})).await;
+        // The provider's usual time is 5 minutes. The clock is moved by less, because a signature may be at most 5 minutes old.
+        world.gateway.clock_ahead = 285;
         world.start().await;
         world.receiver.until("o-1", "payment.succeeded").await;
     }
 
     #[tokio::test]
-    async fn a_payment_without_its_notification_is_found_by_asking() {
+    async fn status_query_finds_payment_without_notification() {
         let world = World::new().await;
         world.create("o-1", "k").await;
-        let path = format!("/orders/{}/pay", World::number("o-1"));
-        world.control("POST", &path, json!({"notify": false})).await;
+        let path = format!("/orders/{}/pay", World::provider_order_no("o-1"));
+        world.sandbox_control("POST", &path, json!({"notify": false})).await;
         world.until_status("o-1", "succeeded").await;
         world.receiver.until("o-1", "payment.succeeded").await;
     }

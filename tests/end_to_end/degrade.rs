@@ -1,4 +1,4 @@
-//! What is said when nothing is sent on purpose: routes that answer by themselves, and a gateway that has enough to do.
+//! Deliberate rejections: static route responses, admission limits, adaptive limits.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,26 +7,26 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of, send, until};
+use crate::harness::{OTHER, SHOP, World, WorldOptions, payment_body, send, signed_request, until};
 
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     headers.get("retry-after")?.to_str().ok()?.parse().ok()
 }
 
 #[tokio::test]
-async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_is_found() {
+async fn route_with_respond_claims_nothing_and_keeps_existing_payments() {
     let world = World::new().await;
     assert_eq!(world.create("before", "k-before").await.status, 201);
     let routes = world.conf().join("routes.toml");
-    let paused = "[[route]]\nmatch = { merchant = \"shop\" }\nanswer = { code = \"stocktaking\", detail = \"Closed for an hour.\", retry_after = \"10m\" }\n";
+    let paused = "[[route]]\nmatch = { merchant = \"shop\" }\nrespond = { code = \"stocktaking\", detail = \"Closed for an hour.\", retry_after = \"10m\" }\n";
     let open = std::fs::read_to_string(&routes).unwrap();
     std::fs::write(&routes, format!("{paused}{open}")).unwrap();
     assert_eq!(world.reload().await.status, 200);
     for body in [
-        order_of("during"),
+        payment_body("during"),
         json!({"channel": "main", "order_id": "during", "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"}),
     ] {
-        let answer = world.ask("POST", "/v1/payments", Some("k-during"), &body).await;
+        let answer = world.signed_request("POST", "/v1/payments", Some("k-during"), &body).await;
         let problem = answer.json();
         assert_eq!((answer.status, problem["code"].as_str()), (503, Some("stocktaking")), "{problem}");
         assert_eq!((&problem["money_state"], &problem["retryable"]), (&json!("not_sent"), &json!("same_key")));
@@ -40,34 +40,35 @@ async fn a_route_that_answers_by_itself_claims_nothing_and_what_was_made_before_
     let explained = String::from_utf8(explained.stdout).unwrap();
     assert!(explained.contains("route 1    to answer 503 stocktaking") && explained.contains("taken"), "{explained}");
     assert!(explained.contains("no channel: the route answers 503 stocktaking by itself"), "{explained}");
-    // No claim was made: nobody knows of it, and the key is as good as new, for another body too.
-    let asked = world.ask("GET", "/v1/payments/during", None, &Value::Null).await;
+    // No claim was made: the order is unknown, and the key can be reused, even with another body.
+    let asked = world.signed_request("GET", "/v1/payments/during", None, &Value::Null).await;
     assert_eq!(asked.status, 404);
-    // What was made before is found by its repetition, is asked about and can be closed.
+    // An existing payment can still be replayed, queried and closed.
     let again = world.create("before", "k-before").await;
     assert!(again.status == 201 && again.is_replayed(), "{} {}", again.status, again.json());
     assert_eq!(world.payment("before").await["status"], "pending");
-    // Another merchant is not paused.
-    let other = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("theirs")).await;
+    // Another merchant is not affected.
+    let other =
+        signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &payment_body("theirs")).await;
     assert_eq!(other.status, 201, "{}", other.json());
     std::fs::write(&routes, open).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    assert_eq!(world.create("during", "k-during").await.status, 201, "the same key may try again");
-    assert_eq!(world.seen("during").await["arrivals"]["create"], 1);
+    assert_eq!(world.create("during", "k-during").await.status, 201, "the same key may retry");
+    assert_eq!(world.provider_order("during").await["arrivals"]["create"], 1);
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_full_says_so_at_once_and_keeps_places_for_notifications() {
-    let world = Arc::new(World::with(WorldOptions { server: "in_flight = 16", ..WorldOptions::default() }).await);
+async fn overloaded_gateway_is_503_and_reserves_permits_for_notifications() {
+    let world = Arc::new(World::with(WorldOptions { server: "max_in_flight = 16", ..WorldOptions::default() }).await);
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
-    // Of two merchants each may have half of the permits.
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 16})).await;
+    // Each of two merchants may use half of the permits.
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 16})).await;
     let mut stuck = Vec::new();
     for number in 0..8 {
         for merchant in [&SHOP, &OTHER] {
             let (listen, order) = (world.gateway.listen, format!("slow-{number}"));
             stuck.push(tokio::spawn(async move {
-                ask(listen, merchant, "POST", "/v1/payments", Some(&order), &order_of(&order)).await
+                signed_request(listen, merchant, "POST", "/v1/payments", Some(&order), &payment_body(&order)).await
             }));
         }
     }
@@ -84,14 +85,14 @@ async fn a_gateway_that_is_full_says_so_at_once_and_keeps_places_for_notificatio
     for request in stuck {
         assert!(matches!(request.await.unwrap().status, 201 | 202));
     }
-    until("it has room again", || async {
+    until("requests are admitted again", || async {
         let answer = world.create("o-3", "k-3").await;
         if answer.status == 201 { Ok(()) } else { Err(format!("{}", answer.status)) }
     })
     .await;
 }
 
-/// Bears two calls of a kind at the same time, whatever it measures.
+/// Fixes the adaptive limit at two concurrent calls per operation.
 fn narrow(conf: &Path, _: SocketAddr) {
     let file = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -99,17 +100,17 @@ fn narrow(conf: &Path, _: SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_channel_that_has_as_many_calls_as_it_bears_sheds_early_and_still_answers_queries() {
+async fn adaptive_limit_rejects_payments_and_admits_queries() {
     let world = Arc::new(World::with(WorldOptions { edit: narrow, ..WorldOptions::default() }).await);
     assert_eq!(world.create("first", "first").await.status, 201);
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500, "times": 2})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1500, "times": 2})).await;
     let slow: Vec<_> = ["o-1", "o-2"]
         .map(|order| {
             let world = Arc::clone(&world);
             tokio::spawn(async move { world.create(order, order).await })
         })
         .into();
-    until("both are under way", || async {
+    until("both calls are in flight", || async {
         let metrics = world.metrics().await;
         let line = "tollgate_adaptive_in_flight{channel=\"main\",operation=\"pay\"} 2";
         if metrics.contains(line) { Ok(()) } else { Err(metrics) }
@@ -118,12 +119,12 @@ async fn a_channel_that_has_as_many_calls_as_it_bears_sheds_early_and_still_answ
     let shed = world.create("o-3", "o-3").await;
     assert_eq!((shed.status, retry_after(&shed.headers)), (503, Some(1)), "{}", shed.json());
     assert!(shed.json()["detail"].as_str().unwrap().contains("bears 2 calls for pay"), "{}", shed.json());
-    let asked = world.ask("GET", "/v1/payments/first", None, &Value::Null).await;
-    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries have places of their own");
+    let asked = world.signed_request("GET", "/v1/payments/first", None, &Value::Null).await;
+    assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries have their own limit");
     for call in slow {
         assert_eq!(call.await.unwrap().status, 201);
     }
-    assert_eq!(world.create("o-3", "o-3").await.status, 201, "the same key may try again");
+    assert_eq!(world.create("o-3", "o-3").await.status, 201, "the same key may retry");
     let metrics = world.metrics().await;
     assert!(metrics.contains("tollgate_adaptive_shed_total{channel=\"main\",operation=\"pay\"} 1"), "{metrics}");
 }

@@ -1,8 +1,8 @@
-//! A ledger whose disk has no room: as merchants meet it.
+//! Ledger on a full disk, as merchants see it.
 
 use crate::harness::World;
 
-/// Starts the gateway anew with so much of the disk kept free.
+/// Restarts the gateway with this `min_free_disk` line.
 async fn keep_free(world: &mut World, reserve: &str) {
     world.gateway.kill();
     let file = world.conf().join("tollgate.toml");
@@ -14,7 +14,7 @@ async fn keep_free(world: &mut World, reserve: &str) {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_reading_goes_on_and_the_same_key_runs_once_there_is_room() {
+async fn full_disk_rejects_payments_serves_reads_then_recovers() {
     let mut world = World::new().await;
     let first = world.create("o-1", "k-1").await;
     assert_eq!(first.status, 201);
@@ -24,9 +24,9 @@ async fn nothing_is_sent_reading_goes_on_and_the_same_key_runs_once_there_is_roo
     assert_eq!((refused.status, said["code"].as_str()), (503, Some("ledger_unavailable")));
     assert_eq!((said["money_state"].as_str(), said["retryable"].as_str()), (Some("not_sent"), Some("same_key")));
     assert!(refused.headers.contains_key("retry-after"));
-    assert_eq!(world.seen("o-2").await["arrivals"]["create"], serde_json::Value::Null);
+    assert_eq!(world.provider_order("o-2").await["arrivals"]["create"], serde_json::Value::Null);
     assert!(world.metrics().await.contains("\ntollgate_ledger_accepts_writes 0\n"));
-    // What was done is known, and what the provider says of it is still heard.
+    // Existing payments are still returned, and notifications still recorded.
     let again = world.create("o-1", "k-1").await;
     assert!(again.status == 201 && again.is_replayed() && again.body == first.body);
     world.pay("o-1").await;

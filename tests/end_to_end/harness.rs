@@ -1,4 +1,4 @@
-//! A small world for each test: a directory, a sandbox, a gateway process, a merchant's receiver, a signing client.
+//! Test world: a directory, a sandbox, a gateway process, a webhook receiver, a signing client.
 
 mod gateway;
 mod merchant;
@@ -17,29 +17,29 @@ use tollgate::keygen::{self, SandboxProvider};
 use tollgate::sandbox::{Options, Sandbox};
 use tollgate_plugins::payment::provider_number;
 
-pub use self::gateway::{Gateway, force};
+pub use self::gateway::{Gateway, force_breaker};
 pub use self::merchant::{
-    Answer, Merchant, OTHER, SHOP, WEBHOOK_SECRET, ask, ask_later, order_of, send, signed, try_ask, write_merchant,
-    write_merchants,
+    Answer, Merchant, OTHER, SHOP, WEBHOOK_SECRET, payment_body, send, signed_headers, signed_request,
+    signed_request_async, try_signed_request, write_merchant, write_merchants,
 };
 use crate::receiver::Receiver;
 use crate::stores::Stores;
 
-/// Long enough for a busy machine; a condition that never comes ends the test with what was seen last.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Limit for every wait, long enough for a busy machine. A failed wait prints the last value.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The product's time-outs of a channel, which a busy machine cannot always keep.
+/// Default timeouts of a generated channel, too short for a busy machine.
 const PRODUCT_TIMEOUTS: &str = "timeouts = { connect = \"1s\", read = \"2s\", write = \"2s\", total = \"5s\" }";
-/// Those of the tests' channels: a test that is not about a time-out must not meet one.
-pub const TIMEOUTS: &str = "timeouts = { connect = \"60s\", read = \"60s\", write = \"60s\", total = \"100s\" }";
+/// Timeouts of the tests' channels, so long that only tests about timeouts meet one.
+pub const LONG_TIMEOUTS: &str = "timeouts = { connect = \"60s\", read = \"60s\", write = \"60s\", total = \"100s\" }";
 
-/// Waits for a turn to make keys or to start a process: all worlds at once would only wait for each other.
-async fn turn() -> SemaphorePermit<'static> {
-    static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+/// Limits how many worlds generate keys or start processes at the same time.
+async fn startup_permit() -> SemaphorePermit<'static> {
+    static STARTUPS: LazyLock<Semaphore> = LazyLock::new(|| {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Semaphore::new(cores.clamp(2, 8))
     });
-    TURNS.acquire().await.unwrap()
+    STARTUPS.acquire().await.unwrap()
 }
 
 pub struct World {
@@ -50,7 +50,7 @@ pub struct World {
     _stores: Stores,
 }
 
-/// What a test may want otherwise.
+/// Options of a test world.
 pub struct WorldOptions {
     pub channels: Vec<&'static str>,
     pub provider: SandboxProvider,
@@ -58,9 +58,9 @@ pub struct WorldOptions {
     /// Edits a channel's TOML before the gateway starts.
     pub edit: fn(&Path, SocketAddr),
     pub server: &'static str,
-    /// Refunds end when a test says so, not at once.
+    /// Refunds stay pending until the test finishes them.
     pub refunds_wait: bool,
-    /// What `[ledger]` says, where it is not to be what the run is over.
+    /// Lines of `[ledger]`; default: the ledger of this test run.
     pub ledger: Option<String>,
 }
 
@@ -78,16 +78,16 @@ impl Default for WorldOptions {
     }
 }
 
-/// The sandbox knows at once what it has; the tests need not wait for what real providers take.
-const SETTLE_WINDOW: &str = "not_found_grace = \"2s\"";
+/// Short grace period, because the sandbox answers queries consistently at once.
+const NOT_FOUND_GRACE: &str = "not_found_grace = \"2s\"";
 
 impl World {
     pub async fn new() -> Self {
         Self::with(WorldOptions::default()).await
     }
 
-    /// With one channel, of this provider.
-    pub async fn of(provider: &'static str) -> Self {
+    /// Starts a world with one channel of this provider.
+    pub async fn for_provider(provider: &'static str) -> Self {
         let provider = match provider {
             "wechat-v3" => SandboxProvider::WechatV3,
             "wechat-v2" => SandboxProvider::WechatV2,
@@ -97,45 +97,45 @@ impl World {
             "unionpay-sha256" => SandboxProvider::UnionpaySha256,
             "unionpay-sm3" => SandboxProvider::UnionpaySm3,
             "unionpay-sm2" => SandboxProvider::UnionpaySm2,
-            other => panic!("the sandbox does not stand in for {other} yet"),
+            other => panic!("the sandbox does not support {other}"),
         };
-        // One of them over HTTP/2, so that everything that is run over every provider is run over it too.
+        // One provider uses HTTP/2, so that every provider test also runs over HTTP/2.
         let is_h2 = matches!(provider, SandboxProvider::AlipayV3);
-        let edit: fn(&Path, SocketAddr) = if is_h2 { |conf, _| over_http2(conf, "main") } else { |_, _| {} };
+        let edit: fn(&Path, SocketAddr) = if is_h2 { |conf, _| enable_http2(conf, "main") } else { |_, _| {} };
         let world = Self::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
-        let said = world.probed().await;
+        let said = world.until_probed().await;
         assert_eq!(said.contains(", h2, "), is_h2, "{said}");
         world
     }
 
-    pub async fn with(wishes: WorldOptions) -> Self {
+    pub async fn with(options: WorldOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let conf = dir.path().join("conf");
         let sandbox_address = free_address();
         std::fs::create_dir_all(conf.join("merchants")).unwrap();
         std::fs::create_dir_all(conf.join("channels")).unwrap();
-        let turn = turn().await;
-        for name in &wishes.channels {
-            keygen::sandbox_channel_of(wishes.provider, &conf.join("channels"), name, &sandbox_address.to_string())
+        let permit = startup_permit().await;
+        for name in &options.channels {
+            keygen::sandbox_channel_of(options.provider, &conf.join("channels"), name, &sandbox_address.to_string())
                 .unwrap();
         }
-        for name in &wishes.channels {
+        for name in &options.channels {
             let file = conf.join("channels").join(format!("{name}.toml"));
             let text = std::fs::read_to_string(&file).unwrap();
             assert!(text.contains(PRODUCT_TIMEOUTS), "{text}");
-            let text = text.replace(PRODUCT_TIMEOUTS, TIMEOUTS);
-            std::fs::write(&file, format!("{SETTLE_WINDOW}\n{text}")).unwrap();
+            let text = text.replace(PRODUCT_TIMEOUTS, LONG_TIMEOUTS);
+            std::fs::write(&file, format!("{NOT_FOUND_GRACE}\n{text}")).unwrap();
         }
-        drop(turn);
-        (wishes.edit)(&conf, sandbox_address);
+        drop(permit);
+        (options.edit)(&conf, sandbox_address);
         let receiver = Receiver::start().await;
         write_merchants(&conf, &receiver.url());
-        // The first takes all; the others may be asked for by name.
-        let routes = wishes.channels.iter().map(|name| format!("[[route]]\nto = [{{ channel = \"{name}\" }}]\n"));
+        // The first channel is the default; the others are selected by name.
+        let routes = options.channels.iter().map(|name| format!("[[route]]\nto = [{{ channel = \"{name}\" }}]\n"));
         std::fs::write(conf.join("routes.toml"), routes.collect::<String>()).unwrap();
         let (listen, admin) = (free_address(), free_address());
-        let server = wishes.server;
-        let stores = match wishes.ledger {
+        let server = options.server;
+        let stores = match options.ledger {
             Some(ledger) => Stores::with_ledger(ledger),
             None => Stores::of_this_run().await,
         };
@@ -148,11 +148,11 @@ impl World {
             ),
         )
         .unwrap();
-        let mut options = Options::new(vec![conf.join("channels")]);
-        options.listen = sandbox_address;
-        options.notify_schedule = vec![wishes.schedule; 200];
-        options.refund_auto = !wishes.refunds_wait;
-        let sandbox = Sandbox::start(options).await.unwrap();
+        let mut sandbox_options = Options::new(vec![conf.join("channels")]);
+        sandbox_options.listen = sandbox_address;
+        sandbox_options.notify_schedule = vec![options.schedule; 200];
+        sandbox_options.refund_auto = !options.refunds_wait;
+        let sandbox = Sandbox::start(sandbox_options).await.unwrap();
         let gateway = Gateway::new(conf, listen, admin);
         let mut world = Self { dir, sandbox, gateway, receiver, _stores: stores };
         world.start().await;
@@ -163,15 +163,15 @@ impl World {
         self.gateway.start(&self.dir.path().join("gateway.log")).await;
     }
 
-    /// The same where it is not to become ready.
-    pub async fn start_alive(&mut self) {
+    /// Starts a gateway that is not expected to become ready.
+    pub async fn start_without_readiness(&mut self) {
         let url = format!("http://{}/healthz", self.gateway.admin);
         let log = self.dir.path().join("gateway.log");
         let is_alive = || async { send("GET", &url, &[], b"").await.is_ok_and(|answer| answer.status == 200) };
         self.gateway.start_until(&log, is_alive).await;
     }
 
-    /// The same where the admin port speaks TLS.
+    /// Starts a gateway whose admin port uses TLS.
     pub async fn start_tls(&mut self) {
         let (listen, admin) = (self.gateway.listen, self.gateway.admin);
         let log = self.dir.path().join("gateway.log");
@@ -180,15 +180,15 @@ impl World {
         self.gateway.start_until(&log, is_there).await;
     }
 
-    /// Another gateway with the same configuration, on addresses of its own.
-    pub async fn join(&self, name: &str) -> Gateway {
-        self.join_with_clock(name, 0).await
+    /// Starts another gateway with the same configuration on its own addresses.
+    pub async fn start_another(&self, name: &str) -> Gateway {
+        self.start_another_with_clock(name, 0).await
     }
 
-    /// The same with a clock that is so many seconds ahead.
-    pub async fn join_with_clock(&self, name: &str, ahead: i64) -> Gateway {
+    /// As [`Self::start_another`], with a clock that is `ahead` seconds ahead.
+    pub async fn start_another_with_clock(&self, name: &str, ahead: i64) -> Gateway {
         let conf = self.dir.path().join(name);
-        copy(self.conf(), &conf);
+        copy_dir(self.conf(), &conf);
         let (listen, admin) = (free_address(), free_address());
         let text = std::fs::read_to_string(conf.join("tollgate.toml")).unwrap();
         let text = text
@@ -196,7 +196,7 @@ impl World {
             .replace(&self.gateway.admin.to_string(), &admin.to_string());
         std::fs::write(conf.join("tollgate.toml"), text).unwrap();
         let mut gateway = Gateway::new(conf, listen, admin);
-        gateway.ahead = ahead;
+        gateway.clock_ahead = ahead;
         gateway.start(&self.dir.path().join(format!("{name}.log"))).await;
         gateway
     }
@@ -209,18 +209,18 @@ impl World {
         &self.gateway.conf
     }
 
-    /// A request of the merchant `shop`.
-    pub async fn ask(&self, method: &str, target: &str, key: Option<&str>, body: &Value) -> Answer {
-        ask(self.gateway.listen, &SHOP, method, target, key, body).await
+    /// Sends a signed request of the merchant `shop`.
+    pub async fn signed_request(&self, method: &str, target: &str, key: Option<&str>, body: &Value) -> Answer {
+        signed_request(self.gateway.listen, &SHOP, method, target, key, body).await
     }
 
     pub async fn create(&self, order: &str, key: &str) -> Answer {
-        self.ask("POST", "/v1/payments", Some(key), &order_of(order)).await
+        self.signed_request("POST", "/v1/payments", Some(key), &payment_body(order)).await
     }
 
-    /// Repeats it until it is said to run no more: a claim in a shared ledger is held for a dead process's for a while.
+    /// Repeats the request until it is no longer in progress. In a shared ledger the claim of a dead process expires with its lease.
     pub async fn until_decided(&self, order: &str, key: &str) -> Answer {
-        until(&format!("{order} is decided"), || async {
+        until(&format!("{order} is no longer in progress"), || async {
             let answer = self.create(order, key).await;
             (answer.status != 409).then(|| answer.clone()).ok_or_else(|| format!("{:?}", answer.body))
         })
@@ -228,7 +228,7 @@ impl World {
     }
 
     pub async fn payment(&self, order: &str) -> Value {
-        self.ask("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.json()
+        self.signed_request("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.json()
     }
 
     /// Waits until the payment has this status.
@@ -240,33 +240,33 @@ impl World {
         .await
     }
 
-    pub fn number(order: &str) -> String {
+    pub fn provider_order_no(order: &str) -> String {
         provider_number(&["shop", order])
     }
 
-    /// What the sandbox knows of an order.
-    pub async fn seen(&self, order: &str) -> Value {
-        self.control("GET", &format!("/orders/{}", Self::number(order)), Value::Null).await
+    /// Returns what the sandbox knows of an order.
+    pub async fn provider_order(&self, order: &str) -> Value {
+        self.sandbox_control("GET", &format!("/orders/{}", Self::provider_order_no(order)), Value::Null).await
     }
 
-    /// Checks that the provider made an order once, however often the identical create was sent again for a lost `action`.
-    pub async fn was_made_once(&self, order: &str) {
-        let seen = self.seen(order).await;
+    /// Asserts that the provider created the order once. Identical creates that recover a lost `action` may follow.
+    pub async fn assert_created_once(&self, order: &str) {
+        let seen = self.provider_order(order).await;
         let (arrived, executed) = (seen["arrivals"]["create"].as_u64(), seen["executions"]["create"].as_u64());
         assert!(executed == Some(1) && arrived.is_some_and(|times| (1..=4).contains(&times)), "{order}: {seen}");
     }
 
-    pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
+    pub async fn sandbox_control(&self, method: &str, path: &str, body: Value) -> Value {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let url = format!("http://{}{path}", self.sandbox.control_address());
         send(method, &url, &[], body.as_bytes()).await.unwrap().json()
     }
 
-    /// Waits until every channel's hosts were probed, so that no probe meets what is meant for payments.
-    pub async fn probed(&self) -> String {
+    /// Waits until the hosts of every channel were probed, so that no probe consumes a fault meant for payments.
+    pub async fn until_probed(&self) -> String {
         let url = format!("http://{}/probes", self.gateway.admin);
-        until("the hosts are probed", || async {
-            // Where no gateway runs nobody probes.
+        until("every host is probed", || async {
+            // Without a running gateway there are no probes.
             let Ok(answer) = send("GET", &url, &[], b"").await else { return Ok(String::new()) };
             let said = String::from_utf8(answer.body.to_vec()).unwrap();
             if said.contains("under way") { Err(said) } else { Ok(said) }
@@ -274,28 +274,29 @@ impl World {
         .await
     }
 
-    pub async fn fault(&self, fault: Value) {
-        self.probed().await;
-        let answer = self.control("POST", "/faults", fault).await;
+    pub async fn inject_fault(&self, fault: Value) {
+        self.until_probed().await;
+        let answer = self.sandbox_control("POST", "/faults", fault).await;
         assert!(answer.is_array(), "{answer}");
     }
 
     pub async fn pay(&self, order: &str) {
-        let answer = self.control("POST", &format!("/orders/{}/pay", Self::number(order)), json!({})).await;
+        let answer =
+            self.sandbox_control("POST", &format!("/orders/{}/pay", Self::provider_order_no(order)), json!({})).await;
         assert_eq!(answer["state"], "SUCCESS", "{answer}");
     }
 
-    /// Asks for a reload over the admin port.
+    /// Requests a reload over the admin port.
     pub async fn reload(&self) -> Answer {
-        self.admin("POST", "/reload", &[]).await
+        self.admin_request("POST", "/reload", &[]).await
     }
 
-    /// A request to the admin port.
-    pub async fn admin(&self, method: &str, target: &str, headers: &[(&'static str, String)]) -> Answer {
+    /// Sends a request to the admin port.
+    pub async fn admin_request(&self, method: &str, target: &str, headers: &[(&'static str, String)]) -> Answer {
         send(method, &format!("http://{}{target}", self.gateway.admin), headers, b"").await.unwrap()
     }
 
-    /// Waits until a line is among the metrics.
+    /// Waits until the metrics contain this text.
     pub async fn until_metric(&self, line: &str) {
         until(line, || async {
             let metrics = self.metrics().await;
@@ -304,8 +305,8 @@ impl World {
         .await;
     }
 
-    /// Everything that happened to an order, as support sees it.
-    pub async fn explained(&self, order: &str) -> String {
+    /// Returns the full history of an order as JSON, as `tollgate explain` reads it.
+    pub async fn explain_json(&self, order: &str) -> String {
         let answer = send("GET", &format!("http://{}/explain/{order}", self.gateway.admin), &[], b"").await.unwrap();
         String::from_utf8(answer.body.to_vec()).unwrap()
     }
@@ -316,44 +317,44 @@ impl World {
     }
 }
 
-/// Lets a channel speak HTTP/2.
-pub fn over_http2(conf: &Path, channel: &str) {
+/// Enables HTTP/2 for a channel.
+pub fn enable_http2(conf: &Path, channel: &str) {
     let file = conf.join("channels").join(format!("{channel}.toml"));
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("http2 = true\n{text}")).unwrap();
 }
 
-pub fn copy(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
+            copy_dir(&entry.path(), &target);
         } else {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }
 
-/// Waits for a condition; says what was there instead when it does not come.
+/// Polls a condition until it holds. A timeout panics with the last value.
 pub async fn until<T, F, S>(what: &str, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, S>>,
     S: std::fmt::Display,
 {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TEST_TIMEOUT;
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(instead) => assert!(Instant::now() < end, "waited in vain for: {what}; last seen: {instead:#}"),
+            Err(instead) => assert!(Instant::now() < end, "timed out waiting until {what}; last value: {instead:#}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// An address for a listener that must come back on it after a kill, so it cannot be port 0. Each is on a loopback address
-/// of its own: no connection of another test can be given its port meanwhile.
+/// Returns an address for a listener that must be bound again after a crash, so port 0 is not possible. Each is on its own
+/// loopback IP: no connection of another test can take its port meanwhile.
 pub fn free_address() -> SocketAddr {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let number = GIVEN.fetch_add(1, Ordering::SeqCst) + (std::process::id() << 10);

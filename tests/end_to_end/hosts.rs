@@ -1,5 +1,4 @@
-//! Hosts: what is wrong with one is seen before a payment meets it, HTTP/2 keeps the money rules, and a provider that hangs
-//! holds up nobody else.
+//! Provider hosts: probes report failures before a payment, HTTP/2 never resends, a hung provider delays no other channel.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,9 +9,9 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::{SHOP, World, WorldOptions, ask, order_of, over_http2, until};
+use crate::harness::{SHOP, World, WorldOptions, enable_http2, payment_body, signed_request, until};
 
-/// Edits a channel's file.
+/// Replaces text in a channel's file.
 fn edit(conf: &Path, channel: &str, from: &str, to: &str) {
     let file = conf.join("channels").join(format!("{channel}.toml"));
     let text = std::fs::read_to_string(&file).unwrap();
@@ -20,7 +19,7 @@ fn edit(conf: &Path, channel: &str, from: &str, to: &str) {
     std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
 }
 
-/// Certificate and key that no authority of the sandbox's ever saw.
+/// Writes a certificate and key that the sandbox's CA did not issue.
 fn strange(conf: &Path, name: &str) {
     let key = KeyPair::generate().unwrap();
     let mut parameters = CertificateParams::new(vec!["stranger.example.com".to_owned()]).unwrap();
@@ -30,7 +29,7 @@ fn strange(conf: &Path, name: &str) {
     std::fs::write(conf.join(format!("channels/{name}_key.pem")), key.serialize_pem()).unwrap();
 }
 
-/// A channel with a host that is no loopback address may not have it in the open.
+/// Moves the secret into a file: a channel with a non-loopback host may not have it in its TOML.
 fn secret_in_a_file(conf: &Path) {
     let text = std::fs::read_to_string(conf.join("channels/main.toml")).unwrap();
     let (_, rest) = text.split_once("\"plain:").unwrap();
@@ -55,9 +54,9 @@ pub async fn check(conf: &Path, arguments: &[&str]) -> (i32, String) {
     (status.code().unwrap(), said)
 }
 
-/// What the running gateway says of the channel, over the admin port and as a metric; and what `check --probe` says.
+/// Checks the probe result on the admin port, in the metric and in `check --probe`. Returns the gateway's log.
 async fn seen(world: &World, reached: i64, words: &str) -> String {
-    let said = world.probed().await;
+    let said = world.until_probed().await;
     assert!(said.contains(words), "{said}");
     let metrics = world.metrics().await;
     let gauge = metrics.lines().find(|line| line.starts_with("tollgate_channel_probe{channel=\"main\"")).unwrap();
@@ -66,12 +65,12 @@ async fn seen(world: &World, reached: i64, words: &str) -> String {
     assert!(said.contains(words), "{said}");
     assert_eq!(i64::from(code), 1 - reached, "{said}");
     let (code, said) = check(world.conf(), &[]).await;
-    assert_eq!(code, 0, "without the network nothing is wrong: {said}");
+    assert_eq!(code, 0, "check without --probe reports no error: {said}");
     world.log()
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
+async fn probe_reports_host_failure_before_a_payment() {
     let edit_first: fn(&Path, SocketAddr) = |conf, address| {
         with_strange_identity(conf, address);
         secret_in_a_file(conf);
@@ -79,7 +78,7 @@ async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
     let world = World::with(WorldOptions { edit: edit_first, ..WorldOptions::default() }).await;
     let log = seen(&world, 0, "our client certificate was refused").await;
     assert!(log.contains("a payment would not get through: our client certificate was refused"), "{log}");
-    assert_eq!(world.control("GET", "/stats", Value::Null).await["requests"], 0, "nothing was asked of the provider");
+    assert_eq!(world.sandbox_control("GET", "/stats", Value::Null).await["requests"], 0, "a probe sends no request");
 
     let reload = async |from: &str, to: &str| {
         edit(world.conf(), "main", from, to);
@@ -99,73 +98,77 @@ async fn what_is_wrong_with_a_host_is_seen_before_a_payment_meets_it() {
     let log = seen(&world, 0, &format!("{closed}: connection refused")).await;
     assert!(log.contains("a payment would not get through: connection refused"), "{log}");
 
-    // The name server's trouble is not the operator's: it is told, and the generation comes into force all the same.
+    // A DNS failure is reported, and the generation is activated nevertheless.
     reload(&closed.to_string(), "nowhere.invalid:8443").await;
     let log = seen(&world, 0, "nowhere.invalid:8443: name not found").await;
     assert!(log.contains("a payment would not get through: name not found"), "{log}");
     reload("nowhere.invalid:8443", &address.to_string()).await;
     seen(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
     let metrics = world.metrics().await;
-    assert_eq!(metrics.matches("tollgate_channel_probe{").count(), 1, "what is gone is not told any more: {metrics}");
+    assert_eq!(
+        metrics.matches("tollgate_channel_probe{").count(),
+        1,
+        "the metric of a removed host is gone: {metrics}"
+    );
     let known = format!("tollgate_upstream_addresses{{channel=\"main\",host=\"{address}\",state=\"known\"}} 1");
     assert!(metrics.contains(&known), "{metrics}");
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
 }
 
 #[tokio::test]
-async fn over_http2_a_refused_certificate_is_seen_too() {
+async fn probe_reports_rejected_client_certificate_over_http2() {
     let edit: fn(&Path, SocketAddr) = |conf, address| {
         with_strange_identity(conf, address);
-        over_http2(conf, "main");
+        enable_http2(conf, "main");
     };
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
     seen(&world, 0, "our client certificate was refused").await;
 }
 
 #[tokio::test]
-async fn over_http2_a_refused_stream_is_tried_again_and_an_unclear_one_never() {
-    let edit: fn(&Path, SocketAddr) = |conf, _| over_http2(conf, "main");
+async fn http2_refused_stream_is_retried_and_unclear_one_never_resent() {
+    let edit: fn(&Path, SocketAddr) = |conf, _| enable_http2(conf, "main");
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
-    assert!(world.probed().await.contains(", h2, "));
-    world.fault(json!({"operation": "create", "fault": "refuse_stream", "times": 2})).await;
+    assert!(world.until_probed().await.contains(", h2, "));
+    world.inject_fault(json!({"operation": "create", "fault": "refuse_stream", "times": 2})).await;
     let answer = world.create("o-1", "k-1").await;
     assert_eq!(answer.status, 201, "{:?}", answer.body);
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&json!(1), &json!(1)), "{seen}");
-    assert_eq!(world.control("GET", "/faults", Value::Null).await, json!([]), "both were refused");
+    assert_eq!(world.sandbox_control("GET", "/faults", Value::Null).await, json!([]), "both streams were refused");
 
-    world.fault(json!({"operation": "create", "fault": "refuse_stream", "times": 3})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "refuse_stream", "times": 3})).await;
     let answer = world.create("o-2", "k-2").await;
-    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("not_sent")), "{:?}", answer.body);
+    assert_eq!((answer.status, &answer.json()["code"]), (503, &json!("provider_unreachable")), "{:?}", answer.body);
     let again = world.create("o-2", "k-2").await;
     assert_eq!((again.status, again.is_replayed()), (201, false), "{:?}", again.body);
 
     for fault in ["cut_unread", "cut_before", "cut_after"] {
         let order = fault.replace('_', "-");
-        world.fault(json!({"operation": "create", "fault": fault})).await;
+        world.inject_fault(json!({"operation": "create", "fault": fault})).await;
         let answer = world.create(&order, &order).await;
         assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{fault}: {:?}", answer.body);
-        until(&format!("{fault} is known"), || async {
+        until(&format!("{fault} is resolved"), || async {
             let payment = world.payment(&order).await;
             (payment["status"] != "unknown").then_some(()).ok_or(payment)
         })
         .await;
         world.create(&order, &order).await;
-        let seen = world.seen(&order).await;
+        let seen = world.provider_order(&order).await;
         match fault {
-            "cut_after" => world.was_made_once(&order).await,
+            "cut_after" => world.assert_created_once(&order).await,
             "cut_before" => assert_eq!(seen["arrivals"]["create"], 1, "{seen}"),
             _ => assert_eq!(seen["arrivals"]["create"], Value::Null, "{seen}"),
         }
     }
 }
 
-/// How many payments hang, and how many others are made meanwhile.
+/// Number of payments that hang, and of payments on another channel meanwhile.
 const HUNG: usize = 64;
 const OTHERS: usize = 200;
 
 #[tokio::test]
-async fn a_provider_that_hangs_holds_up_nobody_else() {
+async fn hung_provider_does_not_delay_other_channels() {
     let patient: fn(&Path, SocketAddr) = |conf, _| {
         edit(conf, "hung", "read = \"60s\"", "read = \"120s\"");
         edit(conf, "hung", "total = \"100s\"", "total = \"120s\"");
@@ -178,30 +181,30 @@ async fn a_provider_that_hangs_holds_up_nobody_else() {
     let mchid = account.lines().find_map(|line| line.strip_prefix("mchid = ")).unwrap().trim_matches('"').to_owned();
     let hang =
         json!({"operation": "create", "fault": "delay_before", "delay_ms": 120_000, "mchid": mchid, "times": HUNG});
-    world.fault(hang).await;
+    world.inject_fault(hang).await;
     let listen = world.gateway.listen;
     let hung: Vec<_> = (0..HUNG)
         .map(|number| {
             tokio::spawn(async move {
-                let mut order = order_of(&format!("hung-{number}"));
+                let mut order = payment_body(&format!("hung-{number}"));
                 order["channel"] = "hung".into();
-                ask(listen, &SHOP, "POST", "/v1/payments", Some(&format!("hung-{number}")), &order).await
+                signed_request(listen, &SHOP, "POST", "/v1/payments", Some(&format!("hung-{number}")), &order).await
             })
         })
         .collect();
-    until("all of them hang", || async {
-        let faults = world.control("GET", "/faults", Value::Null).await;
+    until("all payments of the channel hang", || async {
+        let faults = world.sandbox_control("GET", "/faults", Value::Null).await;
         (faults == json!([])).then_some(()).ok_or(faults)
     })
     .await;
 
     let beside = pay(&world, "beside").await;
-    assert!(hung.iter().all(|payment| !payment.is_finished()), "they were open all the time");
+    assert!(hung.iter().all(|payment| !payment.is_finished()), "the hung payments stayed open");
     println!("{OTHERS} payments, p50 and p99: alone {alone:?}, beside {HUNG} that hang {beside:?}");
     hung.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Makes payments from eight clients, all of which must work; gives the median and the 99th percentile.
+/// Creates payments from eight clients; all must succeed. Returns the median and the 99th percentile.
 async fn pay(world: &World, name: &str) -> (Duration, Duration) {
     let listen = world.gateway.listen;
     let clients = (0..8).map(|client| {
@@ -210,7 +213,8 @@ async fn pay(world: &World, name: &str) -> (Duration, Duration) {
             let mut took = Vec::new();
             for number in 0..OTHERS / 8 {
                 let (order, started) = (format!("{name}-{number}"), Instant::now());
-                let answer = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
+                let answer =
+                    signed_request(listen, &SHOP, "POST", "/v1/payments", Some(&order), &payment_body(&order)).await;
                 assert_eq!(answer.status, 201, "{order}: {:?}", answer.body);
                 took.push(started.elapsed());
             }

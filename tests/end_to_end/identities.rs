@@ -1,22 +1,22 @@
-//! Connections are never shared between identities, even when two client certificates have one serial number.
+//! Connections are never shared between client identities, even with equal certificate serial numbers.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use crate::harness::{World, WorldOptions, order_of, over_http2};
+use crate::harness::{World, WorldOptions, enable_http2, payment_body};
 
 #[tokio::test]
-async fn two_channels_with_one_serial_never_share_a_connection() {
+async fn channels_with_same_certificate_serial_never_share_a_connection() {
     never_shared(same_serial).await;
 }
 
 #[tokio::test]
-async fn nor_do_they_over_http2() {
+async fn channels_with_same_certificate_serial_never_share_an_http2_connection() {
     let said = never_shared(|conf, address| {
         same_serial(conf, address);
-        ["east", "west"].iter().for_each(|channel| over_http2(conf, channel));
+        ["east", "west"].iter().for_each(|channel| enable_http2(conf, channel));
     })
     .await;
     assert_eq!(said.matches(", h2, ").count(), 2, "{said}");
@@ -27,20 +27,20 @@ async fn never_shared(edit: fn(&Path, SocketAddr)) -> String {
     for round in 0..20 {
         for channel in ["east", "west"] {
             let order = format!("{channel}-{round}");
-            let mut body = order_of(&order);
+            let mut body = payment_body(&order);
             body["channel"] = channel.into();
-            let answer = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+            let answer = world.signed_request("POST", "/v1/payments", Some(&order), &body).await;
             assert_eq!(answer.status, 201, "{order}: {:?}", answer.body);
         }
     }
-    let stats = world.control("GET", "/stats", serde_json::Value::Null).await;
+    let stats = world.sandbox_control("GET", "/stats", serde_json::Value::Null).await;
     assert_eq!(stats["wrong_identities"], 0, "{stats}");
     let handshakes = stats["handshakes"].as_u64().unwrap();
-    assert!((2..40).contains(&handshakes), "connections were kept, each for its own channel: {stats}");
-    world.probed().await
+    assert!((2..40).contains(&handshakes), "connections are pooled per channel: {stats}");
+    world.until_probed().await
 }
 
-/// Gives `west` a certificate with the serial number of `east`'s, over its own key.
+/// Gives `west` a certificate with the serial number of `east`, over its own key.
 fn same_serial(conf: &Path, _: SocketAddr) {
     let read =
         |channel: &str, file: &str| std::fs::read_to_string(conf.join("channels").join(channel).join(file)).unwrap();

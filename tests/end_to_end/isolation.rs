@@ -1,4 +1,4 @@
-//! One merchant's flood, errors and dead webhook do not touch another's payments.
+//! Isolation: one merchant's flood, errors and dead webhook do not affect another merchant.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tollgate_plugins::payment::provider_number;
 
-use crate::harness::{Merchant, OTHER, SHOP, World, order_of, signed, try_ask, until, write_merchant};
+use crate::harness::{
+    Merchant, OTHER, SHOP, World, payment_body, signed_headers, try_signed_request, until, write_merchant,
+};
 
-/// What the flooding merchant got, by kind of answer.
+/// Responses to the flooding merchant, counted by kind.
 #[derive(Default)]
 struct Seen {
     taken: AtomicU64,
@@ -33,7 +35,7 @@ impl Seen {
     }
 }
 
-/// A webhook that takes connections and says nothing.
+/// Starts a webhook that accepts connections and never answers.
 async fn dead_webhook() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -46,19 +48,22 @@ async fn dead_webhook() -> String {
     format!("http://{address}/events")
 }
 
-/// One payment after the other, each made, paid at the provider and waited for; the time that each request took.
+/// Creates and pays orders one after the other and waits for their events. Returns the time of each create.
 async fn customers(world: &World, name: &str, count: usize) -> Vec<Duration> {
     let mut took = Vec::new();
     for number in 0..count {
         let order = format!("{name}-{number}");
         let start = Instant::now();
-        let body = order_of(&order).to_string();
+        let body = payment_body(&order).to_string();
         let answer =
-            try_ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some(&order), body.as_bytes()).await.unwrap();
+            try_signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some(&order), body.as_bytes())
+                .await
+                .unwrap();
         took.push(start.elapsed());
         assert_eq!(answer.status, 201, "{order}: {}", answer.json());
-        let paid =
-            world.control("POST", &format!("/orders/{}/pay", provider_number(&["other", &order])), json!({})).await;
+        let paid = world
+            .sandbox_control("POST", &format!("/orders/{}/pay", provider_number(&["other", &order])), json!({}))
+            .await;
         assert_eq!(paid["state"], "SUCCESS", "{order}: {paid}");
     }
     for number in 0..count {
@@ -68,7 +73,7 @@ async fn customers(world: &World, name: &str, count: usize) -> Vec<Duration> {
     took
 }
 
-fn told(name: &str, took: &[Duration]) {
+fn print_latencies(name: &str, took: &[Duration]) {
     let at = |part: usize| took[(took.len() - 1) * part / 100];
     println!("{name:<16} p50 {:>9.1?}  p90 {:>9.1?}  longest {:>9.1?}", at(50), at(90), at(100));
 }
@@ -85,13 +90,13 @@ async fn flood(world: &World, stop: &Arc<AtomicBool>, seen: &Arc<Seen>) -> Vec<t
                 while !stop.load(Ordering::Relaxed) {
                     round += 1;
                     let order = format!("flood-{worker}-{round}");
-                    let body = order_of(&order).to_string();
+                    let body = payment_body(&order).to_string();
                     let (merchant, body) = match worker % 3 {
                         0 => (&SHOP, body.as_bytes()),
                         1 => (forger, body.as_bytes()),
                         _ => (&SHOP, b"{\"order_id\": 7".as_slice()),
                     };
-                    match try_ask(listen, merchant, "POST", "/v1/payments", Some(&order), body).await {
+                    match try_signed_request(listen, merchant, "POST", "/v1/payments", Some(&order), body).await {
                         Ok(answer) => seen.count(answer.status),
                         Err(_) => seen.count(0),
                     }
@@ -102,14 +107,14 @@ async fn flood(world: &World, stop: &Arc<AtomicBool>, seen: &Arc<Seen>) -> Vec<t
 }
 
 #[tokio::test]
-async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() {
+async fn flooding_merchant_does_not_affect_other_merchants() {
     let world = World::new().await;
     write_merchant(world.conf(), "shop", &SHOP, &dead_webhook().await);
     let file = world.conf().join("merchants/shop.toml");
     let limited = std::fs::read_to_string(&file).unwrap() + "limit = { rate = 50, burst = 50, in_flight = 4 }\n";
     std::fs::write(&file, limited).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    // Events that wait for the dead webhook, so that it hangs all the time.
+    // These events keep the dead webhook busy.
     for number in 0..20 {
         let order = format!("dead-{number}");
         assert_eq!(world.create(&order, &order).await.status, 201);
@@ -118,8 +123,8 @@ async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() 
     let before = customers(&world, "before", 40).await;
     let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
     let flooding = flood(&world, &stop, &seen).await;
-    // Not before the flood is at its height.
-    crate::harness::until("the flood is over its limit", || async {
+    // Waits until the flood exceeds its limit.
+    crate::harness::until("the flood exceeds its limit", || async {
         let count = seen.over_its_limit.load(Ordering::Relaxed);
         if count > 20 { Ok(()) } else { Err(count) }
     })
@@ -129,8 +134,8 @@ async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() 
     for worker in flooding {
         worker.await.unwrap();
     }
-    told("before the flood", &before);
-    told("during it", &during);
+    print_latencies("before the flood", &before);
+    print_latencies("during it", &during);
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
         "the flood: {} taken, {} over its limit, {} denied, {} malformed, {} other",
@@ -141,8 +146,8 @@ async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() 
         count(&seen.other)
     );
     assert!(count(&seen.taken) > 0 && count(&seen.denied) > 0 && count(&seen.malformed) > 0);
-    assert_eq!(count(&seen.other), 0, "nothing of the flood was anything but taken, limited or refused");
-    assert!(world.receiver.of("dead-0").is_empty(), "the flooding merchant's events are with its own webhook");
+    assert_eq!(count(&seen.other), 0, "the flood got only 2xx, 429, 401 and 400");
+    assert!(world.receiver.events_of("dead-0").is_empty(), "events go only to their merchant's webhook");
     let metrics = world.metrics().await;
     assert!(
         metrics.contains("tollgate_requests_total{channel=\"\",code=\"rate_limited\",merchant=\"shop\""),
@@ -151,27 +156,29 @@ async fn one_merchants_flood_errors_and_dead_webhook_lose_nothing_of_anothers() 
 }
 
 #[tokio::test]
-async fn names_in_metrics_are_those_of_the_configuration() {
+async fn metric_labels_contain_only_configured_names() {
     let world = World::new().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     let nobody = Merchant { key: "nobody-1", secret: "0123456789abcdef0123456789abcdef" };
     for channel in ["stranger", "stranger-2"] {
         let target = format!("/notify/{channel}");
-        let headers = signed(&nobody, "POST", &target, b"{}");
+        let headers = signed_headers(&nobody, "POST", &target, b"{}");
         let url = format!("http://{}{target}", world.gateway.listen);
         assert_eq!(crate::harness::send("POST", &url, &headers, b"{}").await.unwrap().status, 404);
     }
-    let denied = crate::harness::ask(world.gateway.listen, &nobody, "GET", "/v1/payments/x", None, &Value::Null).await;
+    let denied =
+        crate::harness::signed_request(world.gateway.listen, &nobody, "GET", "/v1/payments/x", None, &Value::Null)
+            .await;
     assert_eq!(denied.status, 401);
-    // Counted once the answer has left.
+    // A request is counted after its response was sent.
     world.until_metric("merchant=\"shop\"").await;
     let metrics = world.metrics().await;
     assert!(metrics.contains("channel=\"main\""), "{metrics}");
     assert!(!metrics.contains("stranger") && !metrics.contains("nobody"), "{metrics}");
-    // Who is gone goes from the metrics too, when nobody works with what was before.
+    // A removed merchant's labels disappear when its last generation is dropped.
     std::fs::remove_file(world.conf().join("merchants/shop.toml")).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    until("the merchant's name is gone", || async {
+    until("the removed merchant's labels are gone", || async {
         let metrics = world.metrics().await;
         (!metrics.contains("merchant=\"shop\"")).then_some(()).ok_or(metrics)
     })

@@ -1,4 +1,4 @@
-//! Keys and certificates in the forms in which editors leave them sign, verify and open connections as the originals do.
+//! Keys and certificates in the encodings that editors leave sign, verify and connect like the originals.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{World, WorldOptions, order_of};
+use crate::harness::{World, WorldOptions, payment_body};
 
-/// Gives the channel files of its own: with a byte order mark and CRLF, in UTF-16, and in one line. The sandbox keeps its own.
+/// Rewrites the channel's PEM files with a BOM and CRLF, in UTF-16, or on one line. The sandbox keeps the originals.
 fn odd_files(conf: &Path, _: SocketAddr) {
     let channels = conf.join("channels");
     let path = channels.join("main.toml");
@@ -29,16 +29,16 @@ fn odd_files(conf: &Path, _: SocketAddr) {
 }
 
 #[tokio::test]
-async fn payments_succeed_with_files_that_editors_changed() {
+async fn key_files_with_bom_crlf_utf16_or_no_newlines_work() {
     for (provider, method) in
         [(SandboxProvider::WechatV3, "wechat.native"), (SandboxProvider::AlipayCertificates, "alipay.qr")]
     {
         let world = World::with(WorldOptions { edit: odd_files, provider, ..WorldOptions::default() }).await;
-        let mut order = order_of("o-1");
+        let mut order = payment_body("o-1");
         order["method"] = method.into();
-        let answer = world.ask("POST", "/v1/payments", Some("k-1"), &order).await;
+        let answer = world.signed_request("POST", "/v1/payments", Some("k-1"), &order).await;
         assert_eq!(answer.status, 201, "{method}: {:?} {}", answer.body, world.log());
-        let answer = world.ask("GET", "/v1/payments/o-1", None, &Value::Null).await;
+        let answer = world.signed_request("GET", "/v1/payments/o-1", None, &Value::Null).await;
         assert_eq!(answer.status, 200, "{method}: {:?}", answer.body);
     }
 }

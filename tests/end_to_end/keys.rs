@@ -1,4 +1,4 @@
-//! Keys that verify providers' answers: without any, nothing is sent.
+//! Keys that verify providers' responses: without one, nothing is sent.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use rcgen::{
 use serde_json::{Value, json};
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{Answer, World, WorldOptions, ask_later, order_of, until};
+use crate::harness::{Answer, World, WorldOptions, payment_body, signed_request_async, until};
 use crate::reload::save;
 
-/// Takes a line that begins so out of a file, and returns it.
+/// Removes the line with this prefix from a file and returns it.
 fn take_line(file: &Path, start: &str) -> String {
     let text = std::fs::read_to_string(file).unwrap();
     let line = text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
@@ -29,17 +29,17 @@ async fn reloaded(world: &World) {
     assert_eq!(world.reload().await.status, 200);
 }
 
-/// Checks that nothing was sent, and gives the problem.
+/// Asserts that nothing was sent, and returns the problem.
 fn not_sent(answer: &Answer) -> Value {
     let problem = answer.json();
-    assert_eq!((answer.status, &problem["code"]), (503, &json!("not_sent")), "{problem}");
+    assert_eq!((answer.status, &problem["code"]), (503, &json!("channel_credentials_rejected")), "{problem}");
     assert_eq!((&problem["retryable"], &problem["money_state"]), (&json!("same_key"), &json!("not_sent")), "{problem}");
     problem
 }
 
-/// A merchant opened since autumn 2024: it has no platform certificates, and here its public key was forgotten.
+/// A WeChat Pay merchant opened since autumn 2024 has no platform certificates; here its public key is not configured.
 #[tokio::test]
-async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_once_it_is_there() {
+async fn payment_without_verification_key_is_not_sent_and_same_key_retries() {
     let edit = |conf: &Path, _| {
         take_line(&conf.join("channels/main.toml"), "verify = ");
         let account = conf.join("channels/main/sandbox.toml");
@@ -55,30 +55,33 @@ async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains("PUB_KEY_ID_…") && detail.contains("`keys.verify`"), "{detail}");
     }
-    let job = ask_later(world.gateway.listen, "/v1/payments", "k-2", &order_of("o-2")).await;
+    let job = signed_request_async(world.gateway.listen, "/v1/payments", "k-2", &payment_body("o-2")).await;
     assert_eq!(job.status, 202, "{:?}", job.body);
-    until("the job goes back to the queue", || async {
-        let told = world.explained("o-2").await;
-        told.contains("\"what\":\"put_back\"").then_some(()).ok_or(told)
+    until("the job is requeued", || async {
+        let timeline = world.explain_json("o-2").await;
+        timeline.contains("\"what\":\"requeued\"").then_some(()).ok_or(timeline)
     })
     .await;
-    assert!(world.seen("o-1").await["arrivals"].is_null() && world.seen("o-2").await["arrivals"].is_null());
+    assert!(
+        world.provider_order("o-1").await["arrivals"].is_null()
+            && world.provider_order("o-2").await["arrivals"].is_null()
+    );
 
     let metrics = world.metrics().await;
     assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"main\"} 0"), "{metrics}");
     assert!(metrics.contains("tollgate_channel_usable_keys{channel=\"spare\"} 1"), "{metrics}");
-    let breakers = String::from_utf8(world.admin("GET", "/breakers", &[]).await.body.to_vec()).unwrap();
+    let breakers = String::from_utf8(world.admin_request("GET", "/breakers", &[]).await.body.to_vec()).unwrap();
     assert!(breakers.contains("main: nothing is sent") && breakers.contains("PUB_KEY_ID_…"), "{breakers}");
     let log = world.log();
     let errors =
         log.lines().filter(|line| line.contains("\"level\":\"ERROR\"") && line.contains("RESOURCE_NOT_EXISTS"));
     let errors: Vec<&str> = errors.collect();
-    assert!(errors.len() == 1 && errors[0].contains("PUB_KEY_ID_…"), "once for the cause: {errors:#?}");
+    assert!(errors.len() == 1 && errors[0].contains("PUB_KEY_ID_…"), "one error line for the cause: {errors:#?}");
     let (code, said) = crate::hosts::check(world.conf(), &["--probe"]).await;
     assert!(code == 1 && said.contains("RESOURCE_NOT_EXISTS") && said.contains("PUB_KEY_ID_…"), "{said}");
     assert!(said.contains("channels/main.toml") && !said.contains("channels/spare.toml"), "{said}");
 
-    // Another channel takes over, as with a breaker that is open.
+    // The fallback channel is used, as with an open breaker.
     let routes = world.conf().join("routes.toml");
     let before = std::fs::read_to_string(&routes).unwrap();
     save(&routes, "[[route]]\nto = [{ channel = \"main\" }]\nfallback = [\"spare\"]\n");
@@ -96,14 +99,14 @@ async fn nothing_is_sent_without_a_key_for_the_answer_and_the_same_key_succeeds_
     reloaded(&world).await;
     let made = world.create("o-1", "k-1").await;
     assert_eq!(made.status, 201, "the same key succeeds: {:?}", made.body);
-    assert_eq!(world.seen("o-1").await["arrivals"]["create"], 1);
+    assert_eq!(world.provider_order("o-1").await["arrivals"]["create"], 1);
     world.receiver.until("o-2", "payment.pending").await;
 }
 
 #[tokio::test]
-async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_named() {
+async fn payment_waits_for_first_key_fetch_and_wrong_apiv3_key_is_named() {
     let mut world = World::new().await;
-    world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 1000})).await;
+    world.inject_fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 1000})).await;
     let file = world.conf().join("channels/main.toml");
     take_line(&file, "verify = ");
     reloaded(&world).await;
@@ -112,12 +115,12 @@ async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_name
     let right = take_line(&file, "api_v3 = ");
     put_line_after(&file, "[keys]\n", "api_v3 = \"plain:0123456789abcdef0123456789abcdef\"");
     reloaded(&world).await;
-    assert_eq!(world.create("o-2", "k-2").await.status, 201, "what was fetched before a reload goes on");
+    assert_eq!(world.create("o-2", "k-2").await.status, 201, "keys fetched before a reload stay in use");
     world.gateway.kill();
     world.start().await;
     let problem = not_sent(&world.until_decided("o-3", "k-3").await);
     assert!(problem["detail"].as_str().unwrap().contains("`keys.api_v3`"), "{problem}");
-    assert!(world.seen("o-3").await["arrivals"].is_null());
+    assert!(world.provider_order("o-3").await["arrivals"].is_null());
 
     take_line(&file, "api_v3 = ");
     put_line_after(&file, "[keys]\n", &right);
@@ -125,21 +128,21 @@ async fn payment_waits_for_the_first_fetch_of_keys_and_a_wrong_apiv3_key_is_name
     assert_eq!(world.create("o-3", "k-3").await.status, 201);
 }
 
-/// Alipay renews its certificate: answers are signed with the old one and the new one by turns, in both protocols.
+/// Alipay renews its certificate: it signs responses alternately with the old and the new one, in both protocols.
 #[tokio::test]
-async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_and_the_old_one_too() {
+async fn alipay_responses_under_old_and_renewed_certificate_are_accepted() {
     for provider in [SandboxProvider::AlipayCertificates, SandboxProvider::AlipayV3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let qr = |order: &str| {
-            let mut body = order_of(order);
+            let mut body = payment_body(order);
             body["method"] = "alipay.qr".into();
             body
         };
         for (order, fault) in [("o-1", None), ("o-2", Some("next_key")), ("o-3", None), ("o-4", Some("next_key"))] {
             if let Some(fault) = fault {
-                world.fault(json!({"operation": "create", "fault": fault})).await;
+                world.inject_fault(json!({"operation": "create", "fault": fault})).await;
             }
-            let answer = world.ask("POST", "/v1/payments", Some(order), &qr(order)).await;
+            let answer = world.signed_request("POST", "/v1/payments", Some(order), &qr(order)).await;
             assert_eq!(answer.status, 201, "{order}: {:?} {}", answer.body, world.log());
         }
         let log = world.log();
@@ -150,8 +153,8 @@ async fn answers_under_alipays_next_certificate_are_believed_once_it_is_fetched_
     }
 }
 
-/// Gives the channel a certificate of Alipay's that has ended, under a root of its own beside the sandbox's. A root that is not RSA
-/// has no part in the roots' number.
+/// Gives the channel an expired Alipay certificate under an additional root. A non-RSA root does not count in the root
+/// certificate serial number.
 fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
     let account = conf.join("channels/main");
     let named = |name: &str| {
@@ -173,28 +176,28 @@ fn with_ended_certificate(conf: &Path, _: std::net::SocketAddr) {
     std::fs::write(account.join("alipay_root_cert.pem"), roots + &root_pem).unwrap();
 }
 
-/// Nothing else is under way whose answer could name Alipay's present certificate.
+/// No other request is in flight whose response could name Alipay's current certificate.
 #[tokio::test]
-async fn new_payment_succeeds_after_a_restart_although_the_configured_certificate_of_alipay_has_ended() {
-    let wishes = WorldOptions {
+async fn expired_alipay_certificate_is_replaced_by_fetched_one_after_restart() {
+    let options = WorldOptions {
         provider: SandboxProvider::AlipayCertificates,
         edit: with_ended_certificate,
         ..WorldOptions::default()
     };
-    let mut world = World::with(wishes).await;
-    world.fault(json!({"operation": "*", "fault": "next_key", "times": 1000})).await;
+    let mut world = World::with(options).await;
+    world.inject_fault(json!({"operation": "*", "fault": "next_key", "times": 1000})).await;
     let qr = |order: &str| {
-        let mut body = order_of(order);
+        let mut body = payment_body(order);
         body["method"] = "alipay.qr".into();
         body
     };
     for order in ["o-1", "o-2"] {
         until("the payment is sent", || async {
-            let answer = world.ask("POST", "/v1/payments", Some(order), &qr(order)).await;
+            let answer = world.signed_request("POST", "/v1/payments", Some(order), &qr(order)).await;
             (answer.status == 201).then_some(()).ok_or_else(|| format!("{:?}", answer.body))
         })
         .await;
-        assert_eq!(world.seen(order).await["arrivals"]["create"], 1, "{order}");
+        assert_eq!(world.provider_order(order).await["arrivals"]["create"], 1, "{order}");
         world.gateway.kill();
         world.start().await;
     }

@@ -1,4 +1,4 @@
-//! The embedded ledger's files missing, emptied, damaged or removed, as operators and merchants meet it.
+//! Embedded ledger's files: missing, empty, damaged or removed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,18 +13,18 @@ fn data(world: &World) -> PathBuf {
     world.conf().with_file_name("data")
 }
 
-/// What a start says that ends at once.
+/// Starts a gateway that must exit at once, and returns its output.
 async fn refusal(world: &World) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(["run", "--conf"]).arg(world.conf()).kill_on_drop(true);
     let ended = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
-    let ended = ended.expect("it started although it should not").unwrap();
+    let ended = ended.expect("the gateway did not exit").unwrap();
     assert!(!ended.status.success());
     String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout)
 }
 
 #[tokio::test]
-async fn missing_emptied_or_replaced_ledger_is_refused_and_goes_on_when_it_is_back() {
+async fn missing_empty_or_replaced_ledger_is_rejected_until_restored() {
     let mut world = world().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     world.gateway.kill();
@@ -37,7 +37,7 @@ async fn missing_emptied_or_replaced_ledger_is_refused_and_goes_on_when_it_is_ba
     let said = refusal(&world).await;
     assert!(said.contains("holds no ledger"), "{said}");
     assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
-    // Whoever wants an empty one says so.
+    // An operator who wants an empty ledger removes the marker.
     let marker = world.conf().with_file_name("conf.generations").join("ledger.json");
     let known = std::fs::read(&marker).unwrap();
     std::fs::remove_file(&marker).unwrap();
@@ -54,7 +54,7 @@ async fn missing_emptied_or_replaced_ledger_is_refused_and_goes_on_when_it_is_ba
 }
 
 #[tokio::test]
-async fn flipped_bit_in_the_log_is_refused_and_nothing_is_paid_twice() {
+async fn corrupt_wal_is_rejected_at_start() {
     let mut world = world().await;
     for number in 0..5 {
         assert_eq!(world.create(&format!("o-{number}"), &format!("k-{number}")).await.status, 201);
@@ -78,16 +78,16 @@ async fn flipped_bit_in_the_log_is_refused_and_nothing_is_paid_twice() {
 }
 
 #[tokio::test]
-async fn directory_removed_while_it_runs_stops_payments_and_readiness() {
+async fn removed_ledger_directory_stops_payments_and_readiness() {
     let world = world().await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     std::fs::remove_dir_all(data(&world)).unwrap();
     assert_eq!(world.create("o-2", "k-2").await.status, 503);
-    until("it is not ready", || async {
-        let ready = world.admin("GET", "/readyz", &[]).await.status;
+    until("the gateway is not ready", || async {
+        let ready = world.admin_request("GET", "/readyz", &[]).await.status;
         (ready == 503).then_some(()).ok_or(ready)
     })
     .await;
     assert!(world.log().contains("removed, replaced or unmounted"), "{}", world.log());
-    assert_eq!(world.seen("o-2").await["arrivals"]["create"], serde_json::Value::Null);
+    assert_eq!(world.provider_order("o-2").await["arrivals"]["create"], serde_json::Value::Null);
 }

@@ -1,4 +1,4 @@
-//! The log, and a reader of it that is slow, stuck or gone: no payment waits for it or fails with it.
+//! Log output: a slow, blocked or closed reader neither delays nor fails payments.
 
 use std::io::{BufRead, BufReader, PipeReader, pipe};
 use std::process::{Command, Stdio};
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{SHOP, World, WorldOptions, send, try_ask, until};
-use crate::statuses::reading;
+use crate::harness::{SHOP, World, WorldOptions, send, try_signed_request, until};
+use crate::status_cache::reading;
 
 const DROPPED: &str = "tollgate_log_lines_dropped_total";
 
-/// A world whose gateway was started anew with a pipe for its log.
+/// Starts a world whose gateway logs into a pipe.
 async fn with_pipe() -> (World, PipeReader) {
     let server = "[telemetry]\nlog_buffer = \"64KiB\"";
     let mut world = World::with(WorldOptions { server, ..WorldOptions::default() }).await;
@@ -24,13 +24,13 @@ async fn with_pipe() -> (World, PipeReader) {
     (world, reader)
 }
 
-/// Asks until lines of the log are dropped.
+/// Sends requests until log lines are dropped.
 async fn fill(world: &World) {
     let before = reading(&world.gateway, DROPPED).await;
     for _ in 0..100 {
         for number in 0..50 {
             let target = format!("/v1/payments/none-{number}");
-            try_ask(world.gateway.listen, &SHOP, "GET", &target, None, b"").await.unwrap();
+            try_signed_request(world.gateway.listen, &SHOP, "GET", &target, None, b"").await.unwrap();
         }
         if reading(&world.gateway, DROPPED).await > before {
             return;
@@ -39,7 +39,7 @@ async fn fill(world: &World) {
     panic!("no line was dropped");
 }
 
-/// Reads lines, each of which must be JSON, until one has this in it.
+/// Reads lines, each of which must be JSON, until one contains `wanted`.
 fn read_until(reader: PipeReader, wanted: &'static str) -> (BufReader<PipeReader>, Value) {
     let mut lines = BufReader::new(reader);
     loop {
@@ -53,13 +53,13 @@ fn read_until(reader: PipeReader, wanted: &'static str) -> (BufReader<PipeReader
 }
 
 #[tokio::test]
-async fn log_that_nobody_reads_holds_up_neither_payments_nor_the_end() {
+async fn blocked_log_reader_delays_neither_payments_nor_shutdown() {
     let (mut world, reader) = with_pipe().await;
     fill(&world).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    assert_eq!(world.admin("GET", "/readyz", &[]).await.status, 200);
+    assert_eq!(world.admin_request("GET", "/readyz", &[]).await.status, 200);
 
     let read = tokio::task::spawn_blocking(move || read_until(reader, "log lines were dropped"));
     let asking = async {
@@ -67,19 +67,23 @@ async fn log_that_nobody_reads_holds_up_neither_payments_nor_the_end() {
             world.payment("o-1").await;
         }
     };
-    let (_stuck, told) = tokio::select! {
+    let (_stuck, warning) = tokio::select! {
         read = read => read.unwrap(),
         () = asking => unreachable!(),
     };
-    assert_eq!((&told["level"], told["fields"]["dropped"].as_u64() > Some(0)), (&json!("WARN"), true), "{told}");
+    assert_eq!(
+        (&warning["level"], warning["fields"]["dropped"].as_u64() > Some(0)),
+        (&json!("WARN"), true),
+        "{warning}"
+    );
 
     fill(&world).await;
     world.gateway.signal("TERM");
-    assert_eq!(world.gateway.ended().await, 0);
+    assert_eq!(world.gateway.wait_exit().await, 0);
 }
 
 #[tokio::test]
-async fn webhook_that_fails_is_tried_on_schedule_when_the_readers_of_all_output_are_gone() {
+async fn webhook_retries_stay_on_schedule_with_closed_output() {
     let mut world = World::new().await;
     world.gateway.kill();
     let [(_, out), (_, err)] = [pipe().unwrap(), pipe().unwrap()];
@@ -91,28 +95,28 @@ async fn webhook_that_fails_is_tried_on_schedule_when_the_readers_of_all_output_
     world.receiver.until("o-1", "payment.succeeded").await;
     let first = Instant::now();
     until("the attempt is recorded", || async {
-        let told = world.explained("o-1").await;
-        if told.contains("it answered 500") { Ok(()) } else { Err(told) }
+        let timeline = world.explain_json("o-1").await;
+        if timeline.contains("it answered 500") { Ok(()) } else { Err(timeline) }
     })
     .await;
     // The second attempt is due after 4.5 s at the earliest.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let attempts = world.receiver.of("o-1").len();
+    let attempts = world.receiver.events_of("o-1").len();
     assert!(attempts == 1 || first.elapsed() > Duration::from_secs(4), "{attempts} attempts");
     assert!(reading(&world.gateway, DROPPED).await > 0.0);
-    assert_eq!(world.admin("GET", "/readyz", &[]).await.status, 200);
+    assert_eq!(world.admin_request("GET", "/readyz", &[]).await.status, 200);
     world.gateway.signal("TERM");
-    assert_eq!(world.gateway.ended().await, 0);
+    assert_eq!(world.gateway.wait_exit().await, 0);
 }
 
 #[tokio::test]
-async fn every_line_is_json_and_names_no_file_of_the_build_machine() {
+async fn log_lines_are_json_without_source_paths() {
     let server = "[telemetry]\nlog = \"info,pingora=debug\"";
     let world = World::with(WorldOptions { server, ..WorldOptions::default() }).await;
     let mut stranger = TcpStream::connect(world.gateway.listen).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nbroken header\r\n\r\n").await.unwrap();
     world.create("o-1", "k-1").await;
-    let log = until("a library that is named is in the log", || async {
+    let log = until("the log contains lines of the library named in the filter", || async {
         let log = world.log();
         let is_there = log.contains("Fail to proxy") && log.contains("create_payment");
         if is_there { Ok(log) } else { Err(log) }
@@ -130,9 +134,9 @@ async fn every_line_is_json_and_names_no_file_of_the_build_machine() {
     }
 }
 
-// The commands block one thread, and the sandbox that they reach needs another.
+// The commands block one thread; the sandbox needs another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn command_whose_reader_is_gone_ends_quietly() {
+async fn command_with_closed_output_exits_without_panic() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     for command in [

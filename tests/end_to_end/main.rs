@@ -1,4 +1,4 @@
-//! Everything together, on real sockets: the gateway as its own process, the sandbox as provider, a merchant with a webhook.
+//! End-to-end tests on real sockets: the gateway as a process, the sandbox as provider, a merchant with a webhook.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,39 +19,38 @@ mod clocks;
 mod cluster;
 mod contract;
 mod degrade;
-mod dialects;
-mod documentation;
-mod double;
+mod duplicate_payment;
 mod full_disk;
-mod graceful;
 mod harness;
 mod hosts;
+mod idempotency;
 mod identities;
 mod isolation;
 mod key_files;
+mod key_rotation;
 mod keys;
 mod ledger_files;
 mod load;
 mod log;
 mod malformed;
-mod moving;
+mod migration;
 mod nonces;
 mod notifications;
-mod once;
 mod paths;
 mod payer;
 mod payments;
+mod providers;
 mod queue;
 mod receiver;
 mod redis;
 mod reload;
 mod replays;
-mod rotation;
 mod routing;
 mod sdk_conformance;
 #[path = "../servers/server.rs"]
 mod server;
-mod statuses;
+mod shutdown;
+mod status_cache;
 mod stores;
-mod strangers;
 mod timeline;
+mod untrusted_clients;

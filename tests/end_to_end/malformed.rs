@@ -1,11 +1,11 @@
-//! What a stranger or a clumsy caller can send: always a problem with 4xx, never a crash.
+//! Malformed input is always answered by a 4xx problem and never crashes the gateway.
 
-use crate::harness::{SHOP, World, order_of, send, signed, try_ask};
+use crate::harness::{SHOP, World, payment_body, send, signed_headers, try_signed_request};
 
 #[tokio::test]
-async fn malformed_input_to_each_endpoint_is_a_problem() {
+async fn malformed_body_is_4xx_problem_at_each_endpoint() {
     let world = World::new().await;
-    let good = order_of("o-1").to_string();
+    let good = payment_body("o-1").to_string();
     let with = |from: &str, to: &str| good.replace(from, to).into_bytes();
     let deep = [b"{\"order_id\":".to_vec(), vec![b'['; 100_000]].concat();
     let bodies: Vec<Vec<u8>> = vec![
@@ -35,11 +35,11 @@ async fn malformed_input_to_each_endpoint_is_a_problem() {
     for target in ["/v1/payments", "/v1/payments/o-1/refunds", "/v1/payments/o-1/close"] {
         for (number, body) in bodies.iter().enumerate() {
             if body.is_empty() && target.ends_with("close") {
-                continue; // The right body of a close.
+                continue; // An empty body is valid for a close.
             }
             let key = format!("{target}-{number}");
-            let answer = try_ask(world.gateway.listen, &SHOP, "POST", target, Some(&key), body).await;
-            // A body over the limit may be cut off while it is being sent.
+            let answer = try_signed_request(world.gateway.listen, &SHOP, "POST", target, Some(&key), body).await;
+            // The connection may be closed while a body over the limit is still being sent.
             let Ok(answer) = answer else {
                 assert!(body.len() > 1 << 20, "{target} {number}");
                 continue;
@@ -52,21 +52,21 @@ async fn malformed_input_to_each_endpoint_is_a_problem() {
             }
         }
     }
-    assert_eq!(world.create("o-1", "fine").await.status, 201, "it still serves");
+    assert_eq!(world.create("o-1", "fine").await.status, 201, "the gateway still serves");
     assert!(!world.log().contains("panicked"), "{}", world.log());
 }
 
-/// One merchant's text must not be taken for a fault of the channel that all share.
+/// Invalid text of one merchant must not count as a failure of the shared channel.
 #[tokio::test]
-async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_provider_as_signed() {
-    let world = World::of("wechat-v2").await;
+async fn control_characters_are_400_and_line_endings_reach_xml_provider_as_signed() {
+    let world = World::for_provider("wechat-v2").await;
     let pay = async |order: &str, field: &str, text: &str| {
-        let mut body = order_of(order);
+        let mut body = payment_body(order);
         match field.strip_prefix("payer.") {
             Some(of_payer) => body["payer"] = serde_json::json!({ of_payer: text }),
             None => body[field] = text.into(),
         }
-        world.ask("POST", "/v1/payments", Some(order), &body).await
+        world.signed_request("POST", "/v1/payments", Some(order), &body).await
     };
     for (number, (field, text)) in [
         ("description", "tea\u{0}"),
@@ -85,7 +85,7 @@ async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_prov
         let problem = refused.json();
         assert_eq!((refused.status, &problem["code"]), (400, &"invalid_request".into()), "{field} {text:?}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(field), "{problem}");
-        assert_eq!(pay(&order, "description", "tea").await.status, 201, "nothing was claimed");
+        assert_eq!(pay(&order, "description", "tea").await.status, 201, "the rejected request made no claim");
     }
     for number in 0..25 {
         let order = format!("lines-{number}");
@@ -95,14 +95,17 @@ async fn text_with_control_characters_is_refused_and_line_ends_reach_an_xml_prov
     world.pay("lines-0").await;
     world.until_status("lines-0", "succeeded").await;
     let refund = serde_json::json!({"refund_id": "r-1", "amount": {"value": 1, "currency": "CNY"}, "reason": "a\r\nb"});
-    let answer = world.ask("POST", "/v1/payments/lines-0/refunds", Some("r-1"), &refund).await;
+    let answer = world.signed_request("POST", "/v1/payments/lines-0/refunds", Some("r-1"), &refund).await;
     assert_eq!(answer.status, 201, "{:?}", answer.body);
     let metrics = world.metrics().await;
-    assert!(!metrics.contains("result=\"unauthorized\"") && !metrics.contains("result=\"unfit\""), "{metrics}");
+    assert!(
+        !metrics.contains("result=\"unauthorized\"") && !metrics.contains("result=\"unsupported_by_provider\""),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
-async fn strange_paths_and_methods_are_problems_too() {
+async fn invalid_path_or_method_is_4xx_problem() {
     let world = World::new().await;
     for (method, target, status) in [
         ("GET", "/", 404),
@@ -113,19 +116,19 @@ async fn strange_paths_and_methods_are_problems_too() {
         ("PUT", "/v1/payments", 405),
         ("GET", "/v1/payments/o-1/close", 405),
     ] {
-        let answer = try_ask(world.gateway.listen, &SHOP, method, target, None, b"").await.unwrap();
+        let answer = try_signed_request(world.gateway.listen, &SHOP, method, target, None, b"").await.unwrap();
         assert_eq!(answer.status, status, "{method} {target}: {:?}", answer.body);
         assert_eq!(answer.headers["content-type"], "application/problem+json", "{method} {target}");
     }
     let long = format!("/v1/payments/{}", "x".repeat(10_000));
-    assert_eq!(try_ask(world.gateway.listen, &SHOP, "GET", &long, None, b"").await.unwrap().status, 404);
+    assert_eq!(try_signed_request(world.gateway.listen, &SHOP, "GET", &long, None, b"").await.unwrap().status, 404);
 }
 
 #[tokio::test]
-async fn request_ids_come_back_and_strange_ones_are_replaced() {
+async fn request_id_is_echoed_and_invalid_one_replaced() {
     let world = World::new().await;
     let url = format!("http://{}/v1/payments/o-1", world.gateway.listen);
-    let mut headers = signed(&SHOP, "GET", "/v1/payments/o-1", b"");
+    let mut headers = signed_headers(&SHOP, "GET", "/v1/payments/o-1", b"");
     headers.push(("x-request-id", "mine-1".to_owned()));
     let answer = send("GET", &url, &headers, b"").await.unwrap();
     assert_eq!(

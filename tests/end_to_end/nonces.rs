@@ -1,11 +1,11 @@
-//! Nonces that several gateways share.
+//! Nonces shared by several gateways in Redis.
 
 use http::StatusCode;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Answer, SHOP, World, WorldOptions, send, signed, until};
+use crate::harness::{Answer, SHOP, World, WorldOptions, send, signed_headers, until};
 use crate::redis::Redis;
 
 async fn world_on(redis: &Redis) -> World {
@@ -13,17 +13,17 @@ async fn world_on(redis: &Redis) -> World {
     World::with(WorldOptions { server, ..WorldOptions::default() }).await
 }
 
-/// A request of the merchant, with headers that were made before.
+/// Sends a request with existing headers again.
 async fn repeat(world: &World, headers: &[(&'static str, String)]) -> Answer {
     send("GET", &format!("http://{}/v1/payments/none", world.gateway.listen), headers, b"").await.unwrap()
 }
 
 fn once() -> Vec<(&'static str, String)> {
-    signed(&SHOP, "GET", "/v1/payments/none", b"")
+    signed_headers(&SHOP, "GET", "/v1/payments/none", b"")
 }
 
 #[tokio::test]
-async fn a_nonce_is_good_once_in_the_whole_cluster_and_never_while_redis_is_gone() {
+async fn nonce_is_accepted_once_per_cluster_and_rejected_without_redis() {
     let mut redis = Redis::start().await;
     let (one, other) = (world_on(&redis).await, world_on(&redis).await);
     let headers = once();
@@ -32,7 +32,7 @@ async fn a_nonce_is_good_once_in_the_whole_cluster_and_never_while_redis_is_gone
         let again = repeat(world, &headers).await;
         assert_eq!((again.status, &again.json()["code"]), (401, &Value::from("unauthorized")));
     }
-    assert_eq!(repeat(&other, &once()).await.status, StatusCode::NOT_FOUND, "another one is let in");
+    assert_eq!(repeat(&other, &once()).await.status, StatusCode::NOT_FOUND, "a new nonce is accepted");
 
     redis.kill();
     let headers = once();
@@ -44,7 +44,11 @@ async fn a_nonce_is_good_once_in_the_whole_cluster_and_never_while_redis_is_gone
     }
     redis.start_again().await;
     for world in [&one, &other] {
-        assert_eq!(repeat(world, &once()).await.status, StatusCode::NOT_FOUND, "let in at the first request");
+        assert_eq!(
+            repeat(world, &once()).await.status,
+            StatusCode::NOT_FOUND,
+            "the first request after the outage is accepted"
+        );
     }
 }
 
@@ -57,8 +61,8 @@ async fn redis_said(redis: &Redis, line: &str) -> String {
 }
 
 async fn until_ready(world: &World, is_ready: bool, why: &str) {
-    until("what /readyz says", || async {
-        let answer = world.admin("GET", "/readyz", &[]).await;
+    until("/readyz reports the expected state", || async {
+        let answer = world.admin_request("GET", "/readyz", &[]).await;
         let said = String::from_utf8_lossy(&answer.body).into_owned();
         ((answer.status == 200) == is_ready && said.contains(why)).then_some(()).ok_or(said)
     })
@@ -66,7 +70,7 @@ async fn until_ready(world: &World, is_ready: bool, why: &str) {
 }
 
 #[tokio::test]
-async fn gateway_is_not_ready_while_redis_cannot_remember_and_says_why() {
+async fn gateway_is_not_ready_while_redis_is_unusable() {
     let mut redis = Redis::start().await;
     let world = world_on(&redis).await;
     until_ready(&world, true, "ready").await;
@@ -84,12 +88,12 @@ async fn gateway_is_not_ready_while_redis_cannot_remember_and_says_why() {
 }
 
 #[tokio::test]
-async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
+async fn signatures_older_than_redis_data_loss_are_rejected() {
     let redis = Redis::start().await;
     let (one, other) = (world_on(&redis).await, world_on(&redis).await);
     let headers = once();
     assert_eq!(repeat(&one, &headers).await.status, StatusCode::NOT_FOUND, "let in");
-    // Signatures have whole seconds, and those of the last one are still let in.
+    // Signatures have a resolution of one second, and those of the last second are still accepted.
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
     assert!(redis_said(&redis, "FLUSHALL").await.starts_with("+OK"));
     for world in [&one, &other] {
@@ -97,7 +101,7 @@ async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
     }
     let refused = repeat(&other, &headers).await;
     assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("cache_unavailable")));
-    until("new signatures are let in", || async {
+    until("new signatures are accepted", || async {
         let status = repeat(&other, &once()).await.status;
         (status == StatusCode::NOT_FOUND).then_some(()).ok_or(status)
     })
@@ -106,7 +110,7 @@ async fn signatures_from_before_redis_forgot_are_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn redis_that_evicts_keys_is_warned_about() {
+async fn evicting_redis_is_logged() {
     let redis = Redis::start().await;
     redis_said(&redis, "CONFIG SET maxmemory-policy allkeys-lru").await;
     let world = world_on(&redis).await;
@@ -119,10 +123,10 @@ async fn redis_that_evicts_keys_is_warned_about() {
 }
 
 #[tokio::test]
-async fn redis_cluster_of_one_node_serves_merchants_with_a_rate() {
+async fn rate_limit_works_on_single_node_redis_cluster() {
     let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
     assert!(redis_said(&redis, "CLUSTER ADDSLOTSRANGE 0 16383").await.starts_with("+OK"));
-    until("the cluster is there", || async {
+    until("the cluster is up", || async {
         let said = redis_said(&redis, "CLUSTER INFO").await;
         said.contains("cluster_state:ok").then_some(()).ok_or(said)
     })

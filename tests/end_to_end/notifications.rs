@@ -1,14 +1,14 @@
-//! What providers tell: only what is verified, about our orders, with our amounts; once; durable before it is acknowledged.
+//! Provider notifications: verified, matched by order and amount, deduplicated, durable before acknowledgement.
 
 use serde_json::{Value, json};
 
 use tollgate_plugins::payment::provider_number;
 
-use crate::harness::{OTHER, World, WorldOptions, ask, order_of, send, until, write_merchant};
+use crate::harness::{OTHER, World, WorldOptions, payment_body, send, signed_request, until, write_merchant};
 
-/// The statuses with which the gateway answered the notifications of an order, in order.
+/// Returns the gateway's response statuses to the notifications of an order, in order.
 async fn answers(world: &World, order: &str) -> Vec<u64> {
-    let seen = world.seen(order).await;
+    let seen = world.provider_order(order).await;
     let attempts = |notification: &Value| notification["attempts"].as_array().cloned().unwrap_or_default();
     let all = seen["notifications"].as_array().cloned().unwrap_or_default();
     all.iter().flat_map(attempts).filter_map(|attempt| attempt["status"].as_u64()).collect()
@@ -23,14 +23,14 @@ async fn until_answered(world: &World, order: &str, count: usize) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn what_is_forged_altered_stale_or_not_ours_is_refused() {
+async fn forged_altered_stale_or_foreign_notification_is_rejected() {
     let world = World::new().await;
     let kinds = ["body", "signature", "stale", "serial", "signtest", "amount", "account"];
     world.create("o-1", "k-1").await;
-    let path = format!("/orders/{}", World::number("o-1"));
-    world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+    let path = format!("/orders/{}", World::provider_order_no("o-1"));
+    world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
     for (number, tamper) in kinds.iter().enumerate() {
-        world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
+        world.sandbox_control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
         let answers = until_answered(&world, "o-1", number + 1).await;
         assert!((400..500).contains(&answers[number]), "{tamper}: {answers:?}");
     }
@@ -39,53 +39,53 @@ async fn what_is_forged_altered_stale_or_not_ours_is_refused() {
         assert!(metrics.contains(&format!("channel=\"main\",result=\"{result}\"")), "{result}: {metrics}");
     }
     let mismatch = world.receiver.until("o-1", "payment.mismatch").await.json();
-    assert_eq!(mismatch["data"]["payment"]["status"], "pending", "nothing of it was believed: {mismatch}");
-    assert!(!world.receiver.of("o-1").iter().any(|event| event.json()["type"] == "payment.succeeded"));
+    assert_eq!(mismatch["data"]["payment"]["status"], "pending", "a mismatch changes no status: {mismatch}");
+    assert!(!world.receiver.events_of("o-1").iter().any(|event| event.json()["type"] == "payment.succeeded"));
 
-    world.control("POST", &format!("{path}/notify"), json!({})).await;
+    world.sandbox_control("POST", &format!("{path}/notify"), json!({})).await;
     let answers = until_answered(&world, "o-1", kinds.len() + 1).await;
     assert_eq!(answers.last(), Some(&204));
     world.receiver.until("o-1", "payment.succeeded").await;
 }
 
 #[tokio::test]
-async fn doubled_and_late_ones_change_nothing_and_make_one_event() {
+async fn duplicate_and_late_notifications_are_acknowledged_with_one_event() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
-    let path = format!("/orders/{}", World::number("o-1"));
-    world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
-    world.control("POST", &format!("{path}/notify"), json!({"times": 3})).await;
+    let path = format!("/orders/{}", World::provider_order_no("o-1"));
+    world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+    world.sandbox_control("POST", &format!("{path}/notify"), json!({"times": 3})).await;
     assert_eq!(until_answered(&world, "o-1", 3).await, [204, 204, 204]);
     world.receiver.until("o-1", "payment.succeeded").await;
     let version = world.payment("o-1").await["version"].clone();
 
     let refund = json!({"refund_id": "r-1", "amount": {"value": 1000, "currency": "CNY"}});
-    world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
     world.receiver.until("o-1", "refund.succeeded").await;
-    // A payment's notification that comes after its refund.
-    world.control("POST", &format!("{path}/notify"), json!({})).await;
+    // A late payment notification, after the refund.
+    world.sandbox_control("POST", &format!("{path}/notify"), json!({})).await;
     assert_eq!(until_answered(&world, "o-1", 4).await.last(), Some(&204));
     let payment = world.payment("o-1").await;
     assert_eq!((&payment["status"], &payment["refunded"]), (&"succeeded".into(), &1000.into()));
-    assert!(payment["version"].as_u64() > version.as_u64(), "the refund is a change");
+    assert!(payment["version"].as_u64() > version.as_u64(), "the refund increased the version");
     let kinds: Vec<String> =
-        world.receiver.of("o-1").iter().map(|event| event.json()["type"].as_str().unwrap().to_owned()).collect();
+        world.receiver.events_of("o-1").iter().map(|event| event.json()["type"].as_str().unwrap().to_owned()).collect();
     assert_eq!(kinds, ["payment.succeeded", "refund.succeeded"]);
 }
 
 #[tokio::test]
-async fn acknowledged_means_durable_and_the_event_keeps_its_id_over_a_kill() {
+async fn acknowledged_notification_survives_crash_and_event_keeps_its_id() {
     let mut world = World::new().await;
     world.receiver.answer_with(503);
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     assert_eq!(until_answered(&world, "o-1", 1).await, [204]);
     world.gateway.kill();
-    let before = world.receiver.of("o-1");
+    let before = world.receiver.events_of("o-1");
     world.receiver.answer_with(204);
     world.start().await;
     let after = until("the event is delivered", || async {
-        let all = world.receiver.of("o-1");
+        let all = world.receiver.events_of("o-1");
         all.iter().find(|event| event.answered == 204).cloned().ok_or(format!("{all:?}"))
     })
     .await;
@@ -94,22 +94,22 @@ async fn acknowledged_means_durable_and_the_event_keeps_its_id_over_a_kill() {
         assert_eq!(
             (earlier.id, earlier.body),
             (after.id.clone(), after.body.clone()),
-            "the same id and bytes at every try"
+            "each attempt has the same id and body"
         );
     }
     assert_eq!(world.payment("o-1").await["status"], "succeeded");
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
+async fn failed_webhook_is_retried_with_same_event_id() {
     let world = World::new().await;
     world.receiver.answer_with(500);
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     world.receiver.answer_with(204);
-    let events = until("it comes again", || async {
-        let events = world.receiver.of("o-1");
+    let events = until("the event is delivered again", || async {
+        let events = world.receiver.events_of("o-1");
         if events.last().is_some_and(|event| event.answered == 204) { Ok(events) } else { Err(format!("{events:?}")) }
     })
     .await;
@@ -117,26 +117,27 @@ async fn an_endpoint_that_fails_gets_the_event_again_with_the_same_id() {
 }
 
 #[tokio::test]
-async fn a_refund_that_is_stuck_calls_a_person() {
+async fn abnormal_refund_is_escalated_to_manual_review() {
     let world = World::with(WorldOptions { refunds_wait: true, ..WorldOptions::default() }).await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
-    world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
     let path = format!("/refunds/{}/finish", provider_number(&["shop", "o-1", "r-1"]));
-    world.control("POST", &path, json!({"status": "ABNORMAL"})).await;
+    world.sandbox_control("POST", &path, json!({"status": "ABNORMAL"})).await;
     world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
-    let told = world.explained("o-1").await;
-    assert!(told.contains("\"what\":\"needs_person\""), "{told}");
-    let asked = world.ask("GET", "/v1/payments/o-1/refunds/r-1", None, &serde_json::Value::Null).await.json();
+    let timeline = world.explain_json("o-1").await;
+    assert!(timeline.contains("\"what\":\"manual_review\""), "{timeline}");
+    let asked =
+        world.signed_request("GET", "/v1/payments/o-1/refunds/r-1", None, &serde_json::Value::Null).await.json();
     assert_eq!(asked["status"], "pending", "{asked}");
-    world.control("POST", &path, json!({"status": "SUCCESS"})).await;
+    world.sandbox_control("POST", &path, json!({"status": "SUCCESS"})).await;
     world.receiver.until("o-1", "refund.succeeded").await;
 }
 
 #[tokio::test]
-async fn an_endpoint_that_never_answers_delays_nobody_else() {
+async fn hung_webhook_does_not_delay_other_merchants() {
     let world = World::new().await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/events", silent.local_addr().unwrap());
@@ -144,16 +145,16 @@ async fn an_endpoint_that_never_answers_delays_nobody_else() {
     assert_eq!(world.reload().await.status, 200);
     let orders: Vec<_> = (0..20).map(|number| format!("silent-{number}")).collect();
     for order in &orders {
-        let body = order_of(order);
-        ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some(order), &body).await;
+        let body = payment_body(order);
+        signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some(order), &body).await;
         let path = format!("/orders/{}/pay", provider_number(&["other", order]));
-        assert_eq!(world.control("POST", &path, json!({})).await["state"], "SUCCESS");
+        assert_eq!(world.sandbox_control("POST", &path, json!({})).await["state"], "SUCCESS");
     }
     let (_held, _) = silent.accept().await.unwrap();
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    until("all of the other merchant's wait", || async {
+    until("all events of the other merchant are pending", || async {
         let metrics = world.metrics().await;
         let waiting = metrics.lines().find_map(|line| line.strip_prefix("tollgate_delivery_queue_depth ")).unwrap();
         if waiting.parse::<f64>().unwrap() >= 20.0 { Ok(()) } else { Err(waiting.to_owned()) }
@@ -162,9 +163,9 @@ async fn an_endpoint_that_never_answers_delays_nobody_else() {
 }
 
 #[tokio::test]
-async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
+async fn platform_certificates_are_fetched_beside_configured_public_keys() {
     let edit = |conf: &std::path::Path, _| {
-        // An older merchant: no public key is configured for `older`, so its keys come from the provider.
+        // `older` has no configured public key, so its keys are fetched from the provider.
         let path = conf.join("channels/older.toml");
         let text = std::fs::read_to_string(&path).unwrap();
         let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("verify")).collect();
@@ -173,20 +174,20 @@ async fn platform_certificates_are_fetched_and_public_keys_work_beside_them() {
     let world = World::with(WorldOptions { channels: vec!["main", "older"], edit, ..WorldOptions::default() }).await;
     for (channel, key) in [("main", "public_key"), ("older", "certificate"), ("main", "certificate")] {
         let order = format!("{channel}-{key}").replace('_', "-");
-        let mut body = order_of(&order);
+        let mut body = payment_body(&order);
         body["channel"] = channel.into();
-        let created = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+        let created = world.signed_request("POST", "/v1/payments", Some(&order), &body).await;
         assert_eq!(created.status, 201, "{channel}: {:?}", created.body);
-        let path = format!("/orders/{}", World::number(&order));
-        world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
-        // A certificate that `main` has never heard of makes it fetch the published ones, once.
-        world.control("POST", &format!("{path}/notify"), json!({"key": key})).await;
+        let path = format!("/orders/{}", World::provider_order_no(&order));
+        world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+        // An unknown certificate makes `main` fetch the published ones once.
+        world.sandbox_control("POST", &format!("{path}/notify"), json!({"key": key})).await;
         world.receiver.until(&order, "payment.succeeded").await;
     }
 }
 
 #[tokio::test]
-async fn strangers_get_nothing_from_the_notification_path() {
+async fn unsigned_request_to_notify_path_is_4xx() {
     let world = World::new().await;
     let base = format!("http://{}/notify", world.gateway.listen);
     for (method, path, body) in [

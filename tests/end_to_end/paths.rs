@@ -1,19 +1,19 @@
-//! Every way to write a path is one path, for the routing and for idempotency keys; the signature is over what was sent.
+//! Path normalization for routing and idempotency scopes; the signature covers the target as sent.
 
 use serde_json::Value;
 
-use crate::harness::{Answer, SHOP, World, order_of, send, signed};
+use crate::harness::{Answer, SHOP, World, payment_body, send, signed_headers};
 
 async fn post(world: &World, target: &str, key: &str, body: &str) -> Answer {
-    let mut headers = signed(&SHOP, "POST", target, body.as_bytes());
+    let mut headers = signed_headers(&SHOP, "POST", target, body.as_bytes());
     headers.push(("idempotency-key", key.to_owned()));
     send("POST", &format!("http://{}{target}", world.gateway.listen), &headers, body.as_bytes()).await.unwrap()
 }
 
 #[tokio::test]
-async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
+async fn percent_encoded_path_has_same_idempotency_scope() {
     let world = World::new().await;
-    let (first, second) = (order_of("o-1").to_string(), order_of("o-2").to_string());
+    let (first, second) = (payment_body("o-1").to_string(), payment_body("o-2").to_string());
     let created = post(&world, "/v1/payments", "k-1", &first).await;
     assert_eq!(created.status, 201, "{:?}", created.body);
     for target in ["/v1/%70ayments", "/%761/payments", "/v1/payment%73"] {
@@ -28,12 +28,16 @@ async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
         let lost = post(&world, target, "k-1", &second).await;
         assert!([404, 405].contains(&lost.status), "{target}: {lost:?}");
     }
-    // The query is no part of the scope, but of what a repetition must have in common.
+    // The query is not part of the scope, but of the fingerprint.
     let with_query = post(&world, "/v1/payments?x=1", "k-1", &first).await;
     assert_eq!((with_query.status, &with_query.json()["code"]), (422, &Value::from("idempotency_key_reused")));
-    assert_eq!(world.seen("o-2").await["arrivals"], Value::Null, "no second order ran under a used key");
-    // The same of an order in the path, which clients write with and without percent signs.
-    let odd = order_of("a:1").to_string();
+    assert_eq!(
+        world.provider_order("o-2").await["arrivals"],
+        Value::Null,
+        "no second order was created under a used key"
+    );
+    // The same for an order id in the path, with and without percent-encoding.
+    let odd = payment_body("a:1").to_string();
     assert_eq!(post(&world, "/v1/payments", "k-2", &odd).await.status, 201);
     let closed = post(&world, "/v1/payments/a:1/close", "c-1", "").await;
     assert_eq!(closed.status, 200, "{:?}", closed.body);
@@ -44,14 +48,14 @@ async fn path_written_otherwise_is_the_same_scope_of_an_idempotency_key() {
 }
 
 #[tokio::test]
-async fn order_id_that_no_client_can_ask_for_is_400() {
+async fn dot_segment_order_id_is_400() {
     let world = World::new().await;
     for order in [".", ".."] {
-        let refused = post(&world, "/v1/payments", &format!("k{order}"), &order_of(order).to_string()).await;
+        let refused = post(&world, "/v1/payments", &format!("k{order}"), &payment_body(order).to_string()).await;
         assert_eq!((refused.status, &refused.json()["code"]), (400, &Value::from("invalid_request")), "{order}");
     }
     for target in ["/v1/payments/..", "/v1/payments/%2e%2E"] {
-        let headers = signed(&SHOP, "GET", target, b"");
+        let headers = signed_headers(&SHOP, "GET", target, b"");
         let answer = send("GET", &format!("http://{}{target}", world.gateway.listen), &headers, b"").await.unwrap();
         assert_eq!(answer.status, 404, "{target}");
     }
@@ -61,13 +65,13 @@ async fn order_id_that_no_client_can_ask_for_is_400() {
 }
 
 #[tokio::test]
-async fn payment_that_no_route_leads_anywhere_is_told_the_same_with_and_without_a_channel() {
+async fn payment_without_route_is_503_no_route() {
     let world = World::new().await;
     std::fs::remove_file(world.conf().join("routes.toml")).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    let mut named = order_of("o-1");
+    let mut named = payment_body("o-1");
     named["channel"] = "main".into();
-    for body in [named, order_of("o-2")] {
+    for body in [named, payment_body("o-2")] {
         let refused = post(&world, "/v1/payments", body["order_id"].as_str().unwrap(), &body.to_string()).await;
         let problem = refused.json();
         assert_eq!((refused.status, &problem["code"]), (503, &Value::from("no_route")), "{problem}");
@@ -77,7 +81,7 @@ async fn payment_that_no_route_leads_anywhere_is_told_the_same_with_and_without_
 }
 
 #[tokio::test]
-async fn secret_from_the_environment_loses_its_newline_as_one_from_a_file_does() {
+async fn environment_secret_is_trimmed_like_file_secret() {
     let world = World::new().await;
     let merchant = world.conf().join("merchants/third.toml");
     std::fs::write(&merchant, "keys = [{ id = \"third-1\", secret = \"env:TOLLGATE_TEST_NEWLINE\" }]\n").unwrap();

@@ -1,4 +1,4 @@
-//! The payer's browser and telephone: what they do with an action that the provider has not heard of yet.
+//! The payer's browser and phone: opens an action that the provider does not know yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::harness::World;
 const FORM: &str = "application/x-www-form-urlencoded;charset=utf-8";
 
 impl World {
-    /// Brings a signed link, form or order string to the provider, as the payer's device does; gives the page.
+    /// Opens a signed link, form or order string at the provider, as the payer's device does. Returns the page.
     pub async fn open(&self, action: &Value) -> String {
         let text = |field: &str| action[field].as_str().unwrap_or_else(|| panic!("no {field} in {action}"));
         match text("type") {
@@ -42,7 +42,7 @@ impl World {
     async fn browse(&self, method: &str, url: &str, body: String) -> String {
         let uri: http::Uri = url.parse().unwrap();
         let address = self.sandbox.address();
-        assert_eq!(uri.authority().unwrap().as_str(), address.to_string(), "the payer is led elsewhere");
+        assert_eq!(uri.authority().unwrap().as_str(), address.to_string(), "the action leads to another host");
         let stream = TcpStream::connect(address).await.unwrap();
         let connector = TlsConnector::from(trusting(&self.conf().join("channels/main/ca.pem")));
         let stream = connector.connect(ServerName::from(address.ip()), stream).await.unwrap();

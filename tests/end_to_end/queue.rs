@@ -1,33 +1,36 @@
-//! `prefer: respond-async`: accepted at once, made once, by whoever takes it, and told.
+//! `prefer: respond-async`: accepted durably, executed once by any gateway, published as an event.
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Merchant, OTHER, World, WorldOptions, ask_later, force, order_of, send, signed, until};
+use crate::harness::{
+    Answer, Merchant, OTHER, World, WorldOptions, force_breaker, payment_body, send, signed_headers,
+    signed_request_async, until,
+};
 
 async fn create(world: &World, order: &str, key: &str) -> Answer {
-    ask_later(world.gateway.listen, "/v1/payments", key, &order_of(order)).await
+    signed_request_async(world.gateway.listen, "/v1/payments", key, &payment_body(order)).await
 }
 
 fn is_accepted(answer: &Answer) -> bool {
     answer.status == 202 && answer.headers.get("preference-applied").is_some_and(|value| value == "respond-async")
 }
 
-/// With something said of the queue.
+/// Starts a world with these lines of `[queue]`.
 async fn world(queue: &'static str) -> World {
     World::with(WorldOptions { server: queue, ..WorldOptions::default() }).await
 }
 
-/// It was taken, nothing could be sent, and it waits again: not for less than some hundred milliseconds.
-async fn until_put_back(world: &World, order: &str) {
-    until("it went back to the queue", || async {
-        let told = world.explained(order).await;
-        told.contains("\"what\":\"put_back\"").then_some(()).ok_or(told)
+/// Waits until the job was dequeued, could not be sent and was requeued. Its delay is some hundred milliseconds at least.
+async fn until_requeued(world: &World, order: &str) {
+    until("the job is requeued", || async {
+        let timeline = world.explain_json(order).await;
+        timeline.contains("\"what\":\"requeued\"").then_some(()).ok_or(timeline)
     })
     .await;
 }
 
 #[tokio::test]
-async fn every_write_is_accepted_at_once_made_later_and_told() {
+async fn respond_async_is_accepted_executed_and_published() {
     let world = World::new().await;
     let accepted = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&accepted) && !accepted.is_replayed(), "{accepted:?}");
@@ -37,49 +40,53 @@ async fn every_write_is_accepted_at_once_made_later_and_told() {
     let action = &made["data"]["payment"]["action"];
     assert_eq!(action["type"], "qr", "{made}");
     assert_eq!(&world.payment("o-1").await["action"], action);
-    // Again: how it stands, and nothing is sent.
+    // A repeat returns the current state and sends nothing.
     let again = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&again) && again.is_replayed() && again.json()["action"] == *action, "{again:?}");
     let waiting = world.create("o-1", "k-1").await;
-    assert_eq!((waiting.status, &waiting.json()["action"]), (201, action), "who waits is told as ever");
+    assert_eq!(
+        (waiting.status, &waiting.json()["action"]),
+        (201, action),
+        "a synchronous repeat gets the usual response"
+    );
     let other_key = create(&world, "o-1", "k-2").await;
     assert_eq!((other_key.status, &other_key.json()["action"]), (202, action));
-    let mut other = order_of("o-1");
+    let mut other = payment_body("o-1");
     other["amount"]["value"] = 1001.into();
-    let refused = ask_later(world.gateway.listen, "/v1/payments", "k-3", &other).await;
+    let refused = signed_request_async(world.gateway.listen, "/v1/payments", "k-3", &other).await;
     assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("id_conflict")));
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
 
     let refund = json!({"refund_id": "r-1", "amount": {"value": 400, "currency": "CNY"}});
-    let given = ask_later(world.gateway.listen, "/v1/payments/o-1/refunds", "r-1", &refund).await;
+    let given = signed_request_async(world.gateway.listen, "/v1/payments/o-1/refunds", "r-1", &refund).await;
     assert!(is_accepted(&given) && given.json()["money_state"] == "not_sent", "{given:?}");
-    let told = world.receiver.until("o-1", "refund.succeeded").await.json();
-    assert_eq!(told["data"]["refund"]["refund_id"], "r-1", "{told}");
+    let event = world.receiver.until("o-1", "refund.succeeded").await.json();
+    assert_eq!(event["data"]["refund"]["refund_id"], "r-1", "{event}");
     let too_much = json!({"refund_id": "r-2", "amount": {"value": 601, "currency": "CNY"}});
-    let refused = ask_later(world.gateway.listen, "/v1/payments/o-1/refunds", "r-2", &too_much).await;
+    let refused = signed_request_async(world.gateway.listen, "/v1/payments/o-1/refunds", "r-2", &too_much).await;
     assert_eq!(
         (refused.status, &refused.json()["code"]),
         (422, &json!("refund_exceeds_balance")),
-        "before it is accepted"
+        "rejected before it is enqueued"
     );
 
     world.create("o-2", "k-4").await;
-    let closing = ask_later(world.gateway.listen, "/v1/payments/o-2/close", "c-1", &Value::Null).await;
+    let closing = signed_request_async(world.gateway.listen, "/v1/payments/o-2/close", "c-1", &Value::Null).await;
     assert!(is_accepted(&closing), "{closing:?}");
     world.receiver.until("o-2", "payment.closed").await;
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["arrivals"]["refund"]), (&json!(1), &json!(1)), "{seen}");
     for operation in ["pay", "refund", "close"] {
-        world.until_metric(&format!("tollgate_queue_total{{operation=\"{operation}\",result=\"made\"}} 1")).await;
+        world.until_metric(&format!("tollgate_queue_total{{operation=\"{operation}\",result=\"executed\"}} 1")).await;
     }
     world.until_metric("tollgate_queue_depth 0").await;
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_too() {
+async fn declined_async_payment_publishes_payment_failed() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "status", "status": 400, "code": "PARAM_ERROR"})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
     world.receiver.until("o-1", "payment.failed").await;
     let again = create(&world, "o-1", "k-1").await;
@@ -87,33 +94,33 @@ async fn a_refusal_is_told_too() {
 }
 
 #[tokio::test]
-async fn accepted_before_a_kill_it_is_made_once_after_it() {
+async fn queued_payment_survives_crash_and_is_executed_once() {
     let mut world = World::new().await;
-    force(&world.gateway, "open").await;
+    force_breaker(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    until_put_back(&world, "o-1").await;
+    until_requeued(&world, "o-1").await;
     world.until_metric("tollgate_queue_depth 1").await;
-    assert!(world.payment("o-1").await.get("stale").is_none(), "nobody is asked about what was not sent");
+    assert!(world.payment("o-1").await.get("stale").is_none(), "an unsent payment is not queried");
     let again = create(&world, "o-1", "k-1").await;
     assert!(is_accepted(&again) && again.json()["money_state"] == "not_sent", "{again:?}");
-    assert_eq!(world.create("o-1", "k-2").await.status, 202, "who waits would wait for the queue");
+    assert_eq!(world.create("o-1", "k-2").await.status, 202, "a synchronous repeat of a queued payment is accepted");
     world.gateway.kill();
     world.start().await;
     world.receiver.until("o-1", "payment.pending").await;
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["arrivals"]["query"]), (&json!(1), &Value::Null), "{seen}");
-    let told = world.explained("o-1").await;
-    let places = ["queued", "taken", "put_back", "\"result\":\"pending\""].map(|what| told.find(what));
-    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{told}");
+    let timeline = world.explain_json("o-1").await;
+    let places = ["queued", "dequeued", "requeued", "\"result\":\"pending\""].map(|what| timeline.find(what));
+    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{timeline}");
 }
 
 #[tokio::test]
-async fn killed_while_it_was_sent_it_is_asked_about_and_never_sent_again() {
+async fn crash_while_executing_job_never_resends() {
     let mut world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 60000})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    until("it reached the provider", || async {
-        let seen = world.seen("o-1").await;
+    until("the create reached the provider", || async {
+        let seen = world.provider_order("o-1").await;
         (seen["arrivals"]["create"] == 1).then_some(()).ok_or(seen)
     })
     .await;
@@ -122,16 +129,16 @@ async fn killed_while_it_was_sent_it_is_asked_about_and_never_sent_again() {
     world.receiver.until("o-1", "payment.unknown").await;
     world.until_status("o-1", "pending").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    world.was_made_once("o-1").await;
+    world.assert_created_once("o-1").await;
 }
 
-/// The identical create repeats what was sent, also where `public_url` changed while the payment waited.
+/// The create that recovers a lost action is identical, even if `public_url` changed while the payment was queued.
 #[tokio::test]
-async fn queued_payment_sent_under_another_public_url_gets_its_lost_action() {
+async fn queued_payment_recovers_lost_action_after_public_url_change() {
     let mut world = World::new().await;
-    force(&world.gateway, "open").await;
+    force_breaker(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    until_put_back(&world, "o-1").await;
+    until_requeued(&world, "o-1").await;
     world.gateway.kill();
     let file = world.conf().join("tollgate.toml");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -140,53 +147,57 @@ async fn queued_payment_sent_under_another_public_url_gets_its_lost_action() {
     assert!(text.contains(&there), "{text}");
     let other = format!("public_url = \"http://localhost:{}\"", listen.port());
     std::fs::write(&file, text.replace(&there, &other)).unwrap();
-    // Executed, and answered without the action.
-    world.fault(json!({"operation": "create", "fault": "status_after", "number": World::number("o-1")})).await;
+    // The provider executes the create and answers without the action.
+    world
+        .inject_fault(
+            json!({"operation": "create", "fault": "status_after", "number": World::provider_order_no("o-1")}),
+        )
+        .await;
     world.start().await;
-    let payment = until("the action is there", || async {
+    let payment = until("the action is recovered", || async {
         let payment = world.payment("o-1").await;
         (payment["action"]["type"] == "qr").then_some(payment.clone()).ok_or(payment)
     })
     .await;
     assert_eq!(payment["status"], "pending", "{payment}");
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["created"]), (&json!(2), &json!(1)), "{seen}");
 }
 
 #[tokio::test]
-async fn a_full_queue_says_so_before_anything_is_accepted() {
+async fn full_queue_is_503_without_claim() {
     let world = world("[queue]\nlimit = 1").await;
-    force(&world.gateway, "open").await;
+    force_breaker(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    until_put_back(&world, "o-1").await;
+    until_requeued(&world, "o-1").await;
     let full = create(&world, "o-2", "k-2").await;
     assert_eq!(
         (full.status, &full.json()["code"], &full.json()["retryable"]),
-        (503, &json!("not_sent"), &json!("same_key"))
+        (503, &json!("queue_full"), &json!("same_key"))
     );
     assert!(full.headers.contains_key("retry-after"));
-    assert_eq!(world.ask("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404);
-    assert!(is_accepted(&create(&world, "o-1", "k-1").await), "what was accepted stays so");
+    assert_eq!(world.signed_request("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404);
+    assert!(is_accepted(&create(&world, "o-1", "k-1").await), "an accepted job stays accepted");
     world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"full\"} 1").await;
-    force(&world.gateway, "none").await;
+    force_breaker(&world.gateway, "none").await;
     world.receiver.until("o-1", "payment.pending").await;
     assert!(is_accepted(&create(&world, "o-2", "k-2").await));
     world.receiver.until("o-2", "payment.pending").await;
 }
 
-/// As [`ask_later`], of any merchant.
+/// As [`signed_request_async`], for any merchant.
 async fn create_of(world: &World, merchant: &Merchant, order: &str) -> Answer {
-    let body = order_of(order).to_string();
-    let mut headers = signed(merchant, "POST", "/v1/payments", body.as_bytes());
+    let body = payment_body(order).to_string();
+    let mut headers = signed_headers(merchant, "POST", "/v1/payments", body.as_bytes());
     headers.extend([("idempotency-key", order.to_owned()), ("prefer", "respond-async".to_owned())]);
     let url = format!("http://{}/v1/payments", world.gateway.listen);
     send("POST", &url, &headers, body.as_bytes()).await.unwrap()
 }
 
 #[tokio::test]
-async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
+async fn one_merchant_may_occupy_half_of_queue() {
     let world = world("[queue]\nlimit = 20").await;
-    force(&world.gateway, "open").await;
+    force_breaker(&world.gateway, "open").await;
     let mut accepted = 0;
     for number in 0..15 {
         let answer = create(&world, &format!("o-{number}"), &format!("k-{number}")).await;
@@ -199,7 +210,7 @@ async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
         assert!(problem["detail"].as_str().unwrap().contains("half of the queue"), "{problem}");
         assert!(answer.headers.contains_key("retry-after"));
     }
-    assert_eq!(accepted, 10, "half, those included that are under way");
+    assert_eq!(accepted, 10, "half of the queue, including jobs in execution");
     for number in 0..10 {
         let answer = create_of(&world, &OTHER, &format!("p-{number}")).await;
         assert!(is_accepted(&answer), "{number}: {answer:?}");
@@ -210,28 +221,28 @@ async fn merchant_whose_channel_fails_leaves_half_of_the_queue_to_the_others() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_for_too_long_is_given_up_and_told() {
-    let world = world("[queue]\ngive_up = \"3s\"").await;
-    world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 1000})).await;
+async fn job_expires_after_max_age_and_publishes_payment_failed() {
+    let world = world("[queue]\nmax_age = \"3s\"").await;
+    world.inject_fault(json!({"operation": "*", "fault": "refuse_connection", "times": 1000})).await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    let told = world.receiver.until("o-1", "payment.failed").await.json();
-    assert_eq!(told["data"]["payment"]["money_state"], "not_sent", "{told}");
+    let event = world.receiver.until("o-1", "payment.failed").await.json();
+    assert_eq!(event["data"]["payment"]["money_state"], "not_sent", "{event}");
     assert_eq!(world.payment("o-1").await["status"], "failed");
-    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"given_up\"} 1").await;
-    assert_eq!(world.seen("o-1").await["arrivals"], Value::Null);
+    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"expired\"} 1").await;
+    assert_eq!(world.provider_order("o-1").await["arrivals"], Value::Null);
 }
 
 #[tokio::test]
-async fn what_waits_is_closed_by_not_making_it() {
+async fn close_cancels_queued_payment() {
     let world = World::new().await;
-    force(&world.gateway, "open").await;
+    force_breaker(&world.gateway, "open").await;
     assert!(is_accepted(&create(&world, "o-1", "k-1").await));
-    until_put_back(&world, "o-1").await;
-    let closed = world.ask("POST", "/v1/payments/o-1/close", Some("c"), &Value::Null).await;
+    until_requeued(&world, "o-1").await;
+    let closed = world.signed_request("POST", "/v1/payments/o-1/close", Some("c"), &Value::Null).await;
     assert_eq!((closed.status, &closed.json()["money_state"]), (200, &json!("not_sent")), "{:?}", closed.body);
     world.receiver.until("o-1", "payment.closed").await;
-    force(&world.gateway, "none").await;
+    force_breaker(&world.gateway, "none").await;
     assert!(is_accepted(&create(&world, "o-2", "k-2").await));
     world.receiver.until("o-2", "payment.pending").await;
-    assert_eq!(world.seen("o-1").await["arrivals"], Value::Null);
+    assert_eq!(world.provider_order("o-1").await["arrivals"], Value::Null);
 }

@@ -1,4 +1,4 @@
-//! The merchant's side of deliveries.
+//! Webhook receiver of a merchant.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::harness::until;
 
-/// The merchant's webhook: keeps what came, answers what it is told to.
+/// Records deliveries and answers them with a configurable status.
 pub struct Receiver {
     address: SocketAddr,
     pub events: Arc<Mutex<Vec<Received>>>,
@@ -79,8 +79,8 @@ impl Receiver {
         self.status.store(status, Ordering::SeqCst);
     }
 
-    /// Every event of an order that came, in the order of arrival.
-    pub fn of(&self, order: &str) -> Vec<Received> {
+    /// Returns the received events of an order, in order of arrival.
+    pub fn events_of(&self, order: &str) -> Vec<Received> {
         let about = |event: &Received| {
             let body = event.json();
             body["data"]["payment"]["order_id"] == order || body["data"]["refund"]["order_id"] == order
@@ -90,7 +90,7 @@ impl Receiver {
 
     pub async fn until(&self, order: &str, kind: &str) -> Received {
         until(&format!("event {kind} of {order}"), || async {
-            let events = self.of(order);
+            let events = self.events_of(order);
             let found = events.iter().find(|event| event.json()["type"] == kind).cloned();
             found.ok_or_else(|| events.iter().map(|event| event.json()).collect::<Value>())
         })

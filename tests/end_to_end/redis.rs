@@ -1,4 +1,4 @@
-//! Real servers beside the gateway, each a process on a private port in a directory of its own.
+//! Redis process on a private port.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,17 +10,17 @@ use tokio::net::TcpStream;
 
 use crate::harness::{free_address, until};
 
-/// A program that is installed from Debian's package if it is missing.
+/// Returns the path of a program, which is installed from its Debian package if missing.
 fn program(package: &str, name: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/from-debian");
     let output = Command::new(script).args([package, name]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert!(output.status.success() && !found.is_empty(), "{name} is not there and could not be installed: {said}");
+    assert!(output.status.success() && !found.is_empty(), "{name} is missing and could not be installed: {said}");
     found
 }
 
-/// A Redis that keeps nothing on disk.
+/// Redis server without persistence.
 pub struct Redis {
     pub address: SocketAddr,
     arguments: &'static [&'static str],
@@ -32,7 +32,7 @@ impl Redis {
         Self::start_with(&[]).await
     }
 
-    /// With further arguments.
+    /// Starts a server with further arguments.
     pub async fn start_with(arguments: &'static [&'static str]) -> Self {
         let mut redis = Self { address: free_address(), arguments, process: None };
         redis.start_again().await;
@@ -45,7 +45,7 @@ impl Redis {
         let mut command = Command::new(program);
         command.args(["--bind", &self.address.ip().to_string(), "--port", &self.address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--dir", env!("CARGO_TARGET_TMPDIR")]);
-        // Of a cluster's node its own.
+        // Each node has its own cluster configuration file.
         command.args(["--cluster-config-file", &format!("nodes-{}.conf", self.address)]).args(self.arguments);
         self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let address = self.address;

@@ -1,4 +1,4 @@
-//! The configuration changes while it runs: a generation at a time, or not at all.
+//! Configuration reload: one generation at a time, or no change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,24 +9,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{SHOP, World, WorldOptions, ask, copy, order_of, until};
+use crate::harness::{SHOP, World, WorldOptions, copy_dir, payment_body, signed_request, until};
 use crate::load::{Load, is_clear};
 
-/// The number of the generation in force.
+/// Returns the number of the active generation.
 pub async fn generation(world: &World) -> u64 {
     let metrics = world.metrics().await;
     let line = metrics.lines().find_map(|line| line.strip_prefix("tollgate_config_generation ")).unwrap();
     line.parse().unwrap()
 }
 
-/// As an editor saves: a new file under another name, then renamed.
+/// Saves like an editor: writes a new file, then renames it.
 pub fn save(path: &Path, text: &str) {
     let new = path.with_extension("swp");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
 }
 
-/// As a cluster's volumes change: the files are links through one link, and that is swapped.
+/// Updates files like a Kubernetes volume: the files are symlinks through one symlink, which is swapped.
 fn swap_routes(conf: &Path, version: usize, text: &str) {
     let directory = conf.join(format!("..version-{version}"));
     std::fs::create_dir(&directory).unwrap();
@@ -48,10 +48,10 @@ const TO_WEST: &str = "[[route]]\nto = [{ channel = \"west\" }]\n";
 const TO_EAST: &str = "[[route]]\nto = [{ channel = \"east\" }]\n";
 const TO_BOTH: &str = "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 3 }]\n";
 
-/// What one answer said: by which generation it was made, and where the payment went.
+/// Generation that answered a request, and the channel of the payment.
 type Said = (u64, String);
 
-/// Pays and asks until it is told to stop; gives what was said, and what was not as it should be.
+/// Creates and queries payments until `stop`. Returns the observed generations and all failures.
 async fn pay_and_ask(
     listen: SocketAddr,
     worker: usize,
@@ -64,8 +64,8 @@ async fn pay_and_ask(
             break;
         }
         let order = format!("o-{worker}-{number}");
-        let created = ask(listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
-        let asked = ask(listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await;
+        let created = signed_request(listen, &SHOP, "POST", "/v1/payments", Some(&order), &payment_body(&order)).await;
+        let asked = signed_request(listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await;
         if (created.status, asked.status) != (201, 200) {
             bad.push(format!("{order}: {} {:?}, then {}", created.status, created.body, asked.status));
         }
@@ -77,8 +77,8 @@ async fn pay_and_ask(
 }
 
 #[tokio::test]
-async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
-    // The connections of a generation that is gone end when they were idle for so long; that they do must show here.
+async fn thousand_reloads_under_load_lose_no_request_and_leak_no_memory() {
+    // Connections of a dropped generation close after this idle time, so leaked ones become visible.
     let edit = |conf: &Path, _| {
         for name in ["east", "west"] {
             let file = conf.join(format!("channels/{name}.toml"));
@@ -94,7 +94,7 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let load: Vec<_> = load.collect();
     let channel = world.conf().join("channels/east.toml");
     let good = std::fs::read_to_string(&channel).unwrap();
-    // Where each generation leads.
+    // Routes of each generation.
     let mut leads = BTreeMap::from([(1, TO_EAST)]);
     let (mut routes, mut memory) = (TO_EAST, 0);
     for round in 0..1000 {
@@ -113,12 +113,12 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
                 save(&channel, "provider = \"wechat-v3\"\nhost = 5\n");
                 false
             }
-            // Half written, in place.
+            // Half-written file, in place.
             6 => {
                 std::fs::write(&channel, &good[..good.len() / 2]).unwrap();
                 false
             }
-            // The routes name it.
+            // The routes name the removed channel.
             _ => {
                 std::fs::remove_file(&channel).unwrap();
                 false
@@ -132,7 +132,7 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
             assert_eq!(world.reload().await.status, 200, "{round}: restored");
             leads.insert(generation(&world).await, routes);
         }
-        until("requests go on", || async {
+        until("a request is served", || async {
             let now = served.load(Ordering::SeqCst);
             if now > before { Ok(()) } else { Err("none was served") }
         })
@@ -149,27 +149,24 @@ async fn a_thousand_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
         seen.extend(said);
     }
     for (generation, channel) in &seen {
-        let routes = leads.get(generation).unwrap_or_else(|| panic!("nobody made generation {generation}"));
-        assert!(
-            routes.contains(&format!("\"{channel}\"")),
-            "generation {generation} leads elsewhere than to {channel}"
-        );
+        let routes = leads.get(generation).unwrap_or_else(|| panic!("unknown generation {generation}"));
+        assert!(routes.contains(&format!("\"{channel}\"")), "generation {generation} does not route to {channel}");
     }
     assert!(generation(&world).await > 500 && seen.len() > 100, "{}", seen.len());
-    // Payments take room too, a few KiB each; if only the snapshots stayed that a refused reload met, they would take 100 MiB.
+    // Payments use a few KiB each. Leaked snapshots of the rejected reloads alone would use 100 MiB.
     let grown = world.gateway.memory().saturating_sub(memory);
-    assert!(grown < 64 * 1024, "it grew by {grown} KiB from {memory} KiB");
+    assert!(grown < 64 * 1024, "memory grew by {grown} KiB from {memory} KiB");
 }
 
 #[tokio::test]
-async fn a_swapped_link_is_noticed_by_itself() {
+async fn swapped_symlink_triggers_reload() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     for (version, (routes, channel)) in
         [(TO_WEST, "west"), (TO_EAST, "east"), (TO_WEST, "west")].into_iter().enumerate()
     {
         let before = generation(&world).await;
         swap_routes(world.conf(), version, routes);
-        until("the watcher swaps", || async {
+        until("the watcher activates the generation", || async {
             let generation = generation(&world).await;
             if generation > before { Ok(()) } else { Err(generation) }
         })
@@ -179,9 +176,9 @@ async fn a_swapped_link_is_noticed_by_itself() {
     }
 }
 
-/// As `git pull` into a new directory and one link that leads to the newest do it.
+/// Deploys like `git pull` into a new directory with a symlink to the newest.
 #[tokio::test]
-async fn the_whole_directory_may_be_a_link_that_is_swapped() {
+async fn swapped_symlink_of_conf_directory_triggers_reload() {
     let mut world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     world.gateway.kill();
     let conf = world.conf().to_owned();
@@ -190,26 +187,26 @@ async fn the_whole_directory_may_be_a_link_that_is_swapped() {
     symlink("revision-1", &conf).unwrap();
     world.start().await;
     let before = generation(&world).await;
-    copy(&revision(1), &revision(2));
+    copy_dir(&revision(1), &revision(2));
     std::fs::write(revision(2).join("routes.toml"), TO_WEST).unwrap();
     let next = conf.with_file_name("next");
     symlink("revision-2", &next).unwrap();
     std::fs::rename(&next, &conf).unwrap();
-    until("the watcher swaps", || async {
+    until("the watcher activates the generation", || async {
         let generation = generation(&world).await;
         if generation > before { Ok(()) } else { Err(generation) }
     })
     .await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "west");
-    // What was in force before is kept under the link's name, not under that of a revision which may be gone.
+    // The archive refers to the symlink's path, not to the target, which may be deleted.
     std::fs::remove_dir_all(revision(1)).unwrap();
-    let back = world.admin("POST", "/rollback", &[]).await;
+    let back = world.admin_request("POST", "/rollback", &[]).await;
     assert_eq!(back.status, 200, "{:?}", back.body);
     assert_eq!(world.create("o-2", "k-2").await.json()["channel"], "east");
 }
 
 #[tokio::test]
-async fn a_broken_file_changes_nothing_and_names_file_and_line() {
+async fn broken_file_is_rejected_with_file_and_line() {
     let world = World::new().await;
     let before = generation(&world).await;
     let channel = world.conf().join("channels/main.toml");
@@ -217,14 +214,14 @@ async fn a_broken_file_changes_nothing_and_names_file_and_line() {
     let line = good.lines().position(|line| line.starts_with("rate")).unwrap() + 1;
     save(&channel, &good.replace("rate = 600", "ratee = 600"));
     let refused = world.reload().await;
-    let told = String::from_utf8(refused.body.to_vec()).unwrap();
+    let report = String::from_utf8(refused.body.to_vec()).unwrap();
     assert_eq!(refused.status, 422);
-    assert!(told.contains(&format!("main.toml:{line}:")) && told.contains("did you mean `rate`"), "{told}");
+    assert!(report.contains(&format!("main.toml:{line}:")) && report.contains("did you mean `rate`"), "{report}");
     assert_eq!(generation(&world).await, before);
     assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
-    assert_eq!(world.create("o-1", "k-1").await.status, 201, "the old generation serves");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "the old generation stays active");
     save(&channel, &good);
-    until("the watcher takes the mended file", || async {
+    until("the watcher loads the fixed file", || async {
         let metrics = world.metrics().await;
         metrics.contains("tollgate_config_last_reload_success 1").then_some(()).ok_or(metrics)
     })
@@ -232,12 +229,12 @@ async fn a_broken_file_changes_nothing_and_names_file_and_line() {
 }
 
 #[tokio::test]
-async fn saving_a_file_or_a_hang_up_signal_is_enough() {
+async fn saved_file_or_sighup_triggers_reload() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     let routes = world.conf().join("routes.toml");
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "east");
     save(&routes, "[[route]]\nto = [{ channel = \"west\" }]\n");
-    until("the watcher swaps", || async {
+    until("the watcher activates the generation", || async {
         let generation = generation(&world).await;
         if generation == 2 { Ok(()) } else { Err(generation) }
     })
@@ -250,44 +247,44 @@ async fn saving_a_file_or_a_hang_up_signal_is_enough() {
     };
     let before = unchanged().await;
     world.gateway.signal("HUP");
-    until("the signal is followed", || async {
+    until("SIGHUP triggers a reload", || async {
         let now = unchanged().await;
         if now > before { Ok(()) } else { Err(now) }
     })
     .await;
-    assert_eq!(world.create("o-3", "k-3").await.status, 201, "it goes on after a hang-up signal");
-    assert_eq!(generation(&world).await, 2, "nothing changed, so nothing was swapped");
+    assert_eq!(world.create("o-3", "k-3").await.status, 201, "the gateway serves after SIGHUP");
+    assert_eq!(generation(&world).await, 2, "an unchanged configuration makes no generation");
 }
 
 #[tokio::test]
-async fn a_breakers_state_outlives_a_reload_of_its_channel() {
+async fn breaker_state_survives_reload() {
     let edit = |conf: &Path, _| {
         let path = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&path).unwrap();
-        // Queries fail here, and their breaker would keep the orders unknown.
+        // Queries fail here; their own breaker would keep the orders unknown.
         let numbers = "request_volume_threshold = 2\nquery = { request_volume_threshold = 100000 }";
         let text = text.replace("request_volume_threshold = 20", numbers);
         std::fs::write(path, text.replace("sleep_window = \"5s\"", "sleep_window = \"60s\"")).unwrap();
     };
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
-    // Nobody finds out that the orders exist meanwhile, and sends their creates again.
-    world.fault(serde_json::json!({"operation": "query", "fault": "cut_before", "times": 1000})).await;
-    world.fault(serde_json::json!({"operation": "create", "fault": "status_after", "times": 2})).await;
+    // Failing queries keep the resolver from finding the orders and repeating their creates.
+    world.inject_fault(serde_json::json!({"operation": "query", "fault": "cut_before", "times": 1000})).await;
+    world.inject_fault(serde_json::json!({"operation": "create", "fault": "status_after", "times": 2})).await;
     for order in ["o-1", "o-2"] {
         assert_eq!(world.create(order, order).await.status, 202);
     }
     let held = world.create("o-3", "o-3").await;
-    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("not_sent")), "{:?}", held.body);
+    assert_eq!((held.status, held.json()["code"].as_str()), (503, Some("channel_unavailable")), "{:?}", held.body);
     assert!(held.headers.contains_key("retry-after"));
     let path = world.conf().join("channels/main.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     save(&path, &text.replace("request_volume_threshold = 2", "request_volume_threshold = 1000"));
     assert_eq!(world.reload().await.status, 200);
-    assert_eq!(world.create("o-3", "o-3").await.status, 503, "it is still open");
+    assert_eq!(world.create("o-3", "o-3").await.status, 503, "the breaker is still open");
     assert!(world.metrics().await.contains("tollgate_breaker_state{channel=\"main\",operation=\"pay\"} 2"));
 }
 
-/// Only what another authority vouches for is believed from now on: no connection to the provider comes about.
+/// Makes the channel trust only another CA: no connection to the provider can be established.
 fn strangers_authority(world: &World) {
     let made = tempfile::tempdir().unwrap();
     tollgate::keygen::sandbox_channel(made.path(), "stranger", "127.0.0.1:1").unwrap();
@@ -298,13 +295,13 @@ fn strangers_authority(world: &World) {
 }
 
 #[tokio::test]
-async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_ca_under_load_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         let path = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(path, text.replace("request_volume_threshold = 20", "request_volume_threshold = 5")).unwrap();
     };
-    let server = "[reload]\nrevert_if = { window = \"60s\" }";
+    let server = "[reload]\nauto_rollback = { window = \"60s\" }";
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let load = Load::start(&world, "wechat.native").await;
     let before = generation(&world).await;
@@ -318,11 +315,11 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
             if value.parse::<f64>().unwrap() >= wanted { Ok(()) } else { Err(value) }
         }
     };
-    until("it is taken back", counted("tollgate_config_rollbacks_total", 1.0)).await;
+    until("the generation is rolled back", counted("tollgate_config_rollbacks_total", 1.0)).await;
     assert!(world.log().contains("the new generation is taken back by itself"));
-    // The old one under a new number; its channel works again once its breaker has slept.
+    // The previous configuration returns under a new number. Its channel recovers after the breaker's sleep window.
     let mut number = 0;
-    until("payments go on", || {
+    until("payments succeed again", || {
         number += 1;
         let order = format!("after-{number}");
         let world = &world;
@@ -339,14 +336,14 @@ async fn a_bad_authority_under_load_is_taken_back_by_itself_and_nobody_is_left_i
 }
 
 #[tokio::test]
-async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
+async fn channel_under_maintenance_rejects_new_payments_and_finishes_old() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     world.create("before", "k-1").await;
     let channel = world.conf().join("channels/east.toml");
     let whole = std::fs::read_to_string(&channel).unwrap();
     let before = generation(&world).await;
     save(&channel, &format!("{whole}\n[[maintenance]]\nfrom = 2020-01-01T00:00:00Z\nto = 9999-01-01T00:00:00Z\n"));
-    until("the new generation is in force", || async {
+    until("the new generation is active", || async {
         let now = generation(&world).await;
         if now > before { Ok(()) } else { Err(now) }
     })
@@ -354,21 +351,21 @@ async fn a_channel_under_maintenance_takes_nothing_new_and_finishes_the_old() {
     world.pay("before").await;
     world.receiver.until("before", "payment.succeeded").await;
     let created = world.create("after", "k-2").await.json();
-    assert_eq!(created["channel"], "west", "the next route's channel");
-    let mut pinned = order_of("pinned");
+    assert_eq!(created["channel"], "west", "the next route's channel is used");
+    let mut pinned = payment_body("pinned");
     pinned["channel"] = "east".into();
-    let refused = world.ask("POST", "/v1/payments", Some("k-3"), &pinned).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("not_sent")), "{:?}", refused.body);
+    let refused = world.signed_request("POST", "/v1/payments", Some("k-3"), &pinned).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &Value::from("maintenance")), "{:?}", refused.body);
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(
-        world.ask("POST", "/v1/payments", Some("k-3"), &order_of("pinned")).await.status,
+        world.signed_request("POST", "/v1/payments", Some("k-3"), &payment_body("pinned")).await.status,
         201,
-        "nothing was kept"
+        "the rejected request was not stored"
     );
 }
 
 #[tokio::test]
-async fn it_goes_back_and_starts_on_the_last_good_generation() {
+async fn rollback_then_start_with_broken_files_uses_last_good_generation() {
     let mut world = World::new().await;
     let channel = world.conf().join("channels/main.toml");
     let whole = std::fs::read_to_string(&channel).unwrap();
@@ -393,7 +390,7 @@ async fn it_goes_back_and_starts_on_the_last_good_generation() {
     world.gateway.kill();
     save(&world.conf().join("routes.toml"), "[[route]\n");
     world.start().await;
-    assert_eq!(generation(&world).await, 4, "the one that was gone back to");
+    assert_eq!(generation(&world).await, 4, "the generation of the rollback is active");
     assert!(world.log().contains("the last that was in force, goes on"), "loudly");
     assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
     assert_eq!(world.create("o-1", "k-1").await.status, 201);

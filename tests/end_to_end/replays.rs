@@ -1,15 +1,15 @@
-//! A signed request is accepted once: over restarts, reloads and wrong clocks, and whatever its merchant's rate says.
+//! Replay protection: a signed request is accepted once, over restarts, reloads and clock changes.
 
 use serde_json::Value;
 use tollgate::sign::{Credentials, plain};
 
-use crate::harness::{OTHER, SHOP, World, ask, send, signed, until};
+use crate::harness::{OTHER, SHOP, World, send, signed_headers, signed_request, until};
 
 type Headers = Vec<(&'static str, String)>;
 
 const TARGET: &str = "/v1/payments/none";
 
-/// Signed by a clock that is so many seconds ahead.
+/// Signs a request with a clock that is `seconds` ahead.
 fn signed_ahead(seconds: i64) -> Headers {
     let stamp = tollgate::clock::stamp();
     let created = stamp.unix_time.checked_add_signed(seconds).unwrap();
@@ -22,22 +22,22 @@ async fn status(world: &World, headers: &Headers) -> u16 {
 }
 
 #[tokio::test]
-async fn captured_request_is_refused_after_every_kind_of_restart() {
+async fn replayed_request_is_401_after_crash_shutdown_and_reload() {
     let mut world = World::new().await;
-    // What was signed before the very first start is refused.
+    // Requests signed before the first start are rejected.
     let captured: Vec<Headers> = [0, 100, 290].map(signed_ahead).to_vec();
     for headers in &captured {
         assert_eq!(status(&world, headers).await, 404, "let in");
     }
     let stops = ["-KILL", "-TERM", "reload", "-KILL"];
     for stop in stops {
-        // Signed before the stop and sent after it: nobody has seen it.
+        // Signed before the stop and sent after it: a new nonce.
         let waiting = signed_ahead(0);
         match stop {
             "-KILL" => world.gateway.kill(),
             "-TERM" => {
                 world.gateway.signal("TERM");
-                world.gateway.ended().await;
+                world.gateway.wait_exit().await;
             }
             _ => assert_eq!(world.reload().await.status, 200),
         }
@@ -47,31 +47,35 @@ async fn captured_request_is_refused_after_every_kind_of_restart() {
         for headers in &captured {
             assert_eq!(status(&world, headers).await, 401, "after {stop}");
         }
-        assert_eq!(status(&world, &waiting).await, 404, "{stop}: an honest request goes on");
-        assert_eq!(status(&world, &signed_ahead(0)).await, 404, "{stop}: and so does a new one");
+        assert_eq!(status(&world, &waiting).await, 404, "{stop}: a request signed before the stop is accepted");
+        assert_eq!(status(&world, &signed_ahead(0)).await, 404, "{stop}: a new request is accepted");
     }
 }
 
 #[tokio::test]
-async fn captured_request_is_refused_whatever_the_clock_said_meanwhile() {
+async fn replayed_request_is_401_after_clock_changes() {
     let mut world = World::new().await;
     let captured = signed_ahead(0);
     assert_eq!(status(&world, &captured).await, 404, "let in");
     for ahead in [3600, 0, -3600, 0] {
         world.gateway.kill();
-        world.gateway.ahead = ahead;
+        world.gateway.clock_ahead = ahead;
         world.start().await;
         assert_eq!(status(&world, &captured).await, 401, "{ahead}");
-        assert_eq!(status(&world, &signed_ahead(ahead)).await, 404, "{ahead}: who has the same clock is served");
+        assert_eq!(
+            status(&world, &signed_ahead(ahead)).await,
+            404,
+            "{ahead}: a request signed by the same clock is accepted"
+        );
     }
 }
 
 #[tokio::test]
-async fn payment_that_was_not_sent_is_not_made_by_a_replay_after_a_restart() {
+async fn replay_of_unsent_payment_after_restart_is_401() {
     let mut world = World::new().await;
-    crate::harness::force(&world.gateway, "open").await;
-    let body = crate::harness::order_of("o-1").to_string();
-    let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+    crate::harness::force_breaker(&world.gateway, "open").await;
+    let body = crate::harness::payment_body("o-1").to_string();
+    let mut headers = signed_headers(&SHOP, "POST", "/v1/payments", body.as_bytes());
     headers.push(("idempotency-key", "k-1".to_owned()));
     let url = format!("http://{}/v1/payments", world.gateway.listen);
     let refused = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
@@ -79,11 +83,16 @@ async fn payment_that_was_not_sent_is_not_made_by_a_replay_after_a_restart() {
     world.gateway.kill();
     world.start().await;
     let again = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
-    assert_eq!((again.status, world.seen("o-1").await["arrivals"].clone()), (401, Value::Null), "{:?}", again.body);
+    assert_eq!(
+        (again.status, world.provider_order("o-1").await["arrivals"].clone()),
+        (401, Value::Null),
+        "{:?}",
+        again.body
+    );
 }
 
 #[tokio::test]
-async fn request_over_the_rate_leaves_no_nonce_and_a_replay_costs_no_rate() {
+async fn rate_limited_request_stores_no_nonce_and_replay_costs_no_rate() {
     let world = World::new().await;
     let path = world.conf().join("merchants/shop.toml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -94,16 +103,16 @@ async fn request_over_the_rate_leaves_no_nonce_and_a_replay_costs_no_rate() {
     for _ in 0..20 {
         assert_eq!(status(&world, &captured).await, 401);
     }
-    assert_eq!(status(&world, &signed_ahead(0)).await, 404, "the second of the burst was left");
+    assert_eq!(status(&world, &signed_ahead(0)).await, 404, "replays used no token of the burst");
     let over = signed_ahead(0);
     assert_eq!(status(&world, &over).await, 429);
-    let let_in = until("there is a token", || async {
+    let let_in = until("a token is available", || async {
         let status = status(&world, &over).await;
         if status == 429 { Err(status) } else { Ok(status) }
     })
     .await;
-    assert_eq!(let_in, 404, "the same bytes are let in later");
+    assert_eq!(let_in, 404, "the rate-limited request is accepted later");
     assert_eq!(status(&world, &over).await, 401, "once");
-    let other = ask(world.gateway.listen, &OTHER, "GET", TARGET, None, &Value::Null).await;
+    let other = signed_request(world.gateway.listen, &OTHER, "GET", TARGET, None, &Value::Null).await;
     assert_eq!(other.status, 404);
 }

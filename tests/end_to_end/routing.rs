@@ -1,14 +1,14 @@
-//! Which channel a payment comes to, and that `tollgate route` says so beforehand.
+//! Routing, and that `tollgate route` predicts it.
 
 use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of};
+use crate::harness::{OTHER, SHOP, World, WorldOptions, payment_body, signed_request};
 use crate::reload::save;
 
-/// Everything that is special leads west, the rest east.
+/// Routes that send every special payment to `west` and the rest to `east`.
 fn routes() -> String {
     let hour = |hours: i64| {
         let time = Timestamp::now().checked_add(SignedDuration::from_hours(hours)).unwrap();
@@ -46,8 +46,8 @@ fallback = ["third"]
     )
 }
 
-/// What the command prints.
-fn told(world: &World, merchant: &str, order: &Value) -> String {
+/// Returns the output of `tollgate route`.
+fn explained(world: &World, merchant: &str, order: &Value) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.arg("--conf").arg(world.conf()).args(["route", "--merchant", merchant]);
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -63,20 +63,22 @@ fn told(world: &World, merchant: &str, order: &Value) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// The first channel in it.
-fn first(told: &str) -> &str {
-    let line =
-        told.lines().find_map(|line| line.strip_prefix("channel")).unwrap_or_else(|| panic!("no channel: {told}"));
+/// Returns the first channel of that output.
+fn first(explained: &str) -> &str {
+    let line = explained
+        .lines()
+        .find_map(|line| line.strip_prefix("channel"))
+        .unwrap_or_else(|| panic!("no channel: {explained}"));
     line.split_whitespace().next().unwrap()
 }
 
 #[tokio::test]
-async fn each_condition_leads_where_the_command_says() {
+async fn each_route_condition_agrees_with_route_command() {
     let world = World::with(WorldOptions { channels: vec!["east", "west", "third"], ..WorldOptions::default() }).await;
     save(&world.conf().join("routes.toml"), &routes());
     assert_eq!(world.reload().await.status, 200);
     let change = |name: &str, value: Value| {
-        let mut order = order_of("x");
+        let mut order = payment_body("x");
         order[name] = value;
         order
     };
@@ -84,8 +86,8 @@ async fn each_condition_leads_where_the_command_says() {
     let mut h5 = change("method", "wechat.h5".into());
     h5["payer"] = json!({"client_ip": "203.0.113.5"});
     let rows = [
-        (&SHOP, "shop", order_of("x"), "east"),
-        (&OTHER, "other", order_of("x"), "west"),
+        (&SHOP, "shop", payment_body("x"), "east"),
+        (&OTHER, "other", payment_body("x"), "west"),
         (&SHOP, "shop", change("metadata", json!({"tier": "gold", "area": "north", "more": "1"})), "west"),
         (&SHOP, "shop", change("metadata", json!({"tier": "gold"})), "east"),
         (&SHOP, "shop", change("metadata", json!({"tier": "gold", "area": "south"})), "east"),
@@ -101,22 +103,22 @@ async fn each_condition_leads_where_the_command_says() {
     for (count, (merchant, name, mut order, expected)) in rows.into_iter().enumerate() {
         let id = format!("o-{count}");
         order["order_id"] = id.as_str().into();
-        let said = told(&world, name, &order);
+        let said = explained(&world, name, &order);
         assert_eq!(first(&said), expected, "{order}: {said}");
-        let made = ask(world.gateway.listen, merchant, "POST", "/v1/payments", Some(&id), &order).await;
+        let made = signed_request(world.gateway.listen, merchant, "POST", "/v1/payments", Some(&id), &order).await;
         assert_eq!((made.status, &made.json()["channel"]), (201, &expected.into()), "{order}: {:?}", made.body);
     }
-    let dollars = told(&world, "shop", &change("amount", json!({"value": 1, "currency": "USD"})));
+    let dollars = explained(&world, "shop", &change("amount", json!({"value": 1, "currency": "USD"})));
     assert_eq!(first(&dollars), "west", "{dollars}");
     assert!(dollars.contains("passed over: it wants the merchant `other`"), "{dollars}");
     let pinned = change("channel", "west".into());
-    let refused = world.ask("POST", "/v1/payments", Some("pinned"), &pinned).await;
+    let refused = world.signed_request("POST", "/v1/payments", Some("pinned"), &pinned).await;
     assert_eq!((refused.status, &refused.json()["code"]), (400, &"unknown_channel".into()), "{:?}", refused.body);
-    assert!(told(&world, "shop", &pinned).contains("no channel: no route leads this payment"));
+    assert!(explained(&world, "shop", &pinned).contains("no channel: no route leads this payment"));
 }
 
 #[tokio::test]
-async fn weights_share_payments_out_and_an_order_stays_where_it_went() {
+async fn weighted_routes_spread_payments_and_orders_keep_their_channel() {
     let world = World::with(WorldOptions { channels: vec!["east", "west"], ..WorldOptions::default() }).await;
     let both = "[[route]]\nto = [{ channel = \"east\", weight = 1 }, { channel = \"west\", weight = 1 }]\n";
     save(&world.conf().join("routes.toml"), both);
@@ -125,19 +127,19 @@ async fn weights_share_payments_out_and_an_order_stays_where_it_went() {
     for number in 0..24 {
         let id = format!("o-{number}");
         let channel = world.create(&id, &id).await.json()["channel"].as_str().unwrap().to_owned();
-        assert_eq!(first(&told(&world, "shop", &order_of(&id))), channel, "{id}");
+        assert_eq!(first(&explained(&world, "shop", &payment_body(&id))), channel, "{id}");
         went.push((id, channel));
     }
     let east = went.iter().filter(|(_, channel)| channel == "east").count();
-    assert!((4..=20).contains(&east), "{east} of 24 went east");
-    // All new ones go west from now on; what is there already is asked about, paid and given back where it is.
+    assert!((4..=20).contains(&east), "{east} of 24 went to east");
+    // New payments go to `west` from now on; existing ones are queried, paid and refunded where they are.
     save(&world.conf().join("routes.toml"), "[[route]]\nto = [{ channel = \"west\" }]\n");
     assert_eq!(world.reload().await.status, 200);
     let (id, _) = went.iter().find(|(_, channel)| channel == "east").unwrap();
     world.pay(id).await;
     assert_eq!(world.until_status(id, "succeeded").await["channel"], "east");
     let refund = json!({"refund_id": "r-1", "amount": {"value": 10, "currency": "CNY"}});
-    let given = world.ask("POST", &format!("/v1/payments/{id}/refunds"), Some("r-1"), &refund).await;
+    let given = world.signed_request("POST", &format!("/v1/payments/{id}/refunds"), Some("r-1"), &refund).await;
     assert_eq!((given.status, &given.json()["channel"]), (201, &"east".into()), "{:?}", given.body);
     let again = world.create(id, id).await;
     assert_eq!((again.status, &again.json()["channel"]), (201, &"east".into()), "a repetition too");

@@ -1,5 +1,5 @@
-//! The payment companies' own SDKs, or the most used ones, judge from outside: what the gateway sends, what the sandbox
-//! answers, and whether the gateway takes what they make. `tests/judges/install` fetches them from npm and PyPI.
+//! Conformance tests with the providers' own SDKs, or the most used ones: they verify what the gateway and the sandbox send and
+//! produce messages that the gateway must accept. `tests/judges/install` fetches them from npm and PyPI.
 
 mod alipay;
 mod schema;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{World, send};
 
-/// Where the judges are, installed on the first call.
+/// Returns the directory of the SDKs, which the first call installs.
 fn installed() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -23,20 +23,20 @@ fn installed() -> &'static Path {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/install");
         let output = Command::new(script).arg(&place).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the judges could not be installed (this needs npm and PyPI): {said}");
+        assert!(output.status.success(), "the SDKs could not be installed (needs npm and PyPI): {said}");
         place
     })
 }
 
-/// Asks a judge: `wechat.mjs` runs in Node, `wechat.py` in Python.
-pub async fn ask(script: &'static str, command: &'static str, question: Value) -> Value {
+/// Runs a command of an SDK script with a JSON input: `.mjs` in Node, `.py` in Python.
+pub async fn run_sdk(script: &'static str, command: &'static str, question: Value) -> Value {
     let work = move || {
         let place = installed();
         let authority = Path::new(question["folder"].as_str().unwrap_or_default()).join("ca.pem");
         let program = if script.ends_with(".mjs") { PathBuf::from("node") } else { place.join("python/bin/python") };
         let mut judge = Command::new(program);
         judge.arg(place.join(script)).arg(command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Some SDKs have no setting for a private authority, nor for the zone of the time that they sign.
+        // Some SDKs have no setting for a private CA or for the time zone.
         judge.env("NODE_EXTRA_CA_CERTS", &authority).env("SSL_CERT_FILE", &authority).env("TZ", "Asia/Shanghai");
         let mut judge = judge.spawn().unwrap();
         judge.stdin.take().unwrap().write_all(question.to_string().as_bytes()).unwrap();
@@ -48,8 +48,8 @@ pub async fn ask(script: &'static str, command: &'static str, question: Value) -
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-/// One part of each of a provider's golden files that has it, with the file's name. They are what the gateway sends and takes,
-/// to the byte.
+/// Returns the part at `pointer` of each golden file that has it, with the file's name. Golden files are byte-exact messages of the
+/// gateway.
 fn golden_parts(provider: &str, pointer: &str) -> Vec<(String, Value)> {
     let folder = golden(provider);
     let mut found = Vec::new();
@@ -68,7 +68,7 @@ fn golden_parts(provider: &str, pointer: &str) -> Vec<(String, Value)> {
     found
 }
 
-/// Every verdict is this one.
+/// Asserts that every verdict equals `verdict`.
 fn all_are(verdict: bool, verdicts: &Value, names: &[String]) {
     let verdicts = verdicts.as_array().unwrap();
     assert_eq!(verdicts.len(), names.len());
@@ -85,7 +85,7 @@ fn golden_key(provider: &str, name: &str) -> String {
     std::fs::read_to_string(golden(provider).join("keys").join(name)).unwrap()
 }
 
-/// The account of a channel, as the sandbox knows it.
+/// Returns the sandbox's record of the channel's account.
 fn account(world: &World) -> (PathBuf, toml::Table) {
     let folder = world.conf().join("channels/main");
     let table = std::fs::read_to_string(folder.join("sandbox.toml")).unwrap().parse().unwrap();
@@ -106,24 +106,24 @@ fn wechat_client(world: &World, number: &str) -> Value {
 }
 
 #[tokio::test]
-async fn wechat_v3_requests_are_signed_as_an_sdk_verifies() {
+async fn wechat_v3_sdk_verifies_requests() {
     let (names, requests): (Vec<_>, Vec<_>) = golden_parts("wechat-v3", "/request").into_iter().unzip();
     let certificate = golden_key("wechat-v3", "wxjava_merchant_certificate.pem");
-    let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": requests})).await;
+    let verdicts = run_sdk("wechat.mjs", "requests", json!({"certificate": certificate, "requests": requests})).await;
     all_are(true, &verdicts, &names);
     let mut altered = requests;
     for request in &mut altered {
         request["uri"] = format!("{}x", request["uri"].as_str().unwrap()).into();
     }
-    let verdicts = ask("wechat.mjs", "requests", json!({"certificate": certificate, "requests": altered})).await;
+    let verdicts = run_sdk("wechat.mjs", "requests", json!({"certificate": certificate, "requests": altered})).await;
     all_are(false, &verdicts, &names);
 }
 
 #[tokio::test]
-async fn wechat_v2_messages_are_signed_as_an_sdk_signs() {
+async fn wechat_v2_signatures_match_sdk() {
     let (mut names, mut messages) = (Vec::new(), Vec::new());
     for pointer in ["/request/body", "/answer/body", "/notification/body"] {
-        // A refund's notification is encrypted instead.
+        // A refund's notification is encrypted, not signed.
         let signed = golden_parts("wechat-v2", pointer).into_iter().filter(|(name, _)| name != "notification-refund");
         let (more_names, more): (Vec<_>, Vec<_>) = signed.unzip();
         names.extend(more_names);
@@ -135,8 +135,8 @@ async fn wechat_v2_messages_are_signed_as_an_sdk_signs() {
     let vectors: Value =
         serde_json::from_slice(&std::fs::read(golden("wechat-v2").join("vectors.json")).unwrap()).unwrap();
     let question = |key: &Value| json!({"key": key, "messages": messages, "parameters": parameters});
-    all_are(true, &ask("wechat.mjs", "v2", question(&vectors["doc_vector"]["key"])).await, &names);
-    all_are(false, &ask("wechat.mjs", "v2", question(&json!("another key of thirty-two letters"))).await, &names);
+    all_are(true, &run_sdk("wechat.mjs", "v2", question(&vectors["doc_vector"]["key"])).await, &names);
+    all_are(false, &run_sdk("wechat.mjs", "v2", question(&json!("another key of thirty-two letters"))).await, &names);
 }
 
 /// A form's fields as a JSON object.
@@ -150,9 +150,9 @@ fn fields(form: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_wechat_v3_sdks_and_refuses_a_wrong_key() {
+async fn wechat_v3_sdks_work_against_sandbox_and_wrong_key_is_rejected() {
     let world = World::new().await;
-    let seen = ask("wechat.mjs", "client", wechat_client(&world, "judge-1")).await;
+    let seen = run_sdk("wechat.mjs", "client", wechat_client(&world, "judge-1")).await;
     assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
     assert_eq!(
         (&seen["state"], &seen["closed"], &seen["afterwards"]),
@@ -160,18 +160,18 @@ async fn the_sandbox_serves_wechat_v3_sdks_and_refuses_a_wrong_key() {
     );
     assert_eq!(seen["forged"], 401, "{seen}");
 
-    let seen = ask("wechat.py", "client", wechat_client(&world, "judge-2")).await;
+    let seen = run_sdk("wechat.py", "client", wechat_client(&world, "judge-2")).await;
     assert!(seen["code_url"].as_str().unwrap().starts_with("weixin://"), "{seen}");
     assert_eq!((&seen["created"], &seen["state"], &seen["closed"]), (&json!(200), &json!("NOTPAY"), &json!(204)));
 }
 
 #[tokio::test]
-async fn a_wechat_v3_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
+async fn wechat_v3_sdk_notification_is_accepted_and_altered_one_rejected() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     let (folder, account) = account(&world);
     let resource = json!({
-        "mchid": account["mchid"], "appid": account["appid"], "out_trade_no": World::number("o-1"),
+        "mchid": account["mchid"], "appid": account["appid"], "out_trade_no": World::provider_order_no("o-1"),
         "transaction_id": "4200000000000000000000000001", "trade_type": "NATIVE", "trade_state": "SUCCESS",
         "success_time": "2026-01-02T03:04:05+08:00", "payer": {"openid": "o-openid"},
         "amount": {"total": 1000, "payer_total": 1000, "currency": "CNY", "payer_currency": "CNY"},
@@ -181,7 +181,7 @@ async fn a_wechat_v3_notification_of_an_sdk_is_taken_and_an_altered_one_is_not()
         "keyId": account["public_key"]["id"], "apiV3": account["api_v3"], "resource": resource,
         "type": "TRANSACTION.SUCCESS",
     });
-    let made = ask("wechat.mjs", "notification", question).await;
+    let made = run_sdk("wechat.mjs", "notification", question).await;
     let altered = made["body"].as_str().unwrap().replace("TRANSACTION.SUCCESS", "TRANSACTION.SUCCESs");
     assert_eq!(deliver(&world, &made, &altered).await, 400);
     assert_eq!(world.payment("o-1").await["status"], "pending");
@@ -190,7 +190,7 @@ async fn a_wechat_v3_notification_of_an_sdk_is_taken_and_an_altered_one_is_not()
     assert_eq!(payment["provider_payment_id"], "4200000000000000000000000001");
 }
 
-/// Brings a notification to the gateway, with another body perhaps; gives the status of its answer.
+/// Posts a notification with this body to the gateway and returns the status.
 async fn deliver(world: &World, made: &Value, body: &str) -> u16 {
     let headers: Vec<(&'static str, String)> = made["headers"]
         .as_object()

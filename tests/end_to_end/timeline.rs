@@ -1,22 +1,22 @@
-//! Where is my money? Everything that happened to a payment, told to its merchant and to whoever answers for it.
+//! Timeline: the full history of a payment, for its merchant and for support.
 
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, World, ask, order_of, until};
+use crate::harness::{OTHER, World, payment_body, signed_request, until};
 
 impl World {
     async fn timeline(&self, order: &str) -> Value {
-        let answer = self.ask("GET", &format!("/v1/payments/{order}/timeline"), None, &Value::Null).await;
+        let answer = self.signed_request("GET", &format!("/v1/payments/{order}/timeline"), None, &Value::Null).await;
         assert_eq!(answer.status, 200, "{:?}", answer.body);
         answer.json()
     }
 
-    /// Waits until the timeline's last entry is the delivery of this kind of event.
+    /// Waits until the timeline records the delivery of this kind of event.
     async fn until_delivered(&self, order: &str, kind: &str) -> Value {
         let id = self.receiver.until(order, kind).await.id;
-        until(&format!("{kind} is told as delivered"), || async {
+        until(&format!("{kind} is recorded as delivered"), || async {
             let timeline = self.timeline(order).await;
             let entries = timeline["entries"].as_array().unwrap();
             let is_told = entries.iter().any(|entry| entry["what"] == "delivered" && entry["id"] == id.as_str());
@@ -25,7 +25,7 @@ impl World {
         .await
     }
 
-    async fn explain(&self, arguments: &[&str]) -> Output {
+    async fn run_explain(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["explain", "--conf"]).arg(self.conf()).args(arguments);
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
@@ -37,17 +37,17 @@ fn said(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Each entry in a few words: what it is and what it says.
+/// Summarizes each entry in a few words.
 fn words(timeline: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let word = |entry: &Value| {
         let detail = match entry["what"].as_str().unwrap() {
             "claimed" => text(&entry["action"]),
-            "exchanged" => {
+            "provider_call" => {
                 format!("{} {} {}", text(&entry["operation"]), text(&entry["written"]), text(&entry["result"]))
             }
-            "became" => text(&entry["status"]),
-            "notified" => text(&entry["verdict"]),
+            "status_changed" => text(&entry["status"]),
+            "notification_received" => text(&entry["verdict"]),
             "event" => text(&entry["kind"]),
             _ => String::new(),
         };
@@ -57,54 +57,54 @@ fn words(timeline: &Value) -> Vec<String> {
     timeline["entries"].as_array().unwrap().iter().map(word).collect()
 }
 
-/// The first entry of this kind.
+/// Returns the first entry of this kind.
 fn first<'a>(timeline: &'a Value, what: &str) -> &'a Value {
     timeline["entries"].as_array().unwrap().iter().find(|entry| entry["what"] == what).unwrap()
 }
 
 #[tokio::test]
-async fn a_cut_answer_the_truth_a_notification_and_a_refund_are_all_told() {
+async fn timeline_lists_calls_updates_notifications_refunds_and_deliveries() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "cut_after"})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
     world.until_delivered("o-1", "payment.unknown").await;
     world.until_status("o-1", "pending").await;
     world.pay("o-1").await;
     world.until_delivered("o-1", "payment.succeeded").await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
-    let refunded = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    let refunded = world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
     assert_eq!(refunded.status, 201);
     let timeline = world.until_delivered("o-1", "refund.succeeded").await;
 
-    let told = words(&timeline);
+    let entries_seen = words(&timeline);
     let story = [
         "claimed pay",
-        "exchanged pay maybe unclear",
-        "became unknown",
+        "provider_call pay maybe unclear",
+        "status_changed unknown",
         "event payment.unknown",
-        "exchanged query yes pending",
-        "became pending",
-        "notified believed",
-        "became succeeded",
+        "provider_call query yes pending",
+        "status_changed pending",
+        "notification_received applied",
+        "status_changed succeeded",
         "event payment.succeeded",
         "delivered",
         "r-1: claimed refund",
-        "r-1: became succeeded",
+        "r-1: status_changed succeeded",
         "r-1: event refund.succeeded",
         "r-1: delivered",
     ];
-    let mut rest = told.iter();
+    let mut rest = entries_seen.iter();
     for part in story {
-        assert!(rest.any(|word| word == part), "{part} is missing or at another place: {told:#?}");
+        assert!(rest.any(|word| word == part), "{part} is missing or out of order: {entries_seen:#?}");
     }
-    for once in ["claimed pay", "exchanged pay maybe unclear", "event payment.succeeded", "r-1: claimed refund"] {
-        assert_eq!(told.iter().filter(|word| *word == once).count(), 1, "{once}: {told:#?}");
+    for once in ["claimed pay", "provider_call pay maybe unclear", "event payment.succeeded", "r-1: claimed refund"] {
+        assert_eq!(entries_seen.iter().filter(|word| *word == once).count(), 1, "{once}: {entries_seen:#?}");
     }
-    let notified = first(&timeline, "notified");
-    assert_eq!(notified["seen"]["sha256"].as_str().unwrap().len(), 64, "{notified}");
-    assert!(notified["seen"]["key_id"].as_str().is_some_and(|id| !id.is_empty()), "{notified}");
-    let exchanged = first(&timeline, "exchanged");
-    assert!(exchanged["sent_at"].is_string() && exchanged["answer"].is_null(), "{exchanged}");
+    let notification = first(&timeline, "notification_received");
+    assert_eq!(notification["seen"]["sha256"].as_str().unwrap().len(), 64, "{notification}");
+    assert!(notification["seen"]["key_id"].as_str().is_some_and(|id| !id.is_empty()), "{notification}");
+    let call = first(&timeline, "provider_call");
+    assert!(call["sent_at"].is_string() && call["answer"].is_null(), "{call}");
     let text = timeline.to_string();
     for secret in ["openid", "ciphertext", "茶 tea", "weixin://"] {
         assert!(!text.contains(secret), "{secret}: {text}");
@@ -112,42 +112,47 @@ async fn a_cut_answer_the_truth_a_notification_and_a_refund_are_all_told() {
 
     for order in ["o-1", "nothing"] {
         let path = format!("/v1/payments/{order}/timeline");
-        let theirs = ask(world.gateway.listen, &OTHER, "GET", &path, None, &Value::Null).await;
+        let theirs = signed_request(world.gateway.listen, &OTHER, "GET", &path, None, &Value::Null).await;
         assert_eq!((theirs.status, theirs.json()["code"].as_str()), (404, Some("not_found")));
     }
-    let posted = world.ask("POST", "/v1/payments/o-1/timeline", Some("k"), &Value::Null).await;
+    let posted = world.signed_request("POST", "/v1/payments/o-1/timeline", Some("k"), &Value::Null).await;
     assert_eq!(posted.status, 405);
 }
 
 #[tokio::test]
-async fn a_person_is_told_where_the_money_is_while_the_gateway_runs_and_when_none_does() {
+async fn explain_shows_payment_with_and_without_running_gateway() {
     let mut world = World::new().await;
     world.create("o-1", "k-1").await;
-    let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await;
+    let theirs =
+        signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &payment_body("o-1")).await;
     assert_eq!(theirs.status, 201);
     world.pay("o-1").await;
     world.until_delivered("o-1", "payment.succeeded").await;
 
-    let both = said(&world.explain(&["o-1"]).await);
+    let both = said(&world.run_explain(&["o-1"]).await);
     assert!(both.contains("o-1 of shop: 10.00 CNY") && both.contains("o-1 of other: 10.00 CNY"), "{both}");
-    let ours = said(&world.explain(&["o-1", "--merchant", "shop"]).await);
+    let ours = said(&world.run_explain(&["o-1", "--merchant", "shop"]).await);
     assert!(ours.contains("PAID at ") && !ours.contains("of other"), "{ours}");
     assert!(ours.contains("verified and believed") && ours.contains("the merchant took the event evt_"), "{ours}");
-    let by_number = said(&world.explain(&[&World::number("o-1")]).await);
+    let by_number = said(&world.run_explain(&[&World::provider_order_no("o-1")]).await);
     assert_eq!(by_number, ours, "the payer's receipt names the provider's order number");
-    let open = said(&world.explain(&["o-1", "--merchant", "other"]).await);
+    let open = said(&world.run_explain(&["o-1", "--merchant", "other"]).await);
     assert!(open.contains("NOT PAID YET"), "{open}");
     let json: Value =
-        serde_json::from_str(&said(&world.explain(&["o-1", "--merchant", "shop", "--json"]).await)).unwrap();
+        serde_json::from_str(&said(&world.run_explain(&["o-1", "--merchant", "shop", "--json"]).await)).unwrap();
     assert_eq!(
         (&json[0]["status"], &json[0]["entries"][0]["what"]),
         (&"succeeded".into(), &"claimed".into()),
         "{json}"
     );
-    let missing = world.explain(&["nothing"]).await;
+    let missing = world.run_explain(&["nothing"]).await;
     assert!(!missing.status.success());
     assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no payment `nothing`"), "{missing:?}");
 
     world.gateway.kill();
-    assert_eq!(said(&world.explain(&["o-1", "--merchant", "shop"]).await), ours, "from the ledger itself");
+    assert_eq!(
+        said(&world.run_explain(&["o-1", "--merchant", "shop"]).await),
+        ours,
+        "explain reads the ledger directly"
+    );
 }

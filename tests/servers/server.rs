@@ -1,4 +1,4 @@
-//! A PostgreSQL process of the tests' own.
+//! PostgreSQL process for tests.
 #![allow(dead_code, reason = "not everyone stops it")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
-/// A server that ends with this value, or with the test process at the latest.
+/// PostgreSQL server that stops when dropped, at the latest with the test process.
 pub(crate) struct Server {
     pub(crate) url: String,
     process: Child,
@@ -14,7 +14,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Empty, with these arguments to its script.
+    /// Starts an empty server with these script arguments.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/postgres");
         let mut process =
@@ -26,22 +26,22 @@ impl Server {
         Self { url, process, line: Mutex::new(Some((input, output))) }
     }
 
-    /// As a crash would, and waits for it.
+    /// Crashes the server and waits until it is down.
     pub(crate) fn crash(&self) {
         self.command("stop");
     }
 
-    /// Stops it as an operator does: a standby has all that was committed then.
+    /// Shuts the server down cleanly: a standby has received every commit then.
     pub(crate) fn shut(&self) {
         self.command("shut");
     }
 
-    /// Starts it again after a crash.
+    /// Restarts the server after a crash.
     pub(crate) fn revive(&self) {
         self.command("start");
     }
 
-    /// Makes a standby take writes.
+    /// Promotes a standby to accept writes.
     pub(crate) fn promote(&self) {
         self.command("promote");
     }

@@ -1,28 +1,28 @@
-//! A gateway as a process of its own.
+//! Gateway as a child process.
 
 use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-/// The gateway as a process.
+/// Gateway process with its configuration and addresses.
 pub struct Gateway {
     pub conf: PathBuf,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
-    /// How many seconds its clock is ahead from its next start on.
-    pub ahead: i64,
-    /// Where its next start writes, if not to nowhere and to its log file.
+    /// Seconds by which the clock is ahead, from the next start on.
+    pub clock_ahead: i64,
+    /// Standard output and error of the next start; default: none and the log file.
     pub stdio: Option<(Stdio, Stdio)>,
     process: Option<Child>,
 }
 
 impl Gateway {
-    /// One that is yet to be started.
+    /// A gateway that is not started yet.
     pub(super) fn new(conf: PathBuf, listen: SocketAddr, admin: SocketAddr) -> Self {
-        Self { conf, listen, admin, ahead: 0, stdio: None, process: None }
+        Self { conf, listen, admin, clock_ahead: 0, stdio: None, process: None }
     }
 
-    /// Starts it and waits until it may take traffic.
+    /// Starts the process and waits until it is ready.
     pub(super) async fn start(&mut self, log: &Path) {
         let url = format!("http://{}/readyz", self.admin);
         self.start_until(log, || async { send("GET", &url, &[], b"").await.is_ok_and(|answer| answer.status == 200) })
@@ -30,45 +30,45 @@ impl Gateway {
     }
 
     pub(super) async fn start_until<F: Future<Output = bool>>(&mut self, log: &Path, is_ready: impl Fn() -> F) {
-        let _turn = turn().await;
+        let _permit = startup_permit().await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        if self.ahead != 0 {
-            command.env("TOLLGATE_CHAOS_CLOCK_AHEAD", self.ahead.to_string());
+        if self.clock_ahead != 0 {
+            command.env("TOLLGATE_CHAOS_CLOCK_AHEAD", self.clock_ahead.to_string());
         }
         let (stdout, stderr) = self.stdio.take().unwrap_or_else(|| {
             (Stdio::null(), std::fs::File::options().create(true).append(true).open(log).unwrap().into())
         });
         let process = command.args(["run", "--conf"]).arg(&self.conf).stdout(stdout).stderr(stderr).spawn().unwrap();
         let process = self.process.insert(process);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TEST_TIMEOUT;
         loop {
             if is_ready().await {
                 return;
             }
             let waits = process.try_wait().unwrap().is_none() && Instant::now() < until;
-            assert!(waits, "the gateway did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
+            assert!(waits, "the gateway did not become ready: {}", std::fs::read_to_string(log).unwrap_or_default());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// The memory that the process has now, in KiB.
+    /// Resident memory in KiB.
     pub fn memory(&self) -> u64 {
-        self.told_by_the_system("VmRSS:").trim_end_matches(" kB").parse().unwrap()
+        self.proc_status("VmRSS:").trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Whether the process waits for this signal, by its number; another one ends it.
-    pub fn hears(&self, signal: u32) -> bool {
-        let caught = u64::from_str_radix(&self.told_by_the_system("SigCgt:"), 16).unwrap();
+    /// Returns whether the process has a handler for this signal number. Without one the signal would kill it.
+    pub fn handles_signal(&self, signal: u32) -> bool {
+        let caught = u64::from_str_radix(&self.proc_status("SigCgt:"), 16).unwrap();
         caught & (1 << (signal - 1)) != 0
     }
 
-    fn told_by_the_system(&self, what: &str) -> String {
+    fn proc_status(&self, what: &str) -> String {
         let id = self.process.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         status.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim().to_owned()
     }
 
-    /// As a power cut would.
+    /// Kills the process without warning, like a power failure.
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
@@ -80,22 +80,22 @@ impl Gateway {
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
-    /// Waits for the process to end by itself.
-    pub async fn ended(&mut self) -> i32 {
+    /// Waits until the process exits, and returns its exit code.
+    pub async fn wait_exit(&mut self) -> i32 {
         let mut process = self.process.take().unwrap();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TEST_TIMEOUT;
         loop {
             if let Some(status) = process.try_wait().unwrap() {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < until, "the gateway did not end");
+            assert!(Instant::now() < until, "the gateway did not exit");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-/// Stops a channel's payments at a gateway for a while, or lets them go on.
-pub async fn force(gateway: &Gateway, how: &str) {
+/// Forces the breaker of the channel `main`: `open`, `closed` or `none`.
+pub async fn force_breaker(gateway: &Gateway, how: &str) {
     let url = format!("http://{}/breakers?channel=main&force={how}", gateway.admin);
     assert_eq!(send("POST", &url, &[], b"").await.unwrap().status, 200);
 }

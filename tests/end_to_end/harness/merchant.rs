@@ -1,4 +1,4 @@
-//! A merchant: its file, what it asks for, and how it signs.
+//! Merchants: configuration file, request bodies, signed requests.
 
 use bytes::Bytes;
 use http::Request;
@@ -31,12 +31,12 @@ pub fn write_merchant(conf: &Path, name: &str, merchant: &Merchant, webhook: &st
     std::fs::write(conf.join(format!("merchants/{name}.toml")), text).unwrap();
 }
 
-pub fn order_of(order: &str) -> Value {
+pub fn payment_body(order: &str) -> Value {
     json!({"order_id": order, "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"})
 }
 
-/// A signed request.
-pub async fn ask(
+/// Sends a signed request.
+pub async fn signed_request(
     to: SocketAddr,
     merchant: &Merchant,
     method: &str,
@@ -45,10 +45,10 @@ pub async fn ask(
     body: &Value,
 ) -> Answer {
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    try_ask(to, merchant, method, target, key, body.as_bytes()).await.unwrap()
+    try_signed_request(to, merchant, method, target, key, body.as_bytes()).await.unwrap()
 }
 
-pub async fn try_ask(
+pub async fn try_signed_request(
     to: SocketAddr,
     merchant: &Merchant,
     method: &str,
@@ -56,20 +56,20 @@ pub async fn try_ask(
     key: Option<&str>,
     body: &[u8],
 ) -> Result<Answer, String> {
-    let mut headers = signed(merchant, method, target, body);
+    let mut headers = signed_headers(merchant, method, target, body);
     headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
     send(method, &format!("http://{to}{target}"), &headers, body).await
 }
 
-/// A signed POST of the merchant `shop` whose answer says only that it will be done.
-pub async fn ask_later(to: SocketAddr, target: &str, key: &str, body: &Value) -> Answer {
+/// Sends a signed POST of the merchant `shop` with `prefer: respond-async`.
+pub async fn signed_request_async(to: SocketAddr, target: &str, key: &str, body: &Value) -> Answer {
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    let mut headers = signed(&SHOP, "POST", target, body.as_bytes());
+    let mut headers = signed_headers(&SHOP, "POST", target, body.as_bytes());
     headers.extend([("idempotency-key", key.to_owned()), ("prefer", "respond-async".to_owned())]);
     send("POST", &format!("http://{to}{target}"), &headers, body.as_bytes()).await.unwrap()
 }
 
-pub fn signed(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
+pub fn signed_headers(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
     let stamp = tollgate::clock::stamp();
     let secret = merchant.secret.as_bytes();
     plain(
@@ -97,7 +97,7 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on its own connection.
 pub async fn send(method: &str, url: &str, headers: &[(&'static str, String)], body: &[u8]) -> Result<Answer, String> {
     let uri: http::Uri = url.parse().map_err(|error| format!("{error}"))?;
     let authority = uri.authority().unwrap().to_string();

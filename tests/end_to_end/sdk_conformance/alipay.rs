@@ -1,16 +1,16 @@
-//! Alipay's own SDK and the most used Python one, as judges of what is signed, as merchants of the sandbox, and as makers
-//! of notifications.
+//! Alipay's own SDK and the most used Python SDK: they verify signatures, use the sandbox as merchants and produce
+//! notifications.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 use tollgate::keygen::SandboxProvider;
 
-use super::{account, all_are, ask, fields, golden_key, golden_parts};
-use crate::harness::{World, WorldOptions, order_of, send};
+use super::{account, all_are, fields, golden_key, golden_parts, run_sdk};
+use crate::harness::{World, WorldOptions, payment_body, send};
 
 #[tokio::test]
-async fn requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
+async fn alipay_sdk_verifies_requests_links_and_order_strings() {
     let (mut names, mut signed) = (Vec::new(), Vec::new());
     for pointer in ["/request/body", "/outcome/action/url", "/outcome/action/params/orderStr"] {
         for (name, part) in golden_parts("alipay", pointer) {
@@ -21,27 +21,27 @@ async fn requests_links_and_order_strings_are_signed_as_its_sdk_verifies() {
     }
     assert!(names.len() >= 14, "{names:?}");
     let (public, private) = (golden_key("alipay", "ali_app.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
-    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed});
-    all_are(true, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+    let question = |signed: &[Value]| json!({"publicKey": public, "privateKey": private, "signed": signed_headers});
+    all_are(true, &run_sdk("alipay.mjs", "forms", question(&signed)).await, &names);
     for fields in &mut signed {
         fields["timestamp"] = "2023-11-15 06:13:21".into();
     }
-    all_are(false, &ask("alipay.mjs", "forms", question(&signed)).await, &names);
+    all_are(false, &run_sdk("alipay.mjs", "forms", question(&signed)).await, &names);
 }
 
 #[tokio::test]
-async fn answers_and_notifications_that_the_gateway_takes_are_good_to_its_sdks() {
+async fn alipay_sdks_verify_golden_responses_and_notifications() {
     let (public, private) = (golden_key("alipay", "ali_alipay.pub.pem"), golden_key("alipay", "ali_app.key.pem"));
     let question = |name: &str, what: Vec<Value>| json!({"publicKey": public, "privateKey": private, name: what});
     let (names, answers): (Vec<_>, Vec<_>) = golden_parts("alipay", "/answer/body").into_iter().unzip();
-    all_are(true, &ask("alipay.mjs", "answers", question("answers", answers)).await, &names);
+    all_are(true, &run_sdk("alipay.mjs", "answers", question("answers", answers)).await, &names);
     let (names, bodies): (Vec<_>, Vec<_>) = golden_parts("alipay", "/notification/body").into_iter().unzip();
     let forms: Vec<Value> = bodies.iter().map(|body| fields(body.as_str().unwrap())).collect();
-    all_are(true, &ask("alipay.mjs", "forms", question("signed", forms)).await, &names);
-    all_are(true, &ask("alipay_python.py", "notifications", question("notifications", bodies)).await, &names);
+    all_are(true, &run_sdk("alipay.mjs", "forms", question("signed", forms)).await, &names);
+    all_are(true, &run_sdk("alipay_python.py", "notifications", question("notifications", bodies)).await, &names);
 }
 
-/// What an SDK needs to know to be this merchant.
+/// Settings with which an SDK acts as this merchant.
 fn merchant(world: &World, number: &str, stranger: &World) -> Value {
     let (folder, table) = account(world);
     let read = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
@@ -63,23 +63,23 @@ fn merchant(world: &World, number: &str, stranger: &World) -> Value {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_its_sdk_with_keys_and_with_certificates() {
-    let stranger = World::of("alipay").await;
+async fn alipay_sdk_works_against_sandbox_with_keys_and_certificates() {
+    let stranger = World::for_provider("alipay").await;
     for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayCertificates] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let question = merchant(&world, "judge1", &stranger);
-        let seen = ask("alipay.mjs", "client", question.clone()).await;
+        let seen = run_sdk("alipay.mjs", "client", question.clone()).await;
         assert_eq!(seen["created"]["outTradeNo"], "judge1", "{seen}");
         assert!(seen["created"]["qrCode"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{seen}");
         assert_eq!(seen["unknown"]["subCode"], "ACQ.TRADE_NOT_EXIST", "{seen}");
         assert_eq!(seen["forged"]["subCode"], "isv.invalid-signature", "{seen}");
         let page = world.open(&json!({"type": "redirect", "url": seen["link"]})).await;
         assert!(page.contains("judge1_page"), "{page}");
-        let told = world.open(&json!({"type": "app", "params": {"orderStr": seen["text"]}})).await;
-        assert!(told.contains("judge1_app"), "{told}");
+        let page = world.open(&json!({"type": "app", "params": {"orderStr": seen["text"]}})).await;
+        assert!(page.contains("judge1_app"), "{page}");
 
-        world.control("POST", "/orders/judge1/pay", json!({"notify": false})).await;
-        let seen = ask("alipay.mjs", "paid", question).await;
+        world.sandbox_control("POST", "/orders/judge1/pay", json!({"notify": false})).await;
+        let seen = run_sdk("alipay.mjs", "paid", question).await;
         assert_eq!(
             (&seen["asked"]["tradeStatus"], &seen["asked"]["totalAmount"]),
             (&json!("TRADE_SUCCESS"), &json!("8.88")),
@@ -95,13 +95,13 @@ async fn the_sandbox_serves_its_sdk_with_keys_and_with_certificates() {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_its_sdk_in_the_v3_protocol() {
-    let stranger = World::of("alipay").await;
+async fn alipay_sdk_works_against_sandbox_in_v3() {
+    let stranger = World::for_provider("alipay").await;
     for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayV3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let mut question = merchant(&world, "judge3", &stranger);
         question["pay"] = format!("http://{}/orders/judge3/pay", world.sandbox.control_address()).into();
-        let seen = ask("alipay.mjs", "v3", question).await;
+        let seen = run_sdk("alipay.mjs", "v3", question).await;
         let said = |step: &str, name: &str| (seen[step]["status"].clone(), seen[step][name].clone());
         assert!(seen["created"]["qr_code"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{seen}");
         assert_eq!(said("unknown", "code"), (json!(400), json!("ACQ.TRADE_NOT_EXIST")), "{seen}");
@@ -113,13 +113,13 @@ async fn the_sandbox_serves_its_sdk_in_the_v3_protocol() {
 }
 
 #[tokio::test]
-async fn the_sandbox_serves_a_python_sdk() {
-    let world = World::of("alipay").await;
+async fn alipay_python_sdk_works_against_sandbox() {
+    let world = World::for_provider("alipay").await;
     let mut question = merchant(&world, "judge2", &world);
     for (name, value) in question["account"].take().as_object().unwrap() {
         question[name] = value.clone();
     }
-    let seen = ask("alipay_python.py", "client", question).await;
+    let seen = run_sdk("alipay_python.py", "client", question).await;
     assert_eq!((&seen["created"]["code"], &seen["created"]["out_trade_no"]), (&json!("10000"), &json!("judge2")));
     assert_eq!(
         (&seen["asked"]["sub_code"], &seen["cancelled"]["retry_flag"]),
@@ -128,11 +128,11 @@ async fn the_sandbox_serves_a_python_sdk() {
 }
 
 #[tokio::test]
-async fn a_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
-    let world = World::of("alipay").await;
-    let mut order = order_of("o-1");
+async fn alipay_sdk_notification_is_accepted_and_altered_one_rejected() {
+    let world = World::for_provider("alipay").await;
+    let mut order = payment_body("o-1");
     order["method"] = "alipay.qr".into();
-    world.ask("POST", "/v1/payments", Some("k-1"), &order).await;
+    world.run_sdk("POST", "/v1/payments", Some("k-1"), &order).await;
     let (folder, table) = account(&world);
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let question = json!({
@@ -141,14 +141,14 @@ async fn a_notification_of_an_sdk_is_taken_and_an_altered_one_is_not() {
             "app_id": table["app_id"], "auth_app_id": table["app_id"], "seller_id": table["seller_id"],
             "notify_id": "2026010200222030405000000000000001", "notify_type": "trade_status_sync",
             "notify_time": "2026-01-02 03:04:06", "charset": "utf-8", "version": "1.0",
-            "trade_no": "2026010222001400000000000001", "out_trade_no": World::number("o-1"),
+            "trade_no": "2026010222001400000000000001", "out_trade_no": World::provider_order_no("o-1"),
             "trade_status": "TRADE_SUCCESS", "total_amount": "10.00", "receipt_amount": "10.00",
             "gmt_create": "2026-01-02 03:04:00", "gmt_payment": "2026-01-02 03:04:05",
             "subject": "茶 100% a+b&c=d", "buyer_id": "2088102116773037",
             "fund_bill_list": "[{\"amount\":\"10.00\",\"fundChannel\":\"ALIPAYACCOUNT\"}]",
         },
     });
-    let made = ask("alipay_python.py", "notification", question).await;
+    let made = run_sdk("alipay_python.py", "notification", question).await;
     let made = made.as_str().unwrap();
     let deliver = async |body: String| {
         let url = format!("http://{}/notify/main", world.gateway.listen);

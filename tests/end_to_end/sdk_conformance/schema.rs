@@ -1,4 +1,4 @@
-//! A validator that knows nothing of the gateway reads configuration files by the gateway's schemas.
+//! An independent JSON Schema validator reads configuration files with the gateway's schemas.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use tollgate::keygen::{SandboxProvider, sandbox_channel_of};
 
-use super::ask;
+use super::run_sdk;
 
 async fn verdicts(files: Vec<(&'static str, String)>) -> Vec<Vec<String>> {
     let dir = tempfile::tempdir().unwrap();
@@ -19,7 +19,7 @@ async fn verdicts(files: Vec<(&'static str, String)>) -> Vec<Vec<String>> {
         serde_json::from_slice(&text).unwrap()
     };
     let files: Vec<_> = files.into_iter().map(|(name, text)| json!({"schema": schema(name), "text": text})).collect();
-    serde_json::from_value(ask("schema.py", "files", json!({"files": files})).await).unwrap()
+    serde_json::from_value(run_sdk("schema.py", "files", json!({"files": files})).await).unwrap()
 }
 
 fn example(name: &str) -> String {
@@ -44,7 +44,7 @@ fallback = ["c"]
 "#;
 
 #[tokio::test]
-async fn what_the_gateway_takes_a_validator_takes() {
+async fn json_schema_accepts_valid_configuration() {
     let mut files = vec![
         ("tollgate", example("tollgate.toml")),
         (
@@ -66,7 +66,7 @@ async fn what_the_gateway_takes_a_validator_takes() {
 }
 
 #[tokio::test]
-async fn what_the_gateway_refuses_a_validator_refuses_and_names() {
+async fn json_schema_rejects_invalid_configuration_and_names_the_key() {
     let unionpay = || channels().into_iter().find(|text| text.contains("\"unionpay\"")).unwrap();
     let process = "public_url = \"https://a.example\"\n";
     let files = [

@@ -1,12 +1,12 @@
-//! UnionPay's rules, written a second time on other people's cryptography: what the gateway and the sandbox sign is judged by
-//! them, and what they sign is taken.
+//! UnionPay's signature rules in an independent implementation: it verifies what the gateway and the sandbox sign, and
+//! produces messages that both must accept.
 
 use serde_json::{Value, json};
 
-use super::{all_are, ask, golden_key, golden_parts};
+use super::{all_are, golden_key, golden_parts, run_sdk};
 use crate::harness::{World, send};
 
-/// The golden files' messages of one side as objects. Answers in forms are not escaped: they are not read here.
+/// Returns the golden messages of one side as objects. Form responses are not escaped and are left out.
 fn messages(folder: &str, pointer: &str) -> (Vec<String>, Vec<Value>) {
     let read = |body: Value| match body.as_str() {
         None => body,
@@ -24,18 +24,18 @@ fn altered(messages: &[Value]) -> Vec<Value> {
     messages
 }
 
-/// One verdict on all of them as they are, and the other on all of them with another account.
+/// Asserts that all messages verify, and that none does with another account.
 async fn judged(script: &'static str, folder: &str, pointer: &str, keys: &Value) {
     let (names, messages) = messages(folder, pointer);
     for (verdict, messages) in [(true, messages.clone()), (false, altered(&messages))] {
         let mut question = keys.clone();
         question["messages"] = messages.into();
-        all_are(verdict, &ask(script, "messages", question).await, &names);
+        all_are(verdict, &run_sdk(script, "messages", question).await, &names);
     }
 }
 
 #[tokio::test]
-async fn what_the_gateway_signs_holds_in_every_sign_method() {
+async fn unionpay_signatures_verify_in_every_sign_method() {
     let key = json!({"secureKey": "88888888"});
     let certificate = |name: &str| json!({"certificate": golden_key("unionpay", name)});
     judged("unionpay.mjs", "unionpay", "/request/body", &certificate("up_merchant.crt.pem")).await;
@@ -47,7 +47,7 @@ async fn what_the_gateway_signs_holds_in_every_sign_method() {
     }
 }
 
-/// How a world's two sides sign, as the judge is told.
+/// Returns the signing keys of a world's two sides in the script's format.
 fn keys(world: &World, sign_method: &str) -> (Value, Value) {
     let (folder, account) = super::account(world);
     let file = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
@@ -72,9 +72,9 @@ const WORLDS: [(&str, &str); 4] =
     [("unionpay", "01"), ("unionpay-sha256", "11"), ("unionpay-sm3", "12"), ("unionpay-sm2", "21")];
 
 #[tokio::test]
-async fn the_sandbox_serves_who_signs_rightly_and_refuses_another_key() {
+async fn unionpay_sandbox_accepts_valid_signature_and_rejects_other_key() {
     for (provider, sign_method) in WORLDS {
-        let world = World::of(provider).await;
+        let world = World::for_provider(provider).await;
         let (folder, file) = super::account(&world);
         let mut account = keys(&world, sign_method).0;
         account["merId"] = file["merId"].as_str().into();
@@ -84,7 +84,7 @@ async fn the_sandbox_serves_who_signs_rightly_and_refuses_another_key() {
         let question = json!({
             "url": format!("https://{}", world.sandbox.address()), "folder": folder, "number": "judge00001", "account": account,
         });
-        let seen = ask("unionpay.mjs", "client", question).await;
+        let seen = run_sdk("unionpay.mjs", "client", question).await;
         let code = |name: &str| (seen[name]["respCode"].as_str().unwrap().to_owned(), seen[name]["isSigned"].clone());
         assert_eq!(code("created"), ("00".to_owned(), json!(true)), "{provider}: {seen}");
         assert!(!seen["created"]["tn"].as_str().unwrap().is_empty(), "{seen}");
@@ -95,40 +95,42 @@ async fn the_sandbox_serves_who_signs_rightly_and_refuses_another_key() {
     }
 }
 
-/// Beijing time, as messages write it.
+/// Beijing time in the format of the messages.
 fn now() -> String {
     jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(8))).strftime("%Y%m%d%H%M%S").to_string()
 }
 
 #[tokio::test]
-async fn a_notification_made_elsewhere_makes_the_gateway_ask_and_an_altered_one_does_not() {
+async fn unionpay_notification_triggers_query_and_altered_one_is_rejected() {
     for (provider, sign_method) in WORLDS {
-        let world = World::of(provider).await;
-        let mut order = crate::harness::order_of("o-1");
+        let world = World::for_provider(provider).await;
+        let mut order = crate::harness::payment_body("o-1");
         order["method"] = "unionpay.app".into();
-        let made = world.ask("POST", "/v1/payments", Some("k-1"), &order).await;
+        let made = world.run_sdk("POST", "/v1/payments", Some("k-1"), &order).await;
         assert_eq!(made.status, 201, "{:?}", made.body);
-        let path = format!("/orders/{}/pay", World::number("o-1"));
-        world.control("POST", &path, json!({"notify": false})).await;
+        let path = format!("/orders/{}/pay", World::provider_order_no("o-1"));
+        world.sandbox_control("POST", &path, json!({"notify": false})).await;
         let mut question = keys(&world, sign_method).1;
         question["fields"] = json!({
             "version": "5.1.0", "encoding": "UTF-8", "bizType": "000201", "txnType": "01", "txnSubType": "01",
-            "accessType": "0", "merId": super::account(&world).1["merId"].as_str(), "orderId": World::number("o-1"),
+            "accessType": "0", "merId": super::account(&world).1["merId"].as_str(), "orderId": World::provider_order_no("o-1"),
             "txnTime": now(), "txnAmt": "1000", "currencyCode": "156", "queryId": "202611230000007777928",
             "respCode": "00", "respMsg": "成功[0000000]", "settleAmt": "1000", "traceNo": "777792",
         });
-        let told = ask("unionpay.mjs", "notification", question.clone()).await;
-        let told = told.as_str().unwrap();
-        for forged in [told.replace("respCode=00", "respCode=A6"), told.replace("signature=", "signature=A")] {
+        let notification = run_sdk("unionpay.mjs", "notification", question.clone()).await;
+        let notification = notification.as_str().unwrap();
+        for forged in
+            [notification.replace("respCode=00", "respCode=A6"), notification.replace("signature=", "signature=A")]
+        {
             assert_eq!(deliver(&world, &forged).await, 400, "{provider}");
         }
         question["fields"]["txnAmt"] = "1".into();
-        let cheap = ask("unionpay.mjs", "notification", question).await;
-        assert_eq!(deliver(&world, cheap.as_str().unwrap()).await, 400, "{provider}: of another amount");
+        let cheap = run_sdk("unionpay.mjs", "notification", question).await;
+        assert_eq!(deliver(&world, cheap.as_str().unwrap()).await, 400, "{provider}: another amount is rejected");
         world.receiver.until("o-1", "payment.mismatch").await;
-        let events = world.receiver.of("o-1");
+        let events = world.receiver.events_of("o-1");
         assert!(!events.iter().any(|event| event.json()["type"] == "payment.succeeded"), "{provider}");
-        assert_eq!(deliver(&world, told).await, 200, "{provider}");
+        assert_eq!(deliver(&world, notification).await, 200, "{provider}");
         world.receiver.until("o-1", "payment.succeeded").await;
     }
 }

@@ -1,12 +1,15 @@
-//! How payments stand, asked by many: what costs a question to the provider or a look into the ledger, and what does not.
+//! Status queries: which ones cost a provider query or a ledger read.
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Gateway, OTHER, SHOP, World, WorldOptions, ask, order_of, send, signed, try_ask, until};
+use crate::harness::{
+    Answer, Gateway, OTHER, SHOP, World, WorldOptions, payment_body, send, signed_headers, signed_request,
+    try_signed_request, until,
+};
 use crate::redis::Redis;
 use crate::server::Server;
 
-/// One number of a gateway's metrics.
+/// Returns one value of a gateway's metrics.
 pub async fn reading(gateway: &Gateway, name: &str) -> f64 {
     let answer = send("GET", &format!("http://{}/metrics", gateway.admin), &[], b"").await.unwrap();
     let page = String::from_utf8(answer.body.to_vec()).unwrap();
@@ -22,9 +25,9 @@ async fn ledger_reads(gateway: &Gateway) -> f64 {
     reading(gateway, "tollgate_ledger_reads_total").await
 }
 
-/// Waits until the gateway knows which orders there are, which is when it keeps answers too.
-pub async fn knows_orders(gateway: &Gateway) {
-    until("the filter is there", || async {
+/// Waits until the gateway's filter of existing orders is built; only then it caches statuses.
+pub async fn until_order_filter_ready(gateway: &Gateway) {
+    until("the filter of existing orders is built", || async {
         let bytes = reading(gateway, "tollgate_order_filter_bytes").await;
         (bytes > 0.0).then_some(()).ok_or(bytes)
     })
@@ -32,15 +35,15 @@ pub async fn knows_orders(gateway: &Gateway) {
 }
 
 async fn get(gateway: &Gateway, order: &str) -> Answer {
-    ask(gateway.listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await
+    signed_request(gateway.listen, &SHOP, "GET", &format!("/v1/payments/{order}"), None, &Value::Null).await
 }
 
-/// So many times at once, one gateway after another; every answer.
+/// Queries an order `times` times concurrently, rotating over the gateways, and returns every response.
 async fn all_get(gateways: &[&Gateway], order: &str, times: usize) -> Vec<Answer> {
     let target = format!("/v1/payments/{order}");
     let asks = gateways.iter().cycle().take(times).map(|gateway| {
         let (door, target) = (gateway.listen, target.clone());
-        tokio::spawn(async move { try_ask(door, &SHOP, "GET", &target, None, b"").await.unwrap() })
+        tokio::spawn(async move { try_signed_request(door, &SHOP, "GET", &target, None, b"").await.unwrap() })
     });
     let mut answers = Vec::new();
     for asked in asks.collect::<Vec<_>>() {
@@ -50,23 +53,23 @@ async fn all_get(gateways: &[&Gateway], order: &str, times: usize) -> Vec<Answer
 }
 
 async fn queries(world: &World, order: &str) -> u64 {
-    world.seen(order).await["arrivals"]["query"].as_u64().unwrap_or(0)
+    world.provider_order(order).await["arrivals"]["query"].as_u64().unwrap_or(0)
 }
 
 #[tokio::test]
-async fn a_herd_on_one_order_is_one_question_to_the_provider() {
+async fn concurrent_status_queries_are_coalesced_into_one_provider_query() {
     let world = World::new().await;
-    knows_orders(&world.gateway).await;
+    until_order_filter_ready(&world.gateway).await;
     world.create("o-1", "k-1").await;
-    world.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
+    world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
     let answers = all_get(&[&world.gateway], "o-1", 200).await;
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.json()["status"] == "pending"));
     assert_eq!(queries(&world, "o-1").await, 1);
     assert_eq!((result(&world.gateway, "miss").await, result(&world.gateway, "hit").await), (1.0, 199.0));
-    // Whoever wants the provider's own word gets it, and so many at once share one question too.
-    world.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
+    // `no-cache` asks the provider, and concurrent ones share one query too.
+    world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
     let headers = |_| {
-        let mut headers = signed(&SHOP, "GET", "/v1/payments/o-1", b"");
+        let mut headers = signed_headers(&SHOP, "GET", "/v1/payments/o-1", b"");
         headers.push(("cache-control", "no-cache".to_owned()));
         headers
     };
@@ -86,28 +89,28 @@ async fn a_herd_on_one_order_is_one_question_to_the_provider() {
 }
 
 #[tokio::test]
-async fn orders_that_do_not_exist_cost_neither_ledger_nor_provider() {
+async fn unknown_order_costs_neither_ledger_read_nor_provider_query() {
     let mut world = World::new().await;
     world.create("o-1", "k-1").await;
-    knows_orders(&world.gateway).await;
+    until_order_filter_ready(&world.gateway).await;
     let (reads, mut unknown) = (ledger_reads(&world.gateway).await, 0.0);
     for round in 0..10 {
         let answers = all_get(&[&world.gateway], &format!("none-{round}"), 50).await;
         assert!(answers.iter().all(|answer| answer.status == 404));
         unknown += 50.0;
     }
-    let refund = world.ask("GET", "/v1/payments/o-1/refunds/none", None, &Value::Null).await;
+    let refund = world.signed_request("GET", "/v1/payments/o-1/refunds/none", None, &Value::Null).await;
     assert_eq!(refund.status, 404);
-    let of_another = ask(world.gateway.listen, &OTHER, "GET", "/v1/payments/o-1", None, &Value::Null).await;
-    assert_eq!(of_another.status, 404, "an order is its merchant's alone");
+    let of_another = signed_request(world.gateway.listen, &OTHER, "GET", "/v1/payments/o-1", None, &Value::Null).await;
+    assert_eq!(of_another.status, 404, "another merchant's order is unknown");
     assert_eq!(result(&world.gateway, "unknown").await, unknown + 2.0);
     assert_eq!(ledger_reads(&world.gateway).await, reads);
-    assert_eq!(world.control("GET", "/orders", Value::Null).await.as_array().map(Vec::len), Some(1));
-    // What was made before a start is known after it, and what is made then at once.
+    assert_eq!(world.sandbox_control("GET", "/orders", Value::Null).await.as_array().map(Vec::len), Some(1));
+    // Orders from before a start are known after it, and new ones at once.
     world.gateway.kill();
     world.start().await;
     assert_eq!(get(&world.gateway, "o-1").await.status, 200);
-    knows_orders(&world.gateway).await;
+    until_order_filter_ready(&world.gateway).await;
     assert_eq!(get(&world.gateway, "o-1").await.status, 200);
     assert_eq!(world.create("o-2", "k-2").await.status, 201);
     assert_eq!(get(&world.gateway, "o-2").await.status, 200);
@@ -116,15 +119,15 @@ async fn orders_that_do_not_exist_cost_neither_ledger_nor_provider() {
 }
 
 #[tokio::test]
-async fn what_is_final_is_answered_without_the_ledger_until_it_changes() {
+async fn final_status_is_cached_until_invalidated() {
     let world = World::new().await;
-    knows_orders(&world.gateway).await;
+    until_order_filter_ready(&world.gateway).await;
     world.create("o-1", "k-1").await;
     assert_eq!(world.payment("o-1").await["status"], "pending");
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     let paid = world.payment("o-1").await;
-    assert_eq!(paid["status"], "succeeded", "a notification shows at once");
+    assert_eq!(paid["status"], "succeeded", "a notification invalidates the cache");
     let (reads, asked) = (ledger_reads(&world.gateway).await, queries(&world, "o-1").await);
     for answer in all_get(&[&world.gateway], "o-1", 100).await {
         assert_eq!(answer.json(), paid);
@@ -132,24 +135,24 @@ async fn what_is_final_is_answered_without_the_ledger_until_it_changes() {
     assert_eq!((ledger_reads(&world.gateway).await, queries(&world, "o-1").await), (reads, asked));
 
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
-    assert_eq!(world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await.status, 201);
+    assert_eq!(world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await.status, 201);
     world.receiver.until("o-1", "refund.succeeded").await;
-    assert_eq!(world.payment("o-1").await["refunded"], 300, "a refund shows at once");
-    let refund = world.ask("GET", "/v1/payments/o-1/refunds/r-1", None, &Value::Null).await.json();
+    assert_eq!(world.payment("o-1").await["refunded"], 300, "a refund invalidates the cache");
+    let refund = world.signed_request("GET", "/v1/payments/o-1/refunds/r-1", None, &Value::Null).await.json();
     assert_eq!(refund["status"], "succeeded");
 
     world.create("o-2", "k-2").await;
     assert_eq!(world.payment("o-2").await["status"], "pending");
-    assert_eq!(world.ask("POST", "/v1/payments/o-2/close", Some("c-2"), &Value::Null).await.status, 200);
-    assert_eq!(world.payment("o-2").await["status"], "closed", "a close shows at once");
+    assert_eq!(world.signed_request("POST", "/v1/payments/o-2/close", Some("c-2"), &Value::Null).await.status, 200);
+    assert_eq!(world.payment("o-2").await["status"], "closed", "a close invalidates the cache");
 }
 
 #[tokio::test]
-async fn when_the_provider_cannot_be_asked_the_last_word_is_told_as_stale() {
+async fn provider_outage_returns_stale_status() {
     let world = World::new().await;
-    knows_orders(&world.gateway).await;
+    until_order_filter_ready(&world.gateway).await;
     world.create("o-1", "k-1").await;
-    world.fault(json!({"operation": "query", "fault": "cut_before", "times": 9})).await;
+    world.inject_fault(json!({"operation": "query", "fault": "cut_before", "times": 9})).await;
     for _ in 0..2 {
         let payment = world.payment("o-1").await;
         assert_eq!((&payment["status"], &payment["stale"]), (&"pending".into(), &true.into()), "{payment}");
@@ -158,18 +161,18 @@ async fn when_the_provider_cannot_be_asked_the_last_word_is_told_as_stale() {
 }
 
 #[tokio::test]
-async fn a_caller_who_waits_less_long_hears_what_is_known() {
+async fn client_timeout_returns_stale_status() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
-    world.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 3000})).await;
-    let mut headers = signed(&SHOP, "GET", "/v1/payments/o-1", b"");
+    world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 3000})).await;
+    let mut headers = signed_headers(&SHOP, "GET", "/v1/payments/o-1", b"");
     headers.push(("x-tollgate-timeout", "50ms".to_owned()));
     let answer = send("GET", &format!("http://{}/v1/payments/o-1", world.gateway.listen), &headers, b"").await.unwrap();
     let payment = answer.json();
     assert_eq!((answer.status, &payment["status"], &payment["stale"]), (200, &"pending".into(), &true.into()));
 }
 
-/// Three gateways on one PostgreSQL, each with a memory of its own.
+/// Three gateways on one PostgreSQL, each with its own memory cache.
 pub struct Cluster {
     pub server: Server,
     pub world: World,
@@ -181,10 +184,10 @@ impl Cluster {
         let postgres = Server::start(&[]);
         let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", postgres.url);
         let world = World::with(WorldOptions { ledger: Some(ledger), server, ..WorldOptions::default() }).await;
-        let others = vec![world.join("second").await, world.join("third").await];
+        let others = vec![world.start_another("second").await, world.start_another("third").await];
         let cluster = Self { server: postgres, world, others };
         for gateway in cluster.all() {
-            knows_orders(gateway).await;
+            until_order_filter_ready(gateway).await;
         }
         cluster
     }
@@ -193,7 +196,7 @@ impl Cluster {
         [&self.world.gateway, &self.others[0], &self.others[1]]
     }
 
-    /// Waits until they all say so; no longer than a message takes, and far less than an answer is kept.
+    /// Waits until every gateway returns this value: as long as a change message takes, far shorter than the cache TTL.
     pub async fn all_say(&self, order: &str, what: &str, expected: Value) {
         for gateway in self.all() {
             until(&format!("{order}: {what} {expected}"), || async {
@@ -206,7 +209,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn what_one_gateway_hears_the_others_say() {
+async fn status_change_invalidates_caches_of_all_gateways() {
     let cluster = Cluster::new("").await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
@@ -214,10 +217,10 @@ async fn what_one_gateway_hears_the_others_say() {
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     cluster.all_say("o-1", "status", "succeeded".into()).await;
-    // By now each of them keeps it for five minutes.
+    // Each gateway caches the final status for five minutes.
     for gateway in cluster.all() {
-        // Not before the last word of the change has come by.
-        until("it is answered without the ledger", || async {
+        // Waits until the last change message has arrived.
+        until("the status is served from memory", || async {
             let reads = ledger_reads(gateway).await;
             assert!(all_get(&[gateway], "o-1", 20).await.iter().all(|answer| answer.status == 200));
             let read = ledger_reads(gateway).await - reads;
@@ -227,23 +230,27 @@ async fn what_one_gateway_hears_the_others_say() {
     }
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
     let target = "/v1/payments/o-1/refunds";
-    assert_eq!(ask(cluster.others[1].listen, &SHOP, "POST", target, Some("r-1"), &refund).await.status, 201);
+    assert_eq!(signed_request(cluster.others[1].listen, &SHOP, "POST", target, Some("r-1"), &refund).await.status, 201);
     world.receiver.until("o-1", "refund.succeeded").await;
     cluster.all_say("o-1", "refunded", 300.into()).await;
-    ask(cluster.others[0].listen, &SHOP, "POST", "/v1/payments", Some("k-2"), &order_of("o-2")).await;
+    signed_request(cluster.others[0].listen, &SHOP, "POST", "/v1/payments", Some("k-2"), &payment_body("o-2")).await;
     cluster.all_say("o-2", "status", "pending".into()).await;
     let target = "/v1/payments/o-2/close";
-    assert_eq!(ask(cluster.others[0].listen, &SHOP, "POST", target, Some("c-2"), &Value::Null).await.status, 200);
+    assert_eq!(
+        signed_request(cluster.others[0].listen, &SHOP, "POST", target, Some("c-2"), &Value::Null).await.status,
+        200
+    );
     cluster.all_say("o-2", "status", "closed".into()).await;
 }
 
 #[tokio::test]
-async fn an_order_made_on_one_gateway_is_never_unknown_on_another() {
+async fn new_order_is_known_to_all_gateways_at_once() {
     let cluster = Cluster::new("").await;
     let [first, second, third] = cluster.all();
     for number in 0..60 {
         let order = format!("o-{number}");
-        let made = ask(first.listen, &SHOP, "POST", "/v1/payments", Some(&order), &order_of(&order)).await;
+        let made =
+            signed_request(first.listen, &SHOP, "POST", "/v1/payments", Some(&order), &payment_body(&order)).await;
         assert_eq!(made.status, 201, "{:?}", made.body);
         for gateway in [second, third] {
             assert_eq!(get(gateway, &order).await.status, 200, "{order}");
@@ -257,7 +264,7 @@ async fn an_order_made_on_one_gateway_is_never_unknown_on_another() {
 }
 
 #[tokio::test]
-async fn after_an_outage_of_the_ledger_nothing_that_went_unheard_is_said() {
+async fn ledger_outage_disables_caches_until_resynchronized() {
     let cluster = Cluster::new("").await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
@@ -265,7 +272,7 @@ async fn after_an_outage_of_the_ledger_nothing_that_went_unheard_is_said() {
     world.receiver.until("o-1", "payment.succeeded").await;
     cluster.all_say("o-1", "status", "succeeded".into()).await;
     cluster.server.crash();
-    until("nothing is said from memory", || async {
+    until("the cache is not served", || async {
         let status = get(&world.gateway, "o-1").await.status;
         (status == 503).then_some(()).ok_or(status)
     })
@@ -273,19 +280,19 @@ async fn after_an_outage_of_the_ledger_nothing_that_went_unheard_is_said() {
     cluster.server.revive();
     cluster.all_say("o-1", "status", "succeeded".into()).await;
     for gateway in cluster.all() {
-        knows_orders(gateway).await;
+        until_order_filter_ready(gateway).await;
         assert_eq!(get(gateway, "none").await.status, 404);
         assert_eq!(get(gateway, "o-1").await.status, 200);
     }
 }
 
-/// Three gateways that share PostgreSQL and Redis, each of which believes the others.
+/// Starts three gateways that share PostgreSQL and Redis and accept each other's cached statuses.
 async fn sharing() -> (Cluster, Redis) {
     let redis = Redis::start().await;
     let cache = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
     let cluster = Cluster::new(cache).await;
     for gateway in cluster.all() {
-        until("it believes the others", || async {
+        until("the shared status cache is active", || async {
             let shared = reading(gateway, "tollgate_status_cache_shared").await;
             (shared == 1.0).then_some(()).ok_or(shared)
         })
@@ -295,23 +302,23 @@ async fn sharing() -> (Cluster, Redis) {
 }
 
 #[tokio::test]
-async fn a_herd_over_three_gateways_is_one_question_to_the_provider() {
+async fn status_queries_to_three_gateways_are_coalesced_into_one_provider_query() {
     let (cluster, _redis) = sharing().await;
     let world = &cluster.world;
     world.create("o-1", "k-1").await;
-    // What is told of the second order comes behind all that is told of the first.
+    // Change messages are ordered: those of the second order arrive after all of the first.
     world.create("o-2", "k-2").await;
     for gateway in cluster.all() {
         assert_eq!(get(gateway, "none").await.status, 404);
     }
-    world.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
+    world.inject_fault(json!({"operation": "query", "fault": "delay", "delay_ms": 500})).await;
     let answers = all_get(&cluster.all(), "o-1", 210).await;
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.json()["status"] == "pending"));
     assert_eq!(queries(world, "o-1").await, 1);
 }
 
 #[tokio::test]
-async fn what_one_gateway_has_read_the_others_find_in_redis_and_nothing_is_let_in_without_it() {
+async fn redis_shares_cached_statuses_and_its_outage_rejects_requests() {
     let (cluster, mut redis) = sharing().await;
     let world = &cluster.world;
     for order in ["o-1", "o-2"] {
@@ -319,7 +326,7 @@ async fn what_one_gateway_has_read_the_others_find_in_redis_and_nothing_is_let_i
         world.pay(order).await;
         world.receiver.until(order, "payment.succeeded").await;
     }
-    // As above: by now all have heard that it is paid.
+    // As above: every gateway has received the change to paid by now.
     world.create("o-3", "o-3").await;
     let [first, second, third] = cluster.all();
     assert_eq!(get(first, "none").await.status, 404);
@@ -334,19 +341,20 @@ async fn what_one_gateway_has_read_the_others_find_in_redis_and_nothing_is_let_i
     redis.kill();
     for gateway in [first, second, third] {
         assert_eq!(get(gateway, "o-1").await.status, 503);
-        let refused = ask(gateway.listen, &SHOP, "POST", "/v1/payments", Some("k-9"), &order_of("o-9")).await;
+        let refused =
+            signed_request(gateway.listen, &SHOP, "POST", "/v1/payments", Some("k-9"), &payment_body("o-9")).await;
         assert_eq!((refused.status, &refused.json()["code"]), (503, &"cache_unavailable".into()));
     }
     redis.start_again().await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
     let target = "/v1/payments/o-1/refunds";
-    assert_eq!(ask(third.listen, &SHOP, "POST", target, Some("r-1"), &refund).await.status, 201);
+    assert_eq!(signed_request(third.listen, &SHOP, "POST", target, Some("r-1"), &refund).await.status, 201);
     world.receiver.until("o-1", "refund.succeeded").await;
     cluster.all_say("o-1", "refunded", 300.into()).await;
 }
 
 #[tokio::test]
-async fn limits_are_counted_for_all_gateways_together() {
+async fn rate_limits_are_shared_by_all_gateways() {
     let redis = Redis::start().await;
     let server = format!("[cache]\nkind = \"redis\"\nurl = \"plain:redis://{}\"", redis.address).leak();
     let edit = |conf: &std::path::Path, _| {
@@ -360,7 +368,7 @@ async fn limits_are_counted_for_all_gateways_together() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{text}limit = {{ rate = 0.001, burst = 6 }}\n")).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    // Of its own ledger, which does not matter here.
+    // Its own ledger does not matter here.
     let twin = World::with(WorldOptions { server, edit, ..WorldOptions::default() }).await;
     let conf = &twin.gateway.conf;
     std::fs::copy(&file, conf.join("merchants/other.toml")).unwrap();
@@ -370,17 +378,17 @@ async fn limits_are_counted_for_all_gateways_together() {
     let of_other = async |times: usize| {
         let mut passed = 0;
         for gateway in gateways.iter().cycle().take(times) {
-            let answer = ask(gateway.listen, &OTHER, "GET", "/v1/payments/none", None, &Value::Null).await;
+            let answer = signed_request(gateway.listen, &OTHER, "GET", "/v1/payments/none", None, &Value::Null).await;
             assert!(answer.status == 404 || answer.headers.contains_key("retry-after"), "{}", answer.status);
             passed += u32::from(answer.status == 404);
         }
         passed
     };
     assert_eq!(of_other(12).await, 6);
-    // The channel's too: a third call is held back wherever it comes in.
+    // The channel's limit is shared too: a third call is rejected by either gateway.
     for (gateway, order, expected) in [(0, "o-1", 201), (1, "o-2", 201), (0, "o-3", 503), (1, "o-4", 503)] {
         let door = gateways[gateway].listen;
-        let answer = ask(door, &SHOP, "POST", "/v1/payments", Some(order), &order_of(order)).await;
+        let answer = signed_request(door, &SHOP, "POST", "/v1/payments", Some(order), &payment_body(order)).await;
         assert_eq!(answer.status, expected, "{order}: {:?}", answer.body);
     }
 }

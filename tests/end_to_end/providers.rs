@@ -1,4 +1,4 @@
-//! Every provider and method from one table: paid, repeated, notified, refunded; cut; wrongly signed; forged.
+//! Every provider and method in one table: create, replay, notify, refund; lost connections; bad signatures; forgeries.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -8,25 +8,25 @@ use std::path::Path;
 
 use tollgate::keygen::SandboxProvider;
 
-use crate::harness::{World, WorldOptions, force, order_of, until};
+use crate::harness::{World, WorldOptions, force_breaker, payment_body, until};
 
-/// One way to pay.
+/// One payment method of one provider.
 struct Row {
     provider: &'static str,
     method: &'static str,
-    /// A JSON object: what the method needs to know of the payer.
+    /// JSON object with the payer data that the method needs.
     payer: &'static str,
-    /// The `type` of the action; empty where a till scans the payer's code.
+    /// The `type` of the action; empty for scanned codes.
     action: &'static str,
-    /// Who tells the provider of the payment.
+    /// Who sends the payment to the provider.
     told_by: Teller,
 }
 
 #[derive(PartialEq)]
 enum Teller {
-    /// The gateway, by an exchange.
+    /// The gateway, by a provider call.
     Gateway,
-    /// The payer's device, with a signed link, form or text.
+    /// The payer's device, with a signed link, form or order string.
     Payer,
 }
 
@@ -34,7 +34,7 @@ const fn row(provider: &'static str, method: &'static str, payer: &'static str, 
     Row { provider, method, payer, action, told_by: Teller::Gateway }
 }
 
-/// Signed for the payer's device, which brings it to the provider.
+/// Row of a method whose signed request the payer's device sends to the provider.
 const fn signed(provider: &'static str, method: &'static str, action: &'static str) -> Row {
     Row { told_by: Teller::Payer, ..row(provider, method, "{}", action) }
 }
@@ -64,10 +64,10 @@ const TABLE: &[Row] = &[
     signed("unionpay-sm2", "unionpay.page", "form"),
 ];
 
-/// The rows of each provider one after the other, in a world in which its channel is the only one; the worlds side by side.
+/// Runs `work` for every row: sequentially per provider in a world of its own, the worlds concurrently.
 async fn each(work: impl AsyncFn(&World, &Row, &str)) {
     let all = TABLE.chunk_by(|one, next| one.provider == next.provider).map(async |rows| {
-        let world = World::of(rows[0].provider).await;
+        let world = World::for_provider(rows[0].provider).await;
         for row in rows {
             work(&world, row, &row.method.replace('.', "-")).await;
         }
@@ -77,7 +77,7 @@ async fn each(work: impl AsyncFn(&World, &Row, &str)) {
 
 impl Row {
     fn order(&self, order: &str) -> Value {
-        let mut body = order_of(order);
+        let mut body = payment_body(order);
         body["method"] = self.method.into();
         body["payer"] = serde_json::from_str(self.payer).unwrap();
         body["return_url"] = "https://shop.example.com/thanks?order=1".into();
@@ -86,10 +86,10 @@ impl Row {
 }
 
 async fn create(world: &World, row: &Row, order: &str) -> crate::harness::Answer {
-    world.ask("POST", "/v1/payments", Some(&format!("pay-{order}")), &row.order(order)).await
+    world.signed_request("POST", "/v1/payments", Some(&format!("pay-{order}")), &row.order(order)).await
 }
 
-/// Creates it, and brings it to the provider if that is the payer's part.
+/// Creates the payment and, where the payer's device sends it, opens the action.
 async fn create_and_open(world: &World, row: &Row, order: &str) -> crate::harness::Answer {
     let answer = create(world, row, order).await;
     if row.told_by == Teller::Payer {
@@ -98,23 +98,23 @@ async fn create_and_open(world: &World, row: &Row, order: &str) -> crate::harnes
     answer
 }
 
-/// What follows wherever somebody paid.
+/// Expects the event of a paid order, then refunds a part.
 async fn notified_and_refunded(world: &World, row: &Row, order: &str) {
     let event = world.receiver.until(order, "payment.succeeded").await.json();
     assert_eq!(event["data"]["payment"]["money_state"], "moved", "{event}");
     let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}, "reason": "退款"});
     let path = format!("/v1/payments/{order}/refunds");
-    let refunded = world.ask("POST", &path, Some(&format!("refund-{order}")), &refund).await;
+    let refunded = world.signed_request("POST", &path, Some(&format!("refund-{order}")), &refund).await;
     assert_eq!(refunded.status, 201, "{}: {:?}", row.method, refunded.body);
     world.receiver.until(order, "refund.succeeded").await;
     let payment = world.payment(order).await;
     assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(300)), "{payment}");
-    let seen = world.seen(order).await;
+    let seen = world.provider_order(order).await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["refund"]), (&json!(1), &json!(1)), "{seen}");
 }
 
 #[tokio::test]
-async fn paid_repeated_notified_and_refunded() {
+async fn payment_is_created_replayed_notified_and_refunded() {
     each(async |world, row, order| {
         let answer = create_and_open(world, row, order).await;
         let payment = answer.json();
@@ -133,9 +133,9 @@ async fn paid_repeated_notified_and_refunded() {
     .await;
 }
 
-/// One key for both sides, instead of certificates; and the same in JSON.
+/// Variants with one shared key instead of certificates, and with JSON bodies.
 #[tokio::test]
-async fn unionpays_other_signatures_and_bodies_serve_as_well() {
+async fn unionpay_sha256_sm3_and_json_pay_and_refund() {
     let in_json = |conf: &Path, _| {
         let file = conf.join("channels/main.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -154,7 +154,7 @@ async fn unionpays_other_signatures_and_bodies_serve_as_well() {
     }
 }
 
-/// Puts lines into a table of the channel's file, and before the first table of what the sandbox knows of the account.
+/// Adds lines to the channel's `[account]` and to the sandbox's record of the account.
 fn more_of_the_account(conf: &Path, account: &str, known: &str) {
     let edit = |name: &str, from: &str, to: &str| {
         let file = conf.join("channels").join(name);
@@ -166,9 +166,9 @@ fn more_of_the_account(conf: &Path, account: &str, known: &str) {
     edit("main/sandbox.toml", "\nprovider = ", &format!("\n{known}\nprovider = "));
 }
 
-/// The whole of a payment is undone on its clearing day. (It is not, should the test run over 23:00 in Beijing.)
+/// UnionPay undoes a full payment on its clearing day. The test fails if it runs across 23:00 in Beijing.
 #[tokio::test]
-async fn unionpay_undoes_the_whole_of_a_payment() {
+async fn unionpay_undoes_full_payment_on_clearing_day() {
     let edit: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, "undo = true", "");
     let world =
         World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit, ..WorldOptions::default() }).await;
@@ -176,15 +176,15 @@ async fn unionpay_undoes_the_whole_of_a_payment() {
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 1000, "currency": "CNY"}});
-    let undone = world.ask("POST", "/v1/payments/o-1/refunds", Some("k-r"), &refund).await;
+    let undone = world.signed_request("POST", "/v1/payments/o-1/refunds", Some("k-r"), &refund).await;
     assert_eq!(undone.status, 201, "{}", undone.json());
     world.receiver.until("o-1", "refund.succeeded").await;
     assert_eq!(world.payment("o-1").await["refunded"], 1000);
 }
 
-/// Who acts for a merchant: its numbers or its consent go along with everything.
+/// A service provider sends the sub-merchant's ids or its authorization token with every call.
 #[tokio::test]
-async fn service_providers_pay_and_refund_for_a_merchant() {
+async fn service_provider_pays_and_refunds_for_sub_merchant() {
     const SUB: &str = "sub_mchid = \"1900000109\"\nsub_appid = \"wx8888888888888888\"";
     let with_sub: fn(&Path, SocketAddr) = |conf, _| more_of_the_account(conf, SUB, SUB);
     let with_token: fn(&Path, SocketAddr) = |conf, _| {
@@ -201,28 +201,30 @@ async fn service_providers_pay_and_refund_for_a_merchant() {
         assert_eq!(made.json()["action"]["type"], row.action, "{}", made.json());
         world.pay("o-1").await;
         notified_and_refunded(&world, &row, "o-1").await;
-        // What nobody scanned is not known to Alipay, so it is not closed at once.
+        // Alipay does not know an order before its code is scanned, so it cannot be closed at once.
         if row.provider == "alipay" {
             continue;
         }
         create(&world, &row, "o-2").await;
-        let closed = world.ask("POST", "/v1/payments/o-2/close", Some("close"), &Value::Null).await;
+        let closed = world.signed_request("POST", "/v1/payments/o-2/close", Some("close"), &Value::Null).await;
         assert_eq!(closed.json()["status"], "closed", "{}", closed.json());
     }
 }
 
 #[tokio::test]
-async fn unclear_is_unknown_then_known_and_never_sent_again() {
+async fn unclear_response_is_unknown_then_resolved_and_never_resent() {
     each(async |world, row, order| {
         if row.told_by == Teller::Payer {
             return;
         }
         let orders =
             ["cut_after", "wrong_signature", "unsigned", "garbage"].map(|fault| (fault, format!("{order}-{fault}")));
-        // So many failures would open it.
-        force(&world.gateway, "closed").await;
+        // The failures would open the breaker.
+        force_breaker(&world.gateway, "closed").await;
         for (fault, order) in &orders {
-            world.fault(json!({"operation": "create", "fault": fault, "number": World::number(order)})).await;
+            world
+                .inject_fault(json!({"operation": "create", "fault": fault, "number": World::provider_order_no(order)}))
+                .await;
             let answer = create(world, row, order).await;
             assert_eq!(answer.status, 202, "{} {fault}: {:?}", row.method, answer.body);
             let payment = answer.json();
@@ -232,31 +234,31 @@ async fn unclear_is_unknown_then_known_and_never_sent_again() {
                 "{fault}: {payment}"
             );
         }
-        // Together: an order that nobody scanned is not known to every provider, and that is believed only after a while.
+        // Waits for all orders together: an order that was not scanned is not found at some providers until the grace period ends.
         for (fault, order) in &orders {
-            let payment = until(&format!("{} {fault} is known", row.method), || async {
+            let payment = until(&format!("{} {fault} is resolved", row.method), || async {
                 let payment = world.payment(order).await;
                 (payment["status"] != "unknown").then_some(payment.clone()).ok_or(payment)
             })
             .await;
             assert_eq!(payment["money_state"], "not_moved", "{fault}: {payment}");
             create(world, row, order).await;
-            world.was_made_once(order).await;
+            world.assert_created_once(order).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn forged_and_altered_notifications_change_nothing() {
+async fn forged_or_altered_notification_is_rejected() {
     each(async |world, row, order| {
         create_and_open(world, row, order).await;
-        let path = format!("/orders/{}", World::number(order));
-        world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+        let path = format!("/orders/{}", World::provider_order_no(order));
+        world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
         for (count, tamper) in ["body", "signature", "amount", "account"].iter().enumerate() {
-            world.control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
+            world.sandbox_control("POST", &format!("{path}/notify"), json!({"tamper": tamper})).await;
             let seen = until(&format!("{} {tamper} was answered", row.method), || async {
-                let seen = world.seen(order).await;
+                let seen = world.provider_order(order).await;
                 let all = seen["notifications"].as_array().cloned().unwrap_or_default();
                 let attempts = all.iter().flat_map(|one| one["attempts"].as_array().cloned()).flatten();
                 let answered = attempts.filter(|attempt| attempt["status"].is_u64()).count();
@@ -265,44 +267,49 @@ async fn forged_and_altered_notifications_change_nothing() {
             .await;
             assert_eq!(seen["notifications"][count]["acknowledged"], false, "{} {tamper}: {seen}", row.method);
         }
-        let told = world.receiver.of(order);
+        let events = world.receiver.events_of(order);
         assert!(
-            !told.iter().any(|event| event.json()["type"] == "payment.succeeded"),
+            !events.iter().any(|event| event.json()["type"] == "payment.succeeded"),
             "{} {}",
             row.method,
-            world.seen(order).await
+            world.provider_order(order).await
         );
-        world.control("POST", &format!("{path}/notify"), json!({})).await;
+        world.sandbox_control("POST", &format!("{path}/notify"), json!({})).await;
         world.receiver.until(order, "payment.succeeded").await;
     })
     .await;
 }
 
-/// A refund for which the merchant has no money was not made, and keeps its number: the same request makes it later.
+/// A refund without funds is not executed and keeps its number, so the same request can be retried.
 #[tokio::test]
-async fn a_refund_that_lacks_money_is_made_later_by_the_same_request() {
+async fn refund_without_funds_is_provider_busy_and_same_request_retries() {
     for (row, status, code) in [
         (row("wechat-v3", "wechat.native", "{}", "qr"), 403, "NOT_ENOUGH"),
         (row("wechat-v2", "wechat.native", "{}", "qr"), 200, "NOTENOUGH"),
         (row("alipay", "alipay.qr", "{}", "qr"), 200, "ACQ.SELLER_BALANCE_NOT_ENOUGH"),
         (row("alipay-v3", "alipay.qr", "{}", "qr"), 400, "ACQ.SELLER_BALANCE_NOT_ENOUGH"),
     ] {
-        let world = World::of(row.provider).await;
+        let world = World::for_provider(row.provider).await;
         create(&world, &row, "o-1").await;
         world.pay("o-1").await;
         world.receiver.until("o-1", "payment.succeeded").await;
-        world.fault(json!({"operation": "refund", "fault": "status", "status": status, "code": code})).await;
+        world.inject_fault(json!({"operation": "refund", "fault": "status", "status": status, "code": code})).await;
         let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
-        let ask = async || world.ask("POST", "/v1/payments/o-1/refunds", Some("k-r"), &refund).await;
-        let poor = ask().await;
-        let told = poor.json();
-        assert_eq!((poor.status, &told["code"]), (503, &json!("provider_busy")), "{} {told}", row.provider);
-        assert_eq!((&told["retryable"], &told["money_state"]), (&json!("same_key"), &json!("not_moved")), "{told}");
-        assert_eq!(told["provider"]["code"], code, "{told}");
-        let made = ask().await;
+        let request_refund =
+            async || world.signed_request("POST", "/v1/payments/o-1/refunds", Some("k-r"), &refund).await;
+        let poor = request_refund().await;
+        let problem = poor.json();
+        assert_eq!((poor.status, &problem["code"]), (503, &json!("provider_busy")), "{} {problem}", row.provider);
+        assert_eq!(
+            (&problem["retryable"], &problem["money_state"]),
+            (&json!("same_key"), &json!("not_moved")),
+            "{problem}"
+        );
+        assert_eq!(problem["provider"]["code"], code, "{problem}");
+        let made = request_refund().await;
         assert_eq!(made.status, 201, "{} {:?}", row.provider, made.body);
         world.receiver.until("o-1", "refund.succeeded").await;
-        let seen = world.seen("o-1").await;
+        let seen = world.provider_order("o-1").await;
         let refunds = seen["refunds"].as_object().unwrap();
         let arrivals: Vec<_> = refunds.values().map(|refund| &refund["arrivals"]["refund"]).collect();
         assert_eq!(arrivals, [&json!(2)], "{seen}");

@@ -1,4 +1,4 @@
-//! How it comes and goes: TLS with required client certificates, HTTP/2, leaving without losing a request.
+//! Shutdown without lost requests, signal handlers, and HTTP/2 over mTLS.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,42 +13,43 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::harness::{SHOP, World, WorldOptions, ask, order_of, until};
+use crate::harness::{SHOP, World, WorldOptions, payment_body, signed_request, until};
 
 #[tokio::test]
-async fn sigterm_finishes_what_is_in_flight_and_then_leaves() {
+async fn sigterm_finishes_in_flight_requests_then_exits() {
     let mut world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1000})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 1000})).await;
     let listen = world.gateway.listen;
-    let request =
-        tokio::spawn(async move { ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await });
+    let request = tokio::spawn(async move {
+        signed_request(listen, &SHOP, "POST", "/v1/payments", Some("k"), &payment_body("o-1")).await
+    });
     until("the sandbox has the order", || async {
-        let seen = world.seen("o-1").await;
+        let seen = world.provider_order("o-1").await;
         (seen["executions"]["create"] == 1).then_some(()).ok_or(seen)
     })
     .await;
     world.gateway.signal("TERM");
     let answer = request.await.unwrap();
     assert_eq!(answer.status, 201, "{:?}", answer.body);
-    assert_eq!(world.gateway.ended().await, 0);
+    assert_eq!(world.gateway.wait_exit().await, 0);
     world.start().await;
-    assert_eq!(world.payment("o-1").await["status"], "pending", "it was settled before the process left");
+    assert_eq!(world.payment("o-1").await["status"], "pending", "the outcome was recorded before the exit");
 }
 
 #[tokio::test]
-async fn sigterm_ends_an_idle_process_before_its_drain_time() {
-    // Ten minutes: the test's own patience is two, so leaving in time means not waiting for it.
-    let mut world = World::with(WorldOptions { server: "drain = \"10m\"", ..WorldOptions::default() }).await;
+async fn sigterm_exits_idle_process_before_shutdown_timeout() {
+    // The shutdown timeout of 10 minutes is longer than the test's limit: an exit in time did not wait for it.
+    let mut world = World::with(WorldOptions { server: "shutdown_timeout = \"10m\"", ..WorldOptions::default() }).await;
     world.gateway.signal("TERM");
-    assert_eq!(world.gateway.ended().await, 0);
+    assert_eq!(world.gateway.wait_exit().await, 0);
 }
 
 #[tokio::test]
-async fn who_is_ready_hears_the_signals_that_would_end_it() {
+async fn ready_gateway_has_installed_signal_handlers() {
     let mut world = World::new().await;
     for start in 0..20 {
         for (signal, name) in [(1, "HUP"), (2, "INT"), (15, "TERM")] {
-            assert!(world.gateway.hears(signal), "{name} at start {start}");
+            assert!(world.gateway.handles_signal(signal), "{name} at start {start}");
         }
         world.gateway.kill();
         world.start().await;
@@ -56,13 +57,13 @@ async fn who_is_ready_hears_the_signals_that_would_end_it() {
 }
 
 #[tokio::test]
-async fn http2_over_tls_and_no_entry_without_a_client_certificate() {
+async fn http2_over_mtls_rejects_client_without_certificate() {
     let edit = |_: &Path, _| {};
     let server = "tls = { cert = \"channels/main/server.pem\", key = \"channels/main/server_key.pem\", client_ca = \"channels/main/ca.pem\" }";
     let world = World::with(WorldOptions { edit, server, ..WorldOptions::default() }).await;
     let keys = world.conf().join("channels/main");
     let with = h2_status(&world, client(&keys, true)).await;
-    assert_eq!(with, Ok(401), "it got in, and was asked who it is");
+    assert_eq!(with, Ok(401), "a request over mTLS is still authenticated");
     let without = h2_status(&world, client(&keys, false)).await;
     assert!(without.is_err(), "{without:?}");
 }
@@ -88,7 +89,7 @@ async fn h2_status(world: &World, config: rustls::ClientConfig) -> Result<u16, S
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let stream = TcpStream::connect(world.gateway.listen).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    // The certificate is the sandbox's.
+    // The listener uses the sandbox's certificate.
     let name = ServerName::from(world.sandbox.address().ip());
     let stream = connector.connect(name, stream).await.map_err(|error| text(&error))?;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));

@@ -1,4 +1,4 @@
-//! Connections on which little or nothing comes.
+//! Idle and slow connections.
 
 use super::*;
 use crate::harness::{World, WorldOptions, until};
@@ -6,11 +6,11 @@ use crate::harness::{World, WorldOptions, until};
 const FIRST_REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// HEADERS of stream 1 without END_HEADERS: a header block of which more would have to come.
+/// HEADERS of stream 1 without END_HEADERS: an incomplete header block.
 const HALF_HEADERS: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
 
 #[tokio::test]
-async fn connection_is_closed_in_each_phase_after_its_time() {
+async fn idle_connection_is_closed_after_timeout_of_each_phase() {
     let limits = "header_timeout = \"400ms\"\nkeepalive_timeout = \"400ms\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
@@ -38,7 +38,7 @@ async fn connection_is_closed_in_each_phase_after_its_time() {
 }
 
 #[tokio::test]
-async fn head_that_comes_line_by_line_is_bounded_in_all() {
+async fn slow_request_head_is_closed_after_header_timeout() {
     let world = World::with(WorldOptions { server: "header_timeout = \"500ms\"", ..WorldOptions::default() }).await;
     let (mut reader, mut writer) = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\n").await.into_split();
     let trickle = tokio::spawn(async move {
@@ -47,13 +47,13 @@ async fn head_that_comes_line_by_line_is_bounded_in_all() {
         }
     });
     let mut read = Vec::new();
-    drop(timeout(PATIENCE, reader.read_to_end(&mut read)).await.expect("the connection stays open"));
-    timeout(PATIENCE, trickle).await.expect("the connection stays open").unwrap();
+    drop(timeout(TEST_TIMEOUT, reader.read_to_end(&mut read)).await.expect("the connection stays open"));
+    timeout(TEST_TIMEOUT, trickle).await.expect("the connection stays open").unwrap();
     assert!(read.is_empty() || read.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&read));
 }
 
 #[tokio::test]
-async fn head_without_end_is_refused_by_its_size() {
+async fn oversized_request_head_is_rejected() {
     let world = World::new().await;
     let mut stream = sends(world.gateway.listen, b"GET /x HTTP/1.1\r\nhost: a\r\nx-a: ").await;
     let mut sent = 0;
@@ -61,11 +61,11 @@ async fn head_without_end_is_refused_by_its_size() {
         sent += 4096;
     }
     assert!(sent < 1 << 20 || !until_closed(&mut stream).await.contains("HTTP/1.1 2"));
-    world.until_metric("tollgate_connections_closed_total{listener=\"public\",reason=\"malformed\"} 1").await;
+    world.until_metric("tollgate_connections_closed_total{listener=\"public\",reason=\"invalid_request\"} 1").await;
 }
 
 #[tokio::test]
-async fn idle_connections_at_the_limit_keep_nobody_out() {
+async fn idle_connections_are_evicted_at_connection_limit() {
     let limits = "max_connections = 16\nheader_timeout = \"10m\"\nkeepalive_timeout = \"10m\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let known = plausible("shop-1", 9);
@@ -78,9 +78,9 @@ async fn idle_connections_at_the_limit_keep_nobody_out() {
             assert_eq!(world.create(&format!("o-{number}"), &format!("k-{number}")).await.status, 201);
         }
     }
-    let ready = world.admin("GET", "/readyz", &[]).await;
-    assert_eq!(ready.status, 200, "no stranger takes a gateway out of a load balancer");
-    until("the limit holds", || async {
+    let ready = world.admin_request("GET", "/readyz", &[]).await;
+    assert_eq!(ready.status, 200, "unauthenticated connections do not affect readiness");
+    until("idle connections are evicted", || async {
         let metrics = world.metrics().await;
         let open = metrics.lines().find_map(|line| line.strip_prefix("tollgate_connections{listener=\"public\"} "));
         let open: usize = open.unwrap().parse().unwrap();
@@ -91,7 +91,7 @@ async fn idle_connections_at_the_limit_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn requests_shorter_than_the_preface_of_http2_are_answered() {
+async fn requests_shorter_than_http2_preface_are_answered() {
     let world = World::new().await;
     for request in ["GET / HTTP/1.0\r\n\r\n", "OPTIONS / HTTP/1.0\r\n\r\n", "G / HTTP/1.0\r\n\r\n"] {
         let mut stream = sends(world.gateway.listen, request.as_bytes()).await;

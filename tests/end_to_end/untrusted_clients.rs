@@ -1,4 +1,4 @@
-//! Callers that nobody knows, and what they hold: connections, streams, bodies. Each attack is small; the limits are small too.
+//! Unauthenticated clients and the resources they can occupy: connections, streams, bodies. Attacks and limits are small.
 
 mod admission;
 mod certificates;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::harness::PATIENCE;
+use crate::harness::TEST_TIMEOUT;
 
-/// Sends these bytes on a connection of its own.
+/// Opens a connection and sends these bytes.
 async fn sends(to: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes).await.unwrap();
@@ -24,8 +24,8 @@ async fn sends(to: SocketAddr, bytes: &[u8]) -> TcpStream {
 /// Reads until the gateway closes the connection.
 async fn until_closed(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
-    let closed = timeout(PATIENCE, stream.read_to_end(&mut read)).await;
-    assert!(closed.is_ok(), "the connection stays open; it said {:?}", String::from_utf8_lossy(&read));
+    let closed = timeout(TEST_TIMEOUT, stream.read_to_end(&mut read)).await;
+    assert!(closed.is_ok(), "the connection stays open; received {:?}", String::from_utf8_lossy(&read));
     String::from_utf8_lossy(&read).into_owned()
 }
 
@@ -42,7 +42,7 @@ async fn response(stream: &mut TcpStream) -> String {
             read.push(byte[0].into());
         }
     };
-    timeout(PATIENCE, read).await.expect("no answer")
+    timeout(TEST_TIMEOUT, read).await.expect("no answer")
 }
 
 fn length(head: &str) -> usize {
@@ -51,7 +51,7 @@ fn length(head: &str) -> usize {
     line.map_or(0, |length| length.trim().parse().unwrap())
 }
 
-/// The head of a POST whose signature looks right, with a body of this length.
+/// Head of a POST with a well-formed but wrong signature and a body of this length.
 fn plausible(key_id: &str, length: usize) -> String {
     let stamp = tollgate::clock::stamp();
     format!(

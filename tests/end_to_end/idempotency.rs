@@ -1,11 +1,13 @@
-//! Never twice: keys, orders, crashes, cut connections, answers that cannot be believed.
+//! Idempotency: repeated requests, concurrent duplicates, crashes, lost connections, unverifiable responses.
 
 use serde_json::{Value, json};
 
-use crate::harness::{OTHER, SHOP, World, WorldOptions, ask, order_of, send, signed, try_ask, until};
+use crate::harness::{
+    OTHER, SHOP, World, WorldOptions, payment_body, send, signed_headers, signed_request, try_signed_request, until,
+};
 
 #[tokio::test]
-async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
+async fn repeated_request_is_replayed_and_different_content_is_422() {
     let world = World::new().await;
     let first = world.create("o-1", "k-1").await;
     let again = world.create("o-1", "k-1").await;
@@ -17,25 +19,28 @@ async fn a_repetition_gets_the_first_answer_and_other_content_gets_none() {
     assert_eq!((other_body.status, other_body.json()["code"].as_str()), (422, Some("idempotency_key_reused")));
     let other_key = world.create("o-1", "k-2").await;
     assert_eq!((other_key.status, other_key.json()["order_id"].as_str()), (201, Some("o-1")));
-    let mut changed = order_of("o-1");
+    let mut changed = payment_body("o-1");
     changed["amount"]["value"] = 1001.into();
-    let other_content = world.ask("POST", "/v1/payments", Some("k-3"), &changed).await;
+    let other_content = world.signed_request("POST", "/v1/payments", Some("k-3"), &changed).await;
     assert_eq!((other_content.status, other_content.json()["code"].as_str()), (422, Some("id_conflict")));
-    assert_eq!(world.seen("o-1").await["arrivals"]["create"], 1);
+    assert_eq!(world.provider_order("o-1").await["arrivals"]["create"], 1);
 
-    let theirs = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &order_of("o-1")).await;
-    assert_eq!(theirs.status, 201, "another merchant's key and order are its own");
+    let theirs =
+        signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &payment_body("o-1")).await;
+    assert_eq!(theirs.status, 201, "keys and orders are scoped to a merchant");
     assert!(!theirs.is_replayed());
 }
 
 #[tokio::test]
-async fn two_hundred_at_once_are_one() {
+async fn concurrent_duplicate_requests_create_one_payment() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 300})).await;
     let listen = world.gateway.listen;
     let tasks: Vec<_> = (0..200)
         .map(|_| {
-            tokio::spawn(async move { ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), &order_of("o-1")).await })
+            tokio::spawn(async move {
+                signed_request(listen, &SHOP, "POST", "/v1/payments", Some("k"), &payment_body("o-1")).await
+            })
         })
         .collect();
     let mut statuses = std::collections::BTreeMap::new();
@@ -47,42 +52,42 @@ async fn two_hundred_at_once_are_one() {
         *statuses.entry(answer.status).or_insert(0) += 1;
     }
     assert!(statuses.keys().all(|status| [201, 409].contains(status)), "{statuses:?}");
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&1.into(), &1.into()), "{seen}");
 }
 
 #[tokio::test]
-async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
+async fn crash_after_send_never_resends() {
     let mut world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 2})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 3000, "times": 2})).await;
     let listen = world.gateway.listen;
-    let body = order_of("o-1").to_string();
+    let body = payment_body("o-1").to_string();
     let tasks: Vec<_> = (0..200)
         .map(|_| {
             let body = body.clone();
-            tokio::spawn(
-                async move { try_ask(listen, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await },
-            )
+            tokio::spawn(async move {
+                try_signed_request(listen, &SHOP, "POST", "/v1/payments", Some("k"), body.as_bytes()).await
+            })
         })
         .collect();
     until("the sandbox has the order", || async {
-        let seen = world.seen("o-1").await;
+        let seen = world.provider_order("o-1").await;
         (seen["executions"]["create"] == 1).then_some(()).ok_or(seen)
     })
     .await;
     world.gateway.kill();
     for task in tasks {
         if let Ok(answer) = task.await.unwrap() {
-            assert_eq!(answer.status, 409, "nobody was told of a success: {:?}", answer.body);
+            assert_eq!(answer.status, 409, "no response reported a success: {:?}", answer.body);
         }
     }
-    // The lost `action` is asked for by the identical create, and the gateway is killed during that one too.
+    // The identical create recovers the lost `action`; the gateway is killed during that one too.
     world.start().await;
     let repeated = world.until_decided("o-1", "k").await;
     assert!([201, 202].contains(&repeated.status), "{} {:?}", repeated.status, repeated.body);
     assert!(repeated.is_replayed());
-    until("the create is sent again", || async {
-        let seen = world.seen("o-1").await;
+    until("the identical create is sent", || async {
+        let seen = world.provider_order("o-1").await;
         (seen["arrivals"]["create"] == 2).then_some(()).ok_or(seen)
     })
     .await;
@@ -93,10 +98,10 @@ async fn killed_in_between_it_is_sent_once_and_the_truth_is_found() {
     assert_eq!((again.status, &again.json()["action"]), (201, &payable["action"]), "{:?}", again.body);
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    world.was_made_once("o-1").await;
+    world.assert_created_once("o-1").await;
 }
 
-/// Waits until the payer can pay an order whose answer was lost.
+/// Waits until an order whose create response was lost has its action.
 pub async fn until_payable(world: &World, order: &str) -> Value {
     until(&format!("{order} has its action"), || async {
         let payment = world.payment(order).await;
@@ -106,11 +111,11 @@ pub async fn until_payable(world: &World, order: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_cut_after_execution_is_unknown_then_known_and_never_sent_again() {
+async fn connection_lost_after_execution_is_unknown_then_resolved() {
     let world = World::new().await;
-    // The resolver's own questions fail for a while too, so that "unknown" can be seen.
-    world.fault(json!({"operation": "query", "fault": "cut_before", "times": 9})).await;
-    world.fault(json!({"operation": "create", "fault": "cut_after"})).await;
+    // The resolver's queries fail for a while too, so that `unknown` can be observed.
+    world.inject_fault(json!({"operation": "query", "fault": "cut_before", "times": 9})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "cut_after"})).await;
     let answer = world.create("o-1", "k-1").await;
     let payment = answer.json();
     assert_eq!(answer.status, 202, "{payment}");
@@ -119,22 +124,22 @@ async fn a_cut_after_execution_is_unknown_then_known_and_never_sent_again() {
     assert_eq!(repeated.status, 202, "{:?}", repeated.body);
     assert!(world.metrics().await.contains("tollgate_unknown_payments 1"), "{}", world.metrics().await);
     world.until_status("o-1", "pending").await;
-    // What the answer held is asked for again, so that the payer can pay.
+    // The lost action is recovered, so that the payer can pay.
     let payable = until_payable(&world, "o-1").await;
     assert_eq!((&payable["provider"], &payable["status_reason"]), (&Value::Null, &Value::Null), "{payable}");
     let present = world.create("o-1", "k-1").await;
     assert_eq!((present.status, &present.json()), (201, &payable));
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
-    world.was_made_once("o-1").await;
+    world.assert_created_once("o-1").await;
 }
 
 #[tokio::test]
-async fn lost_action_that_no_create_brings_back_is_told_with_what_to_do() {
+async fn unrecoverable_action_advises_new_order_id() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "status_after", "status": 500, "times": 4})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "status_after", "status": 500, "times": 4})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
-    let lost = until("no more creates are sent", || async {
+    let lost = until("the action is given up", || async {
         let payment = world.payment("o-1").await;
         let is_told = payment["status_reason"].as_str().is_some_and(|why| why.contains("new `order_id`"));
         (is_told && payment["status"] == "pending").then_some(payment.clone()).ok_or(payment)
@@ -142,48 +147,48 @@ async fn lost_action_that_no_create_brings_back_is_told_with_what_to_do() {
     .await;
     assert_eq!(lost["provider"]["code"], "SYSTEM_ERROR", "{lost}");
     assert_eq!(world.create("o-1", "k-1").await.json(), lost);
-    assert!(world.explained("o-1").await.contains("new `order_id`"));
-    let seen = world.seen("o-1").await;
+    assert!(world.explain_json("o-1").await.contains("new `order_id`"));
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["create"], &seen["executions"]["create"]), (&4.into(), &1.into()), "{seen}");
-    let closed = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    let closed = world.signed_request("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
     assert_eq!((closed.status, &closed.json()["status"]), (200, &"closed".into()), "{:?}", closed.body);
 }
 
 #[tokio::test]
-async fn failed_payment_and_refund_keep_the_word_that_they_began_with() {
+async fn failed_payment_and_refund_keep_first_provider_error() {
     let world = World::new().await;
     let refused = |operation| json!({"operation": operation, "fault": "status", "status": 500, "code": "SYSTEM_ERROR"});
-    world.fault(refused("create")).await;
+    world.inject_fault(refused("create")).await;
     assert_eq!(world.create("o-1", "k-1").await.json()["provider"]["code"], "SYSTEM_ERROR");
     world.create("paid", "k-2").await;
     world.pay("paid").await;
     world.until_status("paid", "succeeded").await;
-    world.fault(refused("refund")).await;
+    world.inject_fault(refused("refund")).await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 1000, "currency": "CNY"}});
     let target = "/v1/payments/paid/refunds";
-    assert_eq!(world.ask("POST", target, Some("r-1"), &refund).await.status, 202);
+    assert_eq!(world.signed_request("POST", target, Some("r-1"), &refund).await.status, 202);
     for (order, kind) in [("o-1", "payment"), ("paid", "refund")] {
         let event = world.receiver.until(order, &format!("{kind}.failed")).await.json();
         assert_eq!(event["data"][kind]["provider"]["code"], "SYSTEM_ERROR", "{event}");
-        assert!(world.explained(order).await.contains("\"refused\":\"SYSTEM_ERROR"));
+        assert!(world.explain_json(order).await.contains("\"refused\":\"SYSTEM_ERROR"));
     }
     assert_eq!(world.payment("o-1").await["provider"]["code"], "SYSTEM_ERROR");
-    let failed = world.ask("GET", &format!("{target}/r-1"), None, &Value::Null).await.json();
+    let failed = world.signed_request("GET", &format!("{target}/r-1"), None, &Value::Null).await.json();
     assert_eq!((&failed["status"], &failed["provider"]["code"]), (&"failed".into(), &"SYSTEM_ERROR".into()));
-    // The amount is free again.
+    // The amount is refundable again.
     let other = json!({"refund_id": "r-2", "amount": {"value": 1000, "currency": "CNY"}});
-    assert_eq!(world.ask("POST", target, Some("r-2"), &other).await.status, 201);
+    assert_eq!(world.signed_request("POST", target, Some("r-2"), &other).await.status, 201);
 }
 
 #[tokio::test]
-async fn a_cut_before_execution_is_unknown_until_absence_is_believed() {
+async fn connection_lost_before_execution_fails_after_not_found_grace() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "cut_before"})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "cut_before"})).await;
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
     let payment = world.until_status("o-1", "failed").await;
     assert_eq!(payment["money_state"], "not_moved");
     assert!(payment["status_reason"].as_str().is_some_and(|why| why.contains("unclear")), "{payment}");
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!(
         (&seen["arrivals"]["create"], &seen["executions"]["create"]),
         (&1.into(), &serde_json::Value::Null),
@@ -193,11 +198,13 @@ async fn a_cut_before_execution_is_unknown_until_absence_is_believed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_rightly_signed_is_not_believed_and_does_not_leak() {
+async fn unverifiable_response_is_unknown_and_not_leaked() {
     let world = World::new().await;
     for (number, fault) in ["unsigned", "wrong_signature", "stale", "garbage", "other_amount"].iter().enumerate() {
         let order = format!("o-{number}");
-        world.fault(json!({"operation": "create", "fault": fault, "number": World::number(&order)})).await;
+        world
+            .inject_fault(json!({"operation": "create", "fault": fault, "number": World::provider_order_no(&order)}))
+            .await;
         let answer = world.create(&order, &order).await;
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         if *fault == "other_amount" && answer.status == 201 {
@@ -207,62 +214,62 @@ async fn an_answer_that_is_not_rightly_signed_is_not_believed_and_does_not_leak(
         assert!(!text.contains("weixin://"), "{fault}: {text}");
         assert_eq!(answer.json()["status"], "unknown", "{fault}");
         world.until_status(&order, "pending").await;
-        world.was_made_once(&order).await;
+        world.assert_created_once(&order).await;
     }
 }
 
 #[tokio::test]
-async fn a_system_error_is_unknown() {
+async fn provider_system_error_is_unknown() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "status_after", "status": 500})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "status_after", "status": 500})).await;
     let unclear = world.create("o-1", "k-1").await;
     assert_eq!((unclear.status, unclear.json()["status"].as_str()), (202, Some("unknown")), "{:?}", unclear.body);
     world.until_status("o-1", "pending").await;
 }
 
 #[tokio::test]
-async fn when_nothing_was_sent_the_same_key_may_try_again() {
+async fn not_sent_payment_may_be_retried_with_same_key() {
     let mut world = World::new().await;
-    // A fresh gateway has no warm connection.
-    world.fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
+    // A new gateway has no pooled connection.
+    world.inject_fault(json!({"operation": "*", "fault": "refuse_connection", "times": 3})).await;
     let refused = world.create("o-1", "k-1").await;
     let problem = refused.json();
-    assert_eq!((refused.status, &problem["code"]), (503, &"not_sent".into()), "{problem}");
+    assert_eq!((refused.status, &problem["code"]), (503, &"provider_unreachable".into()), "{problem}");
     assert_eq!((&problem["retryable"], &problem["money_state"]), (&"same_key".into(), &"not_sent".into()));
     assert!(refused.headers.contains_key("retry-after"));
     let again = world.create("o-1", "k-1").await;
     assert_eq!(again.status, 201, "{:?}", again.body);
     assert!(!again.is_replayed());
-    assert_eq!(world.seen("o-1").await["executions"]["create"], 1);
+    assert_eq!(world.provider_order("o-1").await["executions"]["create"], 1);
     world.gateway.kill();
 }
 
 #[tokio::test]
-async fn a_refund_that_was_cut_is_found_out_and_made_once() {
+async fn interrupted_refund_is_resolved_and_executed_once() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
     world.pay("o-1").await;
     world.until_status("o-1", "succeeded").await;
-    world.fault(json!({"operation": "refund", "fault": "cut_after"})).await;
+    world.inject_fault(json!({"operation": "refund", "fault": "cut_after"})).await;
     let refund = json!({"refund_id": "r-1", "amount": {"value": 400, "currency": "CNY"}});
-    let answer = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
-    // The refund's own notification may come before the cut is noticed: then the truth is known at once.
-    let told = (answer.status, answer.json()["status"].as_str().unwrap().to_owned());
-    assert!([(202, "unknown".to_owned()), (201, "succeeded".to_owned())].contains(&told), "{:?}", answer.body);
-    let again = world.ask("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    let answer = world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    // The refund's notification may arrive before the lost connection is noticed; then the refund succeeds at once.
+    let outcome = (answer.status, answer.json()["status"].as_str().unwrap().to_owned());
+    assert!([(202, "unknown".to_owned()), (201, "succeeded".to_owned())].contains(&outcome), "{:?}", answer.body);
+    let again = world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
     assert!([201, 202].contains(&again.status) && again.is_replayed());
     world.receiver.until("o-1", "refund.succeeded").await;
-    let seen = world.seen("o-1").await;
+    let seen = world.provider_order("o-1").await;
     assert_eq!((&seen["arrivals"]["refund"], &seen["executions"]["refund"]), (&1.into(), &1.into()), "{seen}");
     assert_eq!(world.payment("o-1").await["refunded"], 400);
 }
 
 #[tokio::test]
-async fn posts_need_an_idempotency_key_of_a_decent_form() {
+async fn invalid_idempotency_key_is_400() {
     let world = World::new().await;
-    let body = order_of("o-1").to_string();
+    let body = payment_body("o-1").to_string();
     for key in [None, Some(""), Some("a b"), Some(&*"x".repeat(256))] {
-        let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+        let mut headers = signed_headers(&SHOP, "POST", "/v1/payments", body.as_bytes());
         headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
         let url = format!("http://{}/v1/payments", world.gateway.listen);
         let answer = send("POST", &url, &headers, body.as_bytes()).await.unwrap();
@@ -272,38 +279,42 @@ async fn posts_need_an_idempotency_key_of_a_decent_form() {
 }
 
 #[tokio::test]
-async fn a_close_that_was_cut_is_carried_through() {
+async fn connection_lost_before_close_retries_until_closed() {
     let world = World::new().await;
     world.create("o-1", "k-1").await;
-    // Cut before the provider read it: the order is open, and must not stay so.
-    world.fault(json!({"operation": "close", "fault": "cut_before"})).await;
-    let unclear = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    // The provider did not read the close: the order is still open.
+    world.inject_fault(json!({"operation": "close", "fault": "cut_before"})).await;
+    let unclear = world.signed_request("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
     assert_eq!((unclear.status, &unclear.json()["status"]), (202, &"pending".into()), "{:?}", unclear.body);
     world.receiver.until("o-1", "payment.closed").await;
-    assert_eq!(world.seen("o-1").await["executions"]["close"], 1);
-    let again = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    assert_eq!(world.provider_order("o-1").await["executions"]["close"], 1);
+    let again = world.signed_request("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
     assert_eq!((again.status, &again.json()["status"]), (200, &"closed".into()));
 }
 
 #[tokio::test]
-async fn a_repetition_after_its_time_finds_what_became_of_it() {
+async fn expired_order_is_replayed_and_new_one_is_400() {
     let world = World::new().await;
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(5);
-    let mut body = order_of("o-1");
+    let mut body = payment_body("o-1");
     body["expires_at"] = soon.to_string().into();
-    let first = world.ask("POST", "/v1/payments", Some("k-1"), &body).await;
-    assert_eq!(first.status, 402, "WeChat Pay wants a minute at least: {:?}", first.body);
-    until("its time is over", || async { (jiff::Timestamp::now() > soon).then_some(()).ok_or("not yet") }).await;
-    let again = world.ask("POST", "/v1/payments", Some("k-1"), &body).await;
+    let first = world.signed_request("POST", "/v1/payments", Some("k-1"), &body).await;
+    assert_eq!(first.status, 402, "WeChat Pay requires one minute at least: {:?}", first.body);
+    until("the order has expired", || async { (jiff::Timestamp::now() > soon).then_some(()).ok_or("not yet") }).await;
+    let again = world.signed_request("POST", "/v1/payments", Some("k-1"), &body).await;
     assert_eq!((again.status, again.body.clone(), again.is_replayed()), (402, first.body, true));
     body["order_id"] = "o-2".into();
-    let late = world.ask("POST", "/v1/payments", Some("k-2"), &body).await;
+    let late = world.signed_request("POST", "/v1/payments", Some("k-2"), &body).await;
     assert_eq!((late.status, &late.json()["code"]), (400, &"invalid_request".into()));
-    assert_eq!(world.ask("GET", "/v1/payments/o-2", None, &Value::Null).await.status, 404, "it left no trace");
+    assert_eq!(
+        world.signed_request("GET", "/v1/payments/o-2", None, &Value::Null).await.status,
+        404,
+        "a rejected request is not stored"
+    );
 }
 
 #[tokio::test]
-async fn another_account_is_not_asked_about_the_old_ones_payments() {
+async fn replaced_account_is_not_queried_for_old_payments() {
     let world = World::with(WorldOptions { channels: vec!["main", "other"], ..WorldOptions::default() }).await;
     world.create("o-1", "k-1").await;
     let at = world.conf().join("channels");
@@ -312,40 +323,40 @@ async fn another_account_is_not_asked_about_the_old_ones_payments() {
     assert_eq!(world.reload().await.status, 200);
     let forced = send_no_cache(&world, "/v1/payments/o-1").await;
     assert_eq!((&forced["status"], &forced["stale"]), (&"pending".into(), &true.into()), "{forced}");
-    let refused = world.ask("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
-    assert_eq!((refused.status, &refused.json()["code"]), (503, &"not_sent".into()), "{:?}", refused.body);
-    assert_eq!(world.seen("o-1").await["arrivals"], json!({"create": 1, "total": 1}));
+    let refused = world.signed_request("POST", "/v1/payments/o-1/close", Some("c-1"), &Value::Null).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &"provider_unreachable".into()), "{:?}", refused.body);
+    assert_eq!(world.provider_order("o-1").await["arrivals"], json!({"create": 1, "total": 1}));
 }
 
 async fn send_no_cache(world: &World, target: &str) -> Value {
-    let mut headers = signed(&SHOP, "GET", target, b"");
+    let mut headers = signed_headers(&SHOP, "GET", target, b"");
     headers.push(("cache-control", "no-cache".to_owned()));
     send("GET", &format!("http://{}{target}", world.gateway.listen), &headers, b"").await.unwrap().json()
 }
 
 #[tokio::test]
-async fn only_channels_that_its_routes_lead_to_may_be_asked_for() {
+async fn explicit_channel_without_route_is_400() {
     let world = World::with(WorldOptions { channels: vec!["main", "theirs"], ..WorldOptions::default() }).await;
     let routes = "[[route]]\nto = [{ channel = \"main\" }]\n\
                   [[route]]\nmatch = { merchant = \"other\" }\nto = [{ channel = \"theirs\" }]\n";
     std::fs::write(world.conf().join("routes.toml"), routes).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    let mut body = order_of("o-1");
+    let mut body = payment_body("o-1");
     body["channel"] = "theirs".into();
-    let refused = world.ask("POST", "/v1/payments", Some("k-1"), &body).await;
+    let refused = world.signed_request("POST", "/v1/payments", Some("k-1"), &body).await;
     assert_eq!((refused.status, &refused.json()["code"]), (400, &"unknown_channel".into()), "{:?}", refused.body);
-    let taken = ask(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &body).await;
+    let taken = signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k-1"), &body).await;
     assert_eq!((taken.status, &taken.json()["channel"]), (201, &"theirs".into()), "{:?}", taken.body);
 }
 
-/// The caller waits no longer, and what it asked for goes its way all the same.
+/// The client's deadline ends its wait, not the payment.
 #[tokio::test]
-async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
+async fn client_timeout_returns_202_and_payment_continues() {
     let world = World::new().await;
-    world.fault(json!({"operation": "create", "fault": "delay", "delay_ms": 5000})).await;
+    world.inject_fault(json!({"operation": "create", "fault": "delay", "delay_ms": 5000})).await;
     let within = async |limit: &str, order: &str| {
-        let body = order_of(order).to_string();
-        let mut headers = signed(&SHOP, "POST", "/v1/payments", body.as_bytes());
+        let body = payment_body(order).to_string();
+        let mut headers = signed_headers(&SHOP, "POST", "/v1/payments", body.as_bytes());
         headers.extend([("idempotency-key", order.to_owned()), ("x-tollgate-timeout", limit.to_owned())]);
         let url = format!("http://{}/v1/payments", world.gateway.listen);
         send("POST", &url, &headers, body.as_bytes()).await.unwrap()
@@ -358,5 +369,5 @@ async fn a_callers_own_limit_ends_its_waiting_and_not_the_payment() {
     assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("unknown")), "{:?}", answer.body);
     world.until_status("o-1", "pending").await;
     assert_eq!(within("20s", "o-2").await.status, 201);
-    world.was_made_once("o-1").await;
+    world.assert_created_once("o-1").await;
 }

@@ -1,4 +1,4 @@
-//! From an embedded ledger into PostgreSQL, and every way back that must not be.
+//! Migration from an embedded ledger to PostgreSQL, and every way back, which must be rejected.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ fn tollgate(world: &World, command: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("--conf").arg(world.conf()).args(command).output().unwrap()
 }
 
-/// Runs the gateway, which must end by itself; what it said.
+/// Runs the gateway, which must exit at once, and returns its output.
 fn refused(world: &World) -> String {
     let output = tollgate(world, &["run"]);
     assert!(!output.status.success());
@@ -30,7 +30,7 @@ fn replace(file: &Path, from: &str, to: &str) {
 }
 
 #[tokio::test]
-async fn nothing_brings_a_moved_ledger_back_into_force() {
+async fn migrated_ledger_is_rejected_by_every_later_start() {
     let server = Server::start(&["--port"]);
     let mut world =
         World::with(WorldOptions { ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() }).await;
@@ -40,7 +40,7 @@ async fn nothing_brings_a_moved_ledger_back_into_force() {
     let postgres = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
     let data = world.dir.path().join("data").display().to_string();
 
-    // PostgreSQL without a move: the payment would be unknown there.
+    // PostgreSQL without a migration: the payment would be unknown there.
     replace(&file, "path = \"../data\"", &postgres);
     let why = refused(&world);
     assert!(why.contains("has no mark of a move") && why.contains("tollgate migrate"), "{why}");
@@ -49,29 +49,29 @@ async fn nothing_brings_a_moved_ledger_back_into_force() {
     let again = tollgate(&world, &["migrate", &data]);
     assert!(!again.status.success() && said(&again).contains("was moved to PostgreSQL at"), "{}", said(&again));
 
-    // A mistake in any file: the generation before names the old ledger.
+    // After an error in any file, the previous generation names the old ledger.
     let typo = world.conf().join("merchants/typo.toml");
     std::fs::write(&typo, "keys = [\n").unwrap();
     let why = refused(&world);
     assert!(why.contains("typo.toml") && why.contains("could make payments twice"), "{why}");
     std::fs::remove_file(&typo).unwrap();
-    // The old ledger by name, for a gateway and for a look.
+    // The old ledger is configured again, for a gateway and for `check`.
     replace(&file, &postgres, "path = \"../data\"");
     assert!(refused(&world).contains("was moved to PostgreSQL at"));
     let checked = tollgate(&world, &["check"]);
     assert!(!checked.status.success() && said(&checked).contains("was moved to PostgreSQL at"), "{}", said(&checked));
     std::fs::remove_dir_all(world.dir.path().join("conf.generations")).unwrap();
-    assert!(refused(&world).contains("was moved to PostgreSQL at"), "whatever else is gone");
+    assert!(refused(&world).contains("was moved to PostgreSQL at"), "the mark in the ledger itself is enough");
     assert!(said(&tollgate(&world, &["explain", "o-1"])).contains("was moved to PostgreSQL at"));
 
     replace(&file, "path = \"../data\"", &postgres);
     world.start().await;
     let again = world.create("o-1", "k-1").await;
     assert!(again.status == 201 && again.is_replayed(), "{:?}", again.body);
-    assert_eq!(world.seen("o-1").await["arrivals"]["create"], Value::from(1));
+    assert_eq!(world.provider_order("o-1").await["arrivals"]["create"], Value::from(1));
     world.gateway.kill();
 
-    // Another database, or the same one made anew: it knows of nothing.
+    // Another database, or a recreated one, knows no payments.
     let (client, connection) = tokio_postgres::connect(&server.url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("CREATE DATABASE other").await.unwrap();
@@ -85,7 +85,7 @@ async fn nothing_brings_a_moved_ledger_back_into_force() {
     client.batch_execute("DROP TABLE tollgate_records, tollgate_due, tollgate_owners, tollgate_schema; DROP SEQUENCE tollgate_owner_numbers").await.unwrap();
     let why = refused(&world);
     assert!(why.contains("made anew") && why.contains("ledger.json"), "{why}");
-    // Back to an embedded ledger that knows of nothing.
+    // A new embedded ledger knows no payments.
     replace(&file, &postgres, "path = \"../fresh\"");
     assert!(refused(&world).contains("is in use"));
     assert!(!world.dir.path().join("fresh").exists());

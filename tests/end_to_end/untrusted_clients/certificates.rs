@@ -1,4 +1,4 @@
-//! Certificates of the listeners, renewed while they are served.
+//! Renewal of the listeners' certificates while they serve.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 use crate::harness::{World, WorldOptions, until};
 
-/// Writes a certificate for so many days, and gives its bytes.
+/// Writes a certificate that is valid for `days` days and returns its DER bytes.
 fn write_pair(conf: &Path, name: &str, days: i64) -> Vec<u8> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -35,7 +35,7 @@ async fn handshake(to: SocketAddr, config: rustls::ClientConfig) -> std::io::Res
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-/// The certificate that a listener shows.
+/// Returns the certificate that a listener presents.
 async fn shown(to: SocketAddr) -> Vec<u8> {
     let stream = handshake(to, client().with_no_client_auth()).await.unwrap();
     stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
@@ -47,7 +47,7 @@ fn days_left(metrics: &str, certificate: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn renewed_certificates_are_served_after_a_reload_and_the_metric_is_about_them() {
+async fn renewed_server_certificate_is_served_after_reload() {
     let edit = |conf: &Path, _| {
         write_pair(conf, "server", 2);
     };
@@ -61,21 +61,21 @@ async fn renewed_certificates_are_served_after_a_reload_and_the_metric_is_about_
     let report = world.reload().await;
     let report = String::from_utf8(report.body.to_vec()).unwrap();
     assert!(!report.contains("not in force until a restart"), "{report}");
-    until("the new one is served", || async {
+    until("the new certificate is served", || async {
         let now = shown(world.gateway.listen).await;
-        if now == new { Ok(()) } else { Err(format!("the old one: {}", now == old)) }
+        if now == new { Ok(()) } else { Err(format!("the old certificate: {}", now == old)) }
     })
     .await;
     assert!((299.0..=300.0).contains(&days_left(&world.metrics().await, "server")));
     drop(open);
 
-    // One that is broken changes nothing.
+    // A broken file changes nothing.
     std::fs::write(world.conf().join("server.pem"), "broken").unwrap();
     assert_eq!(world.reload().await.status, 422);
     assert_eq!(shown(world.gateway.listen).await, new);
 }
 
-/// An authority, and a certificate for a caller under it.
+/// A certificate authority that issues client certificates.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
@@ -121,11 +121,11 @@ impl Authority {
     }
 }
 
-/// Whether a caller with this certificate gets an answer.
+/// Returns whether a client with this certificate gets a response.
 async fn gets_in(to: SocketAddr, (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> bool {
     let config = client().with_client_auth_cert(vec![certificate], key).unwrap();
     let Ok(mut stream) = handshake(to, config).await else { return false };
-    // With TLS 1.3 a refusal comes after the handshake.
+    // With TLS 1.3 a rejection arrives after the handshake.
     let mut read = Vec::new();
     stream.write_all(b"GET /x HTTP/1.0\r\n\r\n").await.is_ok()
         && stream.read_to_end(&mut read).await.is_ok()
@@ -133,7 +133,7 @@ async fn gets_in(to: SocketAddr, (certificate, key): (CertificateDer<'static>, P
 }
 
 #[tokio::test]
-async fn authorities_and_revocation_lists_of_callers_are_renewed_by_a_reload() {
+async fn renewed_client_ca_and_crl_apply_after_reload() {
     let edit = |conf: &Path, _| {
         write_pair(conf, "server", 30);
         std::fs::write(conf.join("callers.pem"), Authority::new("nobody").pem).unwrap();
@@ -143,7 +143,7 @@ async fn authorities_and_revocation_lists_of_callers_are_renewed_by_a_reload() {
     let listen = world.gateway.listen;
     let authority = Authority::new("callers");
     let (one, other) = (|| authority.caller(7), || authority.caller(8));
-    assert!(!gets_in(listen, one()).await, "of another authority");
+    assert!(!gets_in(listen, one()).await, "a certificate of another CA is rejected");
 
     std::fs::write(world.conf().join("callers.pem"), &authority.pem).unwrap();
     assert_eq!(world.reload().await.status, 200);
@@ -155,7 +155,7 @@ async fn authorities_and_revocation_lists_of_callers_are_renewed_by_a_reload() {
     let text = text.replace("\"callers.pem\" }", "\"callers.pem\", client_crl = \"revoked.pem\" }");
     std::fs::write(&file, text).unwrap();
     assert_eq!(world.reload().await.status, 200);
-    assert!(!gets_in(listen, one()).await && gets_in(listen, other()).await, "one is revoked");
+    assert!(!gets_in(listen, one()).await && gets_in(listen, other()).await, "the revoked certificate is rejected");
 }
 
 #[derive(Debug)]

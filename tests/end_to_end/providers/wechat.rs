@@ -1,51 +1,53 @@
-//! WeChat Pay as it is reported to behave: payments that it calls failed and that were charged, sentences instead of codes,
-//! signatures in the other of two ways, answers that name nobody, probes, and every code of its lists.
+//! WeChat Pay's undocumented behaviour: payments reported as failed after a charge, messages without codes, both sign types,
+//! responses without account ids, signature probes, and every error code of its lists.
 
 use crate::harness::Answer;
 
 use super::scanned_codes::{SCANNED, scan, with_a_till};
 use super::*;
 
-fn told(answer: &Answer) -> (u16, Value, Value) {
+fn code_and_retryable(answer: &Answer) -> (u16, Value, Value) {
     let json = answer.json();
     (answer.status, json["code"].clone(), json["retryable"].clone())
 }
 
-/// WeChat Pay says USERPAYING, charges the payer, and then calls the payment PAYERROR.
+/// WeChat Pay answers USERPAYING, charges the payer, then reports PAYERROR.
 #[tokio::test]
-async fn pay_error_of_a_charged_code_is_reversed_unless_a_later_query_says_success() {
+async fn wechat_payerror_after_charge_is_reversed_unless_query_says_success() {
     let tills = SCANNED.iter().filter(|till| till.row.provider.starts_with("wechat"));
     join_all(tills.map(async |till| {
         let world = with_a_till(till.row.provider).await;
         let typing = if till.row.provider == "wechat-v3" { 202 } else { 200 };
         for order in ["reversed", "paid"] {
-            let number = World::number(order);
+            let number = World::provider_order_no(order);
             let fault = json!({"operation": "create", "fault": "status_after", "status": typing, "code": "USERPAYING",
                                "number": number});
-            world.fault(fault).await;
-            // Whoever asks for the status uses one up.
+            world.inject_fault(fault).await;
+            // Each query consumes one fault.
             let times = if order == "reversed" { 1000 } else { 1 };
-            world.fault(json!({"operation": "query", "fault": "pay_error", "number": number, "times": times})).await;
+            world
+                .inject_fault(json!({"operation": "query", "fault": "pay_error", "number": number, "times": times}))
+                .await;
             if order == "paid" {
-                world.fault(json!({"operation": "cancel", "fault": "status", "number": number})).await;
+                world.inject_fault(json!({"operation": "cancel", "fault": "status", "number": number})).await;
             }
             let scanned = scan(&world, till, order, "1000").await;
             assert_eq!((scanned.status, &scanned.json()["status"]), (201, &json!("pending")), "{}", scanned.json());
         }
         let closed = world.until_status("reversed", "closed").await;
         assert_eq!(closed["money_state"], "not_moved", "{closed}");
-        let seen = world.seen("reversed").await;
-        assert_eq!(seen["executions"]["cancel"], 1, "the charge was given back: {seen}");
-        until("the other reversal is tried", || async {
-            let seen = world.seen("paid").await;
+        let seen = world.provider_order("reversed").await;
+        assert_eq!(seen["executions"]["cancel"], 1, "the charge was reversed: {seen}");
+        until("the other reversal is attempted", || async {
+            let seen = world.provider_order("paid").await;
             (seen["arrivals"]["cancel"] == 1).then_some(()).ok_or(seen)
         })
         .await;
         world.until_status("paid", "succeeded").await;
-        let seen = world.seen("paid").await;
+        let seen = world.provider_order("paid").await;
         assert_eq!((&seen["arrivals"]["cancel"], &seen["executions"]["cancel"]), (&json!(1), &Value::Null), "{seen}");
         for order in ["reversed", "paid"] {
-            let events = world.receiver.of(order);
+            let events = world.receiver.events_of(order);
             assert!(!events.iter().any(|event| event.json()["type"] == "payment.failed"), "{order}");
         }
     }))
@@ -53,49 +55,60 @@ async fn pay_error_of_a_charged_code_is_reversed_unless_a_later_query_says_succe
 }
 
 #[tokio::test]
-async fn request_that_was_not_understood_is_told_with_its_sentence() {
-    let world = World::of("wechat-v2").await;
+async fn wechat_v2_fail_message_reaches_merchant_and_log() {
+    let world = World::for_provider("wechat-v2").await;
     let row = row("wechat-v2", "wechat.native", "{}", "qr");
     let fail = async |operation: &str, order: &str, sentence: &str| {
-        let number = World::number(order);
+        let number = World::provider_order_no(order);
         let fault = json!({"operation": operation, "fault": "status", "status": 200, "code": "FAIL", "number": number,
                            "message": sentence});
-        world.fault(fault).await;
+        world.inject_fault(fault).await;
     };
     let wrong_account = "appid和mch_id不匹配";
     fail("create", "account", wrong_account).await;
     let answer = create(&world, &row, "account").await;
-    assert_eq!(told(&answer), (402, json!("declined"), json!("new_key")), "{}", answer.json());
+    assert_eq!(code_and_retryable(&answer), (402, json!("declined"), json!("new_key")), "{}", answer.json());
     assert_eq!(answer.json()["provider"], json!({"code": "FAIL", "message": wrong_account}));
-    assert!(world.explained("account").await.contains(wrong_account), "{}", world.explained("account").await);
+    assert!(world.explain_json("account").await.contains(wrong_account), "{}", world.explain_json("account").await);
 
     fail("create", "key", "签名校验失败，请检查后重试").await;
     let answer = create(&world, &row, "key").await;
-    assert_eq!(told(&answer), (503, json!("not_sent"), json!("same_key")), "{}", answer.json());
+    assert_eq!(
+        code_and_retryable(&answer),
+        (503, json!("channel_credentials_rejected"), json!("same_key")),
+        "{}",
+        answer.json()
+    );
     assert_eq!(answer.json()["money_state"], "not_sent");
-    assert_eq!(create(&world, &row, "key").await.status, 201, "the same key");
+    assert_eq!(create(&world, &row, "key").await.status, 201, "the same key may retry");
 
-    // Refunds: the certificate is ours; of the account nothing is concluded without a signature.
+    // Refunds: an error about our certificate is accepted unsigned; an error about the account is not.
     world.pay("key").await;
     world.receiver.until("key", "payment.succeeded").await;
     let refund = async |id: &str| {
         let body = json!({"refund_id": id, "amount": {"value": 300, "currency": "CNY"}});
-        world.ask("POST", "/v1/payments/key/refunds", Some(id), &body).await
+        world.signed_request("POST", "/v1/payments/key/refunds", Some(id), &body).await
     };
     fail("refund", "key", "商户证书已过期").await;
     let answer = refund("r-1").await;
-    assert_eq!(told(&answer), (503, json!("not_sent"), json!("same_key")), "{}", answer.json());
+    assert_eq!(
+        code_and_retryable(&answer),
+        (503, json!("channel_credentials_rejected"), json!("same_key")),
+        "{}",
+        answer.json()
+    );
     fail("refund", "key", "受理关系不存在").await;
     let answer = refund("r-1").await;
     assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
-    // A refusal without a signature is as little.
+    // An unsigned refusal proves nothing either.
     let fault = json!({"operation": "refund", "fault": "status", "status": 200, "code": "NOAUTH", "unsigned": true});
-    world.fault(fault).await;
+    world.inject_fault(fault).await;
     let answer = refund("r-2").await;
     assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
     for id in ["r-1", "r-2"] {
-        until(&format!("{id} never happened"), || async {
-            let answer = world.ask("GET", &format!("/v1/payments/key/refunds/{id}"), None, &Value::Null).await.json();
+        until(&format!("{id} has failed"), || async {
+            let answer =
+                world.signed_request("GET", &format!("/v1/payments/key/refunds/{id}"), None, &Value::Null).await.json();
             (answer["status"] == "failed").then_some(()).ok_or(answer)
         })
         .await;
@@ -107,37 +120,46 @@ async fn request_that_was_not_understood_is_told_with_its_sentence() {
 }
 
 #[tokio::test]
-async fn apiv2_is_believed_in_both_kinds_of_signature_and_without_the_accounts_numbers() {
-    let world = World::of("wechat-v2").await;
+async fn wechat_v2_accepts_both_sign_types_and_responses_without_account() {
+    let world = World::for_provider("wechat-v2").await;
     let row = row("wechat-v2", "wechat.native", "{}", "qr");
     for operation in ["create", "refund"] {
-        world.fault(json!({"operation": operation, "fault": "other_sign_type", "number": World::number("o-1")})).await;
+        world
+            .inject_fault(
+                json!({"operation": operation, "fault": "other_sign_type", "number": World::provider_order_no("o-1")}),
+            )
+            .await;
     }
     let made = create(&world, &row, "o-1").await;
     assert_eq!((made.status, &made.json()["action"]["type"]), (201, &json!("qr")), "{}", made.json());
-    let path = format!("/orders/{}", World::number("o-1"));
-    world.control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
-    world.control("POST", &format!("{path}/notify"), json!({"tamper": "signtype"})).await;
+    let path = format!("/orders/{}", World::provider_order_no("o-1"));
+    world.sandbox_control("POST", &format!("{path}/pay"), json!({"notify": false})).await;
+    world.sandbox_control("POST", &format!("{path}/notify"), json!({"tamper": "signtype"})).await;
     notified_and_refunded(&world, &row, "o-1").await;
 
-    // It was never made, which answers say that name no account.
-    let number = World::number("nameless");
-    world.fault(json!({"operation": "create", "fault": "cut_before", "number": number})).await;
+    // The order was never created; the query responses name no account.
+    let number = World::provider_order_no("nameless");
+    world.inject_fault(json!({"operation": "create", "fault": "cut_before", "number": number})).await;
     let nameless = json!({"operation": "query", "fault": "no_account", "number": number, "times": 20});
-    world.fault(nameless).await;
+    world.inject_fault(nameless).await;
     assert_eq!(create(&world, &row, "nameless").await.status, 202);
     world.until_status("nameless", "failed").await;
-    let events = world.receiver.of("nameless");
-    assert!(!events.iter().any(|event| event.json()["type"] == "payment.mismatch"), "nobody else was named");
+    let events = world.receiver.events_of("nameless");
+    assert!(
+        !events.iter().any(|event| event.json()["type"] == "payment.mismatch"),
+        "a response without account is no mismatch"
+    );
 }
 
-/// A probe's signature, and SYSTEM_ERROR for an order that exists: both come often, and neither is the order's end.
+/// Signature probes, and SYSTEM_ERROR for an existing order, are frequent and final for no order.
 #[tokio::test]
-async fn order_behind_a_probe_or_a_system_error_is_found() {
-    let world = World::of("wechat-v3").await;
+async fn wechat_signature_probe_or_system_error_is_unknown_then_resolved() {
+    let world = World::for_provider("wechat-v3").await;
     let row = row("wechat-v3", "wechat.native", "{}", "qr");
     for fault in ["signtest", "status_after"] {
-        world.fault(json!({"operation": "create", "fault": fault, "number": World::number(fault)})).await;
+        world
+            .inject_fault(json!({"operation": "create", "fault": fault, "number": World::provider_order_no(fault)}))
+            .await;
         let answer = create(&world, &row, fault).await;
         assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
         world.until_status(fault, "pending").await;
@@ -145,13 +167,13 @@ async fn order_behind_a_probe_or_a_system_error_is_found() {
         world.until_status(fault, "succeeded").await;
     }
     assert!(world.log().contains("the provider's probe"), "{}", world.log());
-    // Which no breaker counts.
+    // The breaker does not count probes.
     world.until_metric("tollgate_provider_requests_total{channel=\"main\",operation=\"pay\",result=\"probe\"} 1").await;
 }
 
-/// Every code of the lists for a new order, signed: what the merchant hears, and whether the breaker lets the next one through.
+/// Every listed code of a new order, signed: the merchant's error code, and that the breaker stays closed.
 #[tokio::test]
-async fn every_code_of_a_new_order_is_told_by_its_class() {
+async fn wechat_order_codes_map_to_error_codes() {
     const V2: &[(&str, u16, &str, &str)] = &[
         (
             "APPID_MCHID_NOT_MATCH APPID_NOT_EXIST INVALID_REQUEST LACK_PARAMS MCHID_NOT_EXIST NOAUTH NOTENOUGH NOT_UTF8 \
@@ -162,7 +184,7 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
         ),
         ("FREQUENCY_LIMITED INVALID_REQ_TOO_MUCH", 503, "provider_busy", "same_key"),
         ("SOMETHING_NEW ORDERPAID OUT_TRADE_NO_USED", 202, "", ""),
-        ("SIGNERROR CERT_ERROR", 503, "not_sent", "same_key"),
+        ("SIGNERROR CERT_ERROR", 503, "channel_credentials_rejected", "same_key"),
         ("SYSTEMERROR", 202, "", ""),
     ];
     const V3: &[(&str, u16, &str, &str)] = &[
@@ -175,18 +197,18 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
         ),
         ("FREQUENCY_LIMITED RATELIMIT_EXCEEDED", 503, "provider_busy", "same_key"),
         ("SOMETHING_NEW ORDER_PAID OUT_TRADE_NO_USED", 202, "", ""),
-        ("SIGN_ERROR", 503, "not_sent", "same_key"),
+        ("SIGN_ERROR", 503, "channel_credentials_rejected", "same_key"),
         ("SYSTEM_ERROR", 202, "", ""),
     ];
     let work = [("wechat-v2", 200, V2), ("wechat-v3", 403, V3)].map(async |(provider, status, table)| {
-        let world = World::of(provider).await;
+        let world = World::for_provider(provider).await;
         let row = row(provider, "wechat.native", "{}", "qr");
         for (codes, wanted, problem, retryable) in table {
             for code in codes.split_whitespace() {
                 let order = format!("o-{}", code.to_ascii_lowercase().replace('_', "-"));
                 let fault = json!({"operation": "create", "fault": "status", "status": status, "code": code,
-                                   "number": World::number(&order), "message": "余额不足"});
-                world.fault(fault).await;
+                                   "number": World::provider_order_no(&order), "message": "余额不足"});
+                world.inject_fault(fault).await;
                 let answer = create(&world, &row, &order).await;
                 let json = answer.json();
                 assert_eq!(answer.status, *wanted, "{provider} {code}: {json}");
@@ -194,34 +216,38 @@ async fn every_code_of_a_new_order_is_told_by_its_class() {
                     assert_eq!(json["status"], "unknown", "{provider} {code}: {json}");
                     continue;
                 }
-                assert_eq!(told(&answer), (*wanted, json!(problem), json!(retryable)), "{provider} {code}: {json}");
+                assert_eq!(
+                    code_and_retryable(&answer),
+                    (*wanted, json!(problem), json!(retryable)),
+                    "{provider} {code}: {json}"
+                );
                 assert_eq!(json["provider"], json!({"code": code, "message": "余额不足"}), "{json}");
             }
         }
         let next = create(&world, &row, "next").await;
-        assert_eq!(next.status, 201, "no breaker is open: {}", next.json());
+        assert_eq!(next.status, 201, "the breaker is closed: {}", next.json());
     });
     join_all(work).await;
 }
 
-/// A refund in the merchant console that fails, or that a person must finish: noted and acknowledged, and no money is counted.
+/// A console refund that fails or needs an operator: recorded, acknowledged, not counted as refunded.
 #[tokio::test]
-async fn refund_in_wechats_console_that_moves_no_money_is_noted_and_acknowledged() {
+async fn wechat_console_refund_without_money_is_acknowledged_and_not_counted() {
     let work = ["wechat-v2", "wechat-v3"].map(async |provider| {
-        let world = World::of(provider).await;
+        let world = World::for_provider(provider).await;
         let row = row(provider, "wechat.native", "{}", "qr");
         assert_eq!(create(&world, &row, "o-1").await.status, 201);
         world.pay("o-1").await;
         world.receiver.until("o-1", "payment.succeeded").await;
-        let path = format!("/orders/{}/refund_in_console", World::number("o-1"));
+        let path = format!("/orders/{}/refund_in_console", World::provider_order_no("o-1"));
         for (number, status) in [("CONSOLE-1", "CLOSED"), ("CONSOLE-2", "ABNORMAL")] {
-            world.control("POST", &path, json!({"number": number, "amount": 300, "status": status})).await;
+            world.sandbox_control("POST", &path, json!({"number": number, "amount": 300, "status": status})).await;
         }
         let acknowledged = |count: usize| {
             let world = &world;
             async move {
                 until("the console's notifications are acknowledged", || async {
-                    let seen = world.seen("o-1").await;
+                    let seen = world.provider_order("o-1").await;
                     let refunds = seen["refunds"].as_object().cloned().unwrap_or_default();
                     let all = refunds.values().flat_map(|refund| refund["notifications"].as_array().cloned());
                     let done: Vec<bool> = all.flatten().map(|it| it["acknowledged"] == true).collect();
@@ -231,15 +257,15 @@ async fn refund_in_wechats_console_that_moves_no_money_is_noted_and_acknowledged
             }
         };
         acknowledged(2).await;
-        let told = world.explained("o-1").await;
-        assert_eq!(told.matches("refund_elsewhere").count(), 2, "{told}");
-        assert!(told.contains("finish it in the provider's console"), "{told}");
+        let timeline = world.explain_json("o-1").await;
+        assert_eq!(timeline.matches("refund_elsewhere").count(), 2, "{timeline}");
+        assert!(timeline.contains("finish it in the provider's console"), "{timeline}");
         world.until_metric("tollgate_manual_review_total{channel=\"main\"} 1").await;
         let payment = world.payment("o-1").await;
         assert_eq!((&payment["status"], &payment["refunded"]), (&json!("succeeded"), &json!(0)), "{payment}");
-        // The person has finished it.
+        // The operator has finished the refund.
         let finished = json!({"number": "CONSOLE-2", "amount": 300});
-        world.control("POST", &path, finished).await;
+        world.sandbox_control("POST", &path, finished).await;
         let event = world.receiver.until("o-1", "payment.refunded_elsewhere").await.json();
         assert_eq!(event["data"]["payment"]["refunded"], 300, "{event}");
         acknowledged(3).await;

@@ -1,4 +1,4 @@
-//! Keys and secrets change while payments are made: by new contents of the same files, and back by itself when they are wrong.
+//! Keys and secrets are replaced under load; a bad key is rolled back automatically.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use serde_json::Value;
 use tollgate::keygen::{SandboxProvider, rsa_key_pair};
 
-use crate::harness::{Merchant, OTHER, World, WorldOptions, ask, order_of, until};
+use crate::harness::{Merchant, OTHER, World, WorldOptions, payment_body, signed_request, until};
 use crate::load::{Load, is_clear};
 use crate::reload::{generation, save};
 
-const WATCHED: &str = "[reload]\nrevert_if = { window = \"60s\" }";
+const WATCHED: &str = "[reload]\nauto_rollback = { window = \"60s\" }";
 
-/// A breaker that opens soon, and the key that signs in a file of its own: `sign.key`.
+/// Gives the channel a breaker that opens soon, and its signing key in the file `sign.key`.
 fn own_key(conf: &Path, wanted: &str, key: &str) {
     let path = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -22,14 +22,14 @@ fn own_key(conf: &Path, wanted: &str, key: &str) {
     std::fs::copy(conf.join("channels").join(key), conf.join("channels/sign.key")).unwrap();
 }
 
-/// The key of the provider's file format, but of somebody else.
-async fn a_bad_key_comes_back(wishes: WorldOptions, method: &'static str, bad: &str, code: &str) {
-    let world = World::with(WorldOptions { server: WATCHED, ..wishes }).await;
+/// Replaces the signing key by a valid key of somebody else and expects an automatic rollback.
+async fn a_bad_key_comes_back(options: WorldOptions, method: &'static str, bad: &str, code: &str) {
+    let world = World::with(WorldOptions { server: WATCHED, ..options }).await;
     let load = Load::start(&world, method).await;
     let before = generation(&world).await;
-    // No TOML is touched.
+    // Only the key file changes, no TOML.
     save(&world.conf().join("channels/sign.key"), bad);
-    until("it is taken back", || async {
+    until("the generation is rolled back", || async {
         let metrics = world.metrics().await;
         if metrics.contains("tollgate_config_rollbacks_total 1") { Ok(()) } else { Err(world.log()) }
     })
@@ -37,37 +37,37 @@ async fn a_bad_key_comes_back(wishes: WorldOptions, method: &'static str, bad: &
     let why = world.log();
     assert!(why.contains("the new generation is taken back by itself"), "{why}");
     let mut number = 0;
-    until("payments go on", || {
+    until("payments succeed again", || {
         number += 1;
         let order = format!("after-{number}");
         let world = &world;
         async move {
-            let mut body = order_of(&order);
+            let mut body = payment_body(&order);
             body["method"] = method.into();
-            let answer = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+            let answer = world.signed_request("POST", "/v1/payments", Some(&order), &body).await;
             if answer.status == 201 { Ok(()) } else { Err(answer.status) }
         }
     })
     .await;
-    load.goes_on().await;
+    load.until_progress().await;
     let answers = load.stop().await;
     for answer in &answers {
         assert!(is_clear(answer), "{} {:?} {}", answer.status, answer.body, world.log());
     }
     let refused = |answer: &&crate::harness::Answer| answer.status == 503 && answer.json()["provider"]["code"] == code;
-    assert!(answers.iter().filter(refused).count() > 0, "the provider refused some");
-    assert!(generation(&world).await >= before + 2, "the bad one, and the old one anew");
-    // The same key may try again, and nothing was kept of the first try.
+    assert!(answers.iter().filter(refused).count() > 0, "the provider rejected some requests");
+    assert!(generation(&world).await >= before + 2, "one generation for the bad key, one for the rollback");
+    // The rejected request was not stored: the same key may retry.
     let again = answers.iter().find(refused).unwrap();
     let order = again.json()["order_id"].as_str().unwrap().to_owned();
-    let mut body = order_of(&order);
+    let mut body = payment_body(&order);
     body["method"] = method.into();
-    let made = world.ask("POST", "/v1/payments", Some(&order), &body).await;
+    let made = world.signed_request("POST", "/v1/payments", Some(&order), &body).await;
     assert_eq!(made.status, 201, "{:?}", made.body);
 }
 
-/// The key that signs stands beside its certificate, which says its id: beside the API certificate in `[mtls]` another key under
-/// the same id would be refused before it signs anything.
+/// Appends the certificate to the signing key, so that its id comes from there. Beside the API certificate in `[mtls]`, another
+/// key under the same id would be rejected at load.
 fn beside_its_certificate(conf: &Path) {
     let channels = conf.join("channels");
     let path = channels.join("main.toml");
@@ -79,7 +79,7 @@ fn beside_its_certificate(conf: &Path) {
     std::fs::write(channels.join("sign.key"), read("sign.key") + &read("main/apiclient_cert.pem")).unwrap();
 }
 
-/// Another key with a certificate that the provider never saw.
+/// Returns another key with a certificate that the provider never saw.
 fn unknown_certificate() -> String {
     let private_key = somebody_elses_key();
     let key = KeyPair::from_pkcs8_pem_and_sign_algo(&private_key, &PKCS_RSA_SHA256).unwrap();
@@ -92,17 +92,17 @@ fn somebody_elses_key() -> String {
 }
 
 #[tokio::test]
-async fn a_bad_key_of_wechat_pay_v3_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_wechat_v3_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
         beside_its_certificate(conf);
     };
-    let wishes = WorldOptions { edit, ..WorldOptions::default() };
-    a_bad_key_comes_back(wishes, "wechat.native", &unknown_certificate(), "SIGN_ERROR").await;
+    let options = WorldOptions { edit, ..WorldOptions::default() };
+    a_bad_key_comes_back(options, "wechat.native", &unknown_certificate(), "SIGN_ERROR").await;
 }
 
 #[tokio::test]
-async fn a_bad_key_of_wechat_pay_v2_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_wechat_v2_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         let text = std::fs::read_to_string(conf.join("channels/main.toml")).unwrap();
         let line = text.lines().find(|line| line.starts_with("api = ")).unwrap();
@@ -111,26 +111,26 @@ async fn a_bad_key_of_wechat_pay_v2_comes_back_by_itself_and_nobody_is_left_in_d
         std::fs::write(conf.join("channels/main.toml"), text.replace(line, "api = \"file:api.txt\"")).unwrap();
         own_key(conf, "file:api.txt", "api.txt");
     };
-    let wishes = WorldOptions { edit, provider: SandboxProvider::WechatV2, ..WorldOptions::default() };
-    a_bad_key_comes_back(wishes, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
+    let options = WorldOptions { edit, provider: SandboxProvider::WechatV2, ..WorldOptions::default() };
+    a_bad_key_comes_back(options, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
 }
 
 #[tokio::test]
-async fn a_bad_key_of_alipay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_alipay_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem");
-    let wishes = WorldOptions { edit, provider: SandboxProvider::Alipay, ..WorldOptions::default() };
-    a_bad_key_comes_back(wishes, "alipay.qr", &somebody_elses_key(), "isv.invalid-signature").await;
+    let options = WorldOptions { edit, provider: SandboxProvider::Alipay, ..WorldOptions::default() };
+    a_bad_key_comes_back(options, "alipay.qr", &somebody_elses_key(), "isv.invalid-signature").await;
 }
 
 #[tokio::test]
-async fn a_bad_key_of_unionpay_comes_back_by_itself_and_nobody_is_left_in_doubt() {
+async fn bad_unionpay_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
-    let wishes = WorldOptions { edit, provider: SandboxProvider::Unionpay, ..WorldOptions::default() };
-    a_bad_key_comes_back(wishes, "unionpay.qr", &somebody_elses_key(), "11").await;
+    let options = WorldOptions { edit, provider: SandboxProvider::Unionpay, ..WorldOptions::default() };
+    a_bad_key_comes_back(options, "unionpay.qr", &somebody_elses_key(), "11").await;
 }
 
 #[tokio::test]
-async fn what_is_in_secret_and_key_files_is_taken_without_another_edit_and_nothing_is_lost() {
+async fn changed_secret_and_key_files_are_reloaded_without_lost_payments() {
     const NEW: Merchant = Merchant { key: OTHER.key, secret: "a new secret of thirty-two bytes" };
     let edit = |conf: &Path, _| own_key(conf, "file = \"main/apiclient_key.pem\"", "main/apiclient_key.pem");
     let world = World::with(WorldOptions { edit, ..WorldOptions::default() }).await;
@@ -146,29 +146,29 @@ async fn what_is_in_secret_and_key_files_is_taken_without_another_edit_and_nothi
     let load = Load::start(&world, "wechat.native").await;
     let listen = world.gateway.listen;
     let known = |merchant: &'static Merchant| async move {
-        ask(listen, merchant, "GET", "/v1/payments/none", None, &Value::Null).await.status
+        signed_request(listen, merchant, "GET", "/v1/payments/none", None, &Value::Null).await.status
     };
     assert_eq!((known(&OTHER).await, known(&NEW).await), (404, 401));
 
     save(&secret, &format!("{}\n", NEW.secret));
-    until("the new secret counts", || async {
+    until("the new secret is accepted", || async {
         let status = known(&NEW).await;
         if status == 404 { Ok(()) } else { Err(status) }
     })
     .await;
-    assert_eq!(known(&OTHER).await, 401, "the old one does not");
+    assert_eq!(known(&OTHER).await, 401, "the old secret is rejected");
     world.until_metric("tollgate_config_generation 3").await;
 
-    // The same key in other bytes: enough to see that it was read anew.
+    // The same key with other bytes shows that the file was read again.
     let key = world.conf().join("channels/sign.key");
     let text = std::fs::read_to_string(&key).unwrap();
     save(&key, &format!("# rotated\n{text}"));
-    until("the new key counts", || async {
+    until("the key file is reloaded", || async {
         let generation = generation(&world).await;
         if generation == 4 { Ok(()) } else { Err(generation) }
     })
     .await;
-    load.goes_on().await;
+    load.until_progress().await;
     for answer in load.stop().await {
         assert_eq!(answer.status, 201, "{:?}", answer.body);
     }

@@ -1,18 +1,19 @@
-//! Requests that are refused by their head, and bodies that come slowly or never.
+//! Admission: requests rejected by their head, and slow or missing bodies.
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::harness::{SHOP, World, WorldOptions, send, signed};
+use crate::harness::{SHOP, World, WorldOptions, send, signed_headers};
 
-/// Announced, never sent.
+/// Header of a body that is never sent.
 const BODY: &str = "content-length: 1048576\r\n";
 
 #[tokio::test]
-async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
+async fn unauthenticated_request_is_rejected_by_its_head_and_connection_closed() {
     let world = World::with(WorldOptions { server: "body_timeout = \"10m\"", ..WorldOptions::default() }).await;
     let signed_head = |method: &str, target: &str| {
-        let lines = signed(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let lines =
+            signed_headers(&SHOP, method, target, b"").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{BODY}{}\r\n", lines.collect::<String>())
     };
     let old = plausible("shop-1", 100).replace("timestamp: 1", "timestamp: ");
@@ -34,12 +35,12 @@ async fn stranger_is_refused_by_the_head_alone_and_the_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn bodies_that_never_come_hold_no_permit() {
-    let limits = "in_flight = 16\nbody_timeout = \"4s\"";
+async fn incomplete_bodies_occupy_no_permit() {
+    let limits = "max_in_flight = 16\nbody_timeout = \"4s\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
     let listen = world.gateway.listen;
     let mut slow = Vec::new();
-    // As many as are waited for.
+    // As many as the gateway waits for.
     for _ in 0..4 {
         slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
@@ -47,10 +48,10 @@ async fn bodies_that_never_come_hold_no_permit() {
     }
     for stream in &mut slow {
         let answer = until_closed(stream).await;
-        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"too_slow\""), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""), "{answer}");
     }
     assert!(!world.metrics().await.contains("tollgate_requests_shed_total{"));
-    // Many more than that: the oldest is given up, and nobody else.
+    // Many more: the oldest are evicted, and only those.
     for _ in 0..40 {
         slow.push(sends(listen, plausible("shop-1", 1000).as_bytes()).await);
         let head = "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n{";
@@ -58,14 +59,14 @@ async fn bodies_that_never_come_hold_no_permit() {
     }
     world.until_metric("tollgate_requests_shed_total{kind=\"notification\"} 36").await;
     world.until_metric("tollgate_requests_shed_total{kind=\"request\"} 24").await;
-    assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"), "nothing is worked on");
+    assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"), "no request is in execution");
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
     let notified = send("POST", &format!("http://{listen}/notify/main"), &[], b"{}").await.unwrap();
     assert_ne!(notified.status, 503);
 }
 
 #[tokio::test]
-async fn unknown_key_id_is_answered_like_a_wrong_signature() {
+async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
     let world = World::with(WorldOptions { server: "body_timeout = \"500ms\"", ..WorldOptions::default() }).await;
     let shape = |answer: &str| {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -95,7 +96,7 @@ async fn unknown_key_id_is_answered_like_a_wrong_signature() {
         (&signatures, "{}", "401 Unauthorized"),
         (&signatures, "", "408 Request Timeout"),
     ];
-    // Bodies under unknown keys that never come must not change the answer to others.
+    // Missing bodies under unknown keys must not change the responses to others.
     let mut held = Vec::new();
     for _ in 0..70 {
         held.push(sends(world.gateway.listen, plausible("junk", 9).as_bytes()).await);
@@ -112,7 +113,7 @@ async fn unknown_key_id_is_answered_like_a_wrong_signature() {
 }
 
 #[tokio::test]
-async fn connection_is_closed_after_a_body_that_is_not_understood() {
+async fn connection_is_closed_after_invalid_chunked_body() {
     let world = World::new().await;
     let paid = plausible("shop-1", 2).replace("content-length: 2", "transfer-encoding: chunked");
     let notified = "POST /notify/main HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -127,7 +128,7 @@ async fn connection_is_closed_after_a_body_that_is_not_understood() {
 }
 
 #[tokio::test]
-async fn refusal_of_a_large_body_is_received_by_a_caller_that_sends_all_of_it_first() {
+async fn oversized_body_413_reaches_client_that_sends_all_first() {
     let world = World::new().await;
     let head = plausible("shop-1", 8 << 20);
     let mut stream = sends(world.gateway.listen, head.as_bytes()).await;
@@ -139,9 +140,9 @@ async fn refusal_of_a_large_body_is_received_by_a_caller_that_sends_all_of_it_fi
 }
 
 #[tokio::test]
-async fn notifications_under_unknown_keys_wait_for_a_refresh_in_small_number_only() {
+async fn notifications_waiting_for_key_refresh_are_bounded() {
     let world = World::new().await;
-    world.fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 60_000})).await;
+    world.inject_fault(json!({"operation": "certificates", "fault": "delay", "delay_ms": 60_000})).await;
     let head = format!(
         "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nwechatpay-timestamp: {}\r\nwechatpay-nonce: n\r\n\
          wechatpay-signature: AAAA\r\nwechatpay-serial: 7777\r\n\r\n{{}}",
@@ -156,7 +157,7 @@ async fn notifications_under_unknown_keys_wait_for_a_refresh_in_small_number_onl
 }
 
 #[tokio::test]
-async fn oldest_body_gives_way_when_bodies_in_memory_are_too_many() {
+async fn oldest_buffered_body_is_evicted_at_memory_limit() {
     let limits =
         "body_limit = \"64KiB\"\nmax_buffered_bytes = \"128KiB\"\nbody_timeout = \"10m\"\nmin_body_rate = \"0B\"";
     let world = World::with(WorldOptions { server: limits, ..WorldOptions::default() }).await;
@@ -167,15 +168,19 @@ async fn oldest_body_gives_way_when_bodies_in_memory_are_too_many() {
     let answer = until_closed(&mut oldest).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"code\":\"overloaded\""), "{answer}");
     world.until_metric("tollgate_buffered_bytes 60000").await;
-    assert_eq!(world.create("o-1", "k-1").await.status, 201, "a small one fits");
+    assert_eq!(world.create("o-1", "k-1").await.status, 201, "a small body is admitted");
     let url = format!("http://{}/notify/main", world.gateway.listen);
-    assert_ne!(send("POST", &url, &[], &[b' '; 30_000]).await.unwrap().status, 503, "notifications have a share");
+    assert_ne!(
+        send("POST", &url, &[], &[b' '; 30_000]).await.unwrap().status,
+        503,
+        "notifications have their own share"
+    );
     drop(large);
     world.until_metric("tollgate_buffered_bytes 0").await;
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_answered_with_a_problem() {
+async fn invalid_http_request_is_answered_with_problem() {
     let world = World::new().await;
     for (request, status) in [
         ("nonsense\r\n\r\n", 400),
@@ -206,12 +211,12 @@ async fn what_is_no_request_is_answered_with_a_problem() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
         assert_eq!(answer.contains("application/problem+json"), status == 400, "{request:?}: {answer}");
     }
-    assert!(world.log().contains("\"operation\":\"malformed\""), "each has a line");
+    assert!(world.log().contains("\"operation\":\"invalid_request\""), "each request has an access-log line");
     assert!(!world.log().contains("\"level\":\"ERROR\""), "{}", world.log());
 }
 
 #[tokio::test]
-async fn continue_is_sent_only_where_the_body_is_wanted_and_costs_no_connection() {
+async fn expect_continue_is_sent_only_after_head_is_accepted() {
     let world = World::new().await;
     let expects = |key: &str| plausible(key, 2).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
     let mut stream = sends(world.gateway.listen, expects("shop-1").as_bytes()).await;

@@ -1,4 +1,4 @@
-//! A payment that went to another channel: what the first one has of it after all is closed, or its money goes back.
+//! A payment that was rerouted: an order on the abandoned channel is closed, or its money is refunded.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,10 +11,10 @@ use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, 
 
 use crate::harness::{World, WorldOptions, free_address, until};
 
-/// Two channels; the first one's host answers nobody.
+/// Starts a world with two channels. The host of the first is unreachable.
 async fn world(double_payment: &str) -> World {
-    let wishes = WorldOptions { channels: vec!["main", "backup"], edit: lose_the_first, ..WorldOptions::default() };
-    let world = World::with(wishes).await;
+    let options = WorldOptions { channels: vec!["main", "backup"], edit: lose_the_first, ..WorldOptions::default() };
+    let world = World::with(options).await;
     let routes = format!(
         "double_payment = \"{double_payment}\"\n[[route]]\nto = [{{ channel = \"main\" }}]\nfallback = [\"backup\"]\n"
     );
@@ -35,21 +35,21 @@ fn lead_the_first_to(conf: &Path, host: SocketAddr) {
     std::fs::write(&file, format!("{before}hosts = [\"https://{host}\"{after}")).unwrap();
 }
 
-/// The first channel's host comes back.
+/// Makes the first channel's host reachable again.
 async fn come_back(world: &World) {
     lead_the_first_to(world.conf(), world.sandbox.address());
     assert_eq!(world.reload().await.status, 200);
 }
 
-/// Puts the order on the first channel all the same, as if the request that was thought unsent had arrived.
+/// Creates the order on the first channel, as if the request assumed unsent had arrived.
 async fn arrive_after_all(world: &World) {
     let conf = world.dir.path().join("late");
-    crate::harness::copy(world.conf(), &conf);
+    crate::harness::copy_dir(world.conf(), &conf);
     lead_the_first_to(&conf, world.sandbox.address());
     let snapshot = config::file::load(&conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
     let channel: &std::sync::Arc<Channel> = &snapshot.channels["main"];
     let order = Order {
-        number: World::number("o-1"),
+        number: World::provider_order_no("o-1"),
         method: Method::parse("wechat.native").unwrap(),
         amount: Money { value: 1000, currency: Currency::CNY },
         created_at: jiff::Timestamp::now(),
@@ -69,23 +69,25 @@ async fn arrive_after_all(world: &World) {
     asked.unwrap();
 }
 
-/// What the sandbox knows of the order on this channel's account, after `action`.
+/// Runs `action` on the order of this channel's account and returns what the sandbox knows of it.
 async fn on(world: &World, channel: &str, action: &str) -> Value {
     let text = std::fs::read_to_string(world.conf().join(format!("channels/{channel}.toml"))).unwrap();
     let mchid = text.split_once("mchid = \"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
     let method = if action.is_empty() { "GET" } else { "POST" };
     let body = if action.is_empty() { Value::Null } else { json!({}) };
-    world.control(method, &format!("/orders/{}{action}?account={mchid}", World::number("o-1")), body).await
+    world
+        .sandbox_control(method, &format!("/orders/{}{action}?account={mchid}", World::provider_order_no("o-1")), body)
+        .await
 }
 
 #[tokio::test]
-async fn what_the_first_channel_has_of_it_is_closed_there() {
+async fn order_on_abandoned_channel_is_closed() {
     let world = world("refund").await;
     let created = world.create("o-1", "k-1").await;
     assert_eq!((created.status, &created.json()["channel"]), (201, &json!("backup")), "{:?}", created.body);
     arrive_after_all(&world).await;
     come_back(&world).await;
-    until("it is closed on the first channel", || async {
+    until("the order is closed on the first channel", || async {
         let seen = on(&world, "main", "").await;
         (seen["state"] == "CLOSED").then_some(()).ok_or(seen)
     })
@@ -93,11 +95,11 @@ async fn what_the_first_channel_has_of_it_is_closed_there() {
     on(&world, "backup", "/pay").await;
     world.receiver.until("o-1", "payment.succeeded").await;
     assert_eq!(world.payment("o-1").await["channel"], "backup");
-    assert!(world.receiver.of("o-1").iter().all(|event| event.json()["type"] != "payment.double_payment"));
+    assert!(world.receiver.events_of("o-1").iter().all(|event| event.json()["type"] != "payment.double_payment"));
 }
 
 #[tokio::test]
-async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
+async fn duplicate_payment_is_refunded_automatically() {
     let world = world("refund").await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
     arrive_after_all(&world).await;
@@ -105,8 +107,8 @@ async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
         let paid = on(&world, channel, "/pay").await;
         assert_eq!(paid["state"], "SUCCESS", "{paid}");
     }
-    let told = world.receiver.until("o-1", "payment.double_payment").await;
-    assert_eq!(told.json()["data"]["payment"]["channel"], "backup", "{}", told.json());
+    let event = world.receiver.until("o-1", "payment.double_payment").await;
+    assert_eq!(event.json()["data"]["payment"]["channel"], "backup", "{}", event.json());
     world.until_metric("tollgate_double_payments_total{channel=\"main\"} 1").await;
     come_back(&world).await;
     let back = world.receiver.until("o-1", "refund.succeeded").await.json();
@@ -119,7 +121,7 @@ async fn double_payment_goes_back_by_itself_as_soon_as_the_channel_answers() {
 }
 
 #[tokio::test]
-async fn double_payment_is_left_to_a_person_where_that_is_wanted() {
+async fn duplicate_payment_is_flagged_for_manual_review() {
     let world = world("flag").await;
     assert_eq!(world.create("o-1", "k-1").await.json()["channel"], "backup");
     arrive_after_all(&world).await;
