@@ -1,7 +1,8 @@
-//! Who is asking: a signature by one of a merchant's keys, made within five minutes, never seen before.
+//! Authenticates merchants: a valid signature by one of a merchant's keys, made within five minutes, with a new
+//! nonce.
 //!
-//! Two schemes say the same thing: RFC 9421 HTTP message signatures, and a plain one that any language does in five lines.
-//! Whoever is refused is told nothing but that; the reason is for the log.
+//! Two schemes are supported: RFC 9421 HTTP message signatures, and a simple HMAC scheme in `x-tollgate-*` headers. A
+//! rejected caller gets no reason; the log does.
 
 mod fair_share;
 pub(crate) mod hmac_headers;
@@ -20,51 +21,51 @@ use crate::cache::{CacheError, Capacity, Nonce, Nonces, NotAdmitted, RateCheck, 
 use crate::clock::unix_now;
 use crate::config::{Merchant, Snapshot};
 
-/// How far a caller's clock may be off, in seconds, either way.
+/// Maximum difference between the signature's time and the gateway's clock, in seconds, in both directions.
 pub const WINDOW: u64 = 300;
 
-/// The head of a request, as received.
+/// Head of a request as received.
 pub struct Head<'a> {
-    /// As in `POST`.
+    /// HTTP method.
     pub method: &'a str,
     /// `http` or `https`.
     pub scheme: &'a str,
     /// From `Host` or `:authority`.
     pub authority: &'a str,
-    /// Path and query, raw.
+    /// Path and query as received.
     pub path_and_query: &'a str,
-    /// The headers.
+    /// Request headers.
     pub headers: &'a HeaderMap,
 }
 
-/// Why a request is refused. For the log only.
+/// Reason for a rejection. It appears in the log only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// There is no signature.
+    /// The request has no signature.
     Unsigned,
-    /// The signature's own parts are missing or malformed.
+    /// A part of the signature is missing or malformed.
     Malformed(&'static str),
     /// No merchant has this key.
     UnknownKey,
-    /// Made more than five minutes ago, or in the future.
+    /// The signature is older than five minutes, or in the future.
     OutsideWindow,
-    /// The body is not the one that was signed.
+    /// The body differs from its signed digest.
     WrongDigest,
-    /// The signature is not over this request.
+    /// The signature does not match the request.
     WrongSignature,
     /// The nonce was used before.
     NonceSeen,
     /// The nonce may have been used before this process started, or before the clock was set back.
     MaybeSeen,
-    /// There is no room to remember the nonce.
+    /// The nonce store is full.
     NoRoom,
-    /// The merchant is over its rate; seconds until the same request may come again.
+    /// The merchant exceeds its rate; seconds until a retry.
     OverRate(u64),
-    /// Whether the nonce was used before cannot be found out now.
+    /// The cache that detects repeated nonces is unavailable.
     NoCache(CacheError),
 }
 
-/// What a scheme has found in a request: everything that is left to check in one way for both.
+/// A parsed signature: the inputs of the checks that both schemes share.
 struct SignedRequest {
     key_id: String,
     created: u64,
@@ -74,53 +75,53 @@ struct SignedRequest {
     signature: Vec<u8>,
 }
 
-/// A request with a right signature whose nonce is not remembered yet.
+/// A request with a valid signature whose nonce is not recorded yet.
 pub struct Signed {
-    /// Who signed it.
+    /// The merchant whose key signed the request.
     pub merchant: Arc<Merchant>,
     key_id: String,
     nonce: String,
     created: u64,
 }
 
-/// Checks requests and remembers nonces.
+/// Checks signatures and records nonces.
 pub struct Access {
     nonces: Nonces,
 }
 
 impl Access {
-    /// Remembers nonces in Redis, or in this machine's memory until the process ends.
+    /// Creates an instance that records nonces in Redis, or without Redis in memory until the process ends.
     pub fn new(redis: Option<Arc<Redis>>) -> Self {
         Self { nonces: Nonces::new(redis, None, 0, WINDOW) }
     }
 
-    /// The same; what is remembered in memory is written down in this directory for the next process.
+    /// Like [`new`](Self::new). Without Redis, nonces are also written to `directory` for the next process.
     pub fn kept_in(redis: Option<Arc<Redis>>, directory: &Path) -> Self {
         Self { nonces: Nonces::new(redis, Some(directory), unix_now(), WINDOW) }
     }
 
-    /// Finds the merchant who signed this request; `now` is unix seconds. Nothing is remembered or counted yet.
+    /// Returns the merchant who signed this request. `now` is in Unix seconds. Nothing is recorded or counted yet.
     pub fn authenticate(&self, snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<Signed, Denied> {
-        let (merchant, claim) = signed(snapshot, head, body, now)?;
-        let signed = Signed { merchant, key_id: claim.key_id, nonce: claim.nonce, created: claim.created };
-        // A repetition uses up nothing of its merchant's.
+        let (merchant, request) = signed(snapshot, head, body, now)?;
+        let signed = Signed { merchant, key_id: request.key_id, nonce: request.nonce, created: request.created };
+        // A repeated nonce is rejected here, so that it uses none of the merchant's rate.
         if self.nonces.is_seen(signed.nonce()) { Err(Denied::NonceSeen) } else { Ok(signed) }
     }
 
-    /// Lets a request in once: remembers its nonce, unless its merchant is over its rate. `take` takes a token of the rate
-    /// where it is not counted for several machines together. `now` is unix seconds.
+    /// Records the nonce, unless it is known or the merchant exceeds its rate. `take_token` takes a token of the rate
+    /// if the rate is counted on this machine. `now` is in Unix seconds.
     pub async fn admit(
         &self,
         snapshot: &Snapshot,
         signed: &Signed,
         now: u64,
-        take: impl FnOnce() -> Result<(), u64>,
+        take_token: impl FnOnce() -> Result<(), u64>,
     ) -> Result<(), Denied> {
         let rate = signed.merchant.limit.and_then(|allowance| allowance.rate());
-        let toll = rate.map(|rate| RateCheck { merchant: &signed.merchant.name, rate });
+        let rate_check = rate.map(|rate| RateCheck { merchant: &signed.merchant.name, rate });
         let capacity = Capacity { total: snapshot.process.nonces, is_shared: snapshot.merchants.len() > 1 };
-        let admitted = self.nonces.admit(signed.nonce(), capacity, (now, WINDOW), toll, take).await;
-        admitted.map_err(|not| match not {
+        let admitted = self.nonces.admit(signed.nonce(), capacity, (now, WINDOW), rate_check, take_token).await;
+        admitted.map_err(|denial| match denial {
             NotAdmitted::Seen => Denied::NonceSeen,
             NotAdmitted::OverRate(seconds) => Denied::OverRate(seconds),
             NotAdmitted::Forgotten => Denied::MaybeSeen,
@@ -137,20 +138,20 @@ impl Signed {
     }
 }
 
-/// What the head alone says of a signature.
-struct Announced {
+/// The parameters of a signature in the head.
+struct SignatureParameters {
     key_id: String,
     created: u64,
     expires: Option<u64>,
 }
 
-/// Checks what the head alone says: a signature, made within the window. The body need not be read for what fails here.
-/// Whether the key id is known makes no difference, so that key ids cannot be found out. `now` is unix seconds.
+/// Checks the head alone: a signature whose time is in the window. A request that fails here is rejected without
+/// reading its body. Unknown key ids make no difference, so that key ids cannot be probed. `now` is in Unix seconds.
 pub(crate) fn plausible(head: &Head<'_>, now: u64) -> Result<(), Denied> {
-    let is_now = |announced: &Announced| in_window(announced.created, announced.expires, now);
+    let is_now = |parameters: &SignatureParameters| in_window(parameters.created, parameters.expires, now);
     match scheme(head)? {
         Scheme::MessageSignature => rfc9421::plausible(head, is_now),
-        Scheme::Plain => is_now(&hmac_headers::announced(head)?),
+        Scheme::Plain => is_now(&hmac_headers::parameters(head)?),
     }
 }
 
@@ -176,28 +177,28 @@ fn in_window(created: u64, expires: Option<u64>, now: u64) -> Result<(), Denied>
     }
 }
 
-/// Everything but the nonce.
+/// Checks everything except the nonce.
 fn signed(
     snapshot: &Snapshot,
     head: &Head<'_>,
     body: &[u8],
     now: u64,
 ) -> Result<(Arc<Merchant>, SignedRequest), Denied> {
-    let claim = match scheme(head)? {
+    let request = match scheme(head)? {
         Scheme::MessageSignature => rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?,
         Scheme::Plain => hmac_headers::read(head, body)?,
     };
-    let known = snapshot.merchant_keys.get(&claim.key_id);
-    // An unknown key costs the same time as a wrong signature, so that key ids cannot be found out.
-    let secret = known.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());
+    let merchant_key = snapshot.merchant_keys.get(&request.key_id);
+    // Verifying with a dummy secret takes equal time for an unknown key, so that key ids cannot be probed.
+    let secret = merchant_key.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    let right = hmac::verify(&key, &claim.message, &claim.signature).is_ok();
-    in_window(claim.created, claim.expires, now)?;
-    let (merchant, _) = known.ok_or(Denied::UnknownKey)?;
-    if !right {
+    let is_valid = hmac::verify(&key, &request.message, &request.signature).is_ok();
+    in_window(request.created, request.expires, now)?;
+    let (merchant, _) = merchant_key.ok_or(Denied::UnknownKey)?;
+    if !is_valid {
         return Err(Denied::WrongSignature);
     }
-    Ok((Arc::clone(merchant), claim))
+    Ok((Arc::clone(merchant), request))
 }
 
 fn is_nonce(text: &str) -> bool {

@@ -1,8 +1,8 @@
-//! For operators and machines that watch: metrics, alive, ready.
+//! The admin interface for operators and monitoring: metrics, health, reload, breakers, explanations.
 
 mod breakers;
 mod browsers;
-mod client;
+pub(crate) mod client;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use pingora::server::ShutdownWatch;
 use serde_json::json;
 use tollgate_plugins::filter::Clock;
 
-use self::browsers::{Shown, refusal};
+use self::browsers::{CallerProof, rejection};
 pub(crate) use self::client::ask;
 use crate::clock;
 use crate::config::diagnostics::Diagnostic;
@@ -29,25 +29,26 @@ use crate::explain;
 use crate::gateway::Gateway;
 use crate::listener;
 use crate::probe::Probes;
-use crate::server::{SignalReadiness, Workers};
+use crate::server::signals::SignalReadiness;
+use crate::server::workers::Workers;
 use crate::telemetry::{METRICS, filter_metrics};
 
-/// Seconds for which an idle connection stays open.
-const KEEPALIVE: u64 = 60;
+/// Seconds after which an idle connection is closed.
+const KEEPALIVE_SECONDS: u64 = 60;
 
-/// The admin listener.
+/// The admin listener's application.
 pub struct Admin {
-    /// Whose state is told.
+    /// The gateway to report on.
     pub gateway: Arc<Gateway>,
-    /// True once the process was told to leave.
+    /// True after the process was asked to stop.
     pub draining: Arc<AtomicBool>,
-    /// Which signals would still end the process at once.
-    pub(crate) deaf: Arc<SignalReadiness>,
-    /// Reloads on demand.
+    /// Which signal handlers are not installed yet.
+    pub(crate) signals: Arc<SignalReadiness>,
+    /// Handle for reloading the configuration.
     pub reload: ReloadHandle,
-    /// Whether channels' hosts can be reached.
+    /// Reachability of the channels' hosts.
     pub probes: Arc<Probes>,
-    /// Whether everything that is to run does.
+    /// Liveness of the workers.
     pub(crate) workers: Workers,
 }
 
@@ -61,7 +62,7 @@ impl HttpServerApp for Admin {
         match session.read_request().await {
             Ok(true) => {}
             Ok(false) => return None,
-            // As the public port does; the stream makes a problem of it.
+            // Like the public port; the listener's stream converts the error into a problem.
             Err(_) => {
                 session.set_keepalive(None);
                 drop(session.respond_error(StatusCode::BAD_REQUEST.as_u16()).await);
@@ -69,7 +70,7 @@ impl HttpServerApp for Admin {
                 return None;
             }
         }
-        session.set_keepalive(Some(KEEPALIVE).filter(|_| !*shutdown.borrow()));
+        session.set_keepalive(Some(KEEPALIVE_SECONDS).filter(|_| !*shutdown.borrow()));
         let (parts, body) = self.response(&mut session).await.into_parts();
         session.write_response_header(Box::new(parts.into())).await.ok()?;
         if !body.is_empty() {
@@ -87,8 +88,8 @@ impl Admin {
             request.begin_work();
         }
         let header = session.req_header();
-        if let Some(refused) = self.refused(header) {
-            return refused;
+        if let Some(rejection) = self.reject(header) {
+            return rejection;
         }
         match header.method {
             Method::HEAD => headers_only(self.answer(&Method::GET, header).await),
@@ -98,24 +99,24 @@ impl Admin {
 }
 
 impl Admin {
-    /// Refuses whoever may not use this port. `/healthz` and `/readyz` say nothing and are open; `/metrics` is not, because it
-    /// names merchants and tells what they take in: without a token it is scraped by an address, `localhost` or a name in
-    /// `admin.hosts`.
-    fn refused(&self, header: &RequestHeader) -> Option<Response<Vec<u8>>> {
+    /// Rejects unauthorized requests. `/healthz` and `/readyz` reveal nothing and are open. `/metrics` names
+    /// merchants and their turnover, so without a token it must be requested by an address, by `localhost` or by a
+    /// name in `admin.hosts`.
+    fn reject(&self, header: &RequestHeader) -> Option<Response<Vec<u8>>> {
         if ["/healthz", "/readyz"].contains(&header.uri.path()) {
             return None;
         }
         let process = Arc::clone(&self.gateway.current.load().process);
         let authorization = header.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let shown = match &process.admin_token {
+        let proof = match &process.admin_token {
             Some(token) if !token.is_shown(authorization) => return Some(unauthorized()),
-            Some(_) => Shown::Token,
-            None if process.admin_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) => Shown::Certificate,
-            None => Shown::Nothing,
+            Some(_) => CallerProof::Token,
+            None if process.admin_tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) => CallerProof::Certificate,
+            None => CallerProof::Nothing,
         };
         let authority = header.uri.authority().map(http::uri::Authority::as_str);
-        let why = refusal(&header.method, &header.headers, authority, &process.admin_hosts, shown)?;
-        Some(text(StatusCode::FORBIDDEN, PLAIN, format!("{why}\n")))
+        let reason = rejection(&header.method, &header.headers, authority, &process.admin_hosts, proof)?;
+        Some(text_response(StatusCode::FORBIDDEN, PLAIN_TEXT, format!("{reason}\n")))
     }
 
     async fn answer(&self, method: &Method, header: &RequestHeader) -> Response<Vec<u8>> {
@@ -123,56 +124,56 @@ impl Admin {
         match (method, header.uri.path()) {
             (&Method::GET, "/metrics") => {
                 self.collect().await;
-                text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", METRICS.render())
+                text_response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", METRICS.render())
             }
-            (&Method::GET, "/healthz") => text(StatusCode::OK, "text/plain", "alive\n".to_owned()),
+            (&Method::GET, "/healthz") => text_response(StatusCode::OK, "text/plain", "alive\n".to_owned()),
             (&Method::GET, "/readyz") => match self.not_ready() {
-                None => text(StatusCode::OK, "text/plain", format!("ready\n{}", listener::strain().unwrap_or_default())),
-                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {why}\n")),
+                None => text_response(StatusCode::OK, "text/plain", format!("ready\n{}", listener::saturation().unwrap_or_default())),
+                Some(reason) => text_response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {reason}\n")),
             },
-            (&Method::POST, "/reload") => reported(self.reload.reload().await, as_json),
+            (&Method::POST, "/reload") => reload_response(self.reload.reload().await, as_json),
             (&Method::GET, "/generations") => {
-                let (kept, running) = self.reload.generations().await;
-                listed(&kept, running, as_json)
+                let (stored, running) = self.reload.generations().await;
+                generations_response(&stored, running, as_json)
             }
-            (&Method::POST, "/rollback") => match number(header.uri.query()) {
-                Ok(number) => reported(self.reload.roll_back(number).await, as_json),
-                Err(message) => text(StatusCode::BAD_REQUEST, PLAIN, message),
+            (&Method::POST, "/rollback") => match generation_number(header.uri.query()) {
+                Ok(generation_number) => reload_response(self.reload.roll_back(generation_number).await, as_json),
+                Err(message) => text_response(StatusCode::BAD_REQUEST, PLAIN_TEXT, message),
             },
-            (&Method::GET, "/breakers") => text(StatusCode::OK, PLAIN, breakers::listed(&self.gateway)),
-            (&Method::GET, "/probes") => text(StatusCode::OK, PLAIN, self.probes.listed(&self.gateway.current.load())),
+            (&Method::GET, "/breakers") => text_response(StatusCode::OK, PLAIN_TEXT, breakers::listed(&self.gateway)),
+            (&Method::GET, "/probes") => text_response(StatusCode::OK, PLAIN_TEXT, self.probes.list(&self.gateway.current.load())),
             (&Method::POST, "/breakers") => match breakers::force(&self.gateway, header.uri.query()) {
-                Ok(said) => text(StatusCode::OK, PLAIN, said),
-                Err(said) => text(StatusCode::BAD_REQUEST, PLAIN, said),
+                Ok(message) => text_response(StatusCode::OK, PLAIN_TEXT, message),
+                Err(message) => text_response(StatusCode::BAD_REQUEST, PLAIN_TEXT, message),
             },
             (&Method::GET, path) if path.starts_with("/explain/") => {
                 let Some(question) = explain::Question::read(path, header.uri.query()) else {
-                    return text(StatusCode::BAD_REQUEST, PLAIN, "write /explain/ORDER?merchant=NAME\n".to_owned());
+                    return text_response(StatusCode::BAD_REQUEST, PLAIN_TEXT, "invalid query; use /explain/ORDER?merchant=NAME\n".to_owned());
                 };
                 match explain::answer(&self.gateway.ledger, &self.gateway.current.load(), &question).await {
-                    Ok(found) => text(StatusCode::OK, "application/json", found),
-                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{error}\n")),
+                    Ok(explanation) => text_response(StatusCode::OK, "application/json", explanation),
+                    Err(error) => text_response(StatusCode::SERVICE_UNAVAILABLE, PLAIN_TEXT, format!("{error}\n")),
                 }
             }
-            _ => text(
+            _ => text_response(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "try GET /metrics /healthz /readyz /generations /breakers /probes /explain/ORDER or POST /reload /rollback /breakers\n"
+                "no such path; try GET /metrics /healthz /readyz /generations /breakers /probes /explain/ORDER or POST /reload /rollback /breakers\n"
                     .to_owned(),
             ),
         }
     }
 
-    /// Returns the first reason why this process should get no new requests; each part is asked for its own.
+    /// Returns the first reason why this process should not get new requests.
     fn not_ready(&self) -> Option<String> {
         if self.draining.load(Ordering::Acquire) {
-            return Some("the process is leaving".to_owned());
+            return Some("the process is shutting down".to_owned());
         }
-        if self.deaf.to_any() {
+        if self.signals.is_starting() {
             return Some("the process is starting".to_owned());
         }
-        if let Some(why) = self.gateway.ledger.not_ready() {
-            return Some(why);
+        if let Some(reason) = self.gateway.ledger.not_ready() {
+            return Some(reason);
         }
         if !self.gateway.ledger.is_healthy() {
             return Some(
@@ -181,10 +182,10 @@ impl Admin {
             );
         }
         let redis = self.gateway.redis.as_ref().and_then(|redis| redis.not_ready());
-        redis.or_else(clock::refusal).or_else(|| self.workers.not_working())
+        redis.or_else(clock::refusal).or_else(|| self.workers.stalled())
     }
 
-    /// Brings the gauges up to date that nobody sets as things happen.
+    /// Updates the gauges that are computed on demand.
     async fn collect(&self) {
         if let Ok(waiting) = self.gateway.ledger.waiting().await {
             METRICS.delivery_queue_depth.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
@@ -198,33 +199,34 @@ impl Admin {
         METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
         METRICS.ledger_accepts_writes.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
-        self.probes.tell(&self.gateway.current.load());
-        self.gateway.exchanger.keys().show(&self.gateway.current.load());
-        let now = self.gateway.exchanger.clock().now();
+        self.probes.update_metrics(&self.gateway.current.load());
+        self.gateway.provider_client.keys().show(&self.gateway.current.load());
+        let now = self.gateway.provider_client.clock().now();
         for channel in self.gateway.current.load().channels.values() {
             filter_metrics::tell(channel, now);
         }
     }
 }
 
-/// None when there is none.
+/// Returns the seconds since `since`; 0 if there is no start time.
 fn seconds_since(since: Option<Timestamp>) -> f64 {
     let age = since.and_then(|since| Duration::try_from(clock::now().duration_since(since)).ok());
     age.unwrap_or_default().as_secs_f64()
 }
 
 const JSON: &str = "application/json";
-const PLAIN: &str = "text/plain; charset=utf-8";
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
-/// The same without its body, but with its length.
+/// Removes the body but keeps its length header, for HEAD.
 fn headers_only(mut response: Response<Vec<u8>>) -> Response<Vec<u8>> {
     response.body_mut().clear();
     response
 }
 
 fn unauthorized() -> Response<Vec<u8>> {
-    let said = "send the token that `[admin]` of tollgate.toml names, as `authorization: Bearer TOKEN`\n".to_owned();
-    let mut response = text(StatusCode::UNAUTHORIZED, PLAIN, said);
+    let message =
+        "send the token configured in `[admin]` of tollgate.toml, as `authorization: Bearer TOKEN`\n".to_owned();
+    let mut response = text_response(StatusCode::UNAUTHORIZED, PLAIN_TEXT, message);
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }
@@ -233,49 +235,55 @@ fn wants_json(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(JSON))
 }
 
-/// Each generation that is kept, with what its reload did.
-fn listed(generations: &[(StoredGeneration, Option<Report>)], running: u64, as_json: bool) -> Response<Vec<u8>> {
+/// Lists the stored generations with the reports of their reloads.
+fn generations_response(
+    generations: &[(StoredGeneration, Option<Report>)],
+    running: u64,
+    as_json: bool,
+) -> Response<Vec<u8>> {
     if as_json {
-        let one = |(kept, report): &(StoredGeneration, Option<Report>)| json!({"generation": kept.number, "hash": kept.hash, "in_force": kept.number == running, "report": report});
-        let all: Vec<_> = generations.iter().map(one).collect();
-        return text(StatusCode::OK, JSON, json!(all).to_string());
+        let to_json = |(stored, report): &(StoredGeneration, Option<Report>)| json!({"generation": stored.number, "hash": stored.hash, "in_force": stored.number == running, "report": report});
+        let all: Vec<_> = generations.iter().map(to_json).collect();
+        return text_response(StatusCode::OK, JSON, json!(all).to_string());
     }
-    let lines = |(kept, report): &(StoredGeneration, Option<Report>)| {
-        let mark = if kept.number == running { "  in force" } else { "" };
+    let lines = |(stored, report): &(StoredGeneration, Option<Report>)| {
+        let mark = if stored.number == running { "  in force" } else { "" };
         let details = report.iter().flat_map(|report| report.lines().into_iter().skip(1));
         let details: String = details.map(|line| format!("          {}\n", line.trim_start())).collect();
-        format!("{:>8}  {}{mark}\n{details}", kept.number, kept.hash)
+        format!("{:>8}  {}{mark}\n{details}", stored.number, stored.hash)
     };
-    text(StatusCode::OK, PLAIN, generations.iter().map(lines).collect())
+    text_response(StatusCode::OK, PLAIN_TEXT, generations.iter().map(lines).collect())
 }
 
-fn reported(result: Result<Report, Vec<Diagnostic>>, as_json: bool) -> Response<Vec<u8>> {
+fn reload_response(result: Result<Report, Vec<Diagnostic>>, as_json: bool) -> Response<Vec<u8>> {
     match result {
-        Ok(report) if as_json => text(StatusCode::OK, JSON, json!(report).to_string()),
-        Ok(report) => text(StatusCode::OK, PLAIN, report.lines().join("\n") + "\n"),
-        Err(mistakes) if as_json => {
-            let one = |mistake: &Diagnostic| {
-                let Diagnostic { file, line, column, message, suggestion } = mistake;
+        Ok(report) if as_json => text_response(StatusCode::OK, JSON, json!(report).to_string()),
+        Ok(report) => text_response(StatusCode::OK, PLAIN_TEXT, report.lines().join("\n") + "\n"),
+        Err(diagnostics) if as_json => {
+            let to_json = |diagnostic: &Diagnostic| {
+                let Diagnostic { file, line, column, message, suggestion } = diagnostic;
                 json!({"file": file, "line": line, "column": column, "message": message, "suggestion": suggestion})
             };
-            let all: Vec<_> = mistakes.iter().map(one).collect();
-            text(StatusCode::UNPROCESSABLE_ENTITY, JSON, json!({"mistakes": all}).to_string())
+            let all: Vec<_> = diagnostics.iter().map(to_json).collect();
+            text_response(StatusCode::UNPROCESSABLE_ENTITY, JSON, json!({"mistakes": all}).to_string())
         }
-        Err(mistakes) => {
-            let lines: String = mistakes.iter().map(|mistake| format!("{mistake}\n")).collect();
-            text(StatusCode::UNPROCESSABLE_ENTITY, PLAIN, lines)
+        Err(diagnostics) => {
+            let lines: String = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
+            text_response(StatusCode::UNPROCESSABLE_ENTITY, PLAIN_TEXT, lines)
         }
     }
 }
 
-/// The generation that `?to=…` names.
-fn number(query: Option<&str>) -> Result<Option<u64>, String> {
+/// Parses the generation number from `?to=…`.
+fn generation_number(query: Option<&str>) -> Result<Option<u64>, String> {
     let Some(query) = query else { return Ok(None) };
-    let number = query.strip_prefix("to=").and_then(|number| number.parse().ok());
-    number.map(Some).ok_or_else(|| "write ?to=NUMBER, or leave it out for the generation before\n".to_owned())
+    let generation_number = query.strip_prefix("to=").and_then(|generation_number| generation_number.parse().ok());
+    generation_number
+        .map(Some)
+        .ok_or_else(|| "invalid query; use ?to=NUMBER, or omit it for the previous generation\n".to_owned())
 }
 
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Vec<u8>> {
+fn text_response(status: StatusCode, content_type: &'static str, body: String) -> Response<Vec<u8>> {
     let mut response = Response::new(body.into_bytes());
     *response.status_mut() = status;
     let length = response.body().len();

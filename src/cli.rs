@@ -1,4 +1,4 @@
-//! Commands and their arguments.
+//! Command line: commands and their arguments.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use crate::config::LedgerConfig;
 use crate::output::{complain, say};
 use crate::{chaos, config, demo, explain, keygen, ledger, output, probe, routing, sandbox, server, sign, telemetry};
 
-/// A payment gateway: one request format in front of the payment companies, and never a payment made twice.
+/// A payment gateway: one request format for several payment providers, and no payment is ever made twice.
 #[derive(Parser)]
 #[command(version, about, after_help = EXAMPLES)]
 struct Arguments {
-    /// The directory with tollgate.toml, merchants/, channels/ and routes.toml
+    /// Directory with tollgate.toml, merchants/, channels/ and routes.toml
     #[arg(long, global = true, default_value = "conf", value_name = "DIR")]
     conf: PathBuf,
     #[command(subcommand)]
@@ -23,72 +23,72 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  tollgate demo                               see everything work on this machine, without any set-up
+  tollgate demo                               show everything on this machine, without any set-up
   tollgate demo --keep                        the same, and leave it running for your own requests
-  tollgate check --conf conf                  every mistake in a configuration, with file and line
-  tollgate check --probe                      … and whether each channel's hosts let its identity in
+  tollgate check --conf conf                  list every configuration error with file and line
+  tollgate check --probe                      also test whether each channel's hosts accept its identity
   tollgate route --merchant shop --method wechat.native --amount 888
-  tollgate run --conf conf                    serve
+  tollgate run --conf conf                    run the gateway
   tollgate schema --dir conf/schema           JSON Schemas of the files, for editors
-  tollgate explain tea-1                      where is my money: what happened to this order, also while the gateway runs
-  tollgate keygen sandbox wechat-sandbox      keys and a channel file for the local sandbox
+  tollgate explain tea-1                      show everything that happened to an order
+  tollgate keygen sandbox wechat-sandbox      create keys and a channel file for the local sandbox
   tollgate sandbox conf/channels/wechat-sandbox
-  tollgate migrate data                       an embedded ledger into the PostgreSQL of conf/tollgate.toml
+  tollgate migrate data                       move an embedded ledger into the PostgreSQL of conf/tollgate.toml
   tollgate sign --key shop-1 --secret env:SHOP_SECRET POST http://127.0.0.1:8080/v1/payments --data @order.json";
 
 #[derive(Subcommand)]
 enum Command {
-    /// The whole thing on one machine: sandbox, gateway and a small shop; pays, notifies, refunds
+    /// Run sandbox, gateway and a small shop on this machine: pay, notify, refund
     Demo {
-        /// Leave everything running afterwards, until Ctrl-C
+        /// Keep everything running afterwards, until Ctrl-C
         #[arg(long)]
         keep: bool,
     },
-    /// The gateway
+    /// Run the gateway
     Run,
-    /// Reads the configuration as `run` would and says every mistake; exit code 1 if there is one
+    /// Read the configuration like `run` and list every error; exit code 1 if there is one
     Check {
-        /// Then also reaches every channel's hosts as a payment would, and says what happened there; needs the network
+        /// Also contact every channel's hosts as a payment would, and report the results; needs the network
         #[arg(long)]
         probe: bool,
     },
-    /// What the files would change of the configuration that was last in force
+    /// Show what the files would change compared with the configuration last in force
     Diff,
-    /// Takes the running gateway back to an earlier generation of its configuration
+    /// Return the running gateway to an earlier generation of its configuration
     Rollback {
-        /// Its number, as GET /generations on the admin port lists them; the one before unless it is given
+        /// Generation number (see GET /generations on the admin port); default: the previous one
         #[arg(long)]
         to: Option<u64>,
     },
-    /// Where is my money: everything that happened to a payment, with the evidence
+    /// Show everything that happened to a payment, with the evidence
     Explain(explain::ExplainArgs),
-    /// Which route a payment would take, and why
+    /// Show which route a payment would take, and why
     Route(routing::RouteArgs),
-    /// What a configuration file may hold, as a JSON Schema: for editors that complete and complain
+    /// Print a JSON Schema of a configuration file for editor completion and validation
     Schema(config::schema::SchemaArgs),
-    /// A local stand-in for WeChat Pay v3 and Alipay that checks every signature, with scripted faults
+    /// Run local simulators of the providers that check every signature, with scripted faults
     Sandbox {
-        /// Where the provider's interface is served (TLS)
+        /// Address of the providers' interfaces (TLS)
         #[arg(long, default_value = "127.0.0.1:8443")]
         listen: SocketAddr,
-        /// Where the control interface is served (plain HTTP)
+        /// Address of the control interface (plain HTTP)
         #[arg(long, default_value = "127.0.0.1:8444")]
         control: SocketAddr,
-        /// Directories with a sandbox.toml each, as `tollgate keygen sandbox` makes them
+        /// Directories with a sandbox.toml each, as created by `tollgate keygen sandbox`
         #[arg(required = true, value_name = "DIR")]
         accounts: Vec<PathBuf>,
     },
-    /// Breaks everything at once while payments are made, then reconciles what was told, executed and delivered
+    /// Inject every kind of fault while payments are made, then compare what was reported, executed and delivered
     Chaos(chaos::ChaosArgs),
-    /// Moves an embedded ledger into the PostgreSQL that `[ledger]` of tollgate.toml names; no gateway may run on either
+    /// Move an embedded ledger into the PostgreSQL of `[ledger]` in tollgate.toml; no gateway may run on either
     Migrate {
-        /// The directory of the embedded ledger, `ledger.path` before
+        /// Directory of the embedded ledger, the former `ledger.path`
         #[arg(value_name = "DIR")]
         from: PathBuf,
     },
-    /// Signs a request and prints the headers for curl
+    /// Sign a request and print the headers for curl
     Sign(sign::SignArgs),
-    /// Makes secrets and keys
+    /// Generate secrets and keys
     Keygen {
         #[command(subcommand)]
         what: Keygen,
@@ -97,32 +97,32 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Keygen {
-    /// A secret for a merchant's `keys`
+    /// Generate a secret for a merchant's `keys`
     Merchant,
-    /// A secret for a merchant's `webhook.secrets`
+    /// Generate a secret for a merchant's `webhook.secrets`
     Webhook,
-    /// An RSA key pair: NAME_key.pem and NAME_pub.pem
+    /// Generate an RSA key pair: NAME_key.pem and NAME_pub.pem
     Rsa {
-        /// The files' name
+        /// Base name of the files
         name: String,
     },
-    /// Keys for both sides of a sandbox account, and the channel file that uses them
+    /// Generate keys for both sides of a sandbox account, and the channel file that uses them
     Sandbox {
-        /// The channel's name
+        /// Name of the channel
         name: String,
-        /// Whom the sandbox stands in for
+        /// Provider that the sandbox simulates
         #[arg(long, value_enum, default_value_t)]
         provider: keygen::SandboxProvider,
-        /// Where the sandbox will listen
+        /// Address on which the sandbox will listen
         #[arg(long, default_value = "127.0.0.1:8443")]
         address: String,
     },
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command given by the arguments.
 pub fn main() -> ExitCode {
     let Arguments { conf, command } = Arguments::parse();
-    // Before anybody else chooses one: Pingora would take a slower one.
+    // Must be installed first, because Pingora would install a slower provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check { probe } => {
@@ -148,7 +148,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) if output::is_complete() => ExitCode::SUCCESS,
         Ok(()) => {
-            complain!("tollgate: not everything could be written to standard output; is the disk full?");
+            complain!("tollgate: standard output could not be written completely; check whether the disk is full");
             ExitCode::FAILURE
         }
         Err(why) => {
@@ -185,14 +185,15 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
 fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String> {
     let snapshot = config::file::load(conf, None).map_err(|mistakes| {
         let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
-        format!("the configuration has mistakes, nothing was moved:{lines}")
+        format!("the configuration has errors, nothing was moved:{lines}")
     })?;
     let LedgerConfig::Postgres(to) = &snapshot.process.ledger else {
-        return Err("say in tollgate.toml where to: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
+        return Err("set the destination in tollgate.toml: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
-    let moved = ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("not moved: {}", error.0))?;
+    let moved =
+        ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("the ledger was not moved: {}", error.0))?;
     say!("{moved}are in the {to} now.");
-    say!("{} is marked as moved and opens no more; keep it as a backup.", from.display());
+    say!("{} is marked as moved and can no longer be opened; keep it as a backup.", from.display());
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-//! Time and chance: the only place where the machine's clock and random numbers come in.
+//! Time and randomness: the only module that reads the machine's clock and random numbers.
 //!
-//! A process has one clock that decides (`now`). With a ledger in PostgreSQL it is PostgreSQL's, in every gateway. What
-//! lasts within one process is measured by [`Instant`], which nobody can set.
+//! A process has one authoritative clock ([`now`]): PostgreSQL's if the ledger is in PostgreSQL, in every gateway,
+//! else the machine's own. Durations within one process are measured with [`Instant`], which nobody can set.
 
 mod deciding;
 
@@ -19,12 +19,12 @@ use tollgate_plugins::provider::Stamp;
 
 use self::deciding::{Deciding, Offset, Sample};
 
-/// A larger difference to PostgreSQL's clock is logged as a warning.
+/// An offset from PostgreSQL's clock above this is logged as a warning.
 const NOTICED_OFFSET: SignedDuration = SignedDuration::from_secs(1);
-/// The largest difference to PostgreSQL's clock with which background work is done, where nothing else is configured.
+/// Default limit of the offset from PostgreSQL's clock. Above the limit no background work is done.
 pub(crate) const MAX_OFFSET: Duration = Duration::from_secs(5);
 
-/// The machine's own clock, counted from when this was made.
+/// The machine's monotonic clock, counted from its creation.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     origin: Instant,
@@ -51,7 +51,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// How many seconds this process's clock is ahead of the machine's: 0, unless `tollgate chaos` wants it wrong.
+/// Seconds by which this process's clock is ahead of the machine's. Only `tollgate chaos` sets it.
 static CLOCK_SKEW: AtomicI64 = AtomicI64::new(0);
 
 /// The clock of this process.
@@ -62,12 +62,12 @@ static CLOCK: LazyLock<Mutex<ProcessClock>> = LazyLock::new(|| {
 
 struct ProcessClock {
     deciding: Deciding,
-    /// The largest difference to PostgreSQL's clock with which background work is done.
+    /// Limit of the offset from PostgreSQL's clock for background work.
     limit: SignedDuration,
     state: OffsetState,
 }
 
-/// What was last logged of the difference to PostgreSQL's clock.
+/// The offset that was last logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OffsetState {
     Small,
@@ -85,10 +85,10 @@ impl OffsetState {
     }
 }
 
-/// The variable with which `tollgate chaos` makes a gateway's clock wrong.
+/// Environment variable with which `tollgate chaos` skews a gateway's clock, in seconds.
 pub(crate) const AHEAD_VARIABLE: &str = "TOLLGATE_CHAOS_CLOCK_AHEAD";
 
-/// Makes this process's clock wrong if the variable is set; refuses where real money is.
+/// Applies the clock skew of [`AHEAD_VARIABLE`]. Returns an error unless `public_url` is on the loopback interface.
 pub(crate) fn apply_test_skew(public_url: &str) -> Result<(), String> {
     let Ok(ahead) = std::env::var(AHEAD_VARIABLE) else { return Ok(()) };
     if !public_url.starts_with("http://127.") {
@@ -99,17 +99,17 @@ pub(crate) fn apply_test_skew(public_url: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Sets the largest difference to PostgreSQL's clock with which background work is done.
+/// Sets the limit of the offset from PostgreSQL's clock for background work.
 pub(crate) fn allow_offset(limit: Duration) {
     CLOCK.lock().limit = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
 }
 
-/// Returns the time by the clock that decides.
+/// Returns the authoritative time.
 pub(crate) fn now() -> Timestamp {
     reading().now
 }
 
-/// Reads the clock that decides.
+/// Reads the authoritative clock.
 pub(crate) fn reading() -> Reading {
     let clock = &mut CLOCK.lock().deciding;
     let at = std::time::Instant::now();
@@ -118,24 +118,24 @@ pub(crate) fn reading() -> Reading {
     Reading { now, steady_for }
 }
 
-/// The time, and for how long it can be trusted.
+/// The authoritative time and how long its clock has run without a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
-    /// The time by the clock that decides.
+    /// The authoritative time.
     pub(crate) now: Timestamp,
-    /// How long the clock has run without a step, at most since the start of this process.
+    /// Time that the clock has run without a step, at most since the start of this process.
     pub(crate) steady_for: SignedDuration,
 }
 
 impl Reading {
-    /// Returns how long ago something was for certain: a step of the clock or a restart makes it shorter, never longer. What
-    /// cannot be undone is decided by this.
+    /// Returns the certain age of `since`. A clock step or a restart makes it shorter, never longer. Irreversible
+    /// decisions use this age.
     pub(crate) fn certain_age(&self, since: Timestamp) -> SignedDuration {
         self.now.duration_since(since).min(self.steady_for)
     }
 }
 
-/// Takes in PostgreSQL's time, which was asked for in a round trip that began and ended then.
+/// Records PostgreSQL's time, measured in a round trip from `sent` to `received`.
 pub(crate) fn measured(sent: std::time::Instant, received: std::time::Instant, time: Timestamp) {
     let mut clock = CLOCK.lock();
     clock.deciding.measured(Sample::of(sent, received, time), machine());
@@ -150,23 +150,26 @@ pub(crate) fn measured(sent: std::time::Instant, received: std::time::Instant, t
     match state {
         OffsetState::Small => tracing::info!(seconds, "this machine's clock agrees with PostgreSQL's again"),
         OffsetState::Noticed => {
-            tracing::warn!(seconds, "this machine's clock differs from PostgreSQL's, which decides; check NTP on both");
+            tracing::warn!(
+                seconds,
+                "this machine's clock differs from PostgreSQL's, which is authoritative; check NTP on both machines"
+            );
         }
         OffsetState::Refused => tracing::error!(
             seconds,
             "this machine's clock differs from PostgreSQL's by more than `ledger.max_clock_offset`: this gateway is not ready \
-             and does no background work; set the wrong one of both clocks right (NTP), it then goes on by itself"
+             and does no background work; correct the wrong clock (NTP), after which this gateway resumes by itself"
         ),
     }
 }
 
-/// Returns by how many seconds this machine's clock is ahead of PostgreSQL's; 0 where no PostgreSQL was asked.
+/// Returns by how many seconds this machine's clock is ahead of PostgreSQL's; 0 without a measurement.
 pub(crate) fn offset_seconds() -> f64 {
     let offset = CLOCK.lock().deciding.offset(std::time::Instant::now(), machine());
     offset.map_or(0.0, |offset| offset.ahead.as_secs_f64())
 }
 
-/// Returns why this gateway must do no background work: its clock differs too much from PostgreSQL's.
+/// Returns the reason if background work is forbidden: this machine's clock differs too much from PostgreSQL's.
 pub(crate) fn refusal() -> Option<String> {
     let clock = CLOCK.lock();
     let limit = clock.limit;
@@ -175,31 +178,31 @@ pub(crate) fn refusal() -> Option<String> {
         let (seconds, limit) = (offset.ahead.as_secs_f64(), limit.as_secs());
         let side = if seconds > 0.0 { "ahead of" } else { "behind" };
         format!(
-            "this machine's clock is {:.1} s {side} PostgreSQL's, and `ledger.max_clock_offset` is {limit} s: set the wrong one \
-             right (NTP)",
+            "this machine's clock is {:.1} s {side} PostgreSQL's, and `ledger.max_clock_offset` is {limit} s: correct the wrong \
+             clock (NTP)",
             seconds.abs()
         )
     })
 }
 
-/// Whether this gateway may do background work: its clock does not differ too much from PostgreSQL's.
+/// Returns whether background work is allowed: this machine's clock does not differ too much from PostgreSQL's.
 pub(crate) fn is_trusted() -> bool {
     refusal().is_none()
 }
 
-/// Returns the time by this machine's clock.
+/// Returns the time of this machine's clock.
 fn machine() -> Timestamp {
     let now = Timestamp::now();
     now.checked_add(SignedDuration::from_secs(CLOCK_SKEW.load(Ordering::Relaxed))).unwrap_or(now)
 }
 
-/// The moment and a fresh nonce for one signature.
+/// Returns the time and a new nonce for one signature.
 pub fn stamp() -> Stamp {
     let nonce = rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect();
     Stamp { unix_time: unix_now(), nonce }
 }
 
-/// Seconds since 1970.
+/// Returns the authoritative time in Unix seconds.
 pub fn unix_now() -> u64 {
     u64::try_from(now().as_second()).unwrap_or(0)
 }

@@ -1,7 +1,7 @@
-//! `tollgate explain ORDER`: where is my money? A payment's whole timeline, for a person who did not write the gateway.
+//! `tollgate explain ORDER`: prints the timeline of a payment for support staff.
 //!
-//! The gateway that runs is asked over its admin port: an embedded ledger is its alone. When none runs, the ledger is
-//! opened here.
+//! Asks the running gateway over its admin port, because an embedded ledger can be opened by one process only. If no
+//! gateway is running, opens the ledger itself.
 
 #[cfg(test)]
 mod tests;
@@ -15,60 +15,62 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status};
 
-use crate::admin;
+use crate::admin::client;
 use crate::config::{Snapshot, operate};
 use crate::ledger::{Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use crate::output::say;
-use crate::server::open_ledger;
+use crate::server::ledger::open_ledger;
 use crate::view::lost_action;
 
-/// Which payment.
+/// Arguments of `tollgate explain`.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The merchant's order id, or the number by which the provider and the payer's receipt know the payment
+    /// Order id of the merchant, or the order number at the provider, which is on the payer's receipt
     order: String,
-    /// Only this merchant's; two merchants may use the same order id
+    /// Search this merchant's orders only; two merchants may use the same order id
     #[arg(long)]
     merchant: Option<String>,
-    /// The same as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Prints what is known of the payment.
+/// Prints everything known about the payment.
 pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
     let snapshot = operate::in_force(conf)?;
     let question = Question { order: arguments.order.clone(), merchant: arguments.merchant.clone() };
-    let answer = match admin::ask(&snapshot.process, "GET", &question.target()).await {
-        Ok((200, found)) => found.to_string(),
-        Ok((status, said)) => {
-            return Err(format!("the gateway answered {status}: {}", said.as_str().unwrap_or("").trim()));
+    let answer = match client::ask(&snapshot.process, "GET", &question.target()).await {
+        Ok((200, payments)) => payments.to_string(),
+        Ok((status, body)) => {
+            return Err(format!("the gateway answered {status}: {}", body.as_str().unwrap_or("").trim()));
         }
-        Err(unreachable) => alone(&snapshot, &question).await.map_err(|why| format!("{unreachable}, and {why}"))?,
+        Err(connection_error) => explain_from_ledger(&snapshot, &question)
+            .await
+            .map_err(|reason| format!("{connection_error}, and {reason}"))?,
     };
-    let found: Vec<Explanation> = serde_json::from_str(&answer)
-        .map_err(|error| format!("the gateway's answer cannot be read ({error}); is it of another version?"))?;
-    if found.is_empty() {
+    let payments: Vec<Explanation> = serde_json::from_str(&answer)
+        .map_err(|error| format!("the gateway's response is invalid ({error}); check that it has the same version"))?;
+    if payments.is_empty() {
         return Err(format!(
-            "there is no payment `{}`{}: nothing was ever sent for it. See that the number is whole, and that it is not the \
-             provider's own number of the payment",
+            "there is no payment `{}`{}: nothing was ever sent for it. Check that the number is complete and that it is not the \
+             payment's id at the provider",
             arguments.order,
             arguments.merchant.as_ref().map_or(String::new(), |merchant| format!(" of `{merchant}`")),
         ));
     }
     if arguments.json {
-        let pretty = serde_json::to_string_pretty(&found).map_err(|error| error.to_string())?;
+        let pretty = serde_json::to_string_pretty(&payments).map_err(|error| error.to_string())?;
         say!("{pretty}");
         return Ok(());
     }
-    for one in &found {
-        say!("{}", text::of(one));
+    for payment in &payments {
+        say!("{}", text::explanation_text(payment));
     }
     Ok(())
 }
 
-/// Looks into the ledger when no gateway does.
-async fn alone(snapshot: &Snapshot, question: &Question) -> Result<String, String> {
+/// Reads the ledger directly when no gateway is running.
+async fn explain_from_ledger(snapshot: &Snapshot, question: &Question) -> Result<String, String> {
     if let crate::config::LedgerConfig::Embedded(path) = &snapshot.process.ledger
         && Ledger::identity_in(path).map_err(|error| error.to_string())?.is_none()
     {
@@ -78,7 +80,7 @@ async fn alone(snapshot: &Snapshot, question: &Question) -> Result<String, Strin
     answer(&ledger, snapshot, question).await.map_err(|error| error.to_string())
 }
 
-/// What is asked, on its way to the admin port and there.
+/// A query for a payment, sent to the admin port.
 pub(crate) struct Question {
     order: String,
     merchant: Option<String>,
@@ -91,7 +93,7 @@ impl Question {
         format!("/explain/{}{}", encoded(&self.order), merchant.unwrap_or_default())
     }
 
-    /// Back from path and query.
+    /// Parses path and query.
     pub(crate) fn read(path: &str, query: Option<&str>) -> Option<Self> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(String::from);
         let merchant = match query {
@@ -102,19 +104,19 @@ impl Question {
     }
 }
 
-/// Every payment that may be meant, as JSON.
+/// Returns every matching payment as JSON.
 pub(crate) async fn answer(ledger: &Ledger, snapshot: &Snapshot, question: &Question) -> Result<String, LedgerError> {
     let merchants = match &question.merchant {
         Some(merchant) => vec![merchant.clone()],
         None => snapshot.merchants.keys().cloned().collect(),
     };
-    let mut found = ledger.find_histories(&question.order, merchants).await?;
-    found.retain(|life| question.merchant.as_ref().is_none_or(|merchant| life.payment.merchant == *merchant));
-    let found: Vec<Explanation> = found.into_iter().map(Explanation::from).collect();
-    serde_json::to_string(&found).map_err(|error| LedgerError(error.to_string()))
+    let mut payments = ledger.find_histories(&question.order, merchants).await?;
+    payments.retain(|history| question.merchant.as_ref().is_none_or(|merchant| history.payment.merchant == *merchant));
+    let payments: Vec<Explanation> = payments.into_iter().map(Explanation::from).collect();
+    serde_json::to_string(&payments).map_err(|error| LedgerError(error.to_string()))
 }
 
-/// What support is told: nothing of the payer, of the merchant's notes, or of what was said in the provider's sentences.
+/// Facts about a payment for support staff. It contains no payer data, no merchant metadata and no provider messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Explanation {
     merchant: String,
@@ -130,20 +132,20 @@ struct Explanation {
     account: String,
     created_at: Timestamp,
     paid_at: Option<Timestamp>,
-    /// The provider's code and sentence when it refused, or when its answer left the end open.
+    /// The provider's code and message of a refusal or an inconclusive response.
     refused: Option<String>,
-    /// The gateway's sentence about why it stands so.
+    /// The gateway's reason for the status.
     #[serde(default)]
     status_reason: Option<String>,
     search: Option<Inquiry>,
-    refunds: Vec<Given>,
+    refunds: Vec<RefundExplanation>,
     #[serde(flatten)]
     timeline: Timeline,
 }
 
-/// A refund as support is told of it.
+/// Facts about a refund.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Given {
+struct RefundExplanation {
     refund_id: String,
     provider_refund_number: String,
     provider_refund_id: Option<String>,
@@ -151,18 +153,18 @@ struct Given {
     money_state: MoneyState,
     amount: Money,
     refunded_at: Option<Timestamp>,
-    /// The provider's code and sentence when it refused, or when its answer left the end open.
+    /// The provider's code and message of a refusal or an inconclusive response.
     #[serde(default)]
     refused: Option<String>,
-    /// The gateway's sentence about why the refund stands so.
+    /// The gateway's reason for the status.
     #[serde(default)]
     status_reason: Option<String>,
     search: Option<Inquiry>,
 }
 
 impl From<PaymentHistory> for Explanation {
-    fn from(life: PaymentHistory) -> Self {
-        let PaymentHistory { payment, refunds, timeline } = life;
+    fn from(history: PaymentHistory) -> Self {
+        let PaymentHistory { payment, refunds, timeline } = history;
         let status_reason = lost_action(&payment).map(str::to_owned).or(payment.status_reason);
         Self {
             merchant: payment.merchant,
@@ -178,16 +180,16 @@ impl From<PaymentHistory> for Explanation {
             account: payment.account,
             created_at: payment.created_at,
             paid_at: payment.paid_at,
-            refused: payment.provider_error.map(|word| word.to_string()),
+            refused: payment.provider_error.map(|provider_error| provider_error.to_string()),
             status_reason,
             search: payment.search,
-            refunds: refunds.into_iter().map(Given::from).collect(),
+            refunds: refunds.into_iter().map(RefundExplanation::from).collect(),
             timeline,
         }
     }
 }
 
-impl From<Refund> for Given {
+impl From<Refund> for RefundExplanation {
     fn from(refund: Refund) -> Self {
         Self {
             refund_id: refund.refund_id,
@@ -197,7 +199,7 @@ impl From<Refund> for Given {
             money_state: refund.money_state,
             amount: refund.amount,
             refunded_at: refund.refunded_at,
-            refused: refund.provider_error.map(|word| word.code),
+            refused: refund.provider_error.map(|provider_error| provider_error.code),
             status_reason: refund.status_reason,
             search: refund.search,
         }

@@ -1,9 +1,12 @@
-//! The request's way, top to bottom: who asks → what → once → channels → exchange → recorded → answered.
+//! Serves a request in this order: authenticate → parse → route → claim → provider call → record → respond.
 
 mod admission;
 mod bills;
+mod claim_key;
 mod close;
 mod duplicate_payment;
+mod job;
+mod notifications;
 mod pay;
 mod query;
 mod refund;
@@ -29,61 +32,60 @@ use crate::cache::single_flight::SingleFlight;
 use crate::cache::{Counters, Redis, StatusCache};
 use crate::clock::unix_now;
 use crate::config::{Channel, Current, Merchant, Snapshot};
-use crate::exchange::ProviderClient;
 use crate::ledger::{ExecutionId, Ledger, ProviderCall};
-use crate::notifications;
 use crate::problem::{Problem, Retryable};
+use crate::provider_client::ProviderClient;
 
 pub(crate) use self::admission::Admission;
 use self::admission::{Route, segments};
-use self::responses::{OnChannel, served};
-pub(crate) use duplicate_payment::handle_duplicate as settle_double;
+use self::responses::{ResponseChannel, with_access_labels};
+pub(crate) use duplicate_payment::handle_duplicate;
+pub(crate) use job::execute_job;
 pub(crate) use pay::{identical_create, repeats_create};
 pub(crate) use query::{build_query, order};
-pub(crate) use respond_async::execute_job;
 
-/// Serves merchants' requests and providers' notifications. Everything that outlives a configuration is in here.
+/// Serves merchant requests and provider notifications. Owns all state that outlives one configuration.
 pub struct Gateway {
     /// The configuration in force.
     pub current: Current,
-    /// What must not be forgotten.
+    /// Durable claims, payments, refunds and events.
     pub ledger: Ledger,
-    /// Where several machines share nonces, if they do.
+    /// The Redis connection through which several gateways share nonces, if configured.
     pub(crate) redis: Option<Arc<Redis>>,
-    /// Asks providers.
-    pub exchanger: ProviderClient,
+    /// Calls providers.
+    pub provider_client: ProviderClient,
     access: Access,
     limits: Limits,
-    shares: FairShare,
-    /// How payments stand, as ready answers.
+    fair_share: FairShare,
+    /// Cached statuses as ready response bodies.
     pub(crate) statuses: Arc<StatusCache>,
-    /// Questions to providers, one at a time about an order.
-    queries: SingleFlight<query::Found>,
-    /// How many questions of each merchant are under way. They go on when their callers are gone.
-    asking: FairShare,
+    /// Single-flight status queries: at most one provider query per record at a time.
+    queries: SingleFlight<query::QueryResult>,
+    /// Provider queries in progress per merchant. A query continues after its caller has disconnected.
+    query_shares: FairShare,
 }
 
-/// A request with its whole body, as it came in.
+/// An HTTP request with its complete body.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// As in `POST`.
+    /// HTTP method.
     pub method: Method,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// From `Host` or `:authority`.
     pub authority: String,
-    /// Path and query, raw.
+    /// Path and query as received.
     pub target: String,
-    /// The headers.
+    /// Request headers.
     pub headers: HeaderMap,
-    /// The body.
+    /// Request body.
     pub body: Bytes,
-    /// The caller's `x-request-id`, or a new one.
+    /// The caller's `x-request-id`, or a generated one.
     pub request_id: String,
 }
 
 impl Incoming {
-    /// Returns what a signature is checked against, besides the body.
+    /// Returns the parts of the head that a signature can cover.
     fn head(&self) -> Head<'_> {
         Head {
             method: self.method.as_str(),
@@ -95,63 +97,61 @@ impl Incoming {
     }
 }
 
-/// Who and what a response was for; carried with it for metrics and the access log.
+/// Merchant, channel and operation of a response, for metrics and the access log.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLabels {
-    /// The merchant, when it is known.
+    /// The merchant, once authenticated.
     pub merchant: Option<String>,
-    /// The channel, when one was concerned.
+    /// The channel, if the request concerns one.
     pub channel: Option<String>,
-    /// As in `create_payment`.
+    /// Name of the operation, such as `create_payment`.
     pub operation: &'static str,
 }
 
-/// One merchant's request on its way: what every operation needs.
+/// An authenticated merchant request.
 pub(crate) struct RequestContext {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) merchant: Arc<Merchant>,
     pub(crate) incoming: Incoming,
     pub(crate) path: String,
-    /// How long the caller waits, from when.
-    pub(crate) waits: (Duration, Instant),
+    /// Time at which the caller stops waiting for the response.
+    pub(crate) deadline: Instant,
 }
 
-/// Under what a claim is made: which configuration, for which request, and how long whoever asked waits.
+/// The inputs of an execution, synchronous or queued: configuration, request id and deadline.
 pub(crate) struct ExecutionContext {
     snapshot: Arc<Snapshot>,
     request_id: String,
-    waits: (Duration, Instant),
+    deadline: Instant,
 }
 
 impl ExecutionContext {
-    /// How long the caller still waits; at most what a channel allows.
+    /// Returns the time left until the deadline. A channel's own timeout may be shorter.
     fn remaining(&self) -> Duration {
-        let (waits, since) = self.waits;
-        waits.saturating_sub(since.elapsed())
+        self.deadline.saturating_duration_since(Instant::now())
     }
 }
 
 impl Gateway {
-    /// Makes a gateway over a ledger and a configuration. Nonces that are remembered in memory are kept for the next process
-    /// in the directory `nonces`.
+    /// Creates a gateway. Without Redis, nonces are written to the directory `nonces` for the next process.
     pub fn new(current: Current, ledger: Ledger, nonces: &Path) -> Self {
         let redis = current.load().process.cache.redis();
         Self {
             current,
             ledger,
             redis: redis.clone(),
-            exchanger: ProviderClient::counting(Counters::new(redis.clone())),
+            provider_client: ProviderClient::with_counters(Counters::new(redis.clone())),
             access: Access::kept_in(redis.clone(), nonces),
             limits: Limits::default(),
-            shares: FairShare::default(),
+            fair_share: FairShare::default(),
             statuses: Arc::new(StatusCache::new(redis, Instant::now())),
             queries: SingleFlight::default(),
-            asking: FairShare::default(),
+            query_shares: FairShare::default(),
         }
     }
 
-    /// Serves one request with one generation of the configuration, and says which. Never fails: a problem is an answer
-    /// too.
+    /// Serves one request with one configuration generation, which is named in `x-tollgate-generation`. Errors become
+    /// problem responses.
     pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Response<Bytes> {
         let snapshot = self.current.load_full();
         let generation = HeaderValue::from(snapshot.generation);
@@ -167,12 +167,12 @@ impl Gateway {
         if let Some(channel) = path.strip_prefix("/notify/") {
             return notifications::handle(self, &snapshot, channel, incoming).await;
         }
-        // From here on the path as it is meant; the signature is over the path as it was sent.
+        // Routing and idempotency keys use the canonical path. The signature covers the path as received.
         let path = canonical(&path);
         let signed = match self.authenticate(&snapshot, &incoming) {
             Ok(signed) => signed,
             Err(problem) => {
-                return served(
+                return with_access_labels(
                     problem.response(&request_id),
                     AccessLabels { operation: "denied", ..AccessLabels::default() },
                 );
@@ -181,135 +181,140 @@ impl Gateway {
         let merchant = Arc::clone(&signed.merchant);
         let refused = |operation, problem: Problem| {
             let by = AccessLabels { merchant: Some(merchant.name.clone()), channel: None, operation };
-            served(problem.response(&request_id), by)
+            with_access_labels(problem.response(&request_id), by)
         };
-        let _inside = match self.limits.place(&merchant) {
+        let _in_flight = match self.limits.acquire(&merchant) {
             Ok(guard) => guard,
             Err(seconds) => return refused("limited", over_limit(seconds)),
         };
-        let Some(_share) = self.shares.enter(&merchant.name, share_of_places(&snapshot)) else {
-            return refused("limited", too_many_under_way());
+        let Some(_share) = self.fair_share.enter(&merchant.name, merchant_share(&snapshot)) else {
+            return refused("limited", too_many_concurrent_requests());
         };
-        // Last: whoever is turned away before may send the same bytes again.
-        let take = || self.limits.token(&merchant, self.exchanger.clock().now());
-        if let Err(denied) = self.access.admit(&snapshot, &signed, unix_now(), take).await {
+        // The nonce is recorded last, so that a request rejected by an earlier check may be sent again unchanged.
+        let take_token = || self.limits.take_token(&merchant, self.provider_client.clock().now());
+        if let Err(denied) = self.access.admit(&snapshot, &signed, unix_now(), take_token).await {
             let operation = if matches!(denied, Denied::OverRate(_)) { "limited" } else { "denied" };
-            return refused(operation, told(&denied, &request_id));
+            return refused(operation, denial_problem(&denied, &request_id));
         }
-        let waits = match client_timeout(&incoming.headers) {
-            Ok(waits) => (waits, arrived),
+        let deadline = match client_timeout(&incoming.headers) {
+            Ok(timeout) => arrived + timeout,
             Err(problem) => return refused("invalid_request", problem),
         };
         let name = merchant.name.clone();
-        let asked = Arc::new(RequestContext { snapshot, merchant, incoming, path, waits });
-        let (operation, result) = self.dispatch(asked).await;
+        let request = Arc::new(RequestContext { snapshot, merchant, incoming, path, deadline });
+        let (operation, result) = self.dispatch(request).await;
         let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
-        let channel = response.extensions_mut().remove::<OnChannel>().map(|on| on.0);
-        served(response, AccessLabels { merchant: Some(name), channel, operation })
+        let channel = response.extensions_mut().remove::<ResponseChannel>().map(|on| on.0);
+        with_access_labels(response, AccessLabels { merchant: Some(name), channel, operation })
     }
 
-    /// Sends what was claimed, if the claim is this process's still: another may be finding out already what became of it.
+    /// Sends the operation if this process may still send for this execution. Another gateway may have taken the
+    /// claim over.
     async fn execute(
         &self,
-        turn: ExecutionId,
+        execution: ExecutionId,
         channel: &Arc<Channel>,
-        what: &Operation,
+        operation: &Operation,
         limit: Duration,
         evidence: &mut Vec<ProviderCall>,
     ) -> Result<Outcome, Error> {
-        match self.ledger.may_send(turn) {
-            Ok(()) => self.exchanger.ask(channel, what, limit, evidence).await,
+        match self.ledger.may_send(execution) {
+            Ok(()) => self.provider_client.call(channel, operation, limit, evidence).await,
             Err(error) => Err(Error::NotSent(error.0)),
         }
     }
 
-    /// Finds the operation that method and path name, and runs it.
+    /// Runs the operation that method and path select.
     async fn dispatch(
         self: &Arc<Self>,
-        asked: Arc<RequestContext>,
+        request: Arc<RequestContext>,
     ) -> (&'static str, Result<Response<Bytes>, Problem>) {
-        let segments = match segments(&asked.path) {
+        let segments = match segments(&request.path) {
             Ok(segments) => segments,
             Err(problem) => return ("unknown", Err(problem)),
         };
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        match Route::find(&asked.incoming.method, &segments) {
+        match Route::find(&request.incoming.method, &segments) {
             Err(problem) => ("unknown", Err(problem)),
-            Ok(Route::CreatePayment) => ("create_payment", pay::create(self, &asked).await),
-            Ok(Route::QueryPayment(order)) => ("query_payment", query::payment(self, &asked, order).await),
-            Ok(Route::Timeline(order)) => ("timeline", timeline::show(self, &asked, order).await),
-            Ok(Route::ClosePayment(order)) => ("close_payment", close::close(self, &asked, order).await),
-            Ok(Route::CreateRefund(order)) => ("create_refund", refund::create(self, &asked, order).await),
-            Ok(Route::QueryRefund(order, refund)) => ("query_refund", query::refund(self, &asked, order, refund).await),
-            Ok(Route::Bill(channel, date)) => ("bill", bills::bill(self, &asked, channel, date).await),
+            Ok(Route::CreatePayment) => ("create_payment", pay::create(self, &request).await),
+            Ok(Route::QueryPayment(order)) => ("query_payment", query::payment(self, &request, order).await),
+            Ok(Route::Timeline(order)) => ("timeline", timeline::show(self, &request, order).await),
+            Ok(Route::ClosePayment(order)) => ("close_payment", close::close(self, &request, order).await),
+            Ok(Route::CreateRefund(order)) => ("create_refund", refund::create(self, &request, order).await),
+            Ok(Route::QueryRefund(order, refund)) => {
+                ("query_refund", query::refund(self, &request, order, refund).await)
+            }
+            Ok(Route::Bill(channel, date)) => ("bill", bills::bill(self, &request, channel, date).await),
         }
     }
 
     fn authenticate(&self, snapshot: &Snapshot, incoming: &Incoming) -> Result<Signed, Problem> {
         let signed = self.access.authenticate(snapshot, &incoming.head(), &incoming.body, unix_now());
-        signed.map_err(|denied| told(&denied, &incoming.request_id))
+        signed.map_err(|denied| denial_problem(&denied, &incoming.request_id))
     }
 }
 
-/// What a caller is told who is not let in. The reason of a 401 is for the log.
-fn told(denied: &Denied, request_id: &str) -> Problem {
+/// Converts a denial into the caller's problem. The reason for a 401 appears in the log only.
+fn denial_problem(denied: &Denied, request_id: &str) -> Problem {
     match denied {
         Denied::OverRate(seconds) => return over_limit(*seconds),
-        // Each was logged once where it was found.
+        // The nonce store logs this itself.
         Denied::NoRoom => return Problem::no_room_for_nonces(),
         Denied::NoCache(error) => {
-            tracing::error!(%error, request_id, "nobody can be let in");
+            tracing::error!(%error, request_id, "requests are rejected: nonces cannot be checked in the cache");
             return Problem::no_cache();
         }
         Denied::MaybeSeen => {
             tracing::info!(
                 request_id,
-                "request refused: its nonce may have been seen before the start, or before the clock was set back"
+                "request rejected: its nonce may have been used before this process started or before the clock was set back"
             );
             return Problem::signed_too_early();
         }
         _ => {}
     }
-    tracing::info!(reason = ?denied, request_id, "request denied");
+    tracing::info!(reason = ?denied, request_id, "request rejected: not authenticated");
     Problem::unauthorized()
 }
 
-/// With several merchants, each leaves half of the places to the others.
-fn share_of_places(snapshot: &Snapshot) -> u32 {
+/// Returns the maximum of concurrent requests per merchant: half of all, if there are several merchants.
+fn merchant_share(snapshot: &Snapshot) -> u32 {
     if snapshot.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX }
 }
 
-fn too_many_under_way() -> Problem {
-    let detail = "You have too many requests under way. Send the same request again when some of them are answered.";
+fn too_many_concurrent_requests() -> Problem {
+    let detail =
+        "You have too many concurrent requests. Send the same request again when some of them have been answered.";
     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
     problem.retry_after(1)
 }
 
 fn over_limit(seconds: u64) -> Problem {
-    let detail = format!("You are over your limit. Send the same request again after {seconds} s.");
+    let detail = format!("You have exceeded your rate limit. Send the same request again after {seconds} s.");
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail).retry_after(seconds)
 }
 
 impl RequestContext {
     fn execution_context(&self) -> ExecutionContext {
         let request_id = self.incoming.request_id.clone();
-        ExecutionContext { snapshot: Arc::clone(&self.snapshot), request_id, waits: self.waits }
+        ExecutionContext { snapshot: Arc::clone(&self.snapshot), request_id, deadline: self.deadline }
     }
 }
 
-/// More than any channel allows.
+/// Upper bound of `x-tollgate-timeout`, above every channel's own timeout.
 const MAX_CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The caller's own limit, `x-tollgate-timeout: 1.5s`.
+/// Returns the value of `x-tollgate-timeout`, such as `1.5s`.
 fn client_timeout(headers: &HeaderMap) -> Result<Duration, Problem> {
     let Some(value) = headers.get("x-tollgate-timeout") else { return Ok(MAX_CLIENT_TIMEOUT) };
     let wanted = value.to_str().ok().and_then(duration).filter(|wanted| !wanted.is_zero());
-    let detail = "`x-tollgate-timeout` must be a time with its unit, as in 1.5s or 800ms.";
+    let detail = "`x-tollgate-timeout` must be a duration with a unit, such as 1.5s or 800ms.";
     wanted.map(|wanted| wanted.min(MAX_CLIENT_TIMEOUT)).ok_or_else(|| Problem::malformed(detail))
 }
 
-/// A path in the one form in which the routing and the idempotency keys see it: `/v1/%70ayments` is `/v1/payments`. What is no
-/// UTF-8 stays as it is, and leads nowhere.
+/// Returns the canonical path for routing and idempotency keys: `/v1/%70ayments` becomes `/v1/payments`. A path that
+/// is not
+/// UTF-8 is returned unchanged and matches no route.
 fn canonical(path: &str) -> String {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let segments: Option<Vec<String>> = path.split('/').map(decoded).collect();
@@ -317,7 +322,7 @@ fn canonical(path: &str) -> String {
     segments.map_or_else(|| path.to_owned(), |segments| segments.iter().map(encoded).collect::<Vec<_>>().join("/"))
 }
 
-/// One segment of a path, percent-decoded; `None` when it is no UTF-8.
+/// Percent-decodes a path segment; `None` if the result is not UTF-8.
 fn decoded(segment: &str) -> Option<String> {
     percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(std::borrow::Cow::into_owned)
 }
@@ -327,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_write_a_path_is_one_path() {
+    fn equivalent_percent_encodings_have_one_canonical_path() {
         for (written, meant) in [
             ("/v1/payments", "/v1/payments"),
             ("/v1/%70ayments", "/v1/payments"),

@@ -1,29 +1,25 @@
-//! Tollgate, the machine: what nobody may configure away. Payment knowledge is in the crate `tollgate_plugins`.
+//! Tollgate, a payment gateway. Payment knowledge (providers, filters, signers) is in the crate `tollgate_plugins`.
 //!
-//! # The request's way
+//! # Request path
 //! ```text
-//! merchant ─HTTP─▶ proxy      reads head and body, both bounded
-//!    gateway      one configuration snapshot for the whole request
-//!    access       → merchant            401 before anything else is looked at
-//!    form         → what is asked       400 when it cannot be understood
-//!    ledger       claim, durable ─▶ done before: the old answer · busy: 409 · other body: 422
-//!    routing      → channels, best first
-//!    filters      limit ▶ retry ▶ breaker ▶
-//!    exchange     encode ▶ sign ▶ upstream ═mTLS═▶ provider
-//!                 decode ◀ verify ◀═══════════════
-//!    ledger       settle: recorded before anyone hears it
+//! merchant ─HTTP─▶ proxy          head and body, bounded; admission limit
+//!    gateway       snapshot       one configuration generation for the whole request
+//!                  access         authenticate, rate limit, fair share       401 429
+//!                  request_body   → operation                               400
+//!                  routing        → channels, best first                    503 no_route
+//!                  ledger         claim, durable: replay · 409 in progress · 422 key reused
+//!                  filters        limit ▶ retry ▶ breaker ▶ adaptive ▶
+//!                  provider call  encode ▶ sign ▶ upstream ═mTLS═▶ provider; decode ◀ verify ◀═
+//!                  ledger         record the outcome before the response
 //! proxy ─HTTP─▶ merchant
 //! ```
 //!
-//! # The notification's way
-//! ```text
-//! provider ─HTTP─▶ proxy ─▶ notify: verify (else refuse) ▶ decode ▶ ledger.record (dedupe + outbox, one transaction)
-//!          ◀────────────── acknowledge, only once it is durable
-//! and later  delivery: due ▶ sign ▶ send ▶ delivered | again
-//! ```
+//! # Notification path ```text provider ─HTTP─▶ proxy ─▶ notifications: verify (else reject) ▶ decode ▶ ledger.record
+//! (dedupe + outbox, one transaction) ◀────────────── acknowledge, only after the record is durable then  delivery:
+//! due ▶ sign ▶ send ▶ delivered | retry ```
 //!
-//! What ended unclear is found out by `resolve`, which asks providers until it knows. What nobody waits for (`prefer:
-//! respond-async`) is claimed as accepted, and `queue` goes the same way from the routing on, on any machine.
+//! The `resolver` determines unknown outcomes by querying providers. An asynchronous request (`prefer:
+//! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it, beginning with the routing.
 
 pub mod access;
 pub mod admin;
@@ -34,19 +30,17 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod demo;
-pub mod exchange;
 pub mod explain;
 pub mod gateway;
-mod idempotency;
 mod job_worker;
 pub mod keygen;
 pub mod ledger;
 mod listener;
-mod notifications;
 mod output;
 mod pem;
 pub mod probe;
 pub mod problem;
+pub mod provider_client;
 pub mod provider_keys;
 pub mod proxy;
 pub mod purge_worker;
@@ -61,6 +55,7 @@ pub mod telemetry;
 pub mod upstream;
 pub mod view;
 
-/// The C library's makes threads wait for each other where one frees what another made, as the ledger's do: a sixth of a claim.
+/// The C library's allocator contends where one thread frees what another allocated, as the ledger's threads do. It
+/// cost a sixth of a claim's time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

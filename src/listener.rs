@@ -1,13 +1,14 @@
-//! Connections of callers, public and admin: accepted, counted, secured, bounded in time, handed to Pingora's HTTP.
+//! Listeners for callers, public and admin: accept connections, count and secure them, bound their duration, and pass
+//! them to Pingora's HTTP server.
 //!
 //! ```text
-//! accept ─▶ registry    total and share of an address; when full, the oldest idle connection is closed
-//!        ─▶ connection  one task: TLS handshake, HTTP/1 or HTTP/2, then Pingora's HTTP on
-//!           stream      deadlines of reads and writes, over
+//! accept ─▶ registry    limits: total and per address; when full, the oldest idle connection is closed
+//!        ─▶ connection  one task: TLS handshake, HTTP/1 or HTTP/2, then Pingora's HTTP server
+//!           stream      read and write deadlines on top of
 //!           transport   TCP or TLS
-//! state     phase of a connection, and why it is closed: shared by stream, registry and the app's requests
-//! refusal   answers to what never becomes a request
-//! files     descriptors: the limit is raised, and some are kept for everything else
+//! state     phase of a connection and the reason for its closing; shared by stream, registry and requests
+//! refusal   responses to input that is not a request
+//! files     file descriptors: raises the limit and reserves some for other uses
 //! ```
 
 mod connection;
@@ -33,25 +34,25 @@ pub(crate) use self::files::{Descriptors, raise_limit};
 use self::registry::Registry;
 pub(crate) use self::state::Reason;
 use crate::config::{Current, Process, ServerLimits, ServerTls};
-use crate::server::Worker;
+use crate::server::workers::Worker;
 use crate::telemetry::METRICS;
 
-/// Connections that the kernel completes before they are accepted: with the usual 128 a burst makes callers wait a second for
-/// their next SYN, with thousands a flood makes them wait in the queue.
+/// Connections that the kernel completes before they are accepted. With the usual 128, a burst makes callers wait a
+/// second for their next SYN. With thousands, a flood makes them wait in the queue.
 const BACKLOG: i32 = 1024;
-/// Connections beyond the limit whose closing is under way, each with its descriptor.
+/// Maximum number of connections being closed beyond the limit. Each still uses a descriptor.
 const MAX_CLOSING: usize = 16;
-/// How often a closing is waited for, a millisecond each.
-const CLOSING_ROUNDS: usize = 100;
+/// Maximum rounds of waiting for connections to close, one millisecond each.
+const MAX_CLOSING_ROUNDS: usize = 100;
 /// Maximum number of connections to the admin port.
-const ADMIN_CONNECTIONS: usize = 256;
-/// Pause after a failed accept; doubles up to [`LONGEST_PAUSE`].
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Minimum time between two log lines about the same trouble of a listener.
+const MAX_ADMIN_CONNECTIONS: usize = 256;
+/// Delay after a failed accept; doubles up to [`MAX_RETRY_DELAY`].
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(10);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Minimum time between two log lines about the same failure of a listener.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Names the listener, and finds its part of the configuration in force.
+/// Kind of a listener; selects its part of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// For merchants and providers.
@@ -76,16 +77,16 @@ impl Kind {
     }
 }
 
-/// What a new connection is bound to: taken from the configuration in force when it is accepted.
+/// Limits and TLS of a new connection, from the configuration in force when it is accepted.
 #[derive(Clone)]
-struct Terms {
+struct ConnectionTerms {
     limits: ServerLimits,
     max_connections: usize,
     max_per_address: usize,
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
-/// A listener as a service of Pingora, on a socket that is bound already.
+/// A Pingora service on a socket that is already bound.
 pub(crate) struct Listener<A> {
     kind: Kind,
     app: Arc<A>,
@@ -96,7 +97,7 @@ pub(crate) struct Listener<A> {
 }
 
 impl<A> Listener<A> {
-    /// `app` answers what comes in on `socket`.
+    /// Creates a listener whose connections are served by `app`.
     pub(crate) fn new(
         kind: Kind,
         app: A,
@@ -108,18 +109,18 @@ impl<A> Listener<A> {
         Self { kind, app: Arc::new(app), socket: Some(socket), current, descriptors, worker }
     }
 
-    fn terms(&self) -> Terms {
+    fn terms(&self) -> ConnectionTerms {
         let snapshot = self.current.load();
         let limits = snapshot.process.limits;
         let (max_connections, max_per_address) = match self.kind {
             Kind::Public => {
-                let most = self.descriptors.connections(limits.max_connections as usize);
-                (most, most.min(limits.max_connections_per_address as usize))
+                let maximum = self.descriptors.connections(limits.max_connections as usize);
+                (maximum, maximum.min(limits.max_connections_per_address as usize))
             }
-            Kind::Admin => (ADMIN_CONNECTIONS, ADMIN_CONNECTIONS),
+            Kind::Admin => (MAX_ADMIN_CONNECTIONS, MAX_ADMIN_CONNECTIONS),
         };
         let tls = self.kind.tls(&snapshot.process).map(|tls| Arc::clone(&tls.config));
-        Terms { limits, max_connections, max_per_address, tls }
+        ConnectionTerms { limits, max_connections, max_per_address, tls }
     }
 }
 
@@ -137,26 +138,26 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, listener = self.kind.name(), "the listener cannot start"),
         };
-        // Without it the smaller backlog stays, and everything works.
+        // If this fails, the smaller backlog of the bound socket remains in effect.
         drop(socket2::SockRef::from(&socket).listen(BACKLOG));
         ready.notify_ready();
-        tokio::spawn(Arc::clone(&self.worker).give_signs());
+        tokio::spawn(Arc::clone(&self.worker).send_heartbeats());
         let registry = Arc::new(Registry::new(self.kind.name()));
-        let mut trouble = Trouble::default();
+        let mut failures = AcceptFailures::default();
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                stop = shutdown.changed() => match stop {
+                changed = shutdown.changed() => match changed {
                     Ok(()) if !*shutdown.borrow() => continue,
                     _ => break,
                 },
             };
             match accepted {
                 Ok((stream, address)) => {
-                    trouble.ends();
-                    let most = self.serve(stream, address, &registry, &shutdown, &mut trouble);
-                    for _ in 0..CLOSING_ROUNDS {
-                        if registry.descriptors() <= most.max(registry.count()) + MAX_CLOSING {
+                    failures.reset();
+                    let maximum = self.serve(stream, address, &registry, &shutdown, &mut failures);
+                    for _ in 0..MAX_CLOSING_ROUNDS {
+                        if registry.descriptors() <= maximum.max(registry.count()) + MAX_CLOSING {
                             break;
                         }
                         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -164,13 +165,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
                 }
                 Err(error) => {
                     METRICS.accept_errors_total.with_label_values(&[self.kind.name()]).inc();
-                    // An idle connection gives its descriptor away, where those are what is missing.
+                    // Closing an idle connection frees a descriptor, in case those are exhausted.
                     registry.close_idle();
-                    if trouble.is_to_log() {
+                    if failures.should_log() {
                         let limit = self.descriptors.limit();
                         tracing::error!(%error, limit, listener = self.kind.name(), "cannot accept connections; raise the limit of open files or lower server.max_connections");
                     }
-                    tokio::time::sleep(trouble.pause()).await;
+                    tokio::time::sleep(failures.delay()).await;
                 }
             }
         }
@@ -188,58 +189,58 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServiceWithDependents for Listene
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
-    /// Serves or refuses a connection, and gives the maximum number of connections.
+    /// Serves or rejects a connection. Returns the maximum number of connections.
     fn serve(
         &self,
         stream: TcpStream,
         address: SocketAddr,
         registry: &Arc<Registry>,
         shutdown: &ShutdownWatch,
-        trouble: &mut Trouble,
+        failures: &mut AcceptFailures,
     ) -> usize {
         let terms = self.terms();
-        let most = terms.max_connections;
-        let shown = i64::try_from(most).unwrap_or(i64::MAX);
-        METRICS.connections_limit.with_label_values(&[self.kind.name()]).set(shown);
+        let maximum = terms.max_connections;
+        let limit = i64::try_from(maximum).unwrap_or(i64::MAX);
+        METRICS.connections_limit.with_label_values(&[self.kind.name()]).set(limit);
         let Some(entry) = registry.enter(address.ip(), terms.max_connections, terms.max_per_address, &terms.limits)
         else {
             METRICS.connections_closed_total.with_label_values(&[self.kind.name(), "refused"]).inc();
-            if trouble.is_to_log() {
+            if failures.should_log() {
                 tracing::warn!(
                     connections = registry.count(),
                     max_connections = terms.max_connections,
                     max_connections_per_address = terms.max_per_address,
                     listener = self.kind.name(),
-                    "connections are refused: all that are open are busy"
+                    "connections are rejected, because all open ones are busy; raise server.max_connections if this persists"
                 );
             }
-            return most;
+            return maximum;
         };
         tokio::spawn(connection::serve(self.kind, stream, terms, Arc::clone(&self.app), entry, shutdown.clone()));
-        most
+        maximum
     }
 }
 
-/// Says that the public listener has as many connections as it may. A gateway is ready all the same: new connections take the
-/// place of idle ones, and a stranger who could make it "not ready" could take every gateway out of the load balancer.
-pub(crate) fn strain() -> Option<String> {
+/// Returns a note if the public listener has reached its connection limit. The gateway stays ready, because new
+/// connections replace idle ones. Otherwise an attacker could remove every gateway from the load balancer.
+pub(crate) fn saturation() -> Option<String> {
     let listener = [Kind::Public.name()];
-    let (open, most) =
+    let (open, maximum) =
         (METRICS.connections.with_label_values(&listener), METRICS.connections_limit.with_label_values(&listener));
-    let (open, most) = (open.get(), most.get());
-    (most > 0 && open >= most)
-        .then(|| format!("{open} of {most} connections are open: new ones take the place of idle ones\n"))
+    let (open, maximum) = (open.get(), maximum.get());
+    (maximum > 0 && open >= maximum)
+        .then(|| format!("{open} of {maximum} connections are open: new connections replace idle ones\n"))
 }
 
-/// Bounds log lines and loops when a listener cannot accept.
+/// Limits log lines and retries when a listener cannot accept.
 #[derive(Default)]
-struct Trouble {
+struct AcceptFailures {
     logged: Option<Instant>,
-    pause: Option<Duration>,
+    delay: Option<Duration>,
 }
 
-impl Trouble {
-    fn is_to_log(&mut self) -> bool {
+impl AcceptFailures {
+    fn should_log(&mut self) -> bool {
         let is_due = self.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL);
         if is_due {
             self.logged = Some(Instant::now());
@@ -247,14 +248,14 @@ impl Trouble {
         is_due
     }
 
-    fn pause(&mut self) -> Duration {
-        let pause = self.pause.map_or(SHORTEST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        self.pause = Some(pause);
-        pause
+    fn delay(&mut self) -> Duration {
+        let delay = self.delay.map_or(MIN_RETRY_DELAY, |delay| (delay * 2).min(MAX_RETRY_DELAY));
+        self.delay = Some(delay);
+        delay
     }
 
-    fn ends(&mut self) {
-        self.pause = None;
+    fn reset(&mut self) {
+        self.delay = None;
     }
 }
 
@@ -263,12 +264,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_pauses_longer_each_time_and_logs_once() {
-        let mut trouble = Trouble::default();
-        assert_eq!((trouble.is_to_log(), trouble.is_to_log()), (true, false));
-        let pauses: Vec<_> = (0..9).map(|_| trouble.pause().as_millis()).collect();
+    fn accept_failures_increase_delay_and_are_logged_once() {
+        let mut failures = AcceptFailures::default();
+        assert_eq!((failures.should_log(), failures.should_log()), (true, false));
+        let pauses: Vec<_> = (0..9).map(|_| failures.delay().as_millis()).collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
-        trouble.ends();
-        assert_eq!(trouble.pause(), SHORTEST_PAUSE);
+        failures.reset();
+        assert_eq!(failures.delay(), MIN_RETRY_DELAY);
     }
 }

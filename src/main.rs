@@ -1,4 +1,4 @@
-//! The command line of Tollgate; `tollgate --help` says it all.
+//! The `tollgate` binary; `tollgate --help` lists its commands.
 
 use std::process::ExitCode;
 

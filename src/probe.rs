@@ -1,7 +1,7 @@
-//! Channels' hosts are reached before a payment needs them: looked up and kept looked up, and connected to as soon as their
-//! channel is put in force, in the background; not again while reloads leave its connections as they are. A host that cannot be
-//! reached is told loudly and refuses nothing: a name server's or a provider's trouble must not keep an operator from changing
-//! the configuration.
+//! Probes the channels' hosts in the background before a payment needs them: resolves their names and connects as
+//! soon as their channel is in force. A reload that keeps a channel's connections causes no new probe. An unreachable
+//! host is logged as an error but blocks nothing, because an operator must be able to change the configuration during
+//! an outage.
 
 mod command;
 
@@ -19,24 +19,24 @@ use crate::telemetry::METRICS;
 use crate::upstream::Upstream;
 use crate::upstream::probe::{ProbeError, ProbeSuccess};
 
-/// How often new channels and old addresses are looked for.
-const EVERY: Duration = Duration::from_millis(500);
-/// Channels that are probed at the same time.
-const AT_ONCE: usize = 8;
-/// How long until what could not be reached is tried again: at first, doubled until the last.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+/// Interval for checking for new channels and due retries.
+const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum number of channels probed at the same time.
+const MAX_CONCURRENT_PROBES: usize = 8;
+/// First and last retry interval after a failed probe; doubles in between.
+const RETRY_INTERVALS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
-/// What came of the probes.
+/// Results of the probes by channel.
 #[derive(Default)]
 pub struct Probes(Mutex<BTreeMap<String, ChannelProbes>>);
 
-/// One channel's.
+/// Probe state of one channel.
 struct ChannelProbes {
-    /// Which connections of the channel: another key, host or authority makes others.
+    /// The probed connections. A change of key, host or authority creates new ones.
     upstream: Weak<Upstream>,
-    /// By host; nothing while it is under way for the first time.
+    /// Result per host; `None` during the first probe.
     results: Vec<(String, Option<Result<ProbeSuccess, ProbeError>>)>,
-    again: Option<Instant>,
+    next_retry: Option<Instant>,
     failures: u32,
 }
 
@@ -46,10 +46,10 @@ impl ChannelProbes {
     }
 }
 
-/// Looks names up and probes what is put in force, until told to stop.
+/// Resolves names and probes new channels, until shutdown.
 pub async fn run(probes: Arc<Probes>, current: Current, mut stop: watch::Receiver<bool>) {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    let mut tick = tokio::time::interval(EVERY);
+    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_PROBES));
+    let mut tick = tokio::time::interval(PROBE_CHECK_INTERVAL);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -60,34 +60,34 @@ pub async fn run(probes: Arc<Probes>, current: Current, mut stop: watch::Receive
             channel.upstream.refresh();
         }
         for channel in probes.due(&snapshot) {
-            let (probes, turns) = (Arc::clone(&probes), Arc::clone(&turns));
+            let (probes, permits) = (Arc::clone(&probes), Arc::clone(&permits));
             tokio::spawn(async move {
-                let Ok(_turn) = turns.acquire_owned().await else { return };
+                let Ok(_permit) = permits.acquire_owned().await else { return };
                 let results = channel.upstream.probe().await;
-                probes.put(&channel, results);
+                probes.record(&channel, results);
             });
         }
     }
 }
 
 impl Probes {
-    /// The channels to probe now, which are on the board from now on. Those that are gone go from it.
+    /// Returns the channels to probe now and registers them. Removes channels that are no longer configured.
     fn due(&self, snapshot: &Snapshot) -> Vec<Arc<Channel>> {
-        let mut boards = self.0.lock();
-        boards.retain(|name, _| snapshot.channels.contains_key(name));
+        let mut channels = self.0.lock();
+        channels.retain(|name, _| snapshot.channels.contains_key(name));
         let mut due = Vec::new();
         for (name, channel) in &snapshot.channels {
-            match boards.get_mut(name) {
-                Some(board) if board.is_of(channel) => {
-                    if board.again.is_some_and(|again| again <= Instant::now()) {
-                        board.again = None;
+            match channels.get_mut(name) {
+                Some(entry) if entry.is_of(channel) => {
+                    if entry.next_retry.is_some_and(|next_retry| next_retry <= Instant::now()) {
+                        entry.next_retry = None;
                         due.push(Arc::clone(channel));
                     }
                 }
                 _ => {
                     let results = channel.upstream.labels().map(|host| (host, None)).collect();
                     let upstream = Arc::downgrade(&channel.upstream);
-                    boards.insert(name.clone(), ChannelProbes { upstream, results, again: None, failures: 0 });
+                    channels.insert(name.clone(), ChannelProbes { upstream, results, next_retry: None, failures: 0 });
                     due.push(Arc::clone(channel));
                 }
             }
@@ -95,13 +95,13 @@ impl Probes {
         due
     }
 
-    /// Puts results on the board, unless the channel is another one meanwhile; tells what is new.
-    fn put(&self, channel: &Channel, results: Vec<(String, Result<ProbeSuccess, ProbeError>)>) {
-        let mut boards = self.0.lock();
-        let Some(board) = boards.get_mut(&channel.name).filter(|board| board.is_of(channel)) else {
+    /// Records the results, unless the channel's connections were replaced meanwhile. Logs changes.
+    fn record(&self, channel: &Channel, results: Vec<(String, Result<ProbeSuccess, ProbeError>)>) {
+        let mut channels = self.0.lock();
+        let Some(entry) = channels.get_mut(&channel.name).filter(|entry| entry.is_of(channel)) else {
             return;
         };
-        for ((host, result), (_, before)) in results.iter().zip(&board.results) {
+        for ((host, result), (_, before)) in results.iter().zip(&entry.results) {
             let is_new = match (before, result) {
                 (Some(Ok(_)), Ok(_)) => false,
                 (Some(Err(before)), Err(now)) => before != now,
@@ -109,42 +109,48 @@ impl Probes {
             };
             match result {
                 _ if !is_new => {}
-                Ok(reached) => tracing::info!(channel = channel.name, host, "the host was reached: {reached}"),
-                Err(trouble) => {
-                    let advice = trouble.advice();
-                    tracing::error!(channel = channel.name, host, advice, "a payment would not get through: {trouble}");
+                Ok(success) => tracing::info!(channel = channel.name, host, "the host was reached: {success}"),
+                Err(error) => {
+                    let advice = error.advice();
+                    tracing::error!(
+                        channel = channel.name,
+                        host,
+                        advice,
+                        "payments on this channel would fail: {error}"
+                    );
                 }
             }
         }
         let has_failed = results.iter().any(|(_, result)| result.is_err());
-        let (first, last) = AGAIN;
-        board.again = has_failed.then(|| Instant::now() + first.saturating_mul(1 << board.failures.min(16)).min(last));
-        board.failures = if has_failed { board.failures.saturating_add(1) } else { 0 };
-        board.results = results.into_iter().map(|(host, result)| (host, Some(result))).collect();
+        let (first, last) = RETRY_INTERVALS;
+        entry.next_retry =
+            has_failed.then(|| Instant::now() + first.saturating_mul(1 << entry.failures.min(16)).min(last));
+        entry.failures = if has_failed { entry.failures.saturating_add(1) } else { 0 };
+        entry.results = results.into_iter().map(|(host, result)| (host, Some(result))).collect();
     }
 
-    /// A line for each channel and host.
-    pub fn listed(&self, snapshot: &Snapshot) -> String {
-        let (boards, mut lines) = (self.0.lock(), String::new());
+    /// Returns one line per channel and host.
+    pub fn list(&self, snapshot: &Snapshot) -> String {
+        let (channels, mut lines) = (self.0.lock(), String::new());
         for channel in snapshot.channels.values() {
-            let board = boards.get(&channel.name).filter(|board| board.is_of(channel));
+            let entry = channels.get(&channel.name).filter(|entry| entry.is_of(channel));
             for (number, host) in channel.upstream.labels().enumerate() {
-                let said = match board.and_then(|board| board.results.get(number)?.1.as_ref()) {
-                    None => "under way".to_owned(),
-                    Some(Ok(reached)) => reached.to_string(),
-                    Some(Err(trouble)) => format!("{trouble} ({})", trouble.advice()),
+                let result = match entry.and_then(|entry| entry.results.get(number)?.1.as_ref()) {
+                    None => "in progress".to_owned(),
+                    Some(Ok(success)) => success.to_string(),
+                    Some(Err(error)) => format!("{error} ({})", error.advice()),
                 };
-                lines += &format!("{} {host}: {said}\n", channel.name);
+                lines += &format!("{} {host}: {result}\n", channel.name);
             }
         }
         if lines.is_empty() { "there are no channels\n".to_owned() } else { lines }
     }
 
-    /// Brings the gauges up to date. What is gone is not told any more.
-    pub fn tell(&self, snapshot: &Snapshot) {
+    /// Updates the gauges. Removed channels disappear from them.
+    pub fn update_metrics(&self, snapshot: &Snapshot) {
         METRICS.channel_probe.reset();
-        for (channel, board) in &*self.0.lock() {
-            for (host, result) in &board.results {
+        for (channel, entry) in &*self.0.lock() {
+            for (host, result) in &entry.results {
                 if let Some(result) = result {
                     METRICS.channel_probe.with_label_values(&[channel, host]).set(i64::from(result.is_ok()));
                 }
@@ -170,7 +176,7 @@ mod tests {
     use crate::config::file::tests::{edit, sandbox};
 
     #[test]
-    fn only_new_connections_are_probed() {
+    fn reload_probes_only_changed_connections() {
         let dir = sandbox();
         let file = "channels/wechat.toml";
         let (probes, first) = (Probes::default(), load(dir.path(), None).unwrap());
@@ -178,11 +184,11 @@ mod tests {
             probes.due(snapshot).iter().map(|channel| channel.name.clone()).collect()
         };
         assert!(due(&first).contains(&"wechat".to_owned()));
-        assert!(due(&first).is_empty(), "once");
+        assert!(due(&first).is_empty(), "probed once");
         edit(&dir, file, "\nrate = 600", "\nrate = 1");
         let second = load(dir.path(), Some(&first)).unwrap();
         assert!(!Arc::ptr_eq(&first.channels["wechat"], &second.channels["wechat"]));
-        assert!(due(&second).is_empty(), "it goes on with its connections");
+        assert!(due(&second).is_empty(), "it keeps its connections");
         edit(&dir, file, "connect = \"1s\"", "connect = \"2s\"");
         let third = load(dir.path(), Some(&second)).unwrap();
         assert_eq!(due(&third), ["wechat"]);

@@ -1,4 +1,4 @@
-//! What a caller is told when there is no result: RFC 9457, with what it should do next.
+//! Problem responses (RFC 9457) that tell the caller whether money may have moved and whether to retry.
 
 use std::borrow::Cow;
 
@@ -9,22 +9,22 @@ use tollgate_plugins::error::{Error, ProviderError};
 
 use crate::ledger::{Answer, LedgerError, MoneyState};
 
-/// The content type of every problem.
+/// Content type of every problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// Whether and how a caller may try again.
+/// Permission to retry, for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retryable {
-    /// The same request will fail again.
+    /// Do not retry: the same request fails again.
     No,
-    /// The same request, with the same `Idempotency-Key`.
+    /// Retry the same request with the same `Idempotency-Key`.
     SameKey,
-    /// A changed request, with a new `Idempotency-Key`.
+    /// Change the request and use a new `Idempotency-Key`.
     NewKey,
 }
 
-/// One problem.
+/// A problem response.
 #[derive(Clone, Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -38,7 +38,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem before anything was sent; `detail` says what to do.
+    /// Creates a problem for a request of which nothing was sent. `detail` tells the caller what to do.
     pub fn new(
         status: StatusCode,
         code: impl Into<Cow<'static, str>>,
@@ -57,46 +57,47 @@ impl Problem {
         }
     }
 
-    /// 400: the request's form is wrong.
+    /// 400: the request is malformed.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", Retryable::NewKey, detail)
     }
 
-    /// 401: nothing else is said.
+    /// 401: the response does not reveal the reason.
     pub fn unauthorized() -> Self {
-        let detail = "The request is not signed, or its signature, time or nonce is not accepted. Sign it anew with a current clock.";
+        let detail = "The request is not signed, or its key, signature, timestamp or nonce was rejected. Sign it again with a synchronized clock and a new nonce.";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", Retryable::No, detail)
     }
 
-    /// 503: whether the request is a repetition of somebody else's cannot be found out.
+    /// 503: the nonce cannot be checked, so a replayed request could not be detected.
     pub fn no_cache() -> Self {
-        let detail = "Nothing was sent, because the gateway cannot reach the cache that tells new requests from repeated ones. Sign the same request anew and send it again later.";
+        let detail = "Nothing was sent, because the gateway cannot reach the cache that detects replayed requests. Sign the same request again and send it later.";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { retry_after: Some(1), ..Self::new(status, "cache_unavailable", Retryable::SameKey, detail) }
     }
 
-    /// 503: the nonce may have been seen by the process before this one. A request that is signed now is accepted.
+    /// 503: the nonce may have been used before this process started. A request that is signed now is accepted.
     pub fn signed_too_early() -> Self {
-        let detail = "Nothing was sent, because the request was signed before the gateway could tell new requests from repeated ones. Sign the same request anew and send it again.";
+        let detail = "Nothing was sent, because the request was signed before the gateway could detect replayed requests. Sign the same request again and send it.";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { retry_after: Some(1), ..Self::new(status, "cache_unavailable", Retryable::SameKey, detail) }
     }
 
-    /// 503: no more nonces can be remembered, so that a repetition would not be noticed.
+    /// 503: the nonce store is full, so a replayed request could not be detected.
     pub fn no_room_for_nonces() -> Self {
-        let detail = "Nothing was sent, because so many requests were signed in the last minutes that the gateway can remember no more of them. Send the same request again later.";
+        let detail = "Nothing was sent, because the gateway's store of recent nonces is full. Send the same request again later.";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { retry_after: Some(30), ..Self::new(status, "overloaded", Retryable::SameKey, detail) }
     }
 
-    /// 404.
+    /// 404: the resource does not exist.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", Retryable::No, detail)
     }
 
-    /// 409 while the same thing is being done.
+    /// 409: a request with this key or for this order is in progress.
     pub fn running() -> Self {
-        let detail = "A request with this key or for this order is being served right now. Send the same request again in a moment.";
+        let detail =
+            "A request with this key or for this order is in progress. Send the same request again in a moment.";
         Self {
             retry_after: Some(1),
             money_state: MoneyState::Unknown,
@@ -104,27 +105,27 @@ impl Problem {
         }
     }
 
-    /// 503: so much waits already that nothing more is accepted to be made later.
+    /// 503: the job queue is full.
     pub fn queue_full() -> Self {
-        let detail = "Nothing was accepted or sent, because the queue is full. Send the same request again with the same key later, or without `prefer: respond-async`.";
+        let detail = "Nothing was accepted or sent, because the queue is full. Send the same request with the same key later, or without `prefer: respond-async`.";
         Self {
             retry_after: Some(5),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", Retryable::SameKey, detail)
         }
     }
 
-    /// 503: so many of this merchant's requests are in the queue that the rest of it is for the others.
+    /// 503: this merchant's share of the job queue is full.
     pub fn queue_share_full() -> Self {
-        let detail = "Nothing was accepted or sent, because half of the queue is taken by your requests and the rest is for other merchants. Send the same request again with the same key when some of yours are done, or without `prefer: respond-async`.";
+        let detail = "Nothing was accepted or sent, because your requests use your half of the queue; the rest is reserved for other merchants. Send the same request with the same key when some of your jobs are finished, or without `prefer: respond-async`.";
         Self {
             retry_after: Some(5),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", Retryable::SameKey, detail)
         }
     }
 
-    /// 503: the ledger cannot promise to remember, so nothing is sent.
+    /// 503: the ledger cannot store the claim durably, so nothing is sent.
     pub fn ledger(error: &LedgerError) -> Self {
-        tracing::error!(%error, "the ledger refused");
+        tracing::error!(%error, "the ledger failed; the request was rejected");
         let detail =
             "Nothing was sent, because the gateway cannot write to its ledger. Send the same request again later.";
         Self {
@@ -133,26 +134,26 @@ impl Problem {
         }
     }
 
-    /// 503: the ledger cannot be asked what it remembers. Something may have been sent before.
+    /// 503: the ledger cannot be read. An earlier request may have been sent.
     pub fn ledger_unknown(error: &LedgerError) -> Self {
-        let detail = "The gateway cannot use its ledger, so nothing was sent now; what became of an earlier request is not known. Ask for the status later.";
+        let detail = "The gateway cannot use its ledger, so this request was not sent. The outcome of an earlier request is unknown. Query the status later.";
         Self { detail: detail.to_owned(), ..Self::ledger(error).money(MoneyState::Unknown) }
     }
 
-    /// 503: the ledger did not say whether it accepted a job. If it did, the job is executed.
+    /// 503: the ledger did not confirm whether it accepted a job. An accepted job is executed.
     pub fn acceptance_unknown(error: &LedgerError) -> Self {
-        let detail = "The ledger did not answer in time, so the gateway cannot tell whether it accepted this request. Send the same request again, or ask for the status later.";
+        let detail = "The ledger did not answer in time, so it is unknown whether this request was accepted. Send the same request with the same key again, or query the status later.";
         Self { detail: detail.to_owned(), ..Self::ledger(error).money(MoneyState::Unknown) }
     }
 
-    /// 402: the provider refused to close it, which says nothing about the money.
-    pub fn close_refused(word: ProviderError, money_state: MoneyState) -> Self {
-        let detail = "The provider refused to close the payment. See `provider` for its own words, and ask for the payment's status.";
+    /// 402: the provider declined to close the payment. This says nothing about the money.
+    pub fn close_refused(provider_error: ProviderError, money_state: MoneyState) -> Self {
+        let detail = "The provider declined to close the payment. See `provider` for the reason, and query the payment's status.";
         let problem = Self::new(StatusCode::PAYMENT_REQUIRED, "declined", Retryable::NewKey, detail);
-        problem.money(money_state).provider(word)
+        problem.money(money_state).provider(provider_error)
     }
 
-    /// From an exchange that ended without an outcome.
+    /// Converts the error of a provider call.
     pub fn from_exchange(error: &Error) -> Self {
         match error {
             Error::Unsupported(detail) => {
@@ -173,10 +174,10 @@ impl Problem {
                     Self::new(StatusCode::SERVICE_UNAVAILABLE, "channel_unavailable", Retryable::SameKey, detail);
                 Self { retry_after: Some(*retry_after), ..problem }
             }
-            Error::Unverifiable { why, word } => {
+            Error::Unverifiable { why, word: provider_error } => {
                 let detail = format!(
-                    "Nothing was sent, because the gateway has no key to verify the provider's answer with. The gateway's operators \
-                     must see to it ({why}). Send the same request again with the same key later."
+                    "Nothing was sent, because the gateway has no key to verify the provider's response. The gateway's operators must fix \
+                     this ({why}). Send the same request with the same key later."
                 );
                 let problem = Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -184,34 +185,38 @@ impl Problem {
                     Retryable::SameKey,
                     detail,
                 );
-                Self { provider: word.clone(), ..problem }.retry_after(5)
+                Self { provider: provider_error.clone(), ..problem }.retry_after(5)
             }
-            Error::ProviderBusy(word) => {
-                let detail = "The provider did nothing: it is busy, or money is missing on its side (see `provider`). Send the same request again with the same key.";
+            Error::ProviderBusy(provider_error) => {
+                let detail = "The provider did nothing: it is busy, or the account there has insufficient funds (see `provider`). Send the same request again with the same key.";
                 let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "provider_busy", Retryable::SameKey, detail);
-                Self { retry_after: Some(2), money_state: MoneyState::NotMoved, ..problem }.provider(word.clone())
+                Self { retry_after: Some(2), money_state: MoneyState::NotMoved, ..problem }
+                    .provider(provider_error.clone())
             }
-            // Not the merchant's fault: he may send the same again.
-            Error::Unauthorized(word) => {
-                let detail = "The provider does not accept the signature of the gateway's channel, and did nothing. The gateway's operators must see to its keys; send the same request again with the same key later.";
+            // Not the merchant's fault, so the same request may be retried.
+            Error::Unauthorized(provider_error) => {
+                let detail = "The provider rejected the signature of the gateway's channel and did nothing. The gateway's operators must fix the channel's keys. Send the same request with the same key later.";
                 let problem = Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "channel_credentials_rejected",
                     Retryable::SameKey,
                     detail,
                 );
-                problem.provider(word.clone()).retry_after(5)
+                problem.provider(provider_error.clone()).retry_after(5)
             }
-            Error::Declined(word) | Error::Conflict(word) | Error::NotFound(word) => Self::declined(word.clone()),
+            Error::Declined(provider_error) | Error::Conflict(provider_error) | Error::NotFound(provider_error) => {
+                Self::declined(provider_error.clone())
+            }
             Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => {
-                let word = error.word();
-                let detail = "The provider's answer cannot be used. Ask for the payment's status.";
+                let provider_error = error.word();
+                let detail =
+                    "The provider's response is invalid, so the outcome is unknown. Query the payment's status.";
                 let problem =
                     Self::new(StatusCode::BAD_GATEWAY, "provider_response_invalid", Retryable::SameKey, detail);
-                Self { provider: word.cloned(), money_state: MoneyState::Unknown, ..problem }
+                Self { provider: provider_error.cloned(), money_state: MoneyState::Unknown, ..problem }
             }
             Error::Mismatch(_) => {
-                let detail = "The provider's answer is about another amount or account and was not accepted. People have been alerted; ask for the payment's status.";
+                let detail = "The provider's response names another amount or account and was rejected. The gateway's operators have been alerted. Query the payment's status.";
                 Self {
                     money_state: MoneyState::Unknown,
                     ..Self::new(StatusCode::BAD_GATEWAY, "mismatch", Retryable::No, detail)
@@ -220,44 +225,44 @@ impl Problem {
         }
     }
 
-    /// 402: the provider refused and no money moved.
-    pub fn declined(word: ProviderError) -> Self {
-        let detail = "The provider refused, and no money moved. See `provider` for its own words; change the request and use a new key.";
+    /// 402: the provider declined and no money moved.
+    pub fn declined(provider_error: ProviderError) -> Self {
+        let detail = "The provider declined, and no money moved. See `provider` for the reason. Change the request and use a new key.";
         let problem = Self::new(StatusCode::PAYMENT_REQUIRED, "declined", Retryable::NewKey, detail);
-        Self { money_state: MoneyState::NotMoved, ..problem }.provider(word)
+        Self { money_state: MoneyState::NotMoved, ..problem }.provider(provider_error)
     }
 
-    /// Names the order.
+    /// Sets the order id.
     pub fn order(self, order_id: impl Into<String>) -> Self {
         Self { order_id: Some(order_id.into()), ..self }
     }
 
-    /// Says what is known of the money.
+    /// Sets what is known about the money.
     pub fn money(self, money_state: MoneyState) -> Self {
         Self { money_state, ..self }
     }
 
-    /// Passes the provider's words on.
-    pub fn provider(self, word: ProviderError) -> Self {
-        Self { provider: Some(word), ..self }
+    /// Adds the provider's own code and message.
+    pub fn provider(self, provider_error: ProviderError) -> Self {
+        Self { provider: Some(provider_error), ..self }
     }
 
-    /// Says after how many seconds it is worth another try.
+    /// Sets `Retry-After`, in seconds.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
 
-    /// Its short name.
+    /// Returns the error code.
     pub fn code(&self) -> &str {
         &self.code
     }
 
-    /// As an answer that the ledger can keep.
+    /// Converts the problem into an answer that the ledger can store.
     pub fn answer(&self, request_id: &str) -> Answer {
         Answer { status: self.status.as_u16(), content_type: PROBLEM_JSON.to_owned(), body: self.body(request_id) }
     }
 
-    /// As an HTTP response.
+    /// Converts the problem into an HTTP response.
     pub fn response(&self, request_id: &str) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(self.body(request_id)));
         *response.status_mut() = self.status;
@@ -302,7 +307,7 @@ impl Problem {
     }
 }
 
-/// The problem's short name, carried with the response for metrics and the access log.
+/// The error code, in the response's extensions for metrics and the access log.
 #[derive(Clone, Debug)]
 pub struct Code(pub Cow<'static, str>);
 
@@ -312,20 +317,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn provider_error_maps_to_status_code_retryable_and_money_state() {
-        let word = ProviderError { code: "PARAM_ERROR".into(), message: "参数错误".into() };
-        let unverifiable = |word| Error::Unverifiable { why: "x".into(), word };
+    fn each_provider_error_has_its_status_code_retry_advice_and_money_state() {
+        let provider_error = ProviderError { code: "PARAM_ERROR".into(), message: "参数错误".into() };
         let table = [
-            (Error::Unsupported("x".into()), 400, "unsupported_by_provider", "new_key", "not_sent"),
-            (Error::NotSent("x".into()), 503, "provider_unreachable", "same_key", "not_sent"),
-            (Error::Rejected { why: "x".into(), retry_after: 7 }, 503, "channel_unavailable", "same_key", "not_sent"),
-            (unverifiable(Some(word.clone())), 503, "channel_credentials_rejected", "same_key", "not_sent"),
-            (unverifiable(None), 503, "channel_credentials_rejected", "same_key", "not_sent"),
-            (Error::ProviderBusy(word.clone()), 503, "provider_busy", "same_key", "not_moved"),
-            (Error::Unauthorized(word.clone()), 503, "channel_credentials_rejected", "same_key", "not_sent"),
-            (Error::Declined(word.clone()), 402, "declined", "new_key", "not_moved"),
-            (Error::unclear("x"), 502, "provider_response_invalid", "same_key", "unknown"),
-            (Error::Mismatch("x".into()), 502, "mismatch", "no", "unknown"),
+            (Error::Unsupported("x".into()), 400, "new_key", "not_sent"),
+            (Error::NotSent("x".into()), 503, "same_key", "not_sent"),
+            (Error::Rejected { why: "x".into(), retry_after: 7 }, 503, "same_key", "not_sent"),
+            (Error::Unverifiable { why: "x".into(), word: Some(provider_error.clone()) }, 503, "same_key", "not_sent"),
+            (Error::Unverifiable { why: "x".into(), word: None }, 503, "same_key", "not_sent"),
+            (Error::ProviderBusy(provider_error.clone()), 503, "same_key", "not_moved"),
+            (Error::Unauthorized(provider_error.clone()), 503, "same_key", "not_sent"),
+            (Error::Declined(provider_error.clone()), 402, "new_key", "not_moved"),
+            (Error::unclear("x"), 502, "same_key", "unknown"),
+            (Error::Mismatch("x".into()), 502, "no", "unknown"),
         ];
         for (error, status, code, retryable, money) in table {
             let response = Problem::from_exchange(&error).order("o-1").response("r-1");
@@ -336,7 +340,7 @@ mod tests {
             assert_eq!(body["money_state"], money, "{error}");
             assert_eq!((&body["order_id"], &body["request_id"]), (&"o-1".into(), &"r-1".into()));
         }
-        let body = Problem::declined(word).response("r").into_body();
+        let body = Problem::declined(provider_error).response("r").into_body();
         assert!(std::str::from_utf8(&body).unwrap().contains("参数错误"), "messages pass through unharmed");
     }
 }

@@ -1,5 +1,5 @@
-//! Keys that verify providers' answers: those that providers publish are fetched, verified, and put beside the configured
-//! ones. While a channel has no key, nothing is sent on it, because no answer could be believed.
+//! Public keys of providers: fetches and verifies published keys and adds them to the configured ones. While a
+//! channel has no valid key, nothing is sent on it, because no response could be verified.
 
 mod fetch;
 
@@ -19,67 +19,69 @@ use crate::clock::unix_now;
 use crate::config::{Channel, Current, Snapshot};
 use crate::telemetry::METRICS;
 
-/// Providers publish a new key days before they use it; twice a day is what WeChat Pay asks for at the least.
-const REFRESH_EVERY: Duration = Duration::from_secs(11 * 3600);
-/// Time before the end of the last known key in which its successor is looked for.
+/// Interval between fetches. WeChat Pay recommends at least two a day; a new key is published days before its first
+/// use.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(11 * 3600);
+/// Time before the expiry of the last known key at which its successor is fetched.
 const RENEWAL_LEAD: Duration = Duration::from_hours(7 * 24);
-/// A flood of answers under made-up key ids must not become a flood of fetches.
-const LEAST_PAUSE: Duration = Duration::from_secs(10);
-/// The longest time that a payment waits for a fetch that is under way.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Notifications under unknown key ids that wait for a channel's fetch at the same time. Anybody can send them.
+/// Minimum time between fetches, so that responses with invented key ids cannot cause a flood of fetches.
+const MIN_REFETCH_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum time that a payment waits for a running fetch.
+const MAX_PAYMENT_WAIT: Duration = Duration::from_secs(5);
+/// Maximum notifications with unknown key ids that wait for a channel's fetch. Anybody can send such notifications.
 const MAX_WAITING_NOTIFICATIONS: usize = 8;
-const ENDED: &str = "every key or certificate that could verify the provider's answer has ended, or is not valid yet";
-const SEE_VERIFY: &str = "see that `keys.verify` holds the provider's present certificate or public key";
-const UNDER_WAY: &str = "they are being fetched right now, and it is tried again by itself";
+const ALL_KEYS_EXPIRED: &str =
+    "every key or certificate that could verify the provider's response has expired or is not valid yet";
+const CHECK_VERIFY_KEYS: &str = "check that `keys.verify` contains the provider's current certificate or public key";
+const FETCH_IN_PROGRESS: &str = "the keys are being fetched; failed fetches are retried automatically";
 
-/// Fetches published keys, one fetch at a time for each channel.
+/// Fetches published keys, with single flight per channel.
 #[derive(Default)]
 pub struct Keys {
     fetches: Mutex<HashMap<String, Arc<Fetches>>>,
     notifications: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// Whether a key is there that could verify an answer of the channel's provider now.
+/// Returns whether a key could verify a response now.
 fn can_verify(channel: &Channel) -> bool {
     can_verify_after(channel, Duration::ZERO)
 }
 
-/// Whether one of today's keys can still verify an answer after this time.
+/// Returns whether one of today's keys will still be valid after `time`.
 fn can_verify_after(channel: &Channel, time: Duration) -> bool {
     channel.provider.can_verify(&channel.keys.load(), unix_now().saturating_add(time.as_secs()))
 }
 
-/// Whether the provider publishes keys, in any way.
+/// Returns whether the provider publishes keys in any form.
 fn are_published(channel: &Channel) -> bool {
     channel.provider.published_keys().is_some()
 }
 
-/// Whether the provider publishes keys as a list, which is fetched without a key's name.
+/// Returns whether the provider publishes keys as a list, which is fetched without a key id.
 fn are_listed(channel: &Channel) -> bool {
     channel.provider.published_keys().is_some_and(|published| published.request(None).is_some())
 }
 
-/// Whether the provider hands out its keys one by one, by the name that an answer mentions.
+/// Returns whether the provider publishes keys one by one, by the id that a response names.
 fn are_fetched_by_name(channel: &Channel) -> bool {
     are_published(channel) && !are_listed(channel)
 }
 
-/// Where the provider's present key is found, for an operator.
+/// Tells an operator where to find the provider's current key.
 fn remedy(channel: &Channel) -> &'static str {
-    let known = ProviderSpec::named(channel.provider_name).map(|row| row.inspection.verify_from);
-    known.filter(|advice| !advice.is_empty()).unwrap_or(SEE_VERIFY)
+    let advice_of_provider = ProviderSpec::named(channel.provider_name).map(|row| row.inspection.verify_from);
+    advice_of_provider.filter(|advice| !advice.is_empty()).unwrap_or(CHECK_VERIFY_KEYS)
 }
 
 impl Keys {
-    /// Waits until a key is there that could verify an answer, for `limit` at most. Fails with the reason when there is none. A
-    /// fetch that failed is not repeated by each payment, but after a pause in the background.
+    /// Waits up to `limit` until a key can verify responses. Returns the reason if there is none. A failed fetch is
+    /// retried in the background after a delay, not by each payment.
     pub async fn ensure(self: &Arc<Self>, channel: &Arc<Channel>, limit: Duration) -> Result<(), Arc<NoKeys>> {
         if can_verify(channel) {
             return Ok(());
         }
         if !are_published(channel) {
-            return Err(Arc::new(NoKeys { why: ENDED.to_owned(), word: None, advice: remedy(channel) }));
+            return Err(Arc::new(NoKeys { why: ALL_KEYS_EXPIRED.to_owned(), word: None, advice: remedy(channel) }));
         }
         let fetches = self.fetches(&channel.name);
         if !fetches.is_running()
@@ -87,43 +89,43 @@ impl Keys {
         {
             return Err(cause);
         }
-        let (keys, asked) = (Arc::clone(self), Arc::clone(channel));
-        // A task of its own: a caller who stops waiting must not stop it for the others.
-        let running = tokio::spawn(async move { keys.run_fetch(&asked, None).await });
-        match timeout(limit.min(LONGEST_WAIT), running).await {
+        let (keys, requested_at) = (Arc::clone(self), Arc::clone(channel));
+        // Runs in a task of its own, so that a caller who stops waiting does not cancel the fetch for others.
+        let running = tokio::spawn(async move { keys.run_fetch(&requested_at, None).await });
+        match timeout(limit.min(MAX_PAYMENT_WAIT), running).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => {
-                let why = "the provider's keys did not come in time".to_owned();
-                Err(Arc::new(NoKeys { why, word: None, advice: UNDER_WAY }))
+                let why = "the provider's keys did not arrive in time".to_owned();
+                Err(Arc::new(NoKeys { why, word: None, advice: FETCH_IN_PROGRESS }))
             }
         }
     }
 
-    /// Fetches the channel's keys because an answer is signed with an unknown one, unless that has just been done. Returns
-    /// whether a fetch of them succeeded, so that the answer is worth another look.
+    /// Fetches the channel's keys after a response with an unknown key id, unless this was just done. Returns true if
+    /// a fetch succeeded, so that the response can be verified again.
     pub async fn refresh(self: &Arc<Self>, channel: &Arc<Channel>, key_id: &str) -> bool {
-        let wanted = are_fetched_by_name(channel).then(|| key_id.to_owned());
-        let last = self.fetches(&channel.name).last(channel, wanted.as_deref());
-        // Answers come from the provider's own host, so they name no end of keys.
-        if let Some(last) = last.filter(|last| last.key_id == wanted && last.at.elapsed() < LEAST_PAUSE)
+        let fetched_id = are_fetched_by_name(channel).then(|| key_id.to_owned());
+        let last = self.fetches(&channel.name).last(channel, fetched_id.as_deref());
+        // Responses come from the provider's own host, so the number of different ids is limited.
+        if let Some(last) = last.filter(|last| last.key_id == fetched_id && last.at.elapsed() < MIN_REFETCH_INTERVAL)
             && !self.is_running(channel)
         {
-            // It may have succeeded after the answer was looked at.
+            // That fetch may have succeeded after the response was verified.
             return last.result.is_ok();
         }
-        are_published(channel) && self.run_fetch(channel, wanted).await.is_ok()
+        are_published(channel) && self.run_fetch(channel, fetched_id).await.is_ok()
     }
 
-    /// Does the same for a notification. When many wait already, it is refused at once, so that they do not hold the permits of
-    /// those whose keys are known; the provider sends it again.
+    /// Like [`refresh`](Self::refresh), for a notification. If many are waiting, the notification is rejected at
+    /// once, so that it occupies no permits of verifiable ones. The provider repeats it.
     pub async fn refresh_for_notification(self: &Arc<Self>, channel: &Arc<Channel>, key_id: &str) -> bool {
         let new = || Arc::new(Semaphore::new(MAX_WAITING_NOTIFICATIONS));
-        let places = Arc::clone(self.notifications.lock().entry(channel.name.clone()).or_insert_with(new));
-        let Ok(_place) = places.try_acquire() else { return false };
-        let wanted = are_fetched_by_name(channel).then_some(key_id);
-        let last = self.fetches(&channel.name).last(channel, wanted);
-        // Anybody may make up names: whichever key it is, there is no second fetch soon.
-        if let Some(last) = last.filter(|last| last.at.elapsed() < LEAST_PAUSE)
+        let permits = Arc::clone(self.notifications.lock().entry(channel.name.clone()).or_insert_with(new));
+        let Ok(_permit) = permits.try_acquire() else { return false };
+        let fetched_id = are_fetched_by_name(channel).then_some(key_id);
+        let last = self.fetches(&channel.name).last(channel, fetched_id);
+        // Anybody may invent ids, so no id triggers another fetch soon.
+        if let Some(last) = last.filter(|last| last.at.elapsed() < MIN_REFETCH_INTERVAL)
             && !self.is_running(channel)
         {
             return last.result.is_ok();
@@ -131,8 +133,9 @@ impl Keys {
         self.refresh(channel, key_id).await
     }
 
-    /// Keeps the keys of all channels fresh that have none of their own in the configuration, or only such as have ended or end
-    /// soon. A fetch by name is lost in a restart, and without a key no payment is sent whose answer could name the next one.
+    /// Refreshes the keys of every channel whose configured keys are missing, expired or about to expire. Keys
+    /// fetched by id are lost in a restart, and without any key no payment is sent whose response could name the next
+    /// key.
     pub async fn run(self: Arc<Self>, current: Current, mut shutdown: watch::Receiver<bool>) {
         let mut running = JoinSet::new();
         loop {
@@ -150,17 +153,20 @@ impl Keys {
     }
 
     fn is_due(&self, channel: &Arc<Channel>) -> bool {
-        let is_enough = !channel.configured_keys.is_empty() && can_verify_after(channel, RENEWAL_LEAD);
-        if is_enough || !are_published(channel) || self.is_running(channel) {
+        let is_sufficient = !channel.configured_keys.is_empty() && can_verify_after(channel, RENEWAL_LEAD);
+        if is_sufficient || !are_published(channel) || self.is_running(channel) {
             return false;
         }
         self.fetches(&channel.name).last(channel, None).is_none_or(|last| match last.result {
-            Ok(()) => last.at.elapsed() >= REFRESH_EVERY || !can_verify(channel) && last.at.elapsed() >= LEAST_PAUSE,
+            Ok(()) => {
+                last.at.elapsed() >= REFRESH_INTERVAL
+                    || !can_verify(channel) && last.at.elapsed() >= MIN_REFETCH_INTERVAL
+            }
             Err(_) => last.at.elapsed() >= last.pause,
         })
     }
 
-    /// Returns why nothing is sent on the channel, and what to do about it.
+    /// Returns why nothing is sent on the channel, with advice; `None` if a key is available.
     pub fn missing(&self, channel: &Channel) -> Option<String> {
         if can_verify(channel) {
             return None;
@@ -169,12 +175,12 @@ impl Keys {
         let cause = last.and_then(|last| last.result.err());
         Some(match cause {
             Some(cause) => format!("{cause}; {}", cause.advice),
-            None if are_published(channel) => UNDER_WAY.to_owned(),
-            None => format!("{ENDED}; {}", remedy(channel)),
+            None if are_published(channel) => FETCH_IN_PROGRESS.to_owned(),
+            None => format!("{ALL_KEYS_EXPIRED}; {}", remedy(channel)),
         })
     }
 
-    /// Brings the gauge of usable keys up to date, for the channels whose provider names its keys.
+    /// Updates the gauge of usable keys.
     pub fn show(&self, snapshot: &Snapshot) {
         METRICS.channel_usable_keys.reset();
         let now = unix_now();
@@ -187,19 +193,19 @@ impl Keys {
         }
     }
 
-    /// Runs one fetch, or waits for the one that is under way about the same.
+    /// Runs a fetch, or waits for the running one if it fetches the same key.
     async fn run_fetch(&self, channel: &Arc<Channel>, key_id: Option<String>) -> Result<(), Arc<NoKeys>> {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let fetches = self.fetches(&channel.name);
-        let _turn = fetches.turn().await;
-        let before = fetches.last(channel, key_id.as_deref());
-        if let Some(done) = before.as_ref().filter(|done| done.at >= asked && done.key_id == key_id) {
-            return done.result.clone();
+        let _permit = fetches.lock().await;
+        let previous = fetches.last(channel, key_id.as_deref());
+        if let Some(latest) = previous.as_ref().filter(|latest| latest.at >= requested_at && latest.key_id == key_id) {
+            return latest.result.clone();
         }
         let result = fetch(channel, key_id.as_deref()).await.map_err(Arc::new);
-        fetch::log(channel, before.as_ref(), &result, can_verify(channel));
+        fetch::log(channel, previous.as_ref(), &result, can_verify(channel));
         let result = result.map(drop);
-        fetches.put(channel, key_id, before.as_ref(), result.clone());
+        fetches.record(channel, key_id, previous.as_ref(), result.clone());
         result
     }
 

@@ -1,11 +1,11 @@
-//! Pingora at the door: HTTP in, HTTP out. A unified request is answered inside `request_filter`, because only there can
-//! an answer be verified and recorded before its first byte leaves.
+//! The HTTP side of the gateway: reads requests, answers them inside Pingora's `request_filter`, and writes
+//! responses. Only there can a response be verified and recorded before its first byte is sent.
 //!
 //! ```text
-//! head ─▶ admitted by the head alone (known route, channel, time)           400 401 404 405 417
-//!      ─▶ body, bounded in size, time, rate, and in memory over all bodies   408 413 503
-//!      ─▶ permit ─▶ gateway ─▶ answer known: permit given back              503
-//!      ─▶ response, given up when it is not taken
+//! head ─▶ admission by the head alone (route, channel, timestamp)            400 401 404 405 417
+//!      ─▶ body: limits for size, time, rate and total memory                 408 413 503
+//!      ─▶ permit ─▶ gateway ─▶ response known: permit released               503
+//!      ─▶ write the response; abort if the caller does not read it
 //! ```
 
 mod body;
@@ -33,12 +33,12 @@ use crate::listener::{self, Reason};
 use crate::problem::{Code, Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};
 
-/// Maximum size of a notification: those of every provider are a few KiB.
+/// Maximum size of a notification in bytes. Every provider's notifications have a few KiB.
 const MAX_NOTIFICATION: usize = 64 << 10;
-/// Bytes of a response that must be taken within the write timeout.
+/// Bytes of a response that the caller must read within the write timeout.
 const WRITE_CHUNK: usize = 64 << 10;
 
-/// The door.
+/// The gateway as a Pingora proxy.
 pub struct HttpProxy {
     gateway: Arc<Gateway>,
     in_flight: InFlight,
@@ -48,24 +48,24 @@ pub struct HttpProxy {
     body_limit: usize,
 }
 
-/// A request that was received as a whole.
-struct Received {
+/// A completely received request.
+struct ReceivedRequest {
     incoming: Incoming,
     admission: Admission,
     _buffered: Buffered,
 }
 
-/// Why a request is refused, and the operation that metrics name.
-type Refused = (Problem, &'static str);
+/// The problem of a rejected request, and the operation label for metrics.
+type Rejection = (Problem, &'static str);
 
 impl HttpProxy {
-    /// `scheme` is what callers see: `https` when the listener speaks TLS.
+    /// Creates a proxy. `scheme` is `https` if the listener uses TLS; `body_limit` is in bytes.
     pub fn new(gateway: Arc<Gateway>, in_flight: InFlight, scheme: &'static str, body_limit: u64) -> Self {
         let body_limit = usize::try_from(body_limit).unwrap_or(usize::MAX);
         Self { gateway, in_flight, permits: AdmissionLimits::default(), responses: Arc::default(), scheme, body_limit }
     }
 
-    /// Answers a request; `None` when its connection was closed before work on it began.
+    /// Serves a request; `None` if the connection was closed before processing began.
     async fn answer(
         &self,
         session: &mut Session,
@@ -73,34 +73,34 @@ impl HttpProxy {
         context: &mut Context,
     ) -> Option<Response<Bytes>> {
         let request_id = context.request_id.as_str();
-        let refused = |(problem, operation): Refused| {
+        let reject = |(problem, operation): Rejection| {
             let mut response = problem.response(request_id);
             response.extensions_mut().insert(AccessLabels { operation, ..AccessLabels::default() });
             Some(response)
         };
         let received = match self.receive(session, request_id).await {
             Ok(received) => received,
-            Err(why) => return refused(why),
+            Err(rejection) => return reject(rejection),
         };
         let in_flight = self.gateway.current.load().process.in_flight;
         let permit = match self.permits.take(received.admission, in_flight) {
             Ok(permit) => permit,
-            Err(problem) => return refused((problem, "")),
+            Err(problem) => return reject((problem, "")),
         };
         if !request.begin_work() {
             return None;
         }
-        context.inside.advance(Stage::Work);
+        context.in_flight.advance(Stage::Work);
         let response = self.gateway.handle(received.incoming).await;
         drop(permit);
         Some(response)
     }
 
-    /// Receives a request: its head is checked, and its body is read where that says so.
-    async fn receive(&self, session: &mut Session, request_id: &str) -> Result<Received, Refused> {
-        let shed = |problem: Problem| (problem, "");
+    /// Checks the head and reads the body.
+    async fn receive(&self, session: &mut Session, request_id: &str) -> Result<ReceivedRequest, Rejection> {
+        let unlabelled = |problem: Problem| (problem, "");
         let header = session.req_header();
-        let waits_for_continue =
+        let expects_continue =
             check_head(header.version, &header.headers).map_err(|problem| (problem, "invalid_request"))?;
         let mut incoming = self.incoming(session, request_id);
         let snapshot = self.gateway.current.load_full();
@@ -108,25 +108,26 @@ impl HttpProxy {
         let is_empty = session.downstream_session.is_body_empty();
         let admission = self.gateway.admit(&snapshot, &incoming, !is_empty)?;
         drop(snapshot);
-        let most = match admission {
+        let max_bytes = match admission {
             Admission::Notification => self.body_limit.min(MAX_NOTIFICATION),
             Admission::Request => self.body_limit,
         };
-        body::check_length(&incoming.headers, most).map_err(shed)?;
-        self.permits.check(admission, in_flight).map_err(shed)?;
+        body::check_length(&incoming.headers, max_bytes).map_err(unlabelled)?;
+        self.permits.check(admission, in_flight).map_err(unlabelled)?;
         let mut buffered = self.permits.buffer(admission, limits.max_buffered_bytes);
         if !is_empty {
             let waiter = self.permits.wait_for_body(admission, in_flight);
-            if waits_for_continue {
-                let_body_come(session).await.map_err(shed)?;
+            if expects_continue {
+                send_continue(session).await.map_err(unlabelled)?;
             }
-            let to = (waiter, &mut buffered);
-            incoming.body = body::read(&mut session.downstream_session, &limits, most, to).await.map_err(shed)?;
+            let limiter = (waiter, &mut buffered);
+            incoming.body =
+                body::read(&mut session.downstream_session, &limits, max_bytes, limiter).await.map_err(unlabelled)?;
         }
-        Ok(Received { incoming, admission, _buffered: buffered })
+        Ok(ReceivedRequest { incoming, admission, _buffered: buffered })
     }
 
-    /// The head as the gateway sees it.
+    /// Converts the head into the gateway's request.
     fn incoming(&self, session: &Session, request_id: &str) -> Incoming {
         let header = session.req_header();
         let host = header.headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
@@ -143,33 +144,33 @@ impl HttpProxy {
     }
 }
 
-/// Checks what RFC 9110 and 9112 ask of every head. True when the caller waits for `100 Continue`.
+/// Checks the head as RFC 9110 and 9112 require. Returns true if the caller expects `100 Continue`.
 fn check_head(version: Version, headers: &HeaderMap) -> Result<bool, Problem> {
     if version == Version::HTTP_11 && !headers.contains_key(http::header::HOST) {
         return Err(Problem::malformed("An HTTP/1.1 request needs a `Host` header."));
     }
-    // HTTP/1.0 knows no expectations.
+    // HTTP/1.0 has no expectations.
     if version < Version::HTTP_11 {
         return Ok(false);
     }
     let mut expectations = headers.get_all(http::header::EXPECT).iter();
     match (expectations.next(), expectations.next()) {
         (None, _) => Ok(false),
-        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
+        (Some(expectation), None) if expectation.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
         _ => {
-            let detail = "`Expect` may only be `100-continue`.";
+            let detail = "The `Expect` header may only be `100-continue`.";
             Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", Retryable::NewKey, detail))
         }
     }
 }
 
-/// Sends `100 Continue`. Pingora would take that for a response before the end of the body and close the connection for it.
-async fn let_body_come(session: &mut Session) -> Result<(), Problem> {
+/// Sends `100 Continue`. By default Pingora would treat this as an early response and close the connection.
+async fn send_continue(session: &mut Session) -> Result<(), Problem> {
     let session = &mut session.downstream_session;
     session.set_close_on_response_before_downstream_finish(false);
     let written = session.write_continue_response().await;
     session.set_close_on_response_before_downstream_finish(true);
-    written.map_err(|_| Problem::malformed("The connection broke."))
+    written.map_err(|_| Problem::malformed("The connection was closed."))
 }
 
 #[async_trait]
@@ -177,37 +178,43 @@ impl ProxyHttp for HttpProxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Self::CTX {
-        Context { started: Instant::now(), inside: self.in_flight.arrive(), request_id: String::new(), answered: None }
+        Context {
+            started: Instant::now(),
+            in_flight: self.in_flight.arrive(),
+            request_id: String::new(),
+            summary: None,
+        }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> pingora::Result<bool> {
-        // A connection that is being closed gets no answer, so nothing must be done for it.
+        // A connection that is being closed gets no response, so the request must not be processed.
         let Some(request) = listener::begin(&mut session.downstream_session) else { return Ok(true) };
         context.request_id = request_id(session);
         let Some(response) = self.answer(session, &request, context).await else { return Ok(true) };
-        context.inside.advance(Stage::Response);
-        let answered = Answered::of(&response);
-        let is_known = answered.served.merchant.is_some();
-        context.answered = Some(answered);
-        let written = if is_known {
+        context.in_flight.advance(Stage::Response);
+        let summary = ResponseSummary::of(&response);
+        let is_authenticated = summary.labels.merchant.is_some();
+        context.summary = Some(summary);
+        let written = if is_authenticated {
             request.connection().trust();
             write(session, response, &context.request_id).await
         } else {
-            // A stranger's response keeps no connection from being evicted, and no memory for long.
+            // The response to an unauthenticated caller must not keep a connection from being evicted, nor use memory
+            // for long.
             request.end_work();
-            let most = self.gateway.current.load().process.in_flight as usize;
-            let waiter = self.responses.enter(most);
+            let max_waiting = self.gateway.current.load().process.in_flight as usize;
+            let waiter = self.responses.enter(max_waiting);
             tokio::select! {
                 biased;
                 written = write(session, response, &context.request_id) => written,
-                () = waiter.given_up() => pingora::Error::e_explain(pingora::ErrorType::WriteTimedout, "too many are waited for"),
+                () = waiter.given_up() => pingora::Error::e_explain(pingora::ErrorType::WriteTimedout, "too many responses wait for their callers"),
             }
         };
         match written {
             Ok(()) => request.connection().answered(),
             Err(error) => {
-                tracing::debug!(%error, request_id = context.request_id, "the response was not taken");
-                give_up(session, &request, &error);
+                tracing::debug!(%error, request_id = context.request_id, "the caller did not read the response");
+                abort_response(session, &request, &error);
             }
         }
         Ok(true)
@@ -220,14 +227,14 @@ impl ProxyHttp for HttpProxy {
     async fn logging(&self, session: &mut Session, _: Option<&pingora::Error>, context: &mut Self::CTX) {
         let status = session.response_written().map_or(0, |header| header.status.as_u16());
         let seconds = context.started.elapsed().as_secs_f64();
-        let Answered { served, code } = context.answered.take().unwrap_or_default();
-        let merchant = served.merchant.as_deref().unwrap_or_default();
-        let channel = served.channel.as_deref().unwrap_or_default();
+        let ResponseSummary { labels, code } = context.summary.take().unwrap_or_default();
+        let merchant = labels.merchant.as_deref().unwrap_or_default();
+        let channel = labels.channel.as_deref().unwrap_or_default();
         let status_text = status.to_string();
         let code = code.as_deref().unwrap_or(&status_text);
-        let labels = [LABELS.merchant(merchant), LABELS.channel(channel), served.operation];
-        METRICS.requests_total.with_label_values(&[labels[0], labels[1], labels[2], code]).inc();
-        METRICS.request_duration_seconds.with_label_values(&labels).observe(seconds);
+        let metric_labels = [LABELS.merchant(merchant), LABELS.channel(channel), labels.operation];
+        METRICS.requests_total.with_label_values(&[metric_labels[0], metric_labels[1], metric_labels[2], code]).inc();
+        METRICS.request_duration_seconds.with_label_values(&metric_labels).observe(seconds);
         tracing::info!(
             target: "access",
             request_id = context.request_id,
@@ -237,47 +244,47 @@ impl ProxyHttp for HttpProxy {
             code,
             merchant,
             channel,
-            operation = served.operation,
+            operation = labels.operation,
             milliseconds = seconds * 1000.0,
         );
     }
 }
 
-/// What one request carries through Pingora's phases.
+/// State of one request across Pingora's phases.
 pub struct Context {
     started: Instant,
-    inside: InFlightGuard,
+    in_flight: InFlightGuard,
     request_id: String,
-    answered: Option<Answered>,
+    summary: Option<ResponseSummary>,
 }
 
 #[derive(Default)]
-struct Answered {
-    served: AccessLabels,
+struct ResponseSummary {
+    labels: AccessLabels,
     code: Option<Cow<'static, str>>,
 }
 
-impl Answered {
+impl ResponseSummary {
     fn of(response: &Response<Bytes>) -> Self {
         Self {
-            served: response.extensions().get::<AccessLabels>().cloned().unwrap_or_default(),
+            labels: response.extensions().get::<AccessLabels>().cloned().unwrap_or_default(),
             code: response.extensions().get::<Code>().map(|code| code.0.clone()),
         }
     }
 }
 
-/// The caller's own id when it has a decent form, else a new one.
+/// Returns the caller's `x-request-id` if it is valid, else a new one.
 fn request_id(session: &Session) -> String {
-    let given = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
-    match given {
+    let requested_id = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
+    match requested_id {
         Some(id) if (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) => id.to_owned(),
         _ => format!("req_{:032x}", rand::rng().random::<u128>()),
     }
 }
 
-/// Ends a response that is not taken. An HTTP/2 connection goes on while its other streams do: its caller may have cancelled
-/// this one only.
-fn give_up(session: &mut Session, request: &listener::Request, error: &pingora::Error) {
+/// Aborts a response that the caller does not read. An HTTP/2 connection stays open for its other streams, because
+/// the caller may have cancelled this stream only.
+fn abort_response(session: &mut Session, request: &listener::Request, error: &pingora::Error) {
     let session = &mut session.downstream_session;
     session.set_keepalive(None);
     session.shutdown_with_reason(h2::Reason::CANCEL);
@@ -299,7 +306,8 @@ async fn write(session: &mut Session, response: Response<Bytes>, request_id: &st
     if parts.status != StatusCode::NO_CONTENT {
         header.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
     }
-    // Closing a connection with unread bytes may destroy the response, and so may ending an HTTP/2 stream before its caller has.
+    // Closing a connection with unread bytes may destroy the response. So may ending an HTTP/2 stream before its
+    // caller does.
     let is_unread = !session.downstream_session.is_body_done();
     let stays_open = is_unread && session.is_http2();
     session.write_response_header(Box::new(header), body.is_empty() && !stays_open).await?;
@@ -324,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn head_without_host_or_with_a_strange_expectation_is_refused() {
+    fn head_without_host_or_with_unknown_expectation_is_rejected() {
         let head = |expect: &'static str, has_host: bool| {
             let mut headers = HeaderMap::new();
             if has_host {
@@ -337,15 +345,15 @@ mod tests {
         };
         let code =
             |version, headers: &HeaderMap| check_head(version, headers).map_err(|problem| problem.code().to_owned());
-        let refused = |code: &str| Err(code.to_owned());
+        let reject = |code: &str| Err(code.to_owned());
         for (version, headers, expected) in [
             (Version::HTTP_11, head("", true), Ok(false)),
-            (Version::HTTP_11, head("", false), refused("invalid_request")),
+            (Version::HTTP_11, head("", false), reject("invalid_request")),
             (Version::HTTP_2, head("", false), Ok(false)),
             (Version::HTTP_10, head("", false), Ok(false)),
             (Version::HTTP_11, head("100-Continue", true), Ok(true)),
-            (Version::HTTP_11, head("nonsense", true), refused("expectation_failed")),
-            (Version::HTTP_11, head("100-continue, 100-continue", true), refused("expectation_failed")),
+            (Version::HTTP_11, head("nonsense", true), reject("expectation_failed")),
+            (Version::HTTP_11, head("100-continue, 100-continue", true), reject("expectation_failed")),
             (Version::HTTP_10, head("nonsense", false), Ok(false)),
         ] {
             assert_eq!(code(version, &headers), expected, "{version:?} {headers:?}");

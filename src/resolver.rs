@@ -1,15 +1,15 @@
-//! What became of it? Asks providers about open outcomes until it knows.
+//! The resolver: queries providers until the outcome of every payment and refund is known.
 //!
-//! What is unknown is asked about at once and then ever more seldom. What is pending is asked about too, after a silence:
-//! its notification may never come. What is to be closed, or was scanned at a till and stayed open, is closed.
+//! An unknown outcome is queried at once and then at growing intervals. A pending outcome is polled too, because its
+//! notification may be lost. An order that should be closed is closed, and so is a till payment that stays open.
 //!
-//! "The provider does not know the order" proves nothing soon after the request, which may still be on its way: it is
-//! believed only when the settle window has passed, and then twice. Before a till's payment is called failed so, it is
-//! reversed. An order that the provider once confirmed may come to life when the payer scans it: of that one "not known" proves
-//! nothing before its time is over.
+//! A not-found answer proves nothing soon after the request, which may still be in transit. It counts only after the
+//! channel's `not_found_grace`, and then twice. A till payment is reversed before it is reported as failed. An order
+//! that the provider once confirmed may reappear when the payer scans it, so for such an order not-found proves
+//! nothing before it expires.
 //!
-//! An answer that was lost may have held what the payer needs. Where the provider documents that the identical create gives the
-//! same order, and says that the order is unpaid, the create is sent again.
+//! A lost response may have contained the payer's `action`. If the provider documents that an identical create
+//! returns the same order, and reports that order as unpaid, the create is repeated.
 
 mod schedule;
 
@@ -23,12 +23,12 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use self::schedule::{
-    ABSENT_ENOUGH, Decision, ESCALATE_AFTER, FIRST_PAUSE, PERSON_QUESTIONS, PollPolicy, Said, absences, after, doubled,
-    is_expired, must_be_reversed, status_of,
+    Decision, ESCALATE_AFTER, MIN_INTERVAL, MIN_NOT_FOUND_ANSWERS, MIN_QUERIES_BEFORE_REVIEW, PollPolicy,
+    ProviderResponses, backoff, decide, is_expired, must_be_reversed, not_found_count, status_of,
 };
 use crate::clock::{self, Reading};
 use crate::config::{Channel, Snapshot};
-use crate::gateway::{Gateway, build_query, identical_create, order, repeats_create, settle_double};
+use crate::gateway::{Gateway, build_query, handle_duplicate, identical_create, order, repeats_create};
 use crate::ledger::{
     Inquiry, LedgerError, MAX_REPEATED_CREATES, Payment, ProviderCall, Record, RecordId, TimelineEvent, Update,
     UpdateWithEvidence, merchants_order_id,
@@ -36,167 +36,169 @@ use crate::ledger::{
 use crate::task_pool::KeyedTaskPool;
 use crate::telemetry::METRICS;
 
-/// So many at once in all.
-const PLACES: usize = 32;
-/// So many over one channel, so that a provider that comes back is not drowned, and that one which does not answer leaves
-/// places to the others.
-const EACH: usize = 12;
-/// How long a payer may type a password; what a till scanned and is open then is reversed.
+/// Maximum concurrent queries.
+const MAX_CONCURRENT_QUERIES: usize = 32;
+/// Maximum concurrent queries per channel. It protects a recovering provider from a burst, and leaves capacity to
+/// other channels if one channel does not answer.
+const MAX_QUERIES_PER_CHANNEL: usize = 12;
+/// Maximum time for the payer to enter a password. A till payment that is open after this time is reversed.
 const PAYER_ENTRY_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
-/// How long finished tasks are gathered before the ledger is asked for more: one look per task would cost more than the tasks.
-const GATHERING: Duration = Duration::from_millis(10);
+/// Time during which completed tasks are collected before the ledger is read again. One read per task would cost more than the
+/// tasks.
+const COMPLETION_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until shutdown.
 pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     let mut wake = gateway.ledger.wake();
-    let mut places = KeyedTaskPool::new(PLACES, EACH);
+    let mut pool = KeyedTaskPool::new(MAX_CONCURRENT_QUERIES, MAX_QUERIES_PER_CHANNEL);
     loop {
-        // What cannot be written down would be asked again and again.
-        if gateway.ledger.may_work() && clock::is_trusted() && !places.is_full() {
-            let busy = places.full_lanes();
-            // Among them are those that are being asked about, but no more than have a permit: every free one is used.
-            let due = gateway.ledger.due_searches(clock::now(), PLACES, &busy).await;
+        // Without a writable ledger the results could not be recorded, and the same queries would repeat endlessly.
+        if gateway.ledger.may_work() && clock::is_trusted() && !pool.is_full() {
+            let full_channels = pool.full_lanes();
+            // The result includes records being queried now. The limit still suffices to fill every free slot.
+            let due = gateway.ledger.due_searches(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
             for record in due {
-                let (number, channel) = (number_of(&record).to_owned(), channel_of(&record).to_owned());
+                let (number, channel) = (provider_number_of(&record).to_owned(), channel_of(&record).to_owned());
                 let gateway = Arc::clone(&gateway);
-                places.start(&number, &channel, async move { resolve(&gateway, record).await });
+                pool.start(&number, &channel, async move { resolve(&gateway, record).await });
             }
-            // A crowd of a channel that has all of its permits only now may have hidden records of other channels.
-            if !places.is_full() && places.full_lanes() != busy {
+            // A channel that reached its limit only now may have hidden due records of other channels.
+            if !pool.is_full() && pool.full_lanes() != full_channels {
                 continue;
             }
         }
         tokio::select! {
-            () = some_end(&mut places) => {}
-            _ = wake.changed(), if !places.is_full() => {}
+            () = wait_for_completions(&mut pool) => {}
+            _ = wake.changed(), if !pool.is_full() => {}
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
-    places.all_end().await;
+    pool.all_end().await;
 }
 
-/// Waits until a task ends, and frees the permits of all that end shortly after it.
-async fn some_end(places: &mut KeyedTaskPool) {
-    places.one_ends().await;
-    let end = tokio::time::Instant::now() + GATHERING;
-    while tokio::time::timeout_at(end, places.one_ends()).await.is_ok() {}
+/// Waits until a task completes, then collects the tasks that complete shortly after it.
+async fn wait_for_completions(pool: &mut KeyedTaskPool) {
+    pool.one_ends().await;
+    let end = tokio::time::Instant::now() + COMPLETION_BATCH_TIME;
+    while tokio::time::timeout_at(end, pool.one_ends()).await.is_ok() {}
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
-    let Some(mut search) = search_of(&record).cloned() else { return };
+    let Some(mut inquiry) = inquiry_of(&record).cloned() else { return };
     let snapshot = gateway.current.load_full();
     if let Record::Payment(found) = &record
         && found.is_attempt()
         && found.status == Status::Succeeded
     {
-        return give_back(gateway, &snapshot, found, search).await;
+        return refund_abandoned_attempt(gateway, &snapshot, found, inquiry).await;
     }
     let mut evidence = Vec::new();
-    let manners = PollPolicy::of(snapshot.channels.get(channel_of(&record)));
-    let (subject, said) = ask(gateway, &snapshot, &record, &mut search, manners, &mut evidence).await;
+    let policy = PollPolicy::of(snapshot.channels.get(channel_of(&record)));
+    let (subject, responses) = query_and_act(gateway, &snapshot, &record, &mut inquiry, policy, &mut evidence).await;
     let time = clock::reading();
     let now = time.now;
-    let needs_person = said.asked.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
-    let random = gateway.exchanger.clock().random();
-    let next = after(search, &record, &said, manners, time, random);
-    if let Err(error) = write(gateway, &record, &subject, said, evidence, next, now).await {
-        tracing::error!(%error, order_id = subject.order_id, "what is known now could not be recorded");
-        // It is still due: without a pause the provider would be asked again at once.
-        return tokio::time::sleep(FIRST_PAUSE).await;
+    let needs_person = responses.query.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
+    let random = gateway.provider_client.clock().random();
+    let next = decide(inquiry, &record, &responses, policy, time, random);
+    if let Err(error) = record_result(gateway, &record, &subject, responses, evidence, next, now).await {
+        tracing::error!(%error, order_id = subject.order_id, "the query's result could not be recorded; the record stays due");
+        // The record is still due. Without a pause the provider would be queried again at once.
+        return tokio::time::sleep(MIN_INTERVAL).await;
     }
-    // Nobody asks for such a refund again.
+    // No merchant queries an automatic refund, so its failure needs manual review.
     if let Record::Refund(refund) = &record
         && refund.order_id != merchants_order_id(&refund.order_id)
         && matches!(gateway.ledger.refund(&refund.merchant, &refund.order_id, &refund.refund_id).await, Ok(Some(it)) if it.status == Status::Failed)
     {
-        needs_a_person(gateway, &subject, &refund.channel, "the refund of money on two channels has failed").await;
+        require_manual_review(gateway, &subject, &refund.channel, "the refund of a duplicate payment has failed").await;
     }
     if let Some(why) = needs_person {
-        tracing::error!(order_id = subject.order_id, why, "a person must look at it");
+        tracing::error!(order_id = subject.order_id, why, "manual review needed");
         METRICS.manual_review_total.with_label_values(&[channel_of(&record)]).inc();
     }
 }
 
-/// Money that was left behind on another channel is given back, however often that has to be tried. After a day a person looks
-/// too.
-async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, search: Inquiry) {
+/// Refunds money on an abandoned channel, and retries until this succeeds. After a day it also requests manual
+/// review.
+async fn refund_abandoned_attempt(gateway: &Gateway, snapshot: &Snapshot, found: &Payment, inquiry: Inquiry) {
     let subject = RecordId { merchant: found.merchant.clone(), order_id: found.order_id.clone(), refund_id: None };
-    let settled = settle_double(gateway, snapshot, found).await;
-    let wanted = doubled(search.asked);
-    let due = SignedDuration::try_from(wanted).ok().and_then(|pause| clock::now().checked_add(pause).ok());
-    let age = clock::now().duration_since(search.since);
-    let needs_person = age >= ESCALATE_AFTER && search.asked >= PERSON_QUESTIONS;
-    let is_news = needs_person && !search.needs_person && matches!(settled, Ok(false));
-    let needs_person = search.needs_person || is_news;
-    let again =
-        Inquiry { asked: search.asked.saturating_add(1), due: due.unwrap_or(search.due), needs_person, ..search };
-    if is_news {
-        needs_a_person(gateway, &subject, &found.channel, "money on two channels cannot be given back").await;
+    let handled = handle_duplicate(gateway, snapshot, found).await;
+    let delay = backoff(inquiry.asked);
+    let due = SignedDuration::try_from(delay).ok().and_then(|pause| clock::now().checked_add(pause).ok());
+    let age = clock::now().duration_since(inquiry.since);
+    let needs_person = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW;
+    let must_escalate = needs_person && !inquiry.needs_person && matches!(handled, Ok(false));
+    let needs_person = inquiry.needs_person || must_escalate;
+    let next_inquiry =
+        Inquiry { asked: inquiry.asked.saturating_add(1), due: due.unwrap_or(inquiry.due), needs_person, ..inquiry };
+    if must_escalate {
+        require_manual_review(gateway, &subject, &found.channel, "a duplicate payment cannot be refunded").await;
     }
-    let next = if matches!(settled, Ok(true)) { None } else { Some(again) };
-    if let Err(error) = settled.map(drop).and(gateway.ledger.save_inquiry(&subject, next).await) {
-        tracing::error!(%error, order_id = subject.order_id, "money on two channels could not be seen to");
-        tokio::time::sleep(FIRST_PAUSE).await;
+    let next = if matches!(handled, Ok(true)) { None } else { Some(next_inquiry) };
+    if let Err(error) = handled.map(drop).and(gateway.ledger.save_inquiry(&subject, next).await) {
+        tracing::error!(%error, order_id = subject.order_id, "a duplicate payment could not be handled; this is retried");
+        tokio::time::sleep(MIN_INTERVAL).await;
     }
 }
 
-/// Writes down that a person must look at it, and says so.
-async fn needs_a_person(gateway: &Gateway, subject: &RecordId, channel: &str, why: &str) {
-    tracing::error!(order_id = subject.order_id, why, "a person must look at it");
+/// Records and logs that a person must review the order.
+async fn require_manual_review(gateway: &Gateway, subject: &RecordId, channel: &str, why: &str) {
+    tracing::error!(order_id = subject.order_id, why, "manual review needed");
     METRICS.manual_review_total.with_label_values(&[channel]).inc();
     let notes = vec![TimelineEvent::ManualReview { why: why.to_owned() }];
     if let Err(error) = gateway.ledger.append_timeline(subject, notes, clock::now()).await {
-        tracing::error!(%error, order_id = subject.order_id, "that a person must look at it could not be recorded");
+        tracing::error!(%error, order_id = subject.order_id, "the need for manual review could not be recorded");
     }
 }
 
-/// Asks how it stands. What is open and should not be is closed; what is open and cannot be paid is created again.
-async fn ask(
+/// Queries the status. Closes an open order that should be closed; repeats the create of an open order without an
+/// `action`.
+async fn query_and_act(
     gateway: &Gateway,
     snapshot: &Snapshot,
     record: &Record,
-    search: &mut Inquiry,
-    manners: PollPolicy,
+    inquiry: &mut Inquiry,
+    policy: PollPolicy,
     evidence: &mut Vec<ProviderCall>,
-) -> (RecordId, Said) {
-    let (subject, question) = build_query(gateway, snapshot, record).await;
-    let (channel, operation) = match question {
-        Ok(question) => question,
-        Err(error) => return (subject, Said::to_question(Err(error))),
+) -> (RecordId, ProviderResponses) {
+    let (subject, query) = build_query(gateway, snapshot, record).await;
+    let (channel, operation) = match query {
+        Ok(query) => query,
+        Err(error) => return (subject, ProviderResponses::of_query(Err(error))),
     };
-    let asked = call_provider(gateway, channel, &operation, evidence).await;
-    // On disk first: should it succeed without anybody hearing of it, the next start knows what was wanted. Where nothing is
-    // written, what it was about may be over, or be given up and on its way anew.
-    if let Some(close) = closing(record, search, &asked, manners, clock::reading()) {
-        let marked = Inquiry { closing: true, ..search.clone() };
+    let query_result = call_provider(gateway, channel, &operation, evidence).await;
+    // The intention is durable before the close is sent, so that the next start knows it. If nothing was saved, the
+    // record may have ended, or been released and executed again: then nothing is sent.
+    if let Some(close) = close_operation(record, inquiry, &query_result, policy, clock::reading()) {
+        let marked = Inquiry { closing: true, ..inquiry.clone() };
         if !matches!(gateway.ledger.save_inquiry(&subject, Some(marked)).await, Ok(true)) {
-            return (subject, Said::to_question(asked));
+            return (subject, ProviderResponses::of_query(query_result));
         }
-        let closed = call_provider(gateway, channel, &close, evidence).await;
-        return (subject, Said { asked, closed: Some(closed) });
+        let close_result = call_provider(gateway, channel, &close, evidence).await;
+        return (subject, ProviderResponses { query: query_result, close: Some(close_result) });
     }
-    if let Some(create) = lost_create(channel, record, search, &asked) {
-        search.repeated_creates = search.repeated_creates.saturating_add(1);
-        if matches!(gateway.ledger.save_inquiry(&subject, Some(search.clone())).await, Ok(true)) {
-            // Only the action is wanted of its answer: how the order stands is what the question was answered.
+    if let Some(create) = repeatable_create(channel, record, inquiry, &query_result) {
+        inquiry.repeated_creates = inquiry.repeated_creates.saturating_add(1);
+        if matches!(gateway.ledger.save_inquiry(&subject, Some(inquiry.clone())).await, Ok(true)) {
+            // Only the `action` is used from this response. The status comes from the query.
             match call_provider(gateway, channel, &create, evidence).await {
                 Ok(Outcome { status: Status::Pending, action: Some(action), .. }) => {
-                    let with_action = asked.map(|outcome| Outcome { action: Some(action), ..outcome });
-                    return (subject, Said::to_question(with_action));
+                    let with_action = query_result.map(|outcome| Outcome { action: Some(action), ..outcome });
+                    return (subject, ProviderResponses::of_query(with_action));
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::info!(order_id = subject.order_id, %error, "the identical create brought no action");
+                    tracing::info!(order_id = subject.order_id, %error, "the repeated create returned no action");
                     if error.provably_not_executed() {
-                        search.repeated_creates = search.repeated_creates.saturating_sub(1);
+                        inquiry.repeated_creates = inquiry.repeated_creates.saturating_sub(1);
                     }
                 }
             }
         }
     }
-    (subject, Said::to_question(asked))
+    (subject, ProviderResponses::of_query(query_result))
 }
 
 async fn call_provider(
@@ -205,85 +207,85 @@ async fn call_provider(
     operation: &Operation,
     evidence: &mut Vec<ProviderCall>,
 ) -> Result<Outcome, Error> {
-    gateway.exchanger.ask(channel, operation, channel.upstream.timeouts().total, evidence).await
+    gateway.provider_client.call(channel, operation, channel.upstream.timeouts().total, evidence).await
 }
 
-/// What takes back a payment that is open and should not be, or that a till scanned and the provider does not know: its request
-/// may still be on its way.
-fn closing(
+/// Returns the close of an open payment that should be closed. A till payment that the provider does not know is
+/// closed too, because its request may still be in transit.
+fn close_operation(
     record: &Record,
-    search: &Inquiry,
-    asked: &Result<Outcome, Error>,
-    manners: PollPolicy,
+    inquiry: &Inquiry,
+    query_result: &Result<Outcome, Error>,
+    policy: PollPolicy,
     time: Reading,
 ) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_wanted = match asked {
+    let is_wanted = match query_result {
         Ok(outcome) if outcome.status == Status::Pending => {
-            let is_over = payment.method.is_scanned() && time.certain_age(search.since) >= PAYER_ENTRY_TIMEOUT;
-            search.closing || is_over || outcome.needs_reversal || is_expired(record, manners, time)
+            let is_over = payment.method.is_scanned() && time.certain_age(inquiry.since) >= PAYER_ENTRY_TIMEOUT;
+            inquiry.closing || is_over || outcome.needs_reversal || is_expired(record, policy, time)
         }
         Err(Error::NotFound(_)) => {
-            let is_believed = absences(search, record, asked, manners, time) >= ABSENT_ENOUGH;
-            must_be_reversed(record) && !search.reversed && is_believed
+            let is_believed = not_found_count(inquiry, record, query_result, policy, time) >= MIN_NOT_FOUND_ANSWERS;
+            must_be_reversed(record) && !inquiry.reversed && is_believed
         }
         _ => false,
     };
     is_wanted.then(|| Operation::Close(order(payment)))
 }
 
-/// The identical create for an unpaid order whose `action` was lost with the answer to the first one.
-fn lost_create(
+/// Returns the identical create for an unpaid order whose `action` was lost with the first response.
+fn repeatable_create(
     channel: &Channel,
     record: &Record,
-    search: &Inquiry,
-    asked: &Result<Outcome, Error>,
+    inquiry: &Inquiry,
+    query_result: &Result<Outcome, Error>,
 ) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
-    let is_open = matches!(asked, Ok(outcome) if outcome.status == Status::Pending && outcome.action.is_none());
+    let is_open = matches!(query_result, Ok(outcome) if outcome.status == Status::Pending && outcome.action.is_none());
     let is_lost = payment.action.is_none() && !payment.status.is_final();
-    let may_repeat = search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
+    let may_repeat = inquiry.repeated_creates < MAX_REPEATED_CREATES && !inquiry.closing;
     let is_wanted = is_open && is_lost && may_repeat && repeats_create(channel, payment.method);
     if is_wanted { identical_create(payment) } else { None }
 }
 
-async fn write(
+async fn record_result(
     gateway: &Gateway,
     record: &Record,
     subject: &RecordId,
-    said: Said,
+    responses: ProviderResponses,
     evidence: Vec<ProviderCall>,
     next: Decision,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let ledger = &gateway.ledger;
     let order_id = &subject.order_id;
-    if let Some(Err(error)) = &said.closed {
-        tracing::info!(order_id, %error, "it could not be closed");
+    if let Some(Err(error)) = &responses.close {
+        tracing::info!(order_id, %error, "the payment could not be closed");
         if let Error::Mismatch(_) = error {
             ledger.mismatch(subject, now).await?;
         }
     }
-    let heard = match said {
-        Said { closed: Some(Ok(outcome)), .. } => Ok(outcome),
-        Said { asked, .. } => asked,
+    let (result, is_close) = match responses {
+        ProviderResponses { close: Some(Ok(outcome)), .. } => (Ok(outcome), true),
+        ProviderResponses { query, .. } => (query, false),
     };
-    match heard {
+    match result {
         Ok(outcome) => {
-            let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
-            let after =
+            let is_closed = is_close && matches!(outcome.status, Status::Closed | Status::Failed);
+            let updated =
                 ledger.apply(subject, UpdateWithEvidence { news: Update::Outcome(outcome), evidence }, now).await?;
-            // The ledger tells the merchant of the mismatch.
-            if is_reversed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
+            if is_closed && matches!(updated, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(
                     order_id,
-                    "the payment succeeded and was reversed at the same time; compare it with the provider's console"
+                    "the payment succeeded while it was being closed: check manually where the money is"
                 );
+                ledger.mismatch(subject, now).await?;
             }
         }
         Err(error) => {
-            tracing::info!(order_id, %error, "the outcome is still open");
-            // What is written next waits for the disk, and takes this along.
+            tracing::info!(order_id, %error, "the outcome is still unknown; the query is repeated");
+            // The next ledger write waits for the fsync and includes this one.
             ledger.append_timeline(subject, TimelineEvent::exchanges(evidence), now).await?;
             if let Error::Mismatch(_) = error {
                 ledger.mismatch(subject, now).await?;
@@ -295,30 +297,30 @@ async fn write(
         Decision::NeverHappened => drop(ledger.apply(subject, Update::NotFoundAtProvider, now).await?),
         Decision::Expired => drop(ledger.apply(subject, Update::Expired, now).await?),
         Decision::Enough => drop(ledger.save_inquiry(subject, None).await?),
-        Decision::Again(search) => {
+        Decision::Again(inquiry) => {
             let why = match status_of(record) {
-                Status::Pending => "it stays pending and nothing ends it: ask the provider how it stands",
-                _ => "the outcome stays unknown: a person must look at it",
+                Status::Pending => "the payment stays pending for too long: clarify it with the provider",
+                _ => "the outcome stays unknown: manual review is needed",
             };
-            if search.needs_person && ledger.escalate(subject, why, now).await? {
+            if inquiry.needs_person && ledger.escalate(subject, why, now).await? {
                 METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
                 tracing::error!(order_id, why);
             }
-            ledger.save_inquiry(subject, Some(search)).await?;
+            ledger.save_inquiry(subject, Some(inquiry)).await?;
         }
     }
     Ok(())
 }
 
-fn search_of(record: &Record) -> Option<&Inquiry> {
+fn inquiry_of(record: &Record) -> Option<&Inquiry> {
     match record {
         Record::Payment(payment) => payment.search.as_ref(),
         Record::Refund(refund) => refund.search.as_ref(),
     }
 }
 
-/// The number that the provider sees.
-fn number_of(record: &Record) -> &str {
+/// Returns the order or refund number at the provider.
+fn provider_number_of(record: &Record) -> &str {
     match record {
         Record::Payment(payment) => &payment.provider_order_no,
         Record::Refund(refund) => &refund.provider_refund_no,
@@ -333,72 +335,4 @@ fn channel_of(record: &Record) -> &str {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use tollgate_plugins::error::ProviderError;
-    use tollgate_plugins::payment::Method;
-
-    use super::*;
-    use crate::ledger::{MoneyState, a_payment};
-
-    const MANNERS: PollPolicy = PollPolicy::TEST;
-
-    #[test]
-    fn what_is_open_and_should_not_be_is_closed() {
-        let (now, long_ago) = (Timestamp::now(), Timestamp::UNIX_EPOCH);
-        let time = Reading { now, steady_for: SignedDuration::MAX };
-        let search = |since, closing| Inquiry { closing, ..Inquiry::new(since) };
-        let pending = Ok(Outcome::of(Status::Pending));
-        let reversal = Ok(Outcome { needs_reversal: true, ..Outcome::of(Status::Pending) });
-        let new = |payment: Payment| Record::Payment(Payment { created_at: now, ..payment });
-        let open = new(a_payment("o"));
-        let method = Method::all().find(Method::is_scanned).unwrap();
-        let till = new(Payment { method, ..a_payment("o") });
-        let close = |record: &Record, search: &Inquiry, asked: &Result<Outcome, Error>, time| {
-            closing(record, search, asked, MANNERS, time)
-        };
-        assert_eq!(close(&open, &search(long_ago, false), &pending, time), None);
-        assert!(matches!(close(&open, &search(now, true), &pending, time), Some(Operation::Close(_))));
-        assert_eq!(close(&open, &search(now, true), &Ok(Outcome::of(Status::Closed)), time), None);
-        assert_eq!(close(&till, &search(now, false), &pending, time), None, "the payer may be typing");
-        assert!(close(&till, &search(now, false), &reversal, time).is_some(), "the provider wants it reversed");
-        assert!(close(&till, &search(long_ago, false), &pending, time).is_some());
-        let jumped = Reading { steady_for: SignedDuration::from_secs(29), ..time };
-        assert_eq!(close(&till, &search(long_ago, false), &pending, jumped), None, "nobody knows for how long");
-    }
-
-    #[test]
-    fn unpaid_order_past_its_end_is_closed() {
-        let created_at = Timestamp::UNIX_EPOCH;
-        let expires_at = Some(created_at + SignedDuration::from_secs(20));
-        let open = Payment { created_at, expires_at, money_state: MoneyState::NotMoved, ..a_payment("o") };
-        let record = Record::Payment(open.clone());
-        let unsent = Record::Payment(Payment { money_state: MoneyState::NotSent, ..open });
-        let pending = Ok(Outcome::of(Status::Pending));
-        let close = |record: &Record, age, steady_for| {
-            let now = created_at + SignedDuration::from_secs(age);
-            let time = Reading { now, steady_for: SignedDuration::from_secs(steady_for) };
-            closing(record, &Inquiry::new(created_at), &pending, MANNERS, time)
-        };
-        assert_eq!(close(&record, 319, 319), None, "clocks may differ");
-        assert!(close(&record, 320, 320).is_some());
-        assert_eq!(close(&record, 86_400, 319), None, "the clock may have jumped");
-        assert_eq!(close(&unsent, 320, 320), None);
-    }
-
-    #[test]
-    fn till_payment_that_provider_does_not_know_is_reversed_once_absence_is_believed() {
-        let (start, method) = (Timestamp::UNIX_EPOCH, Method::all().find(Method::is_scanned).unwrap());
-        let at = |age| Reading { now: start + SignedDuration::from_secs(age), steady_for: SignedDuration::MAX };
-        let absent = Err(Error::NotFound(ProviderError { code: "NOT_EXIST".into(), message: String::new() }));
-        let till = Record::Payment(Payment { method, status: Status::Unknown, ..a_payment("o") });
-        let once = Inquiry { absent: 1, ..Inquiry::new(start) };
-        assert_eq!(closing(&till, &Inquiry::new(start), &absent, MANNERS, at(40)), None, "said once");
-        assert_eq!(closing(&till, &once, &absent, MANNERS, at(20)), None, "within the settle window");
-        assert!(matches!(closing(&till, &once, &absent, MANNERS, at(40)), Some(Operation::Close(_))));
-        let reversed = Inquiry { reversed: true, ..once.clone() };
-        assert_eq!(closing(&till, &reversed, &absent, MANNERS, at(40)), None, "it was taken before");
-        let web = Record::Payment(Payment { status: Status::Unknown, ..a_payment("o") });
-        assert_eq!(closing(&web, &once, &absent, MANNERS, at(40)), None, "nothing takes money by itself");
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
-//! The process: listeners bound, background work started, signals heard, everything finished before it leaves.
+//! The server process: binds listeners, starts background workers, handles signals and drains before it exits.
 
-mod workers;
+pub(crate) mod ledger;
+pub(crate) mod signals;
+pub(crate) mod workers;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -8,19 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::server::{RunArgs, Server, ShutdownWatch};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use self::workers::{Worker, Workers};
+use self::ledger::open_ledger;
+use self::signals::{SignalReadiness, Signals};
+use self::workers::Workers;
 use crate::admin::Admin;
 use crate::config::generations::Generations;
 use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerConfig, Process};
 use crate::gateway::Gateway;
-use crate::ledger::{Ledger, refuse_moved};
 use crate::listener::{self, Descriptors, Listener};
 use crate::output::say;
 use crate::probe::{self, Probes};
@@ -28,49 +30,49 @@ use crate::proxy::{HttpProxy, InFlight};
 use crate::telemetry::log;
 use crate::{cache, clock, delivery, job_worker, purge_worker, resolver};
 
-/// A gateway with its sockets bound, not yet serving.
+/// A gateway with bound sockets that does not serve yet.
 pub struct Bound {
     gateway: Arc<Gateway>,
     process: Arc<Process>,
     reloader: Reloader,
-    door: TcpListener,
+    public_listener: TcpListener,
     admin: TcpListener,
     address: SocketAddr,
     admin_address: SocketAddr,
     descriptors: Descriptors,
 }
 
-/// Reads the configuration, opens the ledger and binds the sockets; says what is wrong in words.
+/// Reads the configuration, opens the ledger and binds the sockets.
 pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     log::start();
-    let current = reload::load_first(&conf).map_err(|mistakes| {
-        let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
-        format!("the configuration has mistakes, nothing was started:{lines}")
+    let current = reload::load_first(&conf).map_err(|diagnostics| {
+        let lines: String = diagnostics.iter().map(|diagnostic| format!("\n{diagnostic}")).collect();
+        format!("the configuration has errors, nothing was started:{lines}")
     })?;
     let process = Arc::clone(&current.load().process);
     log::set(&process.log, process.log_buffer);
     clock::apply_test_skew(&process.public_url)?;
     let descriptors = listener::raise_limit();
-    let wanted = process.limits.max_connections as usize;
-    let connections = descriptors.connections(wanted);
-    if connections < wanted {
+    let required = process.limits.max_connections as usize;
+    let connections = descriptors.connections(required);
+    if connections < required {
         let limit = descriptors.limit();
         tracing::warn!(
             connections,
             limit,
-            "fewer connections than server.max_connections: raise the limit of open files"
+            "the limit of open files allows fewer connections than server.max_connections: raise the limit (ulimit -n)"
         );
     }
     clock::allow_offset(process.max_clock_offset);
     let listen = |address: SocketAddr, key: &str| {
-        let cannot =
+        let cannot_listen =
             |error| format!("cannot listen on {address}: {error}; choose another address in `{key}` of tollgate.toml");
-        let socket = TcpListener::bind(address).map_err(cannot)?;
-        socket.set_nonblocking(true).map_err(cannot)?;
-        let bound = socket.local_addr().map_err(cannot)?;
+        let socket = TcpListener::bind(address).map_err(cannot_listen)?;
+        socket.set_nonblocking(true).map_err(cannot_listen)?;
+        let bound = socket.local_addr().map_err(cannot_listen)?;
         Ok::<_, String>((socket, bound))
     };
-    let (door, address) = listen(process.listen, "server.listen")?;
+    let (public_listener, address) = listen(process.listen, "server.listen")?;
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
     let in_use = Generations::of(&conf).in_use();
     in_use.admit(&process.ledger)?;
@@ -82,46 +84,34 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     };
     let gateway = Arc::new(Gateway::new(Arc::clone(&current), ledger, &nonces));
     let reloader = Reloader::new(conf, current);
-    Ok(Bound { gateway, process, reloader, door, admin, address, admin_address, descriptors })
-}
-
-/// Opens the ledger, or says in words why it cannot be opened.
-pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
-    match &process.ledger {
-        // It says what to do by itself.
-        LedgerConfig::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
-        LedgerConfig::Embedded(path) => Ledger::open_with(path, process.reserve).map_err(|error| error.to_string()),
-        LedgerConfig::Postgres(address) => Ledger::connect_with(address.as_ref().clone(), process.connections)
-            .map_err(|error| format!("{error}; see that it runs and that `ledger.url` of tollgate.toml leads to it")),
-    }
+    Ok(Bound { gateway, process, reloader, public_listener, admin, address, admin_address, descriptors })
 }
 
 impl Bound {
-    /// Where merchants and providers come in.
+    /// Returns the address for merchants and providers.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where metrics and health are.
+    /// Returns the address of metrics, health checks and operator commands.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// Serves until the process is told to leave, and then leaves it: SIGTERM as soon as nothing is in flight, SIGINT at
-    /// once.
+    /// Serves until a signal ends the process. SIGTERM drains requests in flight first; SIGINT exits at once.
     pub fn serve(self) -> ! {
         if let Err(why) = self.run() {
-            tracing::error!(why, "cannot serve");
+            tracing::error!(why, "the server cannot run");
             log::exit(1);
         }
         log::exit(0)
     }
 
     fn run(self) -> Result<(), String> {
-        let Self { gateway, process, reloader, door, admin, address, admin_address, descriptors } = self;
+        let Self { gateway, process, reloader, public_listener, admin, address, admin_address, descriptors } = self;
         let conf = ServerConf {
             threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
-            // Pingora sleeps this long after SIGTERM whatever happens; `Drain` leaves before.
+            // Pingora sleeps this long after SIGTERM in any case; `Drain` exits earlier.
             grace_period_seconds: Some(process.drain.as_secs() + 1),
             graceful_shutdown_timeout_seconds: Some(1),
             ..ServerConf::default()
@@ -130,7 +120,7 @@ impl Bound {
         server.bootstrap();
         let in_flight = InFlight::default();
         let draining = Arc::new(AtomicBool::new(false));
-        let deaf = SignalReadiness::to_all();
+        let signals = SignalReadiness::not_ready();
         let workers = Workers::default();
 
         let scheme = if process.tls.is_some() { "https" } else { "http" };
@@ -138,7 +128,7 @@ impl Bound {
         let app = http_proxy(&server.configuration, app);
         let current = || Arc::clone(&gateway.current);
         let worker = workers.add("serving");
-        server.add_service(Listener::new(listener::Kind::Public, app, door, current(), descriptors, worker));
+        server.add_service(Listener::new(listener::Kind::Public, app, public_listener, current(), descriptors, worker));
 
         let admin_scheme = if process.admin_tls.is_some() { "https" } else { "http" };
         let reload = reloader.handle();
@@ -146,7 +136,7 @@ impl Bound {
         let app = Admin {
             gateway: Arc::clone(&gateway),
             draining: Arc::clone(&draining),
-            deaf: Arc::clone(&deaf),
+            signals: Arc::clone(&signals),
             reload: reload.clone(),
             probes: Arc::clone(&probes),
             workers: workers.clone(),
@@ -154,129 +144,98 @@ impl Bound {
         let worker = workers.add("admin");
         server.add_service(Listener::new(listener::Kind::Admin, app, admin, current(), descriptors, worker));
 
-        server.add_service(workers.background("reload", move |stop| reloader.run(stop)));
-        let hears = Arc::clone(&deaf);
-        server.add_service(workers.background("hang-up", move |stop| reload_on_hang_up(reload, hears, stop)));
+        server.add_service(workers.background("reload", move |shutdown| reloader.run(shutdown)));
+        let hang_up_signals = Arc::clone(&signals);
+        server.add_service(
+            workers.background("hang-up", move |shutdown| reload_on_hang_up(reload, hang_up_signals, shutdown)),
+        );
         let current = Arc::clone(&gateway.current);
-        server.add_service(workers.background("probe", move |stop| probe::run(probes, current, stop)));
-        let (keys, current) = (Arc::clone(gateway.exchanger.keys()), Arc::clone(&gateway.current));
-        server.add_service(workers.background("keys", move |stop| keys.run(current, stop)));
+        server.add_service(workers.background("probe", move |shutdown| probe::run(probes, current, shutdown)));
+        let (keys, current) = (Arc::clone(gateway.provider_client.keys()), Arc::clone(&gateway.current));
+        server.add_service(workers.background("keys", move |shutdown| keys.run(current, shutdown)));
         let resolver = Arc::clone(&gateway);
-        server.add_service(workers.background("resolve", move |stop| resolver::run(resolver, stop)));
-        let (worker, inside) = (Arc::clone(&gateway), in_flight.clone());
-        server.add_service(workers.background("queue", move |stop| job_worker::run(worker, inside, stop)));
+        server.add_service(workers.background("resolve", move |shutdown| resolver::run(resolver, shutdown)));
+        let (worker, jobs_in_flight) = (Arc::clone(&gateway), in_flight.clone());
+        server.add_service(
+            workers.background("queue", move |shutdown| job_worker::run(worker, jobs_in_flight, shutdown)),
+        );
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(workers.background("delivery", move |stop| delivery::run(current, ledger, stop)));
+        server.add_service(workers.background("delivery", move |shutdown| delivery::run(current, ledger, shutdown)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
-        server.add_service(workers.background("purge", move |stop| purge_worker::run(current, ledger, stop)));
+        server.add_service(workers.background("purge", move |shutdown| purge_worker::run(current, ledger, shutdown)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
-        server.add_service(workers.background("statuses", move |stop| statuses.run(ledger, stop)));
+        server.add_service(workers.background("statuses", move |shutdown| statuses.run(ledger, shutdown)));
         let redis = gateway.redis.clone();
-        server.add_service(workers.background("redis", move |stop| cache::watch::run(redis, stop)));
-        let stuck = process.limits.write_timeout.min(LONGEST_STUCK);
-        let drain = Drain { in_flight, draining, limit: process.drain, stuck };
-        server.add_service(workers.background("drain", move |stop| drain.run(stop)));
+        server.add_service(workers.background("redis", move |shutdown| cache::watch::run(redis, shutdown)));
+        let caller_timeout = process.limits.write_timeout.min(MAX_CALLER_WAIT);
+        let drain = Drain { in_flight, draining, limit: process.drain, caller_timeout };
+        server.add_service(workers.background("drain", move |shutdown| drain.run(shutdown)));
 
-        // On a thread of its own: nobody may read standard output.
+        // In a thread of its own, because writing to standard output may block.
         std::thread::spawn(move || {
             say!("tollgate listens on {scheme}://{address}, admin on {admin_scheme}://{admin_address}");
         });
-        server.run(RunArgs { shutdown_signal: Box::new(Signals(deaf)) });
+        server.run(RunArgs { shutdown_signal: Box::new(Signals(signals)) });
         Ok(())
     }
 }
 
-/// Leaves as soon as nothing is in flight, so that SIGTERM costs an idle process no time.
+/// Exits as soon as no request is in flight, so that SIGTERM ends an idle process immediately.
 struct Drain {
     in_flight: InFlight,
     draining: Arc<AtomicBool>,
     limit: Duration,
-    /// How long callers are waited for that send a request or take a response, once no request is worked on.
-    stuck: Duration,
+    /// Maximum wait for callers that send a request or read a response, once no request is being processed.
+    caller_timeout: Duration,
 }
 
-/// Callers that go on take a response within this time. Strangers who never end a request are not waited for longer.
-const LONGEST_STUCK: Duration = Duration::from_secs(5);
+/// Active callers read a response within this time. Callers who never complete a request are not awaited longer.
+const MAX_CALLER_WAIT: Duration = Duration::from_secs(5);
 
 impl Drain {
     async fn run(self, mut shutdown: ShutdownWatch) {
-        if shutdown.wait_for(|stop| *stop).await.is_err() {
+        if shutdown.wait_for(|is_stopping| *is_stopping).await.is_err() {
             return;
         }
         self.draining.store(true, Ordering::Release);
-        let until = Instant::now() + self.limit;
-        // Sockets just accepted have not been counted yet: being idle counts only when it lasts a moment.
+        let deadline = Instant::now() + self.limit;
+        // Just accepted sockets are not counted yet, so idleness counts only if it lasts for several rounds.
         let mut idle_rounds = 0;
-        let (mut responses, mut since) = (0, Instant::now());
-        while idle_rounds < 5 && Instant::now() < until {
-            let (bodies, working, unread) =
+        let (mut responses, mut last_progress) = (0, Instant::now());
+        while idle_rounds < 5 && Instant::now() < deadline {
+            let (bodies, processing, responses_left) =
                 (self.in_flight.bodies(), self.in_flight.count(), self.in_flight.responses());
-            // A body that ends, or is given up, is no reason to wait longer for the others.
-            if working > 0 || unread < responses {
-                since = Instant::now();
+            // A request body that ends or is given up does not extend the wait for other bodies.
+            if processing > 0 || responses_left < responses {
+                last_progress = Instant::now();
             }
-            responses = unread;
-            if working == 0 && since.elapsed() >= self.stuck {
+            responses = responses_left;
+            if processing == 0 && last_progress.elapsed() >= self.caller_timeout {
                 break;
             }
-            idle_rounds = if bodies + working + unread == 0 { idle_rounds + 1 } else { 0 };
+            idle_rounds = if bodies + processing + responses_left == 0 { idle_rounds + 1 } else { 0 };
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let in_flight = &self.in_flight;
-        let (unfinished, unsent, unread) = (in_flight.count(), in_flight.bodies(), in_flight.responses());
-        tracing::info!(unfinished, unsent, unread, "leaving");
+        let (unfinished, unsent, responses_left) = (in_flight.count(), in_flight.bodies(), in_flight.responses());
+        tracing::info!(unfinished, unsent, responses_left, "shutting down");
         log::exit(0);
     }
 }
 
-async fn reload_on_hang_up(reload: ReloadHandle, deaf: Arc<SignalReadiness>, mut shutdown: ShutdownWatch) {
+async fn reload_on_hang_up(reload: ReloadHandle, signals: Arc<SignalReadiness>, mut shutdown: ShutdownWatch) {
     let hang_up = signal(SignalKind::hangup());
-    deaf.to_hang_up.store(false, Ordering::Release);
+    signals.awaits_hang_up.store(false, Ordering::Release);
     let Ok(mut hang_up) = hang_up else { return };
     loop {
-        let stop = tokio::select! {
+        let is_stopping = tokio::select! {
             _ = hang_up.recv() => false,
-            _ = shutdown.wait_for(|stop| *stop) => true,
+            _ = shutdown.wait_for(|is_stopping| *is_stopping) => true,
         };
-        if stop {
+        if is_stopping {
             return;
         }
-        // What it found is logged and counted there.
+        // The reload logs and counts its result itself.
         drop(reload.reload().await);
-    }
-}
-
-/// The signals that would end the process, because nobody waits for them yet.
-#[derive(Debug)]
-pub(crate) struct SignalReadiness {
-    to_hang_up: AtomicBool,
-    to_the_end: AtomicBool,
-}
-
-impl SignalReadiness {
-    fn to_all() -> Arc<Self> {
-        Arc::new(Self { to_hang_up: true.into(), to_the_end: true.into() })
-    }
-
-    pub(crate) fn to_any(&self) -> bool {
-        self.to_hang_up.load(Ordering::Acquire) || self.to_the_end.load(Ordering::Acquire)
-    }
-}
-
-struct Signals(Arc<SignalReadiness>);
-
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        let waited_for = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-        self.0.to_the_end.store(false, Ordering::Release);
-        let (Ok(mut terminate), Ok(mut interrupt)) = waited_for else {
-            tracing::error!("signals cannot be heard");
-            return ShutdownSignal::FastShutdown;
-        };
-        tokio::select! {
-            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
-            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Signs requests as a merchant does: for `tollgate sign`, the demo and the tests.
+//! Signs requests like a merchant, for `tollgate sign`, the demo and the tests.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -10,65 +10,65 @@ use crate::access::hmac_headers::message;
 use crate::clock::stamp;
 use crate::output::say;
 
-/// What `tollgate sign` takes.
+/// Arguments of `tollgate sign`.
 #[derive(Args)]
 pub struct SignArgs {
-    /// The key's id, as in the merchant's file
+    /// Id of the key in the merchant's file
     #[arg(long)]
     key: String,
-    /// The key's secret: env:NAME, file:PATH or plain:TEXT
+    /// Secret of the key: env:NAME, file:PATH or plain:TEXT
     #[arg(long)]
     secret: String,
-    /// The body: text, or @FILE
+    /// Body: text, or @FILE
     #[arg(long, default_value = "")]
     data: String,
-    /// Which scheme
+    /// Signature scheme
     #[arg(long, value_enum, default_value = "plain")]
     scheme: Scheme,
-    /// As in POST
+    /// HTTP method, such as POST
     method: String,
-    /// The whole URL, as curl will get it
+    /// URL of the request, as given to curl
     url: String,
 }
 
-/// The two ways to say the same.
+/// The signature schemes.
 #[derive(Clone, Copy, ValueEnum)]
 enum Scheme {
-    /// x-tollgate-* headers
+    /// x-tollgate-* headers with an HMAC
     Plain,
-    /// HTTP message signatures
+    /// HTTP message signatures (RFC 9421)
     Rfc9421,
 }
 
-/// What a signature is made of beside the request.
+/// The inputs of a signature besides the request.
 pub struct Credentials<'a> {
-    /// The key's id.
+    /// Id of the key.
     pub key_id: &'a str,
-    /// The key.
+    /// Secret of the key.
     pub secret: &'a [u8],
-    /// Unix seconds.
+    /// Time of the signature in Unix seconds.
     pub created: u64,
-    /// Never used twice.
+    /// Nonce, used once.
     pub nonce: &'a str,
 }
 
 /// Header names and values.
 pub type Headers = Vec<(&'static str, String)>;
 
-/// Signs by the plain scheme.
-pub fn plain(with: &Credentials<'_>, method: &str, path_and_query: &str, body: &[u8]) -> Headers {
-    let timestamp = with.created.to_string();
-    let tag = tag(with.secret, &message(method, path_and_query, &timestamp, with.nonce, body));
+/// Signs with the x-tollgate-* scheme.
+pub fn plain(credentials: &Credentials<'_>, method: &str, path_and_query: &str, body: &[u8]) -> Headers {
+    let timestamp = credentials.created.to_string();
+    let hmac_tag = hmac_tag(credentials.secret, &message(method, path_and_query, &timestamp, credentials.nonce, body));
     vec![
-        ("x-tollgate-key", with.key_id.to_owned()),
+        ("x-tollgate-key", credentials.key_id.to_owned()),
         ("x-tollgate-timestamp", timestamp),
-        ("x-tollgate-nonce", with.nonce.to_owned()),
-        ("x-tollgate-signature", hex::encode(tag.as_ref())),
+        ("x-tollgate-nonce", credentials.nonce.to_owned()),
+        ("x-tollgate-signature", hex::encode(hmac_tag.as_ref())),
     ]
 }
 
-/// Signs by RFC 9421 over `@method`, `@path`, `@query` and, with a body, `content-digest`.
-pub fn rfc9421(with: &Credentials<'_>, method: &str, path_and_query: &str, body: &[u8]) -> Headers {
+/// Signs with RFC 9421 over `@method`, `@path`, `@query` and, if there is a body, `content-digest`.
+pub fn rfc9421(credentials: &Credentials<'_>, method: &str, path_and_query: &str, body: &[u8]) -> Headers {
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
     let mut base = format!("\"@method\": {method}\n\"@path\": {path}\n\"@query\": ?{query}\n");
     let mut covered = r#""@method" "@path" "@query""#.to_owned();
@@ -81,15 +81,18 @@ pub fn rfc9421(with: &Credentials<'_>, method: &str, path_and_query: &str, body:
     }
     let parameters = format!(
         "({covered});created={};nonce=\"{}\";keyid=\"{}\";alg=\"hmac-sha256\"",
-        with.created, with.nonce, with.key_id
+        credentials.created, credentials.nonce, credentials.key_id
     );
     base.push_str(&format!("\"@signature-params\": {parameters}"));
     headers.push(("signature-input", format!("sig1={parameters}")));
-    headers.push(("signature", format!("sig1=:{}:", BASE64_STANDARD.encode(tag(with.secret, base.as_bytes())))));
+    headers.push((
+        "signature",
+        format!("sig1=:{}:", BASE64_STANDARD.encode(hmac_tag(credentials.secret, base.as_bytes()))),
+    ));
     headers
 }
 
-/// Prints the headers, one a line, as `curl -H @-` reads them.
+/// Prints the headers, one per line, for `curl -H @-`.
 pub fn run(arguments: SignArgs) -> Result<(), String> {
     let url: http::Uri = arguments.url.parse().map_err(|_| format!("`{}` is no URL", arguments.url))?;
     let target = url.path_and_query().map_or("/", |target| target.as_str());
@@ -99,11 +102,12 @@ pub fn run(arguments: SignArgs) -> Result<(), String> {
         None => arguments.data.into_bytes(),
     };
     let stamp = stamp();
-    let with = Credentials { key_id: &arguments.key, secret: &secret, created: stamp.unix_time, nonce: &stamp.nonce };
+    let credentials =
+        Credentials { key_id: &arguments.key, secret: &secret, created: stamp.unix_time, nonce: &stamp.nonce };
     let method = arguments.method.to_ascii_uppercase();
     let headers = match arguments.scheme {
-        Scheme::Plain => plain(&with, &method, target, &body),
-        Scheme::Rfc9421 => rfc9421(&with, &method, target, &body),
+        Scheme::Plain => plain(&credentials, &method, target, &body),
+        Scheme::Rfc9421 => rfc9421(&credentials, &method, target, &body),
     };
     for (name, value) in headers {
         say!("{name}: {value}");
@@ -125,6 +129,6 @@ fn secret(source: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-fn tag(secret: &[u8], message: &[u8]) -> hmac::Tag {
+fn hmac_tag(secret: &[u8], message: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message)
 }

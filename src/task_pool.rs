@@ -1,46 +1,46 @@
-//! What is under way: no more than there are places, and never two at once about the same.
+//! Task pool with a total limit and a limit per lane. A key that is running is not started again.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
 
-/// How long a task that panicked keeps its key. What it was about is due still, and would be done again at once.
-pub(crate) const PANIC_PAUSE: Duration = Duration::from_secs(5);
+/// Time for which the key of a panicked task stays blocked. Its work is still due and would be repeated at once.
+const PANIC_DELAY: Duration = Duration::from_secs(5);
 
-/// Who has a place. A slow one keeps its own, and holds up no other.
+/// Runs tasks by key and lane. A slow task occupies only its own slot.
 pub(crate) struct KeyedTaskPool {
     limit: usize,
-    /// Of one lane.
-    each: usize,
+    /// Limit per lane.
+    per_lane: usize,
     tasks: JoinSet<()>,
-    /// Number and lane of each.
-    under_way: HashMap<Id, (String, String)>,
+    /// Key and lane of each running task.
+    running: HashMap<Id, (String, String)>,
 }
 
 impl KeyedTaskPool {
-    /// So many in all, and so many of one lane, so that none has all.
-    pub(crate) fn new(limit: usize, each: usize) -> Self {
-        Self { limit, each, tasks: JoinSet::new(), under_way: HashMap::new() }
+    /// Creates a pool for `limit` tasks in total and `per_lane` tasks per lane.
+    pub(crate) fn new(limit: usize, per_lane: usize) -> Self {
+        Self { limit, per_lane, tasks: JoinSet::new(), running: HashMap::new() }
     }
 
-    /// How many have no one.
+    /// Number of free slots.
     pub(crate) fn free(&self) -> usize {
         self.limit.saturating_sub(self.tasks.len())
     }
 
-    /// Returns the lanes that have all of their permits.
+    /// Returns the lanes that have reached their limit, sorted.
     pub(crate) fn full_lanes(&self) -> Vec<String> {
         let mut lanes: Vec<_> =
-            self.lanes().into_iter().filter(|(_, count)| *count >= self.each).map(|(lane, _)| lane).collect();
+            self.lanes().into_iter().filter(|(_, count)| *count >= self.per_lane).map(|(lane, _)| lane).collect();
         lanes.sort();
         lanes
     }
 
-    /// How many are under way in each lane.
+    /// Number of running tasks per lane.
     pub(crate) fn lanes(&self) -> HashMap<String, usize> {
         let mut lanes = HashMap::new();
-        for (_, lane) in self.under_way.values() {
+        for (_, lane) in self.running.values() {
             *lanes.entry(lane.clone()).or_default() += 1;
         }
         lanes
@@ -50,38 +50,38 @@ impl KeyedTaskPool {
         self.free() == 0
     }
 
-    /// Has it done, unless the same is being done; says whether there was a place for it.
-    pub(crate) fn start(&mut self, number: &str, lane: &str, work: impl Future<Output = ()> + Send + 'static) -> bool {
-        if self.under_way.values().any(|(known, _)| known == number) {
+    /// Starts a task unless its key is running. Returns false if the pool or the lane is full.
+    pub(crate) fn start(&mut self, key: &str, lane: &str, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        if self.running.values().any(|(other, _)| other == key) {
             return true;
         }
-        let of_lane = self.under_way.values().filter(|(_, known)| known == lane).count();
-        let has_place = !self.is_full() && of_lane < self.each;
-        if has_place {
+        let lane_count = self.running.values().filter(|(_, other)| other == lane).count();
+        let is_started = !self.is_full() && lane_count < self.per_lane;
+        if is_started {
             let task = self.tasks.spawn(work).id();
-            self.under_way.insert(task, (number.to_owned(), lane.to_owned()));
+            self.running.insert(task, (key.to_owned(), lane.to_owned()));
         }
-        has_place
+        is_started
     }
 
-    /// Until a place becomes free; for ever when all are.
+    /// Waits until one task finishes. Never returns if no task is running.
     pub(crate) async fn one_ends(&mut self) {
         let ended = match self.tasks.join_next_with_id().await {
             Some(Ok((task, ()))) => task,
-            Some(Err(broken)) => return self.rest(broken.id()),
+            Some(Err(broken)) => return self.block_key(broken.id()),
             None => return std::future::pending().await,
         };
-        self.under_way.remove(&ended);
+        self.running.remove(&ended);
     }
 
-    fn rest(&mut self, panicked: Id) {
-        if let Some(place) = self.under_way.remove(&panicked) {
-            let task = self.tasks.spawn(tokio::time::sleep(PANIC_PAUSE)).id();
-            self.under_way.insert(task, place);
+    fn block_key(&mut self, panicked: Id) {
+        if let Some(entry) = self.running.remove(&panicked) {
+            let task = self.tasks.spawn(tokio::time::sleep(PANIC_DELAY)).id();
+            self.running.insert(task, entry);
         }
     }
 
-    /// Until everything is done.
+    /// Waits until all tasks have finished.
     pub(crate) async fn all_end(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
@@ -96,24 +96,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lane_is_full_while_all_of_its_permits_are_used() {
-        let mut places = KeyedTaskPool::new(4, 2);
+    async fn lane_is_full_at_its_limit() {
+        let mut pool = KeyedTaskPool::new(4, 2);
         let (end, ended) = tokio::sync::watch::channel(false);
-        for (number, lane) in [("1", "a"), ("2", "a"), ("3", "b")] {
+        for (key, lane) in [("1", "a"), ("2", "a"), ("3", "b")] {
             let mut ended = ended.clone();
-            assert!(places.start(number, lane, async move { drop(ended.wait_for(|it| *it).await) }));
+            assert!(pool.start(key, lane, async move { drop(ended.wait_for(|it| *it).await) }));
         }
-        assert_eq!(places.full_lanes(), ["a"]);
+        assert_eq!(pool.full_lanes(), ["a"]);
         end.send_replace(true);
-        places.one_ends().await;
-        places.one_ends().await;
-        places.one_ends().await;
-        assert_eq!(places.full_lanes(), <[&str; 0]>::default());
+        pool.one_ends().await;
+        pool.one_ends().await;
+        pool.one_ends().await;
+        assert_eq!(pool.full_lanes(), <[&str; 0]>::default());
     }
 
     #[tokio::test]
-    async fn a_slow_question_holds_up_no_other_and_is_not_asked_twice() {
-        let (asked, mut places) = (Arc::new(AtomicUsize::new(0)), KeyedTaskPool::new(16, 16));
+    async fn slow_task_blocks_no_other_and_its_key_is_not_started_twice() {
+        let (asked, mut pool) = (Arc::new(AtomicUsize::new(0)), KeyedTaskPool::new(16, 16));
         let quick = |asked: &Arc<AtomicUsize>| {
             let asked = Arc::clone(asked);
             async move {
@@ -121,41 +121,40 @@ mod tests {
             }
         };
         let (answer, answered) = tokio::sync::oneshot::channel::<()>();
-        places.start("slow", "main", async move { answered.await.unwrap() });
-        for number in 0..100 {
-            places.start("slow", "main", quick(&asked));
-            while !places.start(&number.to_string(), "main", quick(&asked)) {
-                places.one_ends().await;
+        pool.start("slow", "main", async move { answered.await.unwrap() });
+        for key in 0..100 {
+            pool.start("slow", "main", quick(&asked));
+            while !pool.start(&key.to_string(), "main", quick(&asked)) {
+                pool.one_ends().await;
             }
         }
         answer.send(()).unwrap();
-        places.all_end().await;
+        pool.all_end().await;
         assert_eq!(asked.load(Ordering::Relaxed), 100);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn task_that_panicked_is_not_done_again_at_once() {
-        let (done, mut places) = (Arc::new(AtomicUsize::new(0)), KeyedTaskPool::new(16, 16));
+    async fn panicked_task_is_not_restarted_immediately() {
+        let (done, mut pool) = (Arc::new(AtomicUsize::new(0)), KeyedTaskPool::new(16, 16));
         let begin = tokio::time::Instant::now();
-        while begin.elapsed() < 3 * PANIC_PAUSE {
+        while begin.elapsed() < 3 * PANIC_DELAY {
             let done = Arc::clone(&done);
-            places.start("o", "main", async move {
+            pool.start("o", "main", async move {
                 done.fetch_add(1, Ordering::Relaxed);
                 panic!("a defect");
             });
-            places.one_ends().await;
+            pool.one_ends().await;
         }
         assert_eq!(done.load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test]
-    async fn a_lane_that_hangs_leaves_places_to_the_others() {
-        let mut places = KeyedTaskPool::new(32, 16);
-        let taken =
-            (0..100).filter(|number| places.start(&format!("h{number}"), "hung", std::future::pending())).count();
-        assert_eq!((taken, places.free()), (16, 16));
+    async fn hanging_lane_leaves_slots_to_other_lanes() {
+        let mut pool = KeyedTaskPool::new(32, 16);
+        let taken = (0..100).filter(|key| pool.start(&format!("h{key}"), "hung", std::future::pending())).count();
+        assert_eq!((taken, pool.free()), (16, 16));
         let (answer, answered) = tokio::sync::oneshot::channel::<()>();
-        assert!(places.start("o", "other", async move { answer.send(()).unwrap() }));
+        assert!(pool.start("o", "other", async move { answer.send(()).unwrap() }));
         answered.await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Payments and refunds as merchants see them, in answers and in events alike.
+//! JSON forms of payments, refunds and timelines, shared by responses and events.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -64,13 +64,13 @@ struct TimelineView<'a> {
     order_id: &'a str,
     status: Status,
     money_state: MoneyState,
-    /// The number that the provider knows it by.
+    /// The order number at the provider.
     provider_order_number: &'a str,
     entries: &'a [Entry],
     left_out: u64,
 }
 
-/// A payment's timeline, ready to be serialized.
+/// Returns the JSON form of a payment's timeline.
 pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl Serialize + 'a {
     TimelineView {
         order_id: &payment.order_id,
@@ -82,21 +82,21 @@ pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl S
     }
 }
 
-/// What to do about a payment that nobody can pay, because the answer that held its `action` was lost.
+/// Returns advice for a payment that nobody can pay, because the response that contained its `action` was lost.
 pub(crate) fn lost_action(payment: &Payment) -> Option<&'static str> {
     let advice = match payment.awaits_action() {
         true => {
-            "the answer with the `action` was lost, and the provider is asked for it again: ask for this payment in a moment"
+            "the provider's response with the `action` was lost and is requested again: query this payment in a moment"
         }
         false => {
-            "the answer with the `action` was lost, so nobody can pay this order: close it, and create another payment with a new \
+            "the provider's response with the `action` was lost, so nobody can pay this order: close it and create another payment with a new \
              `order_id`"
         }
     };
     payment.lacks_action().then_some(advice)
 }
 
-/// A payment, ready to be serialized.
+/// Returns the JSON form of a payment.
 pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
     PaymentView {
         order_id: merchants_order_id(&payment.order_id),
@@ -123,7 +123,7 @@ fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }
 
-/// A refund, ready to be serialized.
+/// Returns the JSON form of a refund.
 pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
     RefundView {
         order_id: merchants_order_id(&refund.order_id),

@@ -1,40 +1,40 @@
-//! No merchant has all of the gateway: who floods it is turned away while there are places for the others.
+//! Limits concurrent requests per merchant, so that one merchant cannot occupy the whole gateway.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// How many requests of each merchant are being served.
+/// Number of concurrent requests per merchant.
 #[derive(Clone, Default)]
 pub struct FairShare(Arc<Mutex<HashMap<String, u32>>>);
 
-/// One of them; given back when dropped.
+/// One concurrent request of a merchant, until dropped.
 pub struct FairSharePermit {
-    shares: FairShare,
+    owner: FairShare,
     merchant: String,
 }
 
 impl FairShare {
-    /// Lets a merchant's request in, unless so many of them are being served.
-    pub fn enter(&self, merchant: &str, most: u32) -> Option<FairSharePermit> {
+    /// Admits a request; `None` if `maximum` requests of the merchant are in progress.
+    pub fn enter(&self, merchant: &str, maximum: u32) -> Option<FairSharePermit> {
         let mut shares = self.0.lock();
-        let inside = shares.entry(merchant.to_owned()).or_default();
-        if *inside >= most {
+        let count = shares.entry(merchant.to_owned()).or_default();
+        if *count >= maximum {
             return None;
         }
-        *inside += 1;
+        *count += 1;
         drop(shares);
-        Some(FairSharePermit { shares: self.clone(), merchant: merchant.to_owned() })
+        Some(FairSharePermit { owner: self.clone(), merchant: merchant.to_owned() })
     }
 }
 
 impl Drop for FairSharePermit {
     fn drop(&mut self) {
-        let mut shares = self.shares.0.lock();
-        if let Some(inside) = shares.get_mut(&self.merchant) {
-            *inside -= 1;
-            if *inside == 0 {
+        let mut shares = self.owner.0.lock();
+        if let Some(count) = shares.get_mut(&self.merchant) {
+            *count -= 1;
+            if *count == 0 {
                 shares.remove(&self.merchant);
             }
         }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_its_share_waits_and_others_do_not() {
+    fn merchant_over_share_is_rejected_others_admitted() {
         let shares = FairShare::default();
         let (first, second) = (shares.enter("a", 2).unwrap(), shares.enter("a", 2).unwrap());
         assert!(shares.enter("a", 2).is_none());
@@ -55,6 +55,6 @@ mod tests {
         drop(first);
         let again = shares.enter("a", 2).unwrap();
         drop((second, other, again));
-        assert!(shares.0.lock().is_empty(), "nothing is remembered of who is not there");
+        assert!(shares.0.lock().is_empty(), "a merchant without requests uses no memory");
     }
 }

@@ -1,24 +1,24 @@
-//! The plain scheme: hex(HMAC-SHA256(secret, METHOD\nPATH?QUERY\nTIMESTAMP\nNONCE\nhex(SHA-256(body)))).
+//! The HMAC scheme: hex(HMAC-SHA256(secret, METHOD\nPATH?QUERY\nTIMESTAMP\nNONCE\nhex(SHA-256(body)))).
 
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
-use super::{Announced, Denied, Head, SignedRequest, is_nonce};
+use super::{Denied, Head, SignatureParameters, SignedRequest, is_nonce};
 
-/// Reads key id and time.
-pub(super) fn announced(head: &Head<'_>) -> Result<Announced, Denied> {
-    let key_id = one(head.headers, "x-tollgate-key")?.to_owned();
-    let timestamp = one(head.headers, "x-tollgate-timestamp")?;
-    let digits = (1..=19).contains(&timestamp.len()) && timestamp.bytes().all(|byte| byte.is_ascii_digit());
-    let created = timestamp.parse().ok().filter(|_| digits).ok_or(Denied::Malformed("timestamp"))?;
-    Ok(Announced { key_id, created, expires: None })
+/// Parses key id and timestamp.
+pub(super) fn parameters(head: &Head<'_>) -> Result<SignatureParameters, Denied> {
+    let key_id = single_value(head.headers, "x-tollgate-key")?.to_owned();
+    let timestamp = single_value(head.headers, "x-tollgate-timestamp")?;
+    let is_number = (1..=19).contains(&timestamp.len()) && timestamp.bytes().all(|byte| byte.is_ascii_digit());
+    let created = timestamp.parse().ok().filter(|_| is_number).ok_or(Denied::Malformed("timestamp"))?;
+    Ok(SignatureParameters { key_id, created, expires: None })
 }
 
 pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<SignedRequest, Denied> {
-    let Announced { key_id, created, expires } = announced(head)?;
-    let timestamp = one(head.headers, "x-tollgate-timestamp")?;
-    let nonce = one(head.headers, "x-tollgate-nonce")?;
-    let signature = one(head.headers, "x-tollgate-signature")?;
+    let SignatureParameters { key_id, created, expires } = parameters(head)?;
+    let timestamp = single_value(head.headers, "x-tollgate-timestamp")?;
+    let nonce = single_value(head.headers, "x-tollgate-nonce")?;
+    let signature = single_value(head.headers, "x-tollgate-signature")?;
     if !is_nonce(nonce) {
         return Err(Denied::Malformed("nonce"));
     }
@@ -32,7 +32,7 @@ pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<SignedRequest, Denied
     })
 }
 
-/// The text that is signed.
+/// Returns the text to sign.
 pub(crate) fn message(method: &str, path_and_query: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
     let digest = hex::encode(Sha256::digest(body));
     format!("{method}\n{path_and_query}\n{timestamp}\n{nonce}\n{digest}").into_bytes()
@@ -42,7 +42,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     hex::decode(text).ok().filter(|bytes| bytes.len() == 32)
 }
 
-fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Denied> {
+fn single_value<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Denied> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().map_err(|_| Denied::Malformed(name)),

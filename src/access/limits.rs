@@ -1,7 +1,8 @@
-//! How much each merchant uses now. It is kept by name, beside the configuration, so that a reload forgets nothing.
+//! Rate and concurrency limits of merchants. Usage is stored by merchant name outside the configuration, so a reload
+//! keeps it.
 //!
-//! With Redis the rate is counted for all machines, on the nonce's way (`cache::nonces`); requests at the same time are
-//! counted on each machine, because a machine that dies could not give back its places.
+//! With Redis the rate is counted for all gateways together with the nonce (`cache::nonces`). Concurrency is counted
+//! per gateway, because a crashed gateway could not release its permits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,28 +13,28 @@ use tollgate_plugins::filter::limit::{LimitExceeded, Limiter, Permit};
 
 use crate::config::Merchant;
 
-/// The merchants' usage.
+/// Current usage of each merchant.
 #[derive(Default)]
 pub struct Limits(Mutex<HashMap<String, Arc<Limiter>>>);
 
 impl Limits {
-    /// Lets a request in (the place is given back when dropped), or says after how many seconds to come again.
-    pub fn place(&self, merchant: &Merchant) -> Result<Option<Permit>, u64> {
+    /// Takes a concurrency permit, until dropped. The error is the number of seconds until a retry.
+    pub fn acquire(&self, merchant: &Merchant) -> Result<Option<Permit>, u64> {
         let Some(allowance) = &merchant.limit else { return Ok(None) };
         self.usage(merchant).acquire(allowance).map(Some).map_err(seconds)
     }
 
-    /// Takes a token of the merchant's rate, or says after how many seconds there is one.
-    pub fn token(&self, merchant: &Merchant, now: Duration) -> Result<(), u64> {
+    /// Takes a token of the merchant's rate. The error is the number of seconds until the next token.
+    pub fn take_token(&self, merchant: &Merchant, now: Duration) -> Result<(), u64> {
         let Some(allowance) = &merchant.limit else { return Ok(()) };
         self.usage(merchant).take_token(allowance, now).map_err(seconds)
     }
 
     fn usage(&self, merchant: &Merchant) -> Arc<Limiter> {
-        let mut known = self.0.lock();
-        match known.get(&merchant.name) {
+        let mut limiters = self.0.lock();
+        match limiters.get(&merchant.name) {
             Some(usage) => Arc::clone(usage),
-            None => Arc::clone(known.entry(merchant.name.clone()).or_default()),
+            None => Arc::clone(limiters.entry(merchant.name.clone()).or_default()),
         }
     }
 }

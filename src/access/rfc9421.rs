@@ -4,31 +4,34 @@ use http::HeaderMap;
 use sfv::{BareItem, Dictionary, FieldType, InnerList, List, ListEntry, Parser};
 use sha2::{Digest, Sha256, Sha512};
 
-use super::{Announced, Denied, Head, SignedRequest, is_nonce};
+use super::{Denied, Head, SignatureParameters, SignedRequest, is_nonce};
 
-/// Checks that one of the signatures has a key id and a time that is right, whoever's it is.
-pub(super) fn plausible(head: &Head<'_>, is_now: impl Fn(&Announced) -> Result<(), Denied>) -> Result<(), Denied> {
+/// Checks that one of the signatures has a key id and a time in the window, whoever signed it.
+pub(super) fn plausible(
+    head: &Head<'_>,
+    is_in_window: impl Fn(&SignatureParameters) -> Result<(), Denied>,
+) -> Result<(), Denied> {
     let inputs = dictionary(head.headers, "signature-input")?;
-    let mut refused = Err(Denied::Malformed("signature-input"));
+    let mut result = Err(Denied::Malformed("signature-input"));
     for (_, entry) in &inputs {
         let ListEntry::InnerList(input) = entry else { continue };
-        refused = parameters(input).and_then(|announced| is_now(&announced));
-        if refused.is_ok() {
+        result = parameters(input).and_then(|parameters| is_in_window(&parameters));
+        if result.is_ok() {
             break;
         }
     }
-    refused
+    result
 }
 
-/// Reads the first signature whose key is known: a proxy on the way may have added its own.
+/// Parses the first signature with a known key. A proxy may have added a signature of its own.
 pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool) -> Result<SignedRequest, Denied> {
-    // First, because it takes as long as the body is large: nothing before it may depend on the key id.
+    // Checked first, because its duration depends on the body's size: nothing before it may depend on the key id.
     if head.headers.contains_key("content-digest") {
         check_digest(head.headers, body)?;
     }
     let inputs = dictionary(head.headers, "signature-input")?;
     let signatures = dictionary(head.headers, "signature")?;
-    let (label, input) = chosen(&inputs, is_known)?;
+    let (label, input) = choose(&inputs, is_known)?;
     let Some(ListEntry::Item(signature)) = signatures.get(label) else { return Err(Denied::Malformed("signature")) };
     let BareItem::ByteSequence(signature) = &signature.bare_item else { return Err(Denied::Malformed("signature")) };
 
@@ -44,26 +47,26 @@ pub(super) fn read(head: &Head<'_>, body: &[u8], is_known: impl Fn(&str) -> bool
     if input.params.contains_key("alg") && text(input, "alg") != Some("hmac-sha256") {
         return Err(Denied::Malformed("alg"));
     }
-    let Announced { key_id, created, expires } = parameters(input)?;
+    let SignatureParameters { key_id, created, expires } = parameters(input)?;
     let nonce = text(input, "nonce").filter(|text| is_nonce(text)).ok_or(Denied::Malformed("nonce"))?.to_owned();
     let message = base(head, &components, input)?;
     Ok(SignedRequest { key_id, created, expires, nonce, message: message.into_bytes(), signature: signature.clone() })
 }
 
-fn chosen(inputs: &Dictionary, is_known: impl Fn(&str) -> bool) -> Result<(&str, &InnerList), Denied> {
+fn choose(inputs: &Dictionary, is_known: impl Fn(&str) -> bool) -> Result<(&str, &InnerList), Denied> {
     let ours = |entry: &ListEntry| match entry {
         ListEntry::InnerList(input) => {
             matches!(input.params.get("keyid"), Some(BareItem::String(id)) if is_known(id.as_str()))
         }
         ListEntry::Item(_) => false,
     };
-    let chosen = inputs.iter().find(|(_, entry)| ours(entry)).or_else(|| inputs.iter().next());
-    let (label, input) = chosen.ok_or(Denied::Malformed("signature-input"))?;
+    let choose = inputs.iter().find(|(_, entry)| ours(entry)).or_else(|| inputs.iter().next());
+    let (label, input) = choose.ok_or(Denied::Malformed("signature-input"))?;
     let ListEntry::InnerList(input) = input else { return Err(Denied::Malformed("signature-input")) };
     Ok((label.as_str(), input))
 }
 
-fn parameters(input: &InnerList) -> Result<Announced, Denied> {
+fn parameters(input: &InnerList) -> Result<SignatureParameters, Denied> {
     let time = |name: &str| match input.params.get(name) {
         Some(BareItem::Integer(time)) => u64::try_from(i64::from(*time)).ok(),
         _ => None,
@@ -74,7 +77,7 @@ fn parameters(input: &InnerList) -> Result<Announced, Denied> {
         return Err(Denied::Malformed("expires"));
     }
     let key_id = text(input, "keyid").ok_or(Denied::Malformed("keyid"))?.to_owned();
-    Ok(Announced { key_id, created, expires })
+    Ok(SignatureParameters { key_id, created, expires })
 }
 
 fn text<'a>(input: &'a InnerList, name: &str) -> Option<&'a str> {
@@ -84,8 +87,8 @@ fn text<'a>(input: &'a InnerList, name: &str) -> Option<&'a str> {
     }
 }
 
-/// The names of the covered components. Parameters of components are not supported, and what is not supported must not
-/// be taken for covered.
+/// Returns the names of the covered components. Component parameters are not supported; such components are rejected,
+/// because they must not count as covered.
 fn components(input: &InnerList) -> Result<Vec<&str>, Denied> {
     let mut names = Vec::new();
     for item in &input.items {
@@ -99,7 +102,7 @@ fn components(input: &InnerList) -> Result<Vec<&str>, Denied> {
     Ok(names)
 }
 
-/// The signature base of RFC 9421, section 2.5.
+/// Builds the signature base (RFC 9421, section 2.5).
 fn base(head: &Head<'_>, components: &[&str], input: &InnerList) -> Result<String, Denied> {
     let mut base = String::new();
     for name in components {
@@ -128,7 +131,7 @@ fn value(head: &Head<'_>, name: &str) -> Result<String, Denied> {
     })
 }
 
-/// All values of a header, as RFC 9421, section 2.1 puts them together.
+/// Combines all values of a header (RFC 9421, section 2.1).
 fn joined(headers: &HeaderMap, name: &str) -> Result<String, Denied> {
     let values: Result<Vec<&str>, _> =
         headers.get_all(name).iter().map(|value| value.to_str().map(str::trim)).collect();
@@ -144,13 +147,13 @@ fn check_digest(headers: &HeaderMap, body: &[u8]) -> Result<(), Denied> {
     let digests = dictionary(headers, "content-digest").map_err(|_| Denied::WrongDigest)?;
     let mut checked = false;
     for (algorithm, value) in &digests {
-        let right = match algorithm.as_str() {
+        let expected = match algorithm.as_str() {
             "sha-256" => Sha256::digest(body).to_vec(),
             "sha-512" => Sha512::digest(body).to_vec(),
             _ => continue,
         };
         let ListEntry::Item(value) = value else { return Err(Denied::WrongDigest) };
-        if value.bare_item != BareItem::ByteSequence(right) {
+        if value.bare_item != BareItem::ByteSequence(expected) {
             return Err(Denied::WrongDigest);
         }
         checked = true;

@@ -99,7 +99,7 @@ fn with(nonce: &str) -> Credentials<'_> {
 }
 
 #[test]
-fn a_good_signature_passes_once() {
+fn valid_signature_is_accepted_once() {
     for sign in SCHEMES {
         let access = Access::new(None);
         let headers = map(&sign(&with("n-1"), "POST", TARGET, BODY));
@@ -111,14 +111,14 @@ fn a_good_signature_passes_once() {
 }
 
 #[test]
-fn every_key_of_a_merchant_is_good_while_they_rotate() {
+fn every_key_of_a_merchant_is_accepted_during_rotation() {
     let access = Access::new(None);
     let second = Credentials { key_id: "shop-2", secret: b"another secret", created: NOW, nonce: "n" };
     assert_eq!(check(&access, &map(&plain(&second, "GET", "/", b"")), "GET", "/", b"", NOW), Ok(()));
 }
 
 #[test]
-fn what_is_altered_is_refused_and_does_not_use_the_nonce_up() {
+fn altered_request_is_rejected_and_its_nonce_stays_unused() {
     for sign in SCHEMES {
         let access = Access::new(None);
         let headers = map(&sign(&with("n"), "POST", TARGET, BODY));
@@ -137,12 +137,12 @@ fn what_is_altered_is_refused_and_does_not_use_the_nonce_up() {
             }
         }
         assert_eq!(check(&access, &other_nonce, "POST", TARGET, BODY, NOW), Err(Denied::WrongSignature));
-        assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW), Ok(()), "the nonce is still good");
+        assert_eq!(check(&access, &headers, "POST", TARGET, BODY, NOW), Ok(()), "the nonce is still unused");
     }
 }
 
 #[test]
-fn outside_the_window_unknown_and_unsigned_are_refused() {
+fn expired_unknown_key_and_unsigned_requests_are_rejected() {
     for sign in SCHEMES {
         let access = Access::new(None);
         let headers = map(&sign(&with("n"), "GET", "/", b""));
@@ -162,9 +162,9 @@ fn outside_the_window_unknown_and_unsigned_are_refused() {
     assert_eq!(check(&Access::new(None), &HeaderMap::new(), "GET", "/", b"", NOW), Err(Denied::Unsigned));
 }
 
-/// The signature base is written out by hand here, so that signing and checking cannot be wrong in the same way.
+/// The signature base is written out here, so that signing and verification cannot have the same error.
 #[test]
-fn rfc9421_over_target_uri_and_a_header() {
+fn rfc9421_signature_over_target_uri_and_header_is_accepted() {
     let input =
         r#"("@method" "@target-uri" "content-digest" "idempotency-key");created=1700000000;keyid="shop-1";nonce="n""#;
     // printf '{"order_id":"o-1"}' | openssl dgst -sha256 -binary | base64
@@ -202,7 +202,7 @@ fn rfc9421_over_target_uri_and_a_header() {
 }
 
 #[test]
-fn a_signature_that_covers_too_little_is_refused() {
+fn signature_covering_too_few_components_is_rejected() {
     for components in [
         r#"("@method" "@path")"#,
         r#"("@path" "@query")"#,

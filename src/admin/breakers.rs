@@ -1,4 +1,4 @@
-//! Breakers, seen and forced by an operator for a while. What is forced by the file is the file's to lift.
+//! Lists breakers and lets an operator force them for a limited time. A state forced by the configuration file stays.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,52 +9,54 @@ use tollgate_plugins::settings::duration;
 
 use crate::gateway::Gateway;
 
-/// How long a state stays forced when nothing is said of it: an incident is over, or somebody looks again.
-const FOR: Duration = Duration::from_secs(600);
-/// Longer is the file's.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Default duration of a forced state. It is short, so that an operator reconsiders it.
+const DEFAULT_FORCE_TIME: Duration = Duration::from_secs(600);
+/// Maximum duration of a forced state. Longer ones belong into the configuration file.
+const MAX_FORCE_TIME: Duration = Duration::from_secs(24 * 3600);
 
-const USAGE: &str = "write ?channel=NAME&force=open, closed, off or none; also &operation=pay, query, close, refund or \
-                     query_refund (without: all, but `open` leaves queries alone) and &for=10m (at most 24h)\n";
+const USAGE: &str = "use ?channel=NAME&force=open, closed, off or none; optionally &operation=pay, query, close, refund or \
+                     query_refund (default: all, but `open` does not affect queries) and &for=10m (at most 24h)\n";
 
-/// A line for each channel and operation that was called, and for each channel on which nothing is sent for want of a key.
+/// Lists one line per called channel and operation, and one per channel that sends nothing because a key is missing.
 pub(super) fn listed(gateway: &Gateway) -> String {
-    let now = gateway.exchanger.clock().now();
+    let now = gateway.provider_client.clock().now();
     let mut lines = String::new();
     for channel in gateway.current.load().channels.values() {
-        if let Some(why) = gateway.exchanger.keys().missing(channel) {
+        if let Some(reason) = gateway.provider_client.keys().missing(channel) {
             let name = &channel.name;
-            lines += &format!("{name}: nothing is sent, because no key could verify the provider's answer: {why}\n");
+            lines += &format!(
+                "{name}: nothing is sent, because there is no key to verify the provider's response: {reason}\n"
+            );
         }
-        for stance in channel.filters.iter().flat_map(|filter| filter.statuses(now)) {
-            let operation = stance.operation.as_str();
-            let forced = match (stance.forced, stance.forced_for) {
+        for status in channel.filters.iter().flat_map(|filter| filter.statuses(now)) {
+            let operation = status.operation.as_str();
+            let forced = match (status.forced, status.forced_for) {
                 (None, _) => String::new(),
                 (Some(force), None) => format!(", forced {} by the file", force.as_str()),
-                (Some(force), Some(left)) => format!(", forced {} for {}s", force.as_str(), left.as_secs()),
+                (Some(force), Some(remaining)) => format!(", forced {} for {}s", force.as_str(), remaining.as_secs()),
             };
-            let reason = if stance.reason.is_empty() { String::new() } else { format!(" ({})", stance.reason) };
-            let (name, state, changes) = (&channel.name, stance.state, stance.transitions);
+            let reason = if status.reason.is_empty() { String::new() } else { format!(" ({})", status.reason) };
+            let (name, state, changes) = (&channel.name, status.state, status.transitions);
             lines += &format!("{name} {operation}: {state}{forced}, {changes} changes{reason}\n");
         }
     }
     if lines.is_empty() { "no breaker has seen a call yet\n".to_owned() } else { lines }
 }
 
-/// Forces a state, or lifts it; says what it did, or how to ask.
+/// Forces a breaker's state or lifts it. Returns a description of the effect, or the usage.
 pub(super) fn force(gateway: &Gateway, query: Option<&str>) -> Result<String, String> {
-    let wanted = Wanted::read(query.unwrap_or_default()).ok_or_else(|| USAGE.to_owned())?;
+    let request = ForceRequest::read(query.unwrap_or_default()).ok_or_else(|| USAGE.to_owned())?;
     let snapshot = gateway.current.load();
-    let channel = snapshot.channels.get(wanted.channel).ok_or_else(|| {
+    let channel = snapshot.channels.get(request.channel).ok_or_else(|| {
         let known: Vec<&str> = snapshot.channels.keys().map(String::as_str).collect();
-        format!("there is no channel `{}`: there are {}\n", wanted.channel, known.join(", "))
+        format!("there is no channel `{}`: there are {}\n", request.channel, known.join(", "))
     })?;
-    let until = gateway.exchanger.clock().now() + wanted.time;
+    let until = gateway.provider_client.clock().now() + request.time;
     let mut forced = Vec::new();
-    for kind in &wanted.kinds {
-        // All of them, without a short cut: a channel may have more than one.
-        let takers = channel.filters.iter().filter(|filter| filter.force(*kind, wanted.force, until)).count();
-        if takers > 0 {
+    for kind in &request.kinds {
+        // `count` visits every filter, because a channel may have several breakers.
+        let breakers = channel.filters.iter().filter(|filter| filter.force(*kind, request.force, until)).count();
+        if breakers > 0 {
             forced.push(kind.as_str());
         }
     }
@@ -64,21 +66,21 @@ pub(super) fn force(gateway: &Gateway, query: Option<&str>) -> Result<String, St
             channel.name
         ));
     }
-    let (state, kinds) = (wanted.force.map_or("none", Force::as_str), forced.join(", "));
-    let seconds = wanted.time.as_secs();
-    tracing::warn!(channel = channel.name, state, kinds, seconds, "an operator forced the breaker");
-    let left = if wanted.force.is_some() { format!(" for {seconds}s") } else { String::new() };
-    Ok(format!("the breaker of {} for {kinds} is forced {state}{left}\n", channel.name))
+    let (state, kinds) = (request.force.map_or("none", Force::as_str), forced.join(", "));
+    let seconds = request.time.as_secs();
+    tracing::warn!(channel = channel.name, state, kinds, seconds, "an operator forced the state of a breaker");
+    let remaining = if request.force.is_some() { format!(" for {seconds}s") } else { String::new() };
+    Ok(format!("the breaker of {} for {kinds} is forced {state}{remaining}\n", channel.name))
 }
 
-struct Wanted<'a> {
+struct ForceRequest<'a> {
     channel: &'a str,
     kinds: Vec<Kind>,
     force: Option<Force>,
     time: Duration,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> ForceRequest<'a> {
     fn read(query: &'a str) -> Option<Self> {
         let pairs: Option<BTreeMap<&str, &str>> = query.split('&').map(|pair| pair.split_once('=')).collect();
         let pairs = pairs?;
@@ -93,14 +95,14 @@ impl<'a> Wanted<'a> {
             Some(name) => vec![Kind::ALL.into_iter().find(|kind| kind.as_str() == *name)?],
             None => Kind::ALL.into_iter().filter(|kind| force != Some(Force::Open) || !kind.is_query()).collect(),
         };
-        let time = pairs.get("for").map_or(Some(FOR), |text| time(text))?;
+        let time = pairs.get("for").map_or(Some(DEFAULT_FORCE_TIME), |text| time(text))?;
         Some(Self { channel: pairs.get("channel")?, kinds, force, time })
     }
 }
 
-/// As in the files: `90s`, `10m`, `2h`.
+/// Parses a duration such as `90s`, `10m` or `2h`.
 fn time(text: &str) -> Option<Duration> {
-    duration(text).filter(|time| !time.is_zero() && *time <= LONGEST)
+    duration(text).filter(|time| !time.is_zero() && *time <= MAX_FORCE_TIME)
 }
 
 #[cfg(test)]
@@ -109,11 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wishes_are_read_and_odd_ones_are_not() {
-        let all = Wanted::read("channel=main&force=open").unwrap();
-        assert_eq!((all.channel, all.force, all.time), ("main", Some(Force::Open), FOR));
-        assert_eq!(all.kinds, [Kind::Pay, Kind::Close, Kind::Refund], "the truth can still be asked");
-        let one = Wanted::read("channel=main&operation=query&force=none&for=2h").unwrap();
+    fn force_request_is_parsed_and_invalid_one_is_rejected() {
+        let all = ForceRequest::read("channel=main&force=open").unwrap();
+        assert_eq!((all.channel, all.force, all.time), ("main", Some(Force::Open), DEFAULT_FORCE_TIME));
+        assert_eq!(all.kinds, [Kind::Pay, Kind::Close, Kind::Refund], "queries are still allowed");
+        let one = ForceRequest::read("channel=main&operation=query&force=none&for=2h").unwrap();
         assert_eq!((one.kinds, one.force, one.time.as_secs()), (vec![Kind::Query], None, 7200));
         for odd in [
             "",
@@ -129,7 +131,7 @@ mod tests {
             "channel=main&force=open&forever=1",
             "channel=main&force",
         ] {
-            assert!(Wanted::read(odd).is_none(), "{odd}");
+            assert!(ForceRequest::read(odd).is_none(), "{odd}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Refusal of requests that a browser sends for a page of somebody else: any page that an operator opens could otherwise use
-//! the admin port of that machine.
+//! Rejects requests that a browser sends on behalf of another site. Otherwise any page that an operator opens could
+//! use the admin port of that machine.
 //!
-//! Programs are not concerned: none of these headers is sent by curl, Prometheus or the commands of `tollgate`.
+//! Programs are not affected: curl, Prometheus and the commands of `tollgate` send none of these headers.
 
 use std::net::IpAddr;
 
@@ -9,86 +9,87 @@ use http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method};
 
-/// What a caller has shown of itself.
+/// Proof of a caller's identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
-    /// Nothing was asked for.
+pub(super) enum CallerProof {
+    /// No proof was required.
     Nothing,
-    /// A certificate, which a browser shows for any page.
+    /// A client certificate, which a browser presents for any page.
     Certificate,
-    /// A token, which only who knows it can send.
+    /// A token, which only an authorized program can send.
     Token,
 }
 
-/// Says why a request is refused; `authority` stands in for `Host` in HTTP/2. `names` are the names, besides addresses and
-/// `localhost`, under which the port is asked.
-pub(super) fn refusal(
+/// Returns the reason for a rejection. `authority` replaces `Host` in HTTP/2. `names` are the permitted host names
+/// besides addresses and `localhost`.
+pub(super) fn rejection(
     method: &Method,
     headers: &HeaderMap,
     authority: Option<&str>,
     names: &[String],
-    shown: Shown,
+    proof: CallerProof,
 ) -> Option<&'static str> {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    if shown == Shown::Token && reads {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    if proof == CallerProof::Token && is_read {
         return None;
     }
-    let host = match one(headers, HOST.as_str()) {
+    let host = match single_value(headers, HOST.as_str()) {
         Ok(host) => host.or(authority),
-        Err(()) => return Some("the header `Host` is not readable"),
+        Err(()) => return Some("the `Host` header is malformed or repeated"),
     };
-    if shown == Shown::Nothing && host.is_some_and(|host| !is_own(host, names)) {
+    if proof == CallerProof::Nothing && host.is_some_and(|host| !is_own_host(host, names)) {
         return Some(
-            "this name is not one of the admin port: ask it by its address or `localhost`, or add the name to `admin.hosts`",
+            "unknown host name: use the admin port's address or `localhost`, or add the name to `admin.hosts`",
         );
     }
-    match one(headers, ORIGIN.as_str()) {
+    match single_value(headers, ORIGIN.as_str()) {
         Ok(None) => {}
         Ok(Some(origin)) if host.is_some_and(|host| is_origin_of(origin, host)) => {}
-        Ok(Some(_)) | Err(()) => return Some("a page of another origin may not use the admin port"),
+        Ok(Some(_)) | Err(()) => return Some("pages of another origin may not use the admin port"),
     }
-    if !matches!(one(headers, "sec-fetch-site"), Ok(None | Some("same-origin" | "none"))) {
-        return Some("a page of another site may not use the admin port");
+    if !matches!(single_value(headers, "sec-fetch-site"), Ok(None | Some("same-origin" | "none"))) {
+        return Some("pages of another site may not use the admin port");
     }
-    if !reads && shown != Shown::Token && is_form(headers) {
-        return Some("a form may not use the admin port: send the request without a body and without `content-type`");
+    if !is_read && proof != CallerProof::Token && is_form(headers) {
+        return Some("forms may not use the admin port: send the request without a body and without `content-type`");
     }
     None
 }
 
-/// Whether a page of a stranger cannot have this host in its address.
-fn is_own(host: &str, names: &[String]) -> bool {
+/// Returns whether a foreign page cannot have this host name.
+fn is_own_host(host: &str, names: &[String]) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
     let is_address = name.parse::<IpAddr>().is_ok();
     !authority.as_str().contains('@')
         && (is_address
             || name.eq_ignore_ascii_case("localhost")
-            || names.iter().any(|known| known.eq_ignore_ascii_case(name)))
+            || names.iter().any(|permitted| permitted.eq_ignore_ascii_case(name)))
 }
 
 fn is_origin_of(origin: &str, host: &str) -> bool {
-    let (scheme, at) = origin.split_once("://").unwrap_or_default();
+    let (scheme, origin_host) = origin.split_once("://").unwrap_or_default();
     let default = match scheme {
         "http" => ":80",
         "https" => ":443",
         _ => return false,
     };
-    let [at, host] = [at, host].map(|text| text.strip_suffix(default).unwrap_or(text));
-    at.eq_ignore_ascii_case(host)
+    let [origin_host, host] = [origin_host, host].map(|text| text.strip_suffix(default).unwrap_or(text));
+    origin_host.eq_ignore_ascii_case(host)
 }
 
-/// Whether a page can have sent it without asking: these are the only types that a form or a simple request has.
+/// Returns whether a page can send this request without a CORS check: forms and simple requests have only these
+/// types.
 fn is_form(headers: &HeaderMap) -> bool {
-    let simple = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
+    let form_types = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
     headers.get_all(CONTENT_TYPE).iter().any(|value| {
         let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        simple.iter().any(|simple| kind.eq_ignore_ascii_case(simple))
+        form_types.iter().any(|form_type| kind.eq_ignore_ascii_case(form_type))
     })
 }
 
-/// The only value of a header; an error when there are several, or it is no text.
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+/// Returns the single value of a header; an error if there are several or it is not text.
+fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
     let mut values = headers.get_all(name).iter().map(HeaderValue::to_str);
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -104,17 +105,17 @@ mod tests {
 
     use super::*;
 
-    fn is_refused(method: &Method, lines: &[(&str, &str)], shown: Shown) -> bool {
+    fn is_rejected(method: &Method, lines: &[(&str, &str)], proof: CallerProof) -> bool {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        refusal(method, &headers, None, &["ops.example.com".to_owned()], shown).is_some()
+        rejection(method, &headers, None, &["ops.example.com".to_owned()], proof).is_some()
     }
 
     #[test]
-    fn names_of_strangers_are_refused_and_addresses_are_not() {
-        for (host, refused) in [
+    fn foreign_host_names_are_rejected_and_addresses_accepted() {
+        for (host, rejected) in [
             ("127.0.0.1:9090", false),
             ("[::1]:9090", false),
             ("192.0.2.7", false),
@@ -129,19 +130,19 @@ mod tests {
             ("2130706433.example", true),
             ("", true),
         ] {
-            let of = |shown| is_refused(&Method::GET, &[("host", host)], shown);
-            assert_eq!(of(Shown::Nothing), refused, "{host}");
-            assert!(!of(Shown::Token), "{host}");
+            let rejected_with = |proof| is_rejected(&Method::GET, &[("host", host)], proof);
+            assert_eq!(rejected_with(CallerProof::Nothing), rejected, "{host}");
+            assert!(!rejected_with(CallerProof::Token), "{host}");
         }
-        let twice = [("host", "127.0.0.1"), ("host", "evil.example")];
-        assert!(is_refused(&Method::GET, &twice, Shown::Nothing));
-        assert!(!is_refused(&Method::GET, &[], Shown::Nothing), "HTTP/1.0");
+        let two_hosts = [("host", "127.0.0.1"), ("host", "evil.example")];
+        assert!(is_rejected(&Method::GET, &two_hosts, CallerProof::Nothing));
+        assert!(!is_rejected(&Method::GET, &[], CallerProof::Nothing), "HTTP/1.0");
     }
 
     #[test]
-    fn pages_of_other_origins_are_refused_whatever_they_send() {
+    fn pages_of_other_origins_are_rejected() {
         let host = ("host", "127.0.0.1:9090");
-        for (line, refused) in [
+        for (line, rejected) in [
             (("origin", "http://127.0.0.1:9090"), false),
             (("origin", "http://127.0.0.1:3000"), true),
             (("origin", "http://localhost:9090"), true),
@@ -153,32 +154,36 @@ mod tests {
             (("sec-fetch-site", "same-site"), true),
             (("sec-fetch-site", "cross-site"), true),
         ] {
-            for (method, shown) in [
-                (Method::GET, Shown::Nothing),
-                (Method::POST, Shown::Nothing),
-                (Method::POST, Shown::Certificate),
-                (Method::POST, Shown::Token),
+            for (method, proof) in [
+                (Method::GET, CallerProof::Nothing),
+                (Method::POST, CallerProof::Nothing),
+                (Method::POST, CallerProof::Certificate),
+                (Method::POST, CallerProof::Token),
             ] {
-                assert_eq!(is_refused(&method, &[host, line], shown), refused, "{line:?} {method} {shown:?}");
+                assert_eq!(is_rejected(&method, &[host, line], proof), rejected, "{line:?} {method} {proof:?}");
             }
-            assert!(!is_refused(&Method::GET, &[host, line], Shown::Token), "it is no page that knows the token");
+            assert!(!is_rejected(&Method::GET, &[host, line], CallerProof::Token), "a page cannot know the token");
         }
-        assert!(!is_refused(&Method::POST, &[("host", "a"), ("origin", "https://a:443")], Shown::Token));
+        assert!(!is_rejected(&Method::POST, &[("host", "a"), ("origin", "https://a:443")], CallerProof::Token));
     }
 
     #[test]
-    fn forms_are_refused_where_no_token_is_sent() {
-        for (kind, refused) in [
+    fn forms_without_token_are_rejected() {
+        for (kind, rejected) in [
             ("text/plain", true),
             ("Text/Plain; charset=utf-8", true),
             ("application/x-www-form-urlencoded", true),
             ("multipart/form-data; boundary=x", true),
             ("application/json", false),
         ] {
-            let of = |shown| is_refused(&Method::POST, &[("content-type", kind)], shown);
+            let rejected_with = |proof| is_rejected(&Method::POST, &[("content-type", kind)], proof);
             assert_eq!(
-                (of(Shown::Nothing), of(Shown::Certificate), of(Shown::Token)),
-                (refused, refused, false),
+                (
+                    rejected_with(CallerProof::Nothing),
+                    rejected_with(CallerProof::Certificate),
+                    rejected_with(CallerProof::Token)
+                ),
+                (rejected, rejected, false),
                 "{kind}"
             );
         }

@@ -1,4 +1,4 @@
-//! How `tollgate rollback` and `tollgate explain` talk to the gateway that runs.
+//! Client of the running gateway's admin port, for `tollgate rollback` and `tollgate explain`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,30 +14,30 @@ use tokio_rustls::TlsConnector;
 use crate::config::{Process, ServerTls};
 use crate::stage::exchange;
 
-/// Asks the admin port of the gateway with this configuration, with its token; gives status and body.
+/// Sends a request to the admin port of the gateway with this configuration. Returns status and body.
 pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result<(u16, Value), String> {
-    let to = reachable(process.admin_listen);
+    let address = reachable_address(process.admin_listen);
     let headers: Vec<_> = process.admin_token.iter().map(|token| ("authorization", token.header())).collect();
-    let stream = TcpStream::connect(to).await.map_err(|error| format!("cannot reach {to}: {error}"))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot reach {address}: {error}"))?;
     let Some(tls) = &process.admin_tls else {
-        return exchange(stream, to, method, target, &headers, String::new()).await;
+        return exchange(stream, address, method, target, &headers, String::new()).await;
     };
-    let name = ServerName::from(to.ip());
+    let name = ServerName::from(address.ip());
     let stream = TlsConnector::from(config(tls)?).connect(name, stream).await;
     let stream = stream.map_err(|error| {
         let advice = "after a change of the file, send the gateway SIGHUP: a reload serves the new certificate";
-        format!("the admin port at {to} does not show the certificate that `admin.tls` names: {error}; {advice}")
+        format!("the admin port at {address} does not present the certificate of `admin.tls`: {error}; {advice}")
     })?;
-    exchange(stream, to, method, target, &headers, String::new()).await.map_err(|error| match &tls.client_ca {
+    exchange(stream, address, method, target, &headers, String::new()).await.map_err(|error| match &tls.client_ca {
         Some(_) => {
-            format!("{error}; it wants a certificate of `admin.tls.client_ca`: use curl with --cert and --key, as in `curl -X {method} …{target}`")
+            format!("{error}; it requires a certificate issued by `admin.tls.client_ca`: use curl with --cert and --key, as in `curl -X {method} …{target}`")
         }
         None => error,
     })
 }
 
-/// Who listens everywhere listens here too.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+/// Returns the address to connect to: the loopback address if the gateway listens on all addresses.
+fn reachable_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -47,33 +47,34 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 fn config(tls: &ServerTls) -> Result<Arc<ClientConfig>, String> {
-    let cannot = |error: &dyn std::fmt::Display| format!("admin.tls.cert: {error}");
-    let expected = tls.identity.certificates.first().ok_or_else(|| cannot(&"no certificate is in it"))?;
+    let certificate_error = |error: &dyn std::fmt::Display| format!("admin.tls.cert: {error}");
+    let expected =
+        tls.identity.certificates.first().ok_or_else(|| certificate_error(&"the file contains no certificate"))?;
     let expected = CertificateDer::from(expected.clone());
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(Pinned { expected, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(PinnedCertificate { expected, provider: Arc::clone(&provider) });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| cannot(&error))?;
+    let builder = builder.map_err(|error| certificate_error(&error))?;
     Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
-/// The certificate is known to the byte, so nobody needs to vouch for it.
+/// Accepts exactly the configured certificate, so that no authority is needed.
 #[derive(Debug)]
-struct Pinned {
+struct PinnedCertificate {
     expected: CertificateDer<'static>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinnedCertificate {
     fn verify_server_cert(
         &self,
-        shown: &CertificateDer<'_>,
+        presented: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match *shown == self.expected {
+        match *presented == self.expected {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
         }
@@ -82,19 +83,19 @@ impl ServerCertVerifier for Pinned {
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        shown: &CertificateDer<'_>,
+        presented: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, shown, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(message, presented, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        shown: &CertificateDer<'_>,
+        presented: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, shown, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(message, presented, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,31 +1,31 @@
-//! The clock that decides: PostgreSQL's where several gateways share a ledger, this machine's elsewhere.
+//! The authoritative clock: PostgreSQL's if several gateways share a ledger, else this machine's.
 //!
-//! PostgreSQL's time is measured at each beat of the lease. Between two beats it is counted by the monotonic clock, so that a
-//! step of this machine's wall clock changes nothing. Steps of the deciding clock itself are noticed: how long something has
-//! lasted for certain is counted from the last step, or from the start of the process.
+//! Each renewal of the lease measures PostgreSQL's time. Between measurements the monotonic clock advances it, so a
+//! step of this machine's wall clock has no effect. Steps of the authoritative clock are detected: certain durations
+//! are counted from the last step, or from the start of the process.
 
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Between two readings, a larger difference to the monotonic clock is a step of the wall clock.
-const STEP: SignedDuration = SignedDuration::from_secs(1);
-/// How fast a machine's monotonic clock may drift: 1 second in 2,000.
-const DRIFT: u32 = 2_000;
+/// A larger difference between the authoritative and the monotonic clock counts as a step.
+const MIN_STEP: SignedDuration = SignedDuration::from_secs(1);
+/// Assumed maximum drift of a machine's monotonic clock: 1 second in 2,000.
+const MAX_DRIFT: u32 = 2_000;
 
 /// A measurement of PostgreSQL's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// The middle of the round trip.
+    /// Middle of the round trip.
     at: Instant,
-    /// PostgreSQL's time then, as exact as [`error`](Self::error) says.
+    /// PostgreSQL's time at `at`, within [`error`](Self::error).
     time: Timestamp,
-    /// Half of the round trip.
+    /// Half of the round trip time.
     error: Duration,
 }
 
 impl Sample {
-    /// Reads a round trip that began and ended then.
+    /// Creates a sample from a round trip.
     pub(super) fn of(sent: Instant, received: Instant, time: Timestamp) -> Self {
         let error = received.saturating_duration_since(sent) / 2;
         Self { at: sent + error, time, error }
@@ -35,33 +35,33 @@ impl Sample {
         forward(self.time, self.at, at)
     }
 
-    /// The error grows with the sample's age.
+    /// Returns the error bound, which grows with the sample's age.
     fn error_at(&self, at: Instant) -> Duration {
-        self.error + at.saturating_duration_since(self.at) / DRIFT
+        self.error + at.saturating_duration_since(self.at) / MAX_DRIFT
     }
 }
 
-/// The state of the clock that decides.
+/// State of the authoritative clock.
 #[derive(Debug)]
 pub(super) struct Deciding {
     sample: Option<Sample>,
-    /// The last reading, to notice steps.
+    /// The last reading, for detecting steps.
     read: (Instant, Timestamp),
-    /// The last step, or the start.
+    /// Time of the last step, or of the start.
     steady_since: Instant,
 }
 
-/// A difference between this machine's clock and PostgreSQL's.
+/// An offset between this machine's clock and PostgreSQL's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offset {
     /// Positive if this machine's clock is ahead.
     pub(super) ahead: SignedDuration,
-    /// Bound of the error.
+    /// Bound of the measurement error.
     pub(super) error: SignedDuration,
 }
 
 impl Offset {
-    /// Whether the clocks differ by more than this for certain.
+    /// Returns whether the offset certainly exceeds the limit.
     pub(super) fn exceeds(&self, limit: SignedDuration) -> bool {
         self.ahead.abs() - self.error > limit
     }
@@ -72,15 +72,15 @@ impl Deciding {
         Self { sample: None, read: (at, machine), steady_since: at }
     }
 
-    /// Returns the time, given what the monotonic clock and this machine's wall clock say.
+    /// Returns the authoritative time, given the monotonic and the wall clock.
     pub(super) fn now(&mut self, at: Instant, machine: Timestamp) -> Timestamp {
         let now = self.sample.map_or(machine, |sample| sample.time_at(at));
         let (read_at, read) = self.read;
         let stepped = now.duration_since(forward(read, read_at, at));
-        if stepped.abs() > STEP {
+        if stepped.abs() > MIN_STEP {
             self.steady_since = at;
             if self.sample.is_none() {
-                tracing::warn!(seconds = stepped.as_secs_f64(), "this machine's clock was set");
+                tracing::warn!(seconds = stepped.as_secs_f64(), "this machine's clock was stepped");
             }
         }
         self.read = (at, now);
@@ -92,7 +92,7 @@ impl Deciding {
         at.saturating_duration_since(self.steady_since)
     }
 
-    /// Takes a measurement in, unless the one before says the same and is more exact. Returns whether it was taken.
+    /// Records a measurement, unless the previous one agrees and is more exact. Returns whether it was recorded.
     pub(super) fn measured(&mut self, sample: Sample, machine: Timestamp) -> bool {
         let is_needed = self.sample.is_none_or(|known| {
             let differ = sample.time.duration_since(known.time_at(sample.at)).unsigned_abs();
@@ -106,7 +106,7 @@ impl Deciding {
         is_needed
     }
 
-    /// Returns how far this machine's clock is ahead of PostgreSQL's; `None` while this machine's decides.
+    /// Returns by how much this machine's clock is ahead of PostgreSQL's; `None` without a measurement.
     pub(super) fn offset(&self, at: Instant, machine: Timestamp) -> Option<Offset> {
         let sample = self.sample?;
         let error = SignedDuration::try_from(sample.error_at(at)).unwrap_or(SignedDuration::MAX);
@@ -114,7 +114,7 @@ impl Deciding {
     }
 }
 
-/// Counts a time on by the monotonic clock.
+/// Advances a time by the monotonic clock.
 fn forward(time: Timestamp, from: Instant, to: Instant) -> Timestamp {
     let passed = SignedDuration::try_from(to.saturating_duration_since(from)).unwrap_or(SignedDuration::MAX);
     time.saturating_add(passed).unwrap_or(Timestamp::MAX)
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn machine_clock_decides_until_the_first_sample() {
+    fn machine_clock_is_authoritative_until_first_sample() {
         let start = Instant::now();
         let mut clock = Deciding::new(start, time(600));
         assert_eq!(clock.now(start + seconds(1), time(601)), time(601));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn step_of_machine_clock_between_samples_changes_no_time() {
+    fn machine_clock_step_between_samples_has_no_effect() {
         let start = Instant::now();
         let mut clock = Deciding::new(start, time(0));
         clock.measured(Sample::of(start, start, time(0)), time(0));
@@ -158,11 +158,11 @@ mod tests {
             let offset = clock.offset(start + seconds(2), time(2 + ahead)).unwrap();
             assert_eq!(offset.ahead.as_secs(), ahead);
         }
-        assert_eq!(clock.steady_for(start + seconds(2)), seconds(2), "the clock that decides has made no step");
+        assert_eq!(clock.steady_for(start + seconds(2)), seconds(2), "the authoritative clock has made no step");
     }
 
     #[test]
-    fn slow_sample_does_not_replace_an_exact_one_unless_they_contradict() {
+    fn slow_sample_replaces_exact_one_only_on_contradiction() {
         let start = Instant::now();
         let mut clock = Deciding::new(start, time(0));
         let at = |millis| start + Duration::from_millis(millis);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_noticed_and_drift_is_not_one() {
+    fn clock_steps_are_detected_and_drift_is_ignored() {
         let start = Instant::now();
         let mut clock = Deciding::new(start, time(0));
         for second in 1..100_u64 {

@@ -1,4 +1,4 @@
-//! Connects to a host by the first of its addresses that takes the connection (Happy Eyeballs, RFC 8305).
+//! Connects to the first address of a host that accepts the connection (Happy Eyeballs, RFC 8305).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,38 +6,38 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// How long one address has before the next one is tried beside it; RFC 8305 recommends this.
+/// Time before the next address is tried in parallel, as recommended by RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// The most addresses of one host that are tried.
+/// Maximum number of addresses tried per host.
 const MAX_ADDRESSES: usize = 32;
 
-/// Sorts addresses for an attempt: the families take turns, as RFC 8305 says, and each attempt begins with another address,
-/// because one that takes connections may still not answer.
+/// Sorts addresses for an attempt. Address families alternate (RFC 8305). Each attempt starts with another address,
+/// because a host that accepts connections may still not answer.
 pub(super) fn sorted(addresses: Vec<SocketAddr>, attempt: u32) -> Vec<SocketAddr> {
     let is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (preferred, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == is_v6);
     let (mut preferred, mut others) = (preferred.into_iter(), others.into_iter());
     let mut sorted = Vec::new();
     loop {
-        let before = sorted.len();
+        let previous_length = sorted.len();
         sorted.extend(preferred.next());
         sorted.extend(others.next());
-        if sorted.len() == before {
+        if sorted.len() == previous_length {
             break;
         }
     }
     sorted.truncate(MAX_ADDRESSES);
-    let first = attempt as usize % sorted.len().max(1);
-    sorted.rotate_left(first);
+    let offset = attempt as usize % sorted.len().max(1);
+    sorted.rotate_left(offset);
     sorted
 }
 
-/// Returns the first connection that is there. The addresses are tried in this order, each next one when the one before it
-/// failed or has had its time; those before go on beside it.
-pub(super) async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
+/// Returns the first established connection. The next address is tried when the previous one fails or exceeds
+/// `ATTEMPT_DELAY`; earlier attempts continue in parallel.
+pub(super) async fn connect_first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
     let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
-    let mut why = "the host has no address".to_owned();
+    let mut reason = "the host has no address".to_owned();
     loop {
         let next = waiting.next();
         if let Some(address) = next {
@@ -46,9 +46,9 @@ pub(super) async fn first(addresses: &[SocketAddr]) -> Result<(TcpStream, Socket
         tokio::select! {
             ended = attempts.join_next() => match ended {
                 Some(Ok((address, Ok(stream)))) => return Ok((stream, address)),
-                Some(Ok((address, Err(error)))) => why = format!("cannot connect to {address}: {error}"),
+                Some(Ok((address, Err(error)))) => reason = format!("cannot connect to {address}: {error}"),
                 Some(Err(_)) => {}
-                None => return Err(why),
+                None => return Err(reason),
             },
             () = tokio::time::sleep(ATTEMPT_DELAY), if next.is_some() => {}
         }
@@ -62,13 +62,13 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A listener that takes no connection, because its queue is full.
-    pub(in super::super) struct Mute(
+    /// A listener whose backlog is full, so that it accepts no connection.
+    pub(in super::super) struct UnresponsiveListener(
         #[allow(dead_code)] TcpListener,
         #[allow(dead_code)] JoinSet<std::io::Result<TcpStream>>,
     );
 
-    pub(in super::super) async fn mute(address: &str) -> (SocketAddr, Mute) {
+    pub(in super::super) async fn unresponsive(address: &str) -> (SocketAddr, UnresponsiveListener) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
         let listener = socket.listen(0).unwrap();
@@ -79,7 +79,7 @@ pub(super) mod tests {
         for _ in 0..8 {
             connections.spawn(TcpStream::connect(address));
         }
-        (address, Mute(listener, connections))
+        (address, UnresponsiveListener(listener, connections))
     }
 
     async fn closed() -> SocketAddr {
@@ -87,26 +87,26 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn address_that_takes_no_connection_does_not_hold_up_the_next_one() {
+    async fn unresponsive_address_does_not_delay_the_next_one() {
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good_address = good.local_addr().unwrap();
-        let (mute_address, _mute) = mute("127.0.0.1").await;
-        for before in [vec![mute_address], vec![closed().await, mute_address], vec![mute_address, closed().await]] {
-            let addresses = [before, vec![good_address]].concat();
-            assert_eq!(first(&addresses).await.unwrap().1, good_address);
+        let (mute_address, _mute) = unresponsive("127.0.0.1").await;
+        for failing in [vec![mute_address], vec![closed().await, mute_address], vec![mute_address, closed().await]] {
+            let addresses = [failing, vec![good_address]].concat();
+            assert_eq!(connect_first(&addresses).await.unwrap().1, good_address);
         }
-        assert_eq!(first(&[good_address, mute_address]).await.unwrap().1, good_address);
+        assert_eq!(connect_first(&[good_address, mute_address]).await.unwrap().1, good_address);
     }
 
     #[tokio::test]
-    async fn host_without_an_address_that_works_says_why() {
-        let why = first(&[closed().await]).await.unwrap_err();
-        assert!(why.starts_with("cannot connect to 127.0.0.1:"), "{why}");
-        assert_eq!(first(&[]).await.unwrap_err(), "the host has no address");
+    async fn unreachable_host_is_reported_with_its_reason() {
+        let reason = connect_first(&[closed().await]).await.unwrap_err();
+        assert!(reason.starts_with("cannot connect to 127.0.0.1:"), "{reason}");
+        assert_eq!(connect_first(&[]).await.unwrap_err(), "the host has no address");
     }
 
     #[test]
-    fn families_take_turns_and_attempts_begin_with_another_address() {
+    fn address_families_alternate_and_attempts_rotate() {
         let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let all = addresses(&["[2606::1]:1", "[2606::2]:1", "[2606::3]:1", "1.0.0.1:1"]);
         let wanted = addresses(&["[2606::1]:1", "1.0.0.1:1", "[2606::2]:1", "[2606::3]:1"]);

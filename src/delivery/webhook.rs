@@ -1,4 +1,5 @@
-//! One event to one merchant's URL, signed as Standard Webhooks says (webhook-id, webhook-timestamp, webhook-signature).
+//! Posts an event to a merchant's URL, signed according to Standard Webhooks (webhook-id, webhook-timestamp,
+//! webhook-signature).
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
@@ -25,39 +26,39 @@ use crate::config::{Webhook, special_purpose};
 use crate::ledger::{Event, Record};
 use crate::view::{payment_view, refund_view};
 
-/// Within this time an endpoint must have answered.
-const LIMIT: Duration = Duration::from_secs(15);
-/// Within this part of it the TLS handshake must be done, or the next address is tried.
+/// Time limit for the whole delivery.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time limit for the TLS handshake; after that the next address is tried.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
-/// So long and so much of an answer is read, to let the other side finish; it is not looked at.
-const BODY_LIMIT: Duration = Duration::from_secs(1);
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// Limits for reading the response body, which is discarded. Reading it lets the endpoint finish properly.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_RESPONSE_BODY: usize = 64 * 1024;
 
-/// Posts events. Redirects are not followed: the signature is for one receiver.
+/// Posts events. Redirects are not followed, because the signature is meant for one receiver.
 #[derive(Clone, Copy)]
 pub struct Client;
 
-/// What the endpoint answered.
+/// The endpoint's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// The header `retry-after`.
+    /// The `retry-after` header.
     pub retry_after: Option<String>,
 }
 
 impl Client {
-    /// Sends one event, after so many tries; the error says in words why there was no reply.
+    /// Posts an event after `tries` earlier attempts. The error describes why there was no response.
     pub async fn post(&self, target: &Webhook, allowed: &[IpNet], event: &Event, tries: u32) -> Result<Reply, String> {
-        let uri: Uri = target.url.parse().map_err(|_| "the webhook's URL cannot be read".to_owned())?;
+        let uri: Uri = target.url.parse().map_err(|_| "the webhook's URL is invalid".to_owned())?;
         let request = request(target, &uri, event, unix_now())?;
-        tokio::time::timeout(LIMIT, send(&uri, allowed, request, tries))
+        tokio::time::timeout(RESPONSE_TIMEOUT, send(&uri, allowed, request, tries))
             .await
             .unwrap_or_else(|_| Err("no answer within 15 s".to_owned()))
     }
 }
 
-/// The event's body; the same bytes at every try.
+/// Returns the event's body, with identical bytes in every attempt.
 pub fn body(event: &Event) -> Result<Bytes, String> {
     #[derive(Serialize)]
     struct Body<'a, T: Serialize> {
@@ -79,7 +80,7 @@ pub fn body(event: &Event) -> Result<Bytes, String> {
     };
     let merchant = &event.subject.merchant;
     let body = Body { id: &event.id, r#type: &event.kind, created_at: event.created_at, merchant, data };
-    serde_json::to_vec(&body).map(Bytes::from).map_err(|error| format!("the event cannot be written: {error}"))
+    serde_json::to_vec(&body).map(Bytes::from).map_err(|error| format!("the event cannot be serialized: {error}"))
 }
 
 fn request(target: &Webhook, uri: &Uri, event: &Event, now: u64) -> Result<Request<Full<Bytes>>, String> {
@@ -93,10 +94,10 @@ fn request(target: &Webhook, uri: &Uri, event: &Event, now: u64) -> Result<Reque
         .header("webhook-timestamp", now)
         .header("webhook-signature", signatures(&target.secrets, &event.id, now, &body))
         .body(Full::new(body))
-        .map_err(|_| "the webhook's URL cannot be put into a request".to_owned())
+        .map_err(|_| "the webhook's URL is not usable in a request".to_owned())
 }
 
-/// One `v1,…` for each secret, so that a receiver can change to a new one without losing an event.
+/// Returns one `v1,…` signature per secret, so that a receiver can rotate its secret without losing events.
 fn signatures(secrets: &[Secret], id: &str, timestamp: u64, body: &[u8]) -> String {
     let mut message = format!("{id}.{timestamp}.").into_bytes();
     message.extend_from_slice(body);
@@ -111,19 +112,20 @@ async fn send(uri: &Uri, allowed: &[IpNet], request: Request<Full<Bytes>>, tries
     let host = uri.host().ok_or("the webhook's URL has no host")?.trim_matches(['[', ']']).to_owned();
     let tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    // Looked up once, checked, and connected to: a second look-up could say something else.
-    let found = tokio::net::lookup_host((host.as_str(), port))
+    // Resolved once and then checked: a second lookup could return other addresses.
+    let resolved = tokio::net::lookup_host((host.as_str(), port))
         .await
-        .map_err(|error| format!("cannot look up the host: {error}"))?;
-    let addresses = dial::sorted(permitted(found.collect(), allowed)?, tries);
+        .map_err(|error| format!("cannot resolve the host: {error}"))?;
+    let addresses = dial::sorted(permitted(resolved.collect(), allowed)?, tries);
     let name = match tls {
-        true => Some(ServerName::try_from(host).map_err(|_| "the host is no TLS name".to_owned())?),
+        true => Some(ServerName::try_from(host).map_err(|_| "the host is not a valid TLS server name".to_owned())?),
         false => None,
     };
     send_to(addresses, name, &PUBLIC_ROOTS, request).await
 }
 
-/// Sends to the first address that can be reached; with a name, over TLS. Nothing of the request is written before that.
+/// Sends the request to the first reachable address, over TLS if there is a name. Nothing is written before the
+/// handshake succeeds.
 async fn send_to(
     mut addresses: Vec<SocketAddr>,
     name: Option<ServerName<'static>>,
@@ -131,18 +133,18 @@ async fn send_to(
     request: Request<Full<Bytes>>,
 ) -> Result<Reply, String> {
     loop {
-        let (stream, address) = dial::first(&addresses).await?;
+        let (stream, address) = dial::connect_first(&addresses).await?;
         let Some(name) = name.clone() else { return exchange(stream, request).await };
         let handshake = TlsConnector::from(Arc::clone(roots)).connect(name, stream);
-        let why = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let reason = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => return exchange(stream, request).await,
             Ok(Err(error)) => format!("TLS with {address}: {error}"),
             Err(_) => format!("TLS with {address}: no answer within {} s", HANDSHAKE_TIMEOUT.as_secs()),
         };
-        // What is behind another address may be well.
+        // Another address may still work.
         addresses.retain(|other| *other != address);
         if addresses.is_empty() {
-            return Err(why);
+            return Err(reason);
         }
     }
 }
@@ -151,14 +153,15 @@ async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Reply, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |error: hyper::Error| format!("the connection broke: {error}");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let connection_error = |error: hyper::Error| format!("the connection failed: {error}");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(connection_error)?;
     let driver = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(broken)?;
-    let status = answer.status().as_u16();
-    let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    // The status decides; a body that never ends must not turn a success into a failure.
-    let _ = tokio::time::timeout(BODY_LIMIT, Limited::new(answer.into_body(), ANSWER_LIMIT).collect()).await;
+    let response = sender.send_request(request).await.map_err(connection_error)?;
+    let status = response.status().as_u16();
+    let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    // The status alone decides: an endless body must not turn a success into a failure.
+    let _ = tokio::time::timeout(BODY_TIMEOUT, Limited::new(response.into_body(), MAX_RESPONSE_BODY).collect()).await;
     driver.abort();
     Ok(Reply { status, retry_after })
 }
@@ -166,7 +169,7 @@ where
 static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    // The provider has what TLS 1.2 and 1.3 need, so this cannot fail; if it did, no webhook would be believed.
+    // The crypto provider supports TLS 1.2 and 1.3, so this cannot fail. The fallback trusts no certificate.
     let builder = builder.with_safe_default_protocol_versions();
     builder.map_or_else(
         |_| Arc::new(ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()),
@@ -174,7 +177,7 @@ static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     )
 });
 
-/// The addresses, if all of them may be reached: a name with one private address among public ones is refused too.
+/// Returns the addresses if all of them are permitted. One private address among public ones rejects the host.
 fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, String> {
     for address in &addresses {
         let ip = address.ip().to_canonical();
@@ -193,9 +196,9 @@ fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<Vec<Socket
 mod tests {
     use super::*;
 
-    /// The example that the specification's reference libraries share.
+    /// The example shared by the specification's reference libraries.
     #[test]
-    fn signs_as_the_specification_says() {
+    fn signature_matches_standard_webhooks_example() {
         let secret = Secret::new(BASE64_STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
         let signed = signatures(
             std::slice::from_ref(&secret),
@@ -204,13 +207,13 @@ mod tests {
             br#"{"test": 2432232314}"#,
         );
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-        let both = signatures(&[secret.clone(), Secret::new("other")], "a", 1, b"");
-        assert_eq!(both.split(' ').count(), 2, "one for each secret while they rotate");
+        let two_signatures = signatures(&[secret.clone(), Secret::new("other")], "a", 1, b"");
+        assert_eq!(two_signatures.split(' ').count(), 2, "one for each secret while they rotate");
     }
 
     #[test]
-    fn private_addresses_are_refused_unless_allowed() {
-        let refused = [
+    fn private_addresses_are_rejected_unless_allowed() {
+        let rejected = [
             "127.0.0.1",
             "10.1.2.3",
             "172.16.0.1",
@@ -235,7 +238,7 @@ mod tests {
             "192.88.99.1",
             "3fff::1",
         ];
-        for text in refused {
+        for text in rejected {
             let address = SocketAddr::new(text.parse().unwrap(), 443);
             assert!(permitted(vec![address], &[]).is_err(), "{text}");
         }
@@ -249,24 +252,24 @@ mod tests {
         assert_eq!(permitted(vec![loopback], &["127.0.0.0/8".parse().unwrap()]), Ok(vec![loopback]));
     }
 
-    /// Answers every request with 204, over TLS if there is a configuration for it; where it listens.
+    /// Starts an endpoint that answers every request with 204, over TLS if configured. Returns its address.
     async fn receiver(tls: Option<Arc<rustls::ServerConfig>>) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let answer = async |mut stream: Box<dyn Both>| {
+                let response = async |mut stream: Box<dyn Both>| {
                     let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4096]).await;
-                    let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
-                    let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+                    let response = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                    let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, response).await;
                     let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
                 };
                 match &tls {
                     Some(tls) => match tokio_rustls::TlsAcceptor::from(Arc::clone(tls)).accept(stream).await {
-                        Ok(stream) => answer(Box::new(stream)).await,
+                        Ok(stream) => response(Box::new(stream)).await,
                         Err(_) => continue,
                     },
-                    None => answer(Box::new(stream)).await,
+                    None => response(Box::new(stream)).await,
                 }
             }
         });
@@ -281,15 +284,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn webhook_whose_first_address_takes_no_connection_is_delivered_by_the_next_one() {
-        let (mute, _kept) = dial::tests::mute("127.0.0.1").await;
-        let good = receiver(None).await;
-        let reply = send_to(vec![mute, good], None, &PUBLIC_ROOTS, a_request()).await;
+    async fn webhook_falls_back_from_unresponsive_address() {
+        let (unresponsive, _listener) = dial::tests::unresponsive("127.0.0.1").await;
+        let working = receiver(None).await;
+        let reply = send_to(vec![unresponsive, working], None, &PUBLIC_ROOTS, a_request()).await;
         assert_eq!(reply.unwrap().status, 204);
     }
 
     #[tokio::test]
-    async fn webhook_whose_first_address_speaks_no_tls_is_delivered_by_the_next_one() {
+    async fn webhook_falls_back_from_address_without_tls() {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -302,15 +305,15 @@ mod tests {
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
 
-        let good = receiver(Some(Arc::new(server))).await;
+        let working = receiver(Some(Arc::new(server))).await;
         let plain = receiver(None).await;
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let name = ServerName::try_from("a.test").unwrap();
         for before in [plain, silent.local_addr().unwrap()] {
-            let reply = send_to(vec![before, good], Some(name.clone()), &client, a_request()).await;
+            let reply = send_to(vec![before, working], Some(name.clone()), &client, a_request()).await;
             assert_eq!(reply.unwrap().status, 204, "{before}");
         }
-        let why = send_to(vec![plain], Some(name), &client, a_request()).await.unwrap_err();
-        assert!(why.starts_with(&format!("TLS with {plain}: ")), "{why}");
+        let reason = send_to(vec![plain], Some(name), &client, a_request()).await.unwrap_err();
+        assert!(reason.starts_with(&format!("TLS with {plain}: ")), "{reason}");
     }
 }

@@ -1,223 +1,250 @@
-//! An explanation in words that need no knowledge of the gateway.
+//! Formats an explanation for readers who do not know the gateway.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Currency, Money, Status};
 
-use super::{Explanation, Given};
+use super::{Explanation, RefundExplanation};
 use crate::ledger::{
     BodyDigest, BytesSent, Entry, Inquiry, IntentKind, MoneyState, NotificationVerdict, Origin, ProviderCall,
     TimelineEvent,
 };
 
-/// First where the money is, then what happened, line by line.
-pub(super) fn of(it: &Explanation) -> String {
-    let Explanation { merchant, order_id, method, channel, account, .. } = it;
+/// Returns the text: first where the money is, then the events, one per line.
+pub(super) fn explanation_text(explanation: &Explanation) -> String {
+    let Explanation { merchant, order_id, method, channel, account, .. } = explanation;
     let mut lines = vec![
-        format!("{order_id} of {merchant}: {} by {method} over {channel} ({account})", money(it.amount)),
-        format!("  {}", standing(it)),
+        format!("{order_id} of {merchant}: {} by {method} over {channel} ({account})", money(explanation.amount)),
+        format!("  {}", money_sentence(explanation)),
     ];
-    lines.extend(because(it.refused.as_deref(), it.status_reason.as_deref()).map(|line| format!("  {line}")));
-    lines.extend(searching(it.search.as_ref(), it.status).map(|line| format!("  {line}")));
-    for refund in &it.refunds {
-        lines.push(format!("  {}", given_back(refund)));
+    lines.extend(
+        reason_sentence(explanation.refused.as_deref(), explanation.status_reason.as_deref())
+            .map(|entry_lines| format!("  {entry_lines}")),
+    );
+    lines.extend(
+        inquiry_sentence(explanation.search.as_ref(), explanation.status).map(|entry_lines| format!("  {entry_lines}")),
+    );
+    for refund in &explanation.refunds {
+        lines.push(format!("  {}", refund_sentence(refund)));
         lines.extend(
-            because(refund.refused.as_deref(), refund.status_reason.as_deref()).map(|line| format!("    {line}")),
+            reason_sentence(refund.refused.as_deref(), refund.status_reason.as_deref())
+                .map(|entry_lines| format!("    {entry_lines}")),
         );
-        lines.extend(searching(refund.search.as_ref(), refund.status).map(|line| format!("    {line}")));
+        lines.extend(
+            inquiry_sentence(refund.search.as_ref(), refund.status).map(|entry_lines| format!("    {entry_lines}")),
+        );
     }
-    let known_as = it.provider_payment_id.as_ref().map_or(String::new(), |id| format!(", its own number {id}"));
-    lines.push(format!("  at the provider: order number {}{known_as}", it.provider_order_number));
+    let provider_id = explanation.provider_payment_id.as_ref().map_or(String::new(), |id| format!(", payment id {id}"));
+    lines.push(format!("  at the provider: order number {}{provider_id}", explanation.provider_order_number));
     lines.push("  Times are UTC.".to_owned());
     lines.push(String::new());
-    if it.timeline.entries.is_empty() {
-        let since = time(it.created_at);
-        lines
-            .push(format!("  Made {since}, before timelines were kept: nothing more is known of how it came to this."));
+    if explanation.timeline.entries.is_empty() {
+        let since = time(explanation.created_at);
+        lines.push(format!("  Created {since}, before timelines were kept: nothing more is known of its history."));
     }
-    for (place, entry) in it.timeline.entries.iter().enumerate() {
-        if place == it.timeline.entries.len() / 2 && it.timeline.left_out > 0 {
-            lines.push(format!("  … {} more that are not kept …", it.timeline.left_out));
+    for (index, entry) in explanation.timeline.entries.iter().enumerate() {
+        if index == explanation.timeline.entries.len() / 2 && explanation.timeline.left_out > 0 {
+            lines.push(format!("  … {} more that were not kept …", explanation.timeline.left_out));
         }
-        lines.push(line(entry));
+        lines.push(entry_lines(entry));
     }
     lines.push(String::new());
     lines.join("\n")
 }
 
-/// Where the money is.
-fn standing(it: &Explanation) -> String {
-    let when = it.paid_at.map_or(String::new(), |at| format!(" at {}", time(at)));
-    match (it.status, it.money_state) {
-        (Status::Succeeded, _) if it.refunded >= it.amount.value => {
-            format!("PAID{when} AND GIVEN BACK whole, in the provider's verified word.")
+/// Returns the sentence about where the money is.
+fn money_sentence(explanation: &Explanation) -> String {
+    let when = explanation.paid_at.map_or(String::new(), |at| format!(" at {}", time(at)));
+    match (explanation.status, explanation.money_state) {
+        (Status::Succeeded, _) if explanation.refunded >= explanation.amount.value => {
+            format!("PAID{when} AND FULLY REFUNDED, as the provider confirmed.")
         }
-        (Status::Succeeded, _) if it.refunded > 0 => {
-            let back = money(Money { value: it.refunded, ..it.amount });
-            format!("PAID{when}, in the provider's verified word; {back} of it went back.")
+        (Status::Succeeded, _) if explanation.refunded > 0 => {
+            let refunded = money(Money { value: explanation.refunded, ..explanation.amount });
+            format!("PAID{when}, as the provider confirmed; {refunded} of it was refunded.")
         }
-        (Status::Succeeded, _) => format!("PAID{when}, in the provider's verified word. The merchant has the money."),
+        (Status::Succeeded, _) => format!("PAID{when}, as the provider confirmed. The merchant has the money."),
         (Status::Failed, MoneyState::NotSent) => {
-            "FAILED: it was given up before anything was sent anywhere.".to_owned()
+            "FAILED: it was given up before anything was sent to a provider.".to_owned()
         }
         (Status::Failed, _) => "FAILED: no money moved.".to_owned(),
         (Status::Closed, MoneyState::NotSent) => "CLOSED before anything was sent.".to_owned(),
-        (Status::Closed, _) => "CLOSED: it ended unpaid, no money moved.".to_owned(),
+        (Status::Closed, _) => "CLOSED unpaid: no money moved.".to_owned(),
         (Status::Pending, MoneyState::NotSent) => {
-            "BEGUN: it is being sent, or waits in the queue. Nothing is at the provider as far as is known.".to_owned()
+            "STARTED: it is being sent, or waits in the queue. As far as known, the provider has not received it.".to_owned()
         }
         (Status::Pending, MoneyState::Unknown) => {
-            "NOT SETTLED: the provider says that it went wrong and must be reversed. The payer may have been charged until then."
+            "NOT SETTLED: the provider reports an error and that the payment must be reversed. Until then the payer may be charged."
                 .to_owned()
         }
-        (Status::Pending, _) => "NOT PAID YET: the provider waits for the payer; no money moved so far.".to_owned(),
+        (Status::Pending, _) => "NOT PAID YET: the provider waits for the payer; no money has moved.".to_owned(),
         (Status::Unknown, _) => {
-            "UNKNOWN: it was sent, and no answer came that can be trusted. Do not pay again; it is being found out."
+            "UNKNOWN: it was sent, and no trustworthy response arrived. Do not pay again; the provider is being queried."
                 .to_owned()
         }
     }
 }
 
-/// Why it stands so.
-fn because(code: Option<&str>, sentence: Option<&str>) -> Option<String> {
-    let said = code.map(|code| format!("the provider said {code}"));
-    let all: Vec<_> = said.into_iter().chain(sentence.map(str::to_owned)).collect();
+/// Returns the reason for the status.
+fn reason_sentence(code: Option<&str>, sentence: Option<&str>) -> Option<String> {
+    let provider_reason = code.map(|code| format!("the provider said {code}"));
+    let all: Vec<_> = provider_reason.into_iter().chain(sentence.map(str::to_owned)).collect();
     (!all.is_empty()).then(|| format!("Why: {}.", all.join("; ")))
 }
 
-/// What is being done about it.
-fn searching(search: Option<&Inquiry>, status: Status) -> Option<String> {
-    let search = search.filter(|_| !status.is_final())?;
-    let wish = if search.closing { "; it is closed if it is still open then" } else { "" };
-    let person = if search.needs_person { " A PERSON MUST LOOK AT IT: ask the provider." } else { "" };
-    let due = time(search.due);
-    Some(match (search.asked, status) {
-        (0, Status::Pending) => format!("If no notification comes, the provider is asked at {due}{wish}.{person}"),
-        (asked, _) => format!("The provider is asked until it is known ({asked} so far), next at {due}{wish}.{person}"),
+/// Returns what the gateway is doing about an open status.
+fn inquiry_sentence(inquiry: Option<&Inquiry>, status: Status) -> Option<String> {
+    let inquiry = inquiry.filter(|_| !status.is_final())?;
+    let close_note = if inquiry.closing { "; the order is closed if it is still open then" } else { "" };
+    let review_note = if inquiry.needs_person { " MANUAL REVIEW NEEDED: ask the provider." } else { "" };
+    let due = time(inquiry.due);
+    Some(match (inquiry.asked, status) {
+        (0, Status::Pending) => {
+            format!("If no notification arrives, the provider is queried at {due}{close_note}.{review_note}")
+        }
+        (asked, _) => format!(
+            "The provider is queried until the outcome is known ({asked} so far), next at {due}{close_note}.{review_note}"
+        ),
     })
 }
 
-fn given_back(refund: &Given) -> String {
-    let Given { refund_id, amount, .. } = refund;
+fn refund_sentence(refund: &RefundExplanation) -> String {
+    let RefundExplanation { refund_id, amount, .. } = refund;
     let when = refund.refunded_at.map_or(String::new(), |at| format!(" at {}", time(at)));
     let state = match refund.status {
-        Status::Succeeded => format!("GIVEN BACK{when}, in the provider's verified word"),
-        Status::Failed | Status::Closed => "FAILED: nothing went back".to_owned(),
+        Status::Succeeded => format!("REFUNDED{when}, as the provider confirmed"),
+        Status::Failed | Status::Closed => "FAILED: no money was refunded".to_owned(),
         Status::Pending if refund.money_state == MoneyState::NotSent => {
-            "BEGUN: it is being sent, or waits in the queue".to_owned()
+            "STARTED: it is being sent, or waits in the queue".to_owned()
         }
-        Status::Pending => "ON ITS WAY: the provider has it and is not done".to_owned(),
+        Status::Pending => "IN PROGRESS: the provider is processing it".to_owned(),
         Status::Unknown => {
-            "UNKNOWN: it was sent and no answer came that can be trusted; it is being found out".to_owned()
+            "UNKNOWN: it was sent, and no trustworthy response arrived; the provider is being queried".to_owned()
         }
     };
-    format!("refund {refund_id} of {}: {state} (there: number {})", money(*amount), refund.provider_refund_number)
+    format!(
+        "refund {refund_id} of {}: {state} (number at the provider: {})",
+        money(*amount),
+        refund.provider_refund_number
+    )
 }
 
-/// What happened, and under it the bytes that prove it.
-fn line(entry: &Entry) -> String {
-    let about = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("refund {refund}: "));
+/// Returns an event's line, and below it the digest of the bytes that prove it.
+fn entry_lines(entry: &Entry) -> String {
+    let subject = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("refund {refund}: "));
     let repeated = match entry.until {
         Some(until) => format!(" ({}, last at {})", count(entry.times), time(until)),
         None => String::new(),
     };
     let evidence = evidence(&entry.what).map_or(String::new(), |evidence| format!("\n{:27}{evidence}", ""));
-    format!("  {}  {about}{}{repeated}{evidence}", time(entry.at), sentence(&entry.what))
+    format!("  {}  {subject}{}{repeated}{evidence}", time(entry.at), sentence(&entry.what))
 }
 
 fn sentence(what: &TimelineEvent) -> String {
     match what {
         TimelineEvent::Claimed { action: IntentKind::Pay, channel, amount } => {
-            format!("the merchant asked for {}; written down, to go over {channel}", money(*amount))
+            format!("the merchant requested a payment of {}; recorded, channel {channel}", money(*amount))
         }
         TimelineEvent::Claimed { action: IntentKind::Close, channel, .. } => {
-            format!("the merchant asked to close it on {channel}")
+            format!("the merchant requested to close it on {channel}")
         }
         TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount } => {
-            format!("the merchant asked to give {} back; written down, to go over {channel}", money(*amount))
+            format!("the merchant requested a refund of {}; recorded, channel {channel}", money(*amount))
         }
         TimelineEvent::DuplicatePayment { channel } => {
-            format!("money was found on {channel}, which it had gone away from")
+            format!("duplicate payment: money arrived on {channel}, which the payment had left")
         }
-        TimelineEvent::Queued { action } => format!("the {} was accepted to be made by the queue", name(*action)),
-        TimelineEvent::Dequeued { by } => format!("taken from the queue by {by}"),
-        TimelineEvent::Requeued { due } => format!("nothing was sent, so it waits in the queue until {}", time(*due)),
-        TimelineEvent::Rerouted { channel } => format!("nothing had been sent, so it goes over {channel} instead"),
-        TimelineEvent::ProviderCall(exchanged) => exchange(exchanged),
-        TimelineEvent::Released { action } => format!("the {} was given up: provably nothing was done", name(*action)),
+        TimelineEvent::Queued { action } => format!("the {} was accepted and queued", action_name(*action)),
+        TimelineEvent::Dequeued { by } => format!("dequeued by {by}"),
+        TimelineEvent::Requeued { due } => format!("nothing was sent; requeued until {}", time(*due)),
+        TimelineEvent::Rerouted { channel } => format!("nothing had been sent; rerouted to {channel}"),
+        TimelineEvent::ProviderCall(call) => call_sentence(call),
+        TimelineEvent::Released { action } => {
+            format!("the {} was released: provably nothing was executed", action_name(*action))
+        }
         TimelineEvent::Interrupted { action, cause } => {
-            format!("how the {} ended is unknown: {}; the provider is asked", name(*action), cause.sentence())
+            format!(
+                "the outcome of the {} is unknown: {}; the provider is queried",
+                action_name(*action),
+                cause.sentence()
+            )
         }
         TimelineEvent::RefundElsewhere { number, status: Status::Failed } => {
-            format!("refund {number}, which was not made here, has failed: no money went back by it")
+            format!("refund {number}, not made through this gateway, has failed: it moved no money")
         }
         TimelineEvent::RefundElsewhere { number, .. } => {
-            format!("refund {number}, which was not made here, is not finished: no money has gone back by it so far")
+            format!("refund {number}, not made through this gateway, is not finished: it has moved no money yet")
         }
-        TimelineEvent::CloseScheduled => "it is to be closed as soon as it is known to be open".to_owned(),
+        TimelineEvent::CloseScheduled => "it will be closed as soon as it is known to be open".to_owned(),
         TimelineEvent::StatusChanged { status, version, by, .. } => {
             let by = match by {
                 Origin::Request => "from the request itself",
-                Origin::Query => "because the provider said so when asked",
-                Origin::Notification => "because the provider notified it",
+                Origin::Query => "as the provider answered a query",
+                Origin::Notification => "as the provider notified",
             };
             format!("now {} (version {version}), {by}", status.as_str())
         }
         TimelineEvent::NotificationReceived { channel, id, verdict, .. } => {
             let verdict = match verdict {
-                NotificationVerdict::Applied => "verified and believed",
-                NotificationVerdict::NoChange => "verified, nothing new",
-                NotificationVerdict::Verify => "verified; it proves nothing alone, so the provider is asked",
-                NotificationVerdict::Mismatch => "NOT BELIEVED: it names another amount or came over another channel",
+                NotificationVerdict::Applied => "verified and applied",
+                NotificationVerdict::NoChange => "verified, no change",
+                NotificationVerdict::Verify => "verified; not conclusive alone, so the provider is queried",
+                NotificationVerdict::Mismatch => "REJECTED: it names another amount or came over another channel",
             };
             format!("notification {id} over {channel}: {verdict}")
         }
-        TimelineEvent::ManualReview { why } => format!("A PERSON MUST LOOK AT IT: {why}"),
+        TimelineEvent::ManualReview { why } => format!("MANUAL REVIEW NEEDED: {why}"),
         TimelineEvent::Event { id, kind } => format!("event {kind} for the merchant ({id})"),
-        TimelineEvent::Delivered { id } => format!("the merchant took the event {id}"),
+        TimelineEvent::Delivered { id } => format!("the event {id} was delivered"),
         TimelineEvent::Undelivered { id, why } => {
-            format!("the merchant did not take the event {id}: {why}; it is sent again")
+            format!("the event {id} was not delivered: {why}; it is retried")
         }
         TimelineEvent::DeliveryAbandoned { id, why } if why == "no_webhook" => {
-            format!("event {id} is not sent: the merchant wants none")
+            format!("the event {id} is not sent: the merchant has no webhook")
         }
         TimelineEvent::DeliveryAbandoned { id, why } => {
-            format!("event {id} is sent no more ({why}): THE MERCHANT DOES NOT HAVE IT")
+            format!("the event {id} was given up ({why}): THE MERCHANT HAS NOT RECEIVED IT")
         }
     }
 }
 
-fn exchange(it: &ProviderCall) -> String {
-    let ProviderCall { operation, channel, result, .. } = it;
-    let why = it.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-    let sent = it.sent_at.strftime("%H:%M:%S%.3f");
-    match it.written {
-        BytesSent::No if it.why.is_none() && result == "pending" => {
-            format!("{operation} on {channel}: made here for the payer's device, nothing had to be sent")
+fn call_sentence(explanation: &ProviderCall) -> String {
+    let ProviderCall { operation, channel, result, .. } = explanation;
+    let why = explanation.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    let sent = explanation.sent_at.strftime("%H:%M:%S%.3f");
+    match explanation.written {
+        BytesSent::No if explanation.why.is_none() && result == "pending" => {
+            format!("{operation} on {channel}: created for the payer's device; nothing had to be sent")
         }
         BytesSent::No => format!("{operation} on {channel}: nothing was sent: {result}{why}"),
         BytesSent::Maybe => {
-            format!("{operation} sent over {channel} at {sent}; no whole answer in {} ms: {result}{why}", it.took_ms)
+            format!(
+                "{operation} sent over {channel} at {sent}; no complete response in {} ms: {result}{why}",
+                explanation.took_ms
+            )
         }
         BytesSent::Yes => {
-            format!("{operation} sent over {channel} at {sent}, answered after {} ms: {result}{why}", it.took_ms)
+            format!(
+                "{operation} sent over {channel} at {sent}, answered after {} ms: {result}{why}",
+                explanation.took_ms
+            )
         }
     }
 }
 
 fn evidence(what: &TimelineEvent) -> Option<String> {
-    let (seen, status) = match what {
-        TimelineEvent::ProviderCall(ProviderCall { answer: Some(seen), http_status, .. }) => (seen, *http_status),
-        TimelineEvent::NotificationReceived { seen: Some(seen), .. } => (seen, None),
+    let (digest, status) = match what {
+        TimelineEvent::ProviderCall(ProviderCall { answer: Some(digest), http_status, .. }) => (digest, *http_status),
+        TimelineEvent::NotificationReceived { seen: Some(digest), .. } => (digest, None),
         _ => return None,
     };
-    let BodyDigest { sha256, bytes, key_id } = seen;
+    let BodyDigest { sha256, bytes, key_id } = digest;
     let status = status.map_or(String::new(), |status| format!("HTTP {status}, "));
     let digest = sha256.get(..16).unwrap_or(sha256);
     let key = key_id.as_ref().map_or("no verified signature".to_owned(), |key| format!("signed with {key}"));
     Some(format!("{status}{bytes} bytes, sha256 {digest}…, {key}"))
 }
 
-fn name(action: IntentKind) -> &'static str {
+fn action_name(action: IntentKind) -> &'static str {
     match action {
         IntentKind::Pay => "payment",
         IntentKind::Close => "close",

@@ -1,4 +1,4 @@
-//! Admission: what the head of a request alone says, before its body is read.
+//! Admission: checks the head of a request before its body is read.
 
 use http::{Method, StatusCode};
 
@@ -11,13 +11,13 @@ use crate::problem::{Problem, Retryable};
 /// A request whose body may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// From a provider, for a channel that exists.
+    /// A notification for a configured channel.
     Notification,
-    /// Signature header with a fresh time. Key id and signature are checked with the body.
+    /// A request with a signature header and a recent time. Key id and signature are checked with the body.
     Request,
 }
 
-/// An operation of the gateway's own interface, with the parts of its path.
+/// An operation of the merchant API with its path parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     CreatePayment,
@@ -30,37 +30,37 @@ pub(super) enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// Finds the operation that method and path name.
+    /// Returns the operation that method and path select.
     pub(super) fn find(method: &Method, segments: &[&'a str]) -> Result<Self, Problem> {
-        let get = method == Method::GET;
-        let post = method == Method::POST;
+        let is_get = method == Method::GET;
+        let is_post = method == Method::POST;
         match *segments {
-            ["v1", "payments"] if post => Ok(Self::CreatePayment),
-            ["v1", "payments", order] if get => Ok(Self::QueryPayment(order)),
-            ["v1", "payments", order, "timeline"] if get => Ok(Self::Timeline(order)),
-            ["v1", "payments", order, "close"] if post => Ok(Self::ClosePayment(order)),
-            ["v1", "payments", order, "refunds"] if post => Ok(Self::CreateRefund(order)),
-            ["v1", "payments", order, "refunds", refund] if get => Ok(Self::QueryRefund(order, refund)),
-            ["v1", "channels", channel, "bills", date] if get => Ok(Self::Bill(channel, date)),
+            ["v1", "payments"] if is_post => Ok(Self::CreatePayment),
+            ["v1", "payments", order] if is_get => Ok(Self::QueryPayment(order)),
+            ["v1", "payments", order, "timeline"] if is_get => Ok(Self::Timeline(order)),
+            ["v1", "payments", order, "close"] if is_post => Ok(Self::ClosePayment(order)),
+            ["v1", "payments", order, "refunds"] if is_post => Ok(Self::CreateRefund(order)),
+            ["v1", "payments", order, "refunds", refund] if is_get => Ok(Self::QueryRefund(order, refund)),
+            ["v1", "channels", channel, "bills", date] if is_get => Ok(Self::Bill(channel, date)),
             ["v1", "channels", _, "bills", _]
             | ["v1", "payments"]
             | ["v1", "payments", _]
             | ["v1", "payments", _, "close" | "refunds" | "timeline"]
             | ["v1", "payments", _, "refunds", _] => Err(wrong_method()),
-            _ => Err(Problem::not_found("There is nothing at this path; see the README for those that exist.")),
+            _ => Err(Problem::not_found("There is no such path. See the README for the available paths.")),
         }
     }
 }
 
-/// The decoded segments of a path, as [`Route::find`] takes them.
+/// Returns the decoded path segments for [`Route::find`].
 pub(super) fn segments(path: &str) -> Result<Vec<String>, Problem> {
     let segments: Option<Vec<String>> = path.split('/').skip(1).map(decoded).collect();
     segments.ok_or_else(|| Problem::malformed("The path is not valid percent-encoded UTF-8."))
 }
 
 impl Gateway {
-    /// Decides by the head of a request whether its body is read; a refusal comes with the operation that metrics name. Without
-    /// a body, the complete check of the signature comes before that of the route. Nothing here depends on the key id.
+    /// Decides from the head whether the body is read. A rejection names the operation for the metrics. Without a
+    /// body, the complete signature check precedes the route check. The result never depends on the key id.
     pub(crate) fn admit(
         &self,
         snapshot: &Snapshot,
@@ -69,15 +69,15 @@ impl Gateway {
     ) -> Result<Admission, (Problem, &'static str)> {
         let path = incoming.target.split('?').next().unwrap_or_default();
         if let Some(channel) = path.strip_prefix("/notify/") {
-            let known = if snapshot.channels.contains_key(channel) {
+            let admission_of_channel = if snapshot.channels.contains_key(channel) {
                 if incoming.method == Method::POST { Ok(Admission::Notification) } else { Err(wrong_method()) }
             } else {
                 Err(Problem::not_found("There is no such channel."))
             };
-            return known.map_err(|problem| (problem, "notification"));
+            return admission_of_channel.map_err(|problem| (problem, "notification"));
         }
         if let Err(denied) = access::plausible(&incoming.head(), unix_now()) {
-            tracing::info!(reason = ?denied, request_id = incoming.request_id, "request denied");
+            tracing::info!(reason = ?denied, request_id = incoming.request_id, "request rejected: not authenticated");
             return Err((Problem::unauthorized(), "denied"));
         }
         if !has_body {
@@ -90,6 +90,6 @@ impl Gateway {
 }
 
 fn wrong_method() -> Problem {
-    let detail = "This path exists, but not for this method.";
+    let detail = "This path does not support this method.";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", Retryable::NewKey, detail)
 }

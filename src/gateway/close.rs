@@ -1,4 +1,4 @@
-//! Closing an unpaid payment, once.
+//! Closes an unpaid payment, at most once per idempotency key.
 
 use std::sync::Arc;
 
@@ -7,122 +7,130 @@ use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
+use super::claim_key::claim_key;
 use super::request_body::{idempotency_key, is_identifier, require_empty_body};
-use super::responses::{body_of, channel_of, json, refused, stored_response, task_failed, unknown};
+use super::responses::{
+    body_of, channel_of, invalid_state, json_response, respond_to_claim, stored_response, task_failed,
+    with_unknown_outcome,
+};
 use super::{ExecutionContext, Gateway, RequestContext, query, respond_async};
 use crate::clock;
 use crate::config::Channel;
-use crate::idempotency::claim_key;
 use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund, Update};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/close`.
 pub(super) async fn close(
     gateway: &Arc<Gateway>,
-    asked: &Arc<RequestContext>,
+    request: &Arc<RequestContext>,
     order_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
-    let key = claim_key(asked, idempotency_key(&asked.incoming.headers)?);
-    require_empty_body(&asked.incoming.body)?;
-    let merchant = asked.merchant.name.clone();
+    let key = claim_key(request, idempotency_key(&request.incoming.headers)?);
+    require_empty_body(&request.incoming.body)?;
+    let merchant = request.merchant.name.clone();
     let subject = RecordId { merchant, order_id: order_id.to_owned(), refund_id: None };
-    let ticket = match respond_async::claim(gateway, asked, key, Intent::Close(subject), clock::now()).await {
-        Ok(ClaimResult::Run(ticket)) => ticket,
+    let is_async = respond_async::is_preferred(&request.incoming.headers);
+    let permit = match respond_async::claim(gateway, request, key, Intent::Close(subject), clock::now()).await {
+        Ok(ClaimResult::Run(permit)) => permit,
         Ok(ClaimResult::AlreadyExists(record)) => {
-            let done = done(&record);
-            return respond_async::not_run(asked, ClaimResult::AlreadyExists(record), order_id, done);
+            let success = success_status(&record);
+            return respond_to_claim(ClaimResult::AlreadyExists(record), order_id, success, is_async);
         }
-        Ok(other) => return respond_async::not_run(asked, other, order_id, StatusCode::OK),
+        Ok(other) => return respond_to_claim(other, order_id, StatusCode::OK, is_async),
         Err(error) => return Err(Problem::ledger_unknown(&error).order(order_id)),
     };
-    tokio::spawn(finish(Arc::clone(gateway), asked.execution_context(), ticket))
+    tokio::spawn(finish(Arc::clone(gateway), request.execution_context(), permit))
         .await
         .unwrap_or_else(|_| Err(task_failed()))
 }
 
-/// Closes what was claimed, and answers.
+/// Executes a claimed close, records the result and responds.
 pub(super) async fn finish(
     gateway: Arc<Gateway>,
-    making: ExecutionContext,
-    mut ticket: ExecutionPermit,
+    context: ExecutionContext,
+    mut permit: ExecutionPermit,
 ) -> Result<Response<Bytes>, Problem> {
-    let order_id = ticket.subject.order_id.clone();
-    let result = match query::channel_for(&making.snapshot, &ticket.payment) {
-        Ok(channel) => ask(&gateway, &making, channel, &mut ticket).await,
+    let order_id = permit.subject.order_id.clone();
+    let result = match query::channel_for(&context.snapshot, &permit.payment) {
+        Ok(channel) => close_or_query(&gateway, &context, channel, &mut permit).await,
         Err(error) => Err(error),
     };
-    let news = match &result {
+    let update = match &result {
         Ok(outcome) => Update::Outcome(outcome.clone()),
         Err(error) if error.provably_not_executed() => {
-            let money_state = ticket.payment.money_state;
-            let given_back = respond_async::requeue_or_release(&gateway, ticket, error).await;
-            given_back.map_err(|error| Problem::ledger_unknown(&error))?;
+            let money_state = permit.payment.money_state;
+            let requeued = respond_async::requeue_or_release(&gateway, permit, error).await;
+            requeued.map_err(|error| Problem::ledger_unknown(&error))?;
             return Err(Problem::from_exchange(error).money(money_state).order(order_id));
         }
-        // It refused to close, and said nothing new of the money.
-        Err(Error::Declined(word)) => Update::Declined(word.clone()),
+        // The provider refused to close. The refusal says nothing about the money.
+        Err(Error::Declined(provider_error)) => Update::Declined(provider_error.clone()),
         Err(error) => Update::Unknown(error.into()),
     };
-    let request_id = making.request_id;
+    let request_id = context.request_id;
     let error = result.err();
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
-    let claimed = Record::Payment(ticket.payment.clone());
-    match gateway.ledger.settle(ticket, news, clock::now(), answer).await {
+    let claimed = Record::Payment(permit.payment.clone());
+    match gateway.ledger.settle(permit, update, clock::now(), answer).await {
         Ok((record, answer)) => Ok(stored_response(answer, channel_of(&record))),
         Err(error) => {
-            tracing::error!(%error, order_id, "what became of a close could not be recorded");
-            Ok(json(StatusCode::ACCEPTED, &unknown(claimed)))
+            tracing::error!(%error, order_id, "the outcome of a close could not be recorded; the resolver will query the provider");
+            Ok(json_response(StatusCode::ACCEPTED, &with_unknown_outcome(claimed)))
         }
     }
 }
 
-/// Closes; where the provider says that the payment is in another state, asks in which and adopts it. That it is open is
-/// no answer to a close.
-async fn ask(
+/// Closes the payment. If the provider reports another state, queries that state and returns it if it is final. A
+/// pending outcome does not confirm a close.
+async fn close_or_query(
     gateway: &Gateway,
-    making: &ExecutionContext,
+    context: &ExecutionContext,
     channel: &Arc<Channel>,
-    ticket: &mut ExecutionPermit,
+    permit: &mut ExecutionPermit,
 ) -> Result<Outcome, Error> {
-    let (turn, order, evidence) = (ticket.turn, query::order(&ticket.payment), &mut ticket.evidence);
-    let closed = gateway.execute(turn, channel, &Operation::Close(order.clone()), making.remaining(), evidence).await;
+    let (execution, order, evidence) = (permit.turn, query::order(&permit.payment), &mut permit.evidence);
+    let closed =
+        gateway.execute(execution, channel, &Operation::Close(order.clone()), context.remaining(), evidence).await;
     match closed {
-        Err(Error::Conflict(word)) => {
-            match gateway.exchanger.ask(channel, &Operation::Query(order), making.remaining(), evidence).await {
+        Err(Error::Conflict(provider_error)) => {
+            match gateway.provider_client.call(channel, &Operation::Query(order), context.remaining(), evidence).await {
                 Ok(outcome) if outcome.status.is_final() => Ok(outcome),
-                _ => Err(Error::Unclear { why: "the payment is in another state".to_owned(), word: Some(word) }),
+                _ => Err(Error::Unclear {
+                    why: "the provider reports a conflicting state".to_owned(),
+                    word: Some(provider_error),
+                }),
             }
         }
         Ok(outcome) if !outcome.status.is_final() => {
-            Err(Error::Unclear { why: "the provider wants the reversal again".to_owned(), word: outcome.reason })
+            Err(Error::Unclear { why: "the provider asks to repeat the reversal".to_owned(), word: outcome.reason })
         }
         other => other,
     }
 }
 
 fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
-    let json = |status: StatusCode| Answer {
+    let json_response = |status: StatusCode| Answer {
         status: status.as_u16(),
         content_type: "application/json".to_owned(),
         body: body_of(record),
     };
     match (record, error) {
         (Record::Payment(payment), _) if payment.status == Status::Succeeded => {
-            refused(payment).order(payment.order_id.clone()).answer(request_id)
+            invalid_state(payment).order(payment.order_id.clone()).answer(request_id)
         }
-        (Record::Payment(payment), Some(Error::Declined(word))) => {
-            let problem = Problem::close_refused(word.clone(), payment.money_state);
+        (Record::Payment(payment), Some(Error::Declined(provider_error))) => {
+            let problem = Problem::close_refused(provider_error.clone(), payment.money_state);
             problem.order(payment.order_id.clone()).answer(request_id)
         }
-        _ => json(done(record)),
+        _ => json_response(success_status(record)),
     }
 }
 
-/// Closed is only what has ended; the rest is on its way there.
-fn done(record: &Record) -> StatusCode {
+/// Returns 200 if the record is final, 202 otherwise.
+fn success_status(record: &Record) -> StatusCode {
     let (Record::Payment(Payment { status, .. }) | Record::Refund(Refund { status, .. })) = record;
     if status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }
 }

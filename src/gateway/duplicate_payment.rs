@@ -1,4 +1,4 @@
-//! Money on a channel that a payment went away from: back to the payer, or to a person.
+//! Refunds or flags money that arrived on a channel which the payment had left.
 
 use tollgate_plugins::payment::{Status, provider_number};
 
@@ -12,10 +12,10 @@ use crate::ledger::{
 use crate::routing::DoublePayment;
 use crate::telemetry::METRICS;
 
-/// The refund's id; there is never more than one for what was left on one channel.
+/// Refund id of the automatic refund. Each abandoned attempt has at most one.
 const REFUND_ID: &str = "double-payment";
 
-/// Settles what was found there. False when nothing could be done yet: it is to be tried again.
+/// Handles money found on an abandoned channel. Returns false if nothing could be done yet and a retry is due.
 pub(crate) async fn handle_duplicate(
     gateway: &Gateway,
     snapshot: &Snapshot,
@@ -23,17 +23,17 @@ pub(crate) async fn handle_duplicate(
 ) -> Result<bool, LedgerError> {
     match snapshot.routes.double_payment {
         DoublePayment::Flag => {
-            let why = "money was found on a channel that the payment had gone away from; give it back or deliver twice";
-            ask_a_person(gateway, found, why).await?;
+            let why = "money arrived on a channel that the payment had left; refund it or deliver twice";
+            require_manual_review(gateway, found, why).await?;
             Ok(true)
         }
-        DoublePayment::Refund => give_back(gateway, snapshot, found).await,
+        DoublePayment::Refund => refund_duplicate(gateway, snapshot, found).await,
     }
 }
 
-async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment) -> Result<bool, LedgerError> {
+async fn refund_duplicate(gateway: &Gateway, snapshot: &Snapshot, found: &Payment) -> Result<bool, LedgerError> {
     let now = clock::now();
-    // No request of a merchant has an empty path.
+    // An empty path cannot collide with a merchant's request.
     let key = ClaimKey {
         merchant: found.merchant.clone(),
         method: String::new(),
@@ -41,27 +41,31 @@ async fn give_back(gateway: &Gateway, snapshot: &Snapshot, found: &Payment) -> R
         key: found.order_id.clone(),
         fingerprint: [0; 32],
     };
-    let mut ticket = match gateway.ledger.claim(key, Intent::Refund(draft(found)), now).await? {
-        ClaimResult::Run(ticket) => ticket,
-        // It was sent before; a search of its own finds out what became of it.
+    let mut permit = match gateway.ledger.claim(key, Intent::Refund(draft(found)), now).await? {
+        ClaimResult::Run(permit) => permit,
+        // The refund was sent before; its own inquiry determines the outcome.
         ClaimResult::Replay(_) | ClaimResult::AlreadyExists(_) => return Ok(true),
         ClaimResult::Running => return Ok(false),
-        other => {
-            tracing::error!(order_id = found.order_id, ?other, "money on two channels cannot be given back");
-            ask_a_person(gateway, found, "money on two channels could not be given back by itself").await?;
+        unexpected => {
+            tracing::error!(
+                order_id = found.order_id,
+                ?unexpected,
+                "a duplicate payment cannot be refunded automatically; refund it manually"
+            );
+            require_manual_review(gateway, found, "the duplicate payment could not be refunded automatically").await?;
             return Ok(true);
         }
     };
-    let patience = snapshot.channels.get(&found.channel).map(|channel| channel.upstream.timeouts().total);
-    let result = refund::send(gateway, snapshot, &mut ticket, patience.unwrap_or_default()).await;
-    let Some(news) = refund::news(&result) else {
-        gateway.ledger.release(ticket).await?;
+    let timeout = snapshot.channels.get(&found.channel).map(|channel| channel.upstream.timeouts().total);
+    let result = refund::send(gateway, snapshot, &mut permit, timeout.unwrap_or_default()).await;
+    let Some(update) = refund::update_of(&result) else {
+        gateway.ledger.release(permit).await?;
         return Ok(false);
     };
     let answer = |record: &Record| Answer { status: 201, content_type: String::new(), body: body_of(record) };
-    let (record, _) = gateway.ledger.settle(ticket, news, now, answer).await?;
+    let (record, _) = gateway.ledger.settle(permit, update, now, answer).await?;
     if matches!(&record, Record::Refund(refund) if refund.status == Status::Failed) {
-        ask_a_person(gateway, found, "the provider refused to give back money on two channels").await?;
+        require_manual_review(gateway, found, "the provider refused to refund the duplicate payment").await?;
     }
     Ok(true)
 }
@@ -91,7 +95,7 @@ fn draft(found: &Payment) -> Refund {
     }
 }
 
-async fn ask_a_person(gateway: &Gateway, found: &Payment, why: &str) -> Result<(), LedgerError> {
+async fn require_manual_review(gateway: &Gateway, found: &Payment, why: &str) -> Result<(), LedgerError> {
     let (merchant, order_id) = (found.merchant.clone(), found.order_id.clone());
     let subject = RecordId { merchant, order_id, refund_id: None };
     gateway

@@ -1,6 +1,6 @@
-//! How a payment or refund stands. What was said a moment ago is said again; which orders do not exist is known without
-//! looking; the ledger knows what is final; for the rest the provider is asked, one flight an order and not more often than a
-//! cashier page needs.
+//! Reads the status of a payment or refund. Sources in this order: the status cache; the existence filter, for
+//! unknown ids; the ledger, for final records; the provider. Concurrent queries for one record share one provider
+//! query.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Order, Refund as RefundOperation};
 
 use super::request_body::is_identifier;
-use super::responses::{OnChannel, body_of, channel_of, is_sent};
-use super::{Gateway, RequestContext, share_of_places, too_many_under_way};
+use super::responses::{ResponseChannel, body_of, channel_of, is_sent};
+use super::{Gateway, RequestContext, merchant_share, too_many_concurrent_requests};
 use crate::cache::{CachedStatus, ClusterLookup, StatusCache, Token};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
@@ -20,31 +20,31 @@ use crate::ledger::{Payment, Record, RecordId, RecordKey, Refund, TimelineEvent,
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::METRICS;
 
-/// What a question came to, and whether the cache had it; `None` where there is nothing.
-pub(super) type Found = Result<Option<(Arc<CachedStatus>, &'static str)>, Problem>;
+/// Result of a query: the status and whether it was a cache hit or miss; `None` if the record does not exist.
+pub(super) type QueryResult = Result<Option<(Arc<CachedStatus>, &'static str)>, Problem>;
 
 /// `GET /v1/payments/{order_id}`.
 pub(super) async fn payment(
     gateway: &Arc<Gateway>,
-    asked: &RequestContext,
+    request: &RequestContext,
     order_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
-    get_status(gateway, asked, order_id, None).await
+    get_status(gateway, request, order_id, None).await
 }
 
 /// `GET /v1/payments/{order_id}/refunds/{refund_id}`.
 pub(super) async fn refund(
     gateway: &Arc<Gateway>,
-    asked: &RequestContext,
+    request: &RequestContext,
     order_id: &str,
     refund_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
-    get_status(gateway, asked, order_id, Some(refund_id)).await
+    get_status(gateway, request, order_id, Some(refund_id)).await
 }
 
 async fn get_status(
     gateway: &Arc<Gateway>,
-    asked: &RequestContext,
+    request: &RequestContext,
     order_id: &str,
     refund_id: Option<&str>,
 ) -> Result<Response<Bytes>, Problem> {
@@ -53,43 +53,48 @@ async fn get_status(
         return Err(missing());
     }
     let subject = RecordId {
-        merchant: asked.merchant.name.clone(),
+        merchant: request.merchant.name.clone(),
         order_id: order_id.to_owned(),
         refund_id: refund_id.map(str::to_owned),
     };
-    let name = RecordKey::of(&subject);
-    let forced = asked.incoming.headers.get_all(http::header::CACHE_CONTROL).iter().any(|value| {
+    let record_key = RecordKey::of(&subject);
+    let forced = request.incoming.headers.get_all(http::header::CACHE_CONTROL).iter().any(|value| {
         value.to_str().is_ok_and(|text| text.to_ascii_lowercase().split(',').any(|word| word.trim() == "no-cache"))
     });
-    let kept = if forced { None } else { gateway.statuses.find(name, Instant::now()) };
-    if let Some(kept) = kept {
-        return Ok(answer(&kept, "hit"));
+    let cached = if forced { None } else { gateway.statuses.find(record_key, Instant::now()) };
+    if let Some(cached) = cached {
+        return Ok(answer(&cached, "hit"));
     }
-    let is_unknown = || gateway.statuses.orders.is_unknown(name);
+    let is_unknown = || gateway.statuses.orders.is_unknown(record_key);
     if is_unknown() && gateway.ledger.caught_up().await && is_unknown() {
         count("unknown");
         return Err(missing());
     }
-    let flight = || {
-        let (gateway, snapshot, subject) = (Arc::clone(gateway), Arc::clone(&asked.snapshot), subject.clone());
-        // Held until the provider has answered: callers who give up early must not start ever more questions.
-        let share = gateway.asking.enter(&subject.merchant, share_of_places(&snapshot));
+    let start_query = || {
+        let (gateway, snapshot, subject) = (Arc::clone(gateway), Arc::clone(&request.snapshot), subject.clone());
+        // The permit lasts until the provider answers, so that callers who give up early cannot start unlimited
+        // queries.
+        let share = gateway.query_shares.enter(&subject.merchant, merchant_share(&snapshot));
         async move {
-            let Some(_share) = share else { return Err(too_many_under_way()) };
+            let Some(_share) = share else { return Err(too_many_concurrent_requests()) };
             query_once(&gateway, &snapshot, &subject, forced).await
         }
     };
     loop {
-        let Ok((found, is_own)) =
-            tokio::time::timeout(asked.execution_context().remaining(), gateway.queries.join(name, flight)).await
+        let Ok((found, is_own)) = tokio::time::timeout(
+            request.execution_context().remaining(),
+            gateway.queries.join(record_key, start_query),
+        )
+        .await
         else {
-            // The question goes on; this caller hears what was known before.
-            let known = load(gateway, &subject).await?.ok_or_else(missing)?;
-            return Ok(answer(&status(&known, false, true), "stale"));
+            // The query continues. This caller gets the last recorded status.
+            let record = load(gateway, &subject).await?.ok_or_else(missing)?;
+            return Ok(answer(&status(&record, false, true), "stale"));
         };
-        let found = found.unwrap_or_else(|| Err(broken_off())).map_err(|problem| problem.order(order_id))?;
+        let found = found.unwrap_or_else(|| Err(query_failed())).map_err(|problem| problem.order(order_id))?;
         let (status, result) = found.ok_or_else(missing)?;
-        // Another's flight may have looked into the ledger only.
+        // A query that another caller started may have read the ledger only; a forced one must have reached the
+        // provider.
         if is_own || !forced || status.is_asked {
             let result = match (forced, is_own) {
                 (true, _) => "bypass",
@@ -101,38 +106,38 @@ async fn get_status(
     }
 }
 
-/// The one flight about a record at this time: in the whole cluster, where machines share a cache.
-async fn query_once(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &RecordId, forced: bool) -> Found {
-    let (statuses, name) = (&gateway.statuses, RecordKey::of(subject));
-    let token = statuses.token(name, Instant::now());
-    match statuses.elsewhere(name, forced).await {
+/// Runs the only query for this record at this time, across all gateways that share a cache.
+async fn query_once(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &RecordId, forced: bool) -> QueryResult {
+    let (statuses, record_key) = (&gateway.statuses, RecordKey::of(subject));
+    let version_token = statuses.token(record_key, Instant::now());
+    match statuses.elsewhere(record_key, forced).await {
         ClusterLookup::Hit(status, left) => {
-            statuses.keep(name, token, Arc::clone(&status), left, Instant::now());
+            statuses.keep(record_key, version_token, Arc::clone(&status), left, Instant::now());
             Ok(Some((status, "hit")))
         }
         ClusterLookup::Unavailable => {
-            Ok(read_through(gateway, snapshot, subject, forced).await?.map(|looked| looked.kept(statuses, name)))
+            Ok(read_through(gateway, snapshot, subject, forced).await?.map(|fresh| fresh.store(statuses, record_key)))
         }
-        ClusterLookup::Leader(flight) => {
-            let looked = read_through(gateway, snapshot, subject, forced).await;
-            let found = looked.as_ref().ok().and_then(Option::as_ref);
-            let told = found.map(|looked| (looked.token, looked.status.as_ref(), looked.life));
-            statuses.tell(name, flight, told).await;
-            Ok(looked?.map(|looked| looked.kept(statuses, name)))
+        ClusterLookup::Leader(lease) => {
+            let fresh = read_through(gateway, snapshot, subject, forced).await;
+            let found = fresh.as_ref().ok().and_then(Option::as_ref);
+            let entry = found.map(|fresh| (fresh.version_token, fresh.status.as_ref(), fresh.life));
+            statuses.tell(record_key, lease, entry).await;
+            Ok(fresh?.map(|fresh| fresh.store(statuses, record_key)))
         }
     }
 }
 
-/// A record as this machine has read it.
+/// A status read by this gateway, with its time to live.
 struct FreshStatus {
     status: Arc<CachedStatus>,
-    token: Token,
+    version_token: Token,
     life: Duration,
 }
 
 impl FreshStatus {
-    fn kept(self, statuses: &StatusCache, name: RecordKey) -> (Arc<CachedStatus>, &'static str) {
-        statuses.keep(name, self.token, Arc::clone(&self.status), self.life, Instant::now());
+    fn store(self, statuses: &StatusCache, record_key: RecordKey) -> (Arc<CachedStatus>, &'static str) {
+        statuses.keep(record_key, self.version_token, Arc::clone(&self.status), self.life, Instant::now());
         (self.status, "miss")
     }
 }
@@ -143,30 +148,38 @@ async fn read_through(
     subject: &RecordId,
     forced: bool,
 ) -> Result<Option<FreshStatus>, Problem> {
-    let fresh = snapshot.process.fresh;
+    let ttls = snapshot.process.fresh;
     let token = || gateway.statuses.token(RecordKey::of(subject), Instant::now());
     let before = token();
-    let Some(known) = load(gateway, subject).await? else { return Ok(None) };
-    // Nobody but the ledger knows of what was not sent.
-    if !is_sent(&known) {
-        return Ok(Some(FreshStatus { status: status(&known, true, false), token: before, life: fresh.pending }));
+    let Some(record) = load(gateway, subject).await? else { return Ok(None) };
+    // The provider does not know a record that was never sent.
+    if !is_sent(&record) {
+        return Ok(Some(FreshStatus {
+            status: status(&record, true, false),
+            version_token: before,
+            life: ttls.pending,
+        }));
     }
-    if !forced && is_final(&known) {
-        return Ok(Some(FreshStatus { status: status(&known, false, false), token: before, life: fresh.settled }));
+    if !forced && is_final(&record) {
+        return Ok(Some(FreshStatus {
+            status: status(&record, false, false),
+            version_token: before,
+            life: ttls.settled,
+        }));
     }
-    let is_stale = query_provider(gateway, snapshot, known).await.is_err();
-    // What it said is written down by now, and somebody else may have written more.
-    let token = token();
-    let Some(known) = load(gateway, subject).await? else { return Ok(None) };
-    let life = if is_final(&known) && !is_stale { fresh.settled } else { fresh.pending };
-    Ok(Some(FreshStatus { status: status(&known, true, is_stale), token, life }))
+    let is_stale = query_provider(gateway, snapshot, record).await.is_err();
+    // The provider's answer is recorded now, and other writers may have added to it.
+    let version_token = token();
+    let Some(record) = load(gateway, subject).await? else { return Ok(None) };
+    let life = if is_final(&record) && !is_stale { ttls.settled } else { ttls.pending };
+    Ok(Some(FreshStatus { status: status(&record, true, is_stale), version_token, life }))
 }
 
 fn answer(status: &CachedStatus, result: &str) -> Response<Bytes> {
     count(if status.is_stale { "stale" } else { result });
     let mut response = Response::new(status.body.clone());
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.extensions_mut().insert(OnChannel(status.channel.clone()));
+    response.extensions_mut().insert(ResponseChannel(status.channel.clone()));
     response
 }
 
@@ -174,7 +187,7 @@ fn count(result: &str) {
     METRICS.status_cache_total.with_label_values(&[result]).inc();
 }
 
-/// A record as a ready answer. It says so where the provider could not be asked just now and this is the last known state.
+/// Builds the cached body of a record. With `is_stale`, the body says so: the provider could not be queried.
 fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<CachedStatus> {
     let mut body = body_of(record);
     if is_stale && body.ends_with('}') {
@@ -190,8 +203,8 @@ fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<CachedStatus> 
     })
 }
 
-fn broken_off() -> Problem {
-    let detail = "The gateway failed while it found out. Nothing was changed; ask again.";
+fn query_failed() -> Problem {
+    let detail = "The gateway failed while querying the status. Nothing was changed. Repeat the query.";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", Retryable::SameKey, detail)
 }
 
@@ -206,13 +219,14 @@ async fn load(gateway: &Gateway, subject: &RecordId) -> Result<Option<Record>, P
     found.map_err(|error| Problem::ledger(&error))
 }
 
-/// Asks the provider and writes down what it says. Of "not known" nothing is concluded here: that is the resolver's.
+/// Queries the provider and records the answer. A not-found answer changes nothing here; only the resolver may
+/// conclude from it.
 async fn query_provider(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record: Record) -> Result<(), Error> {
-    let (subject, question) = build_query(gateway, snapshot, &record).await;
-    let (channel, operation) = question?;
+    let (subject, query) = build_query(gateway, snapshot, &record).await;
+    let (channel, operation) = query?;
     let mut evidence = Vec::new();
     let limit = channel.upstream.timeouts().total;
-    let answer = gateway.exchanger.ask(channel, &operation, limit, &mut evidence).await;
+    let answer = gateway.provider_client.call(channel, &operation, limit, &mut evidence).await;
     let (ledger, now) = (&gateway.ledger, clock::now());
     let written = match &answer {
         Ok(outcome) => ledger
@@ -225,12 +239,12 @@ async fn query_provider(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record
         },
     };
     if let Err(error) = written {
-        tracing::error!(%error, "the provider's word could not be recorded");
+        tracing::error!(%error, "the provider's answer could not be recorded; the next query asks the provider again");
     }
     answer.map(drop)
 }
 
-/// Which channel is asked what to learn how a record stands.
+/// Returns the channel and operation that query the status of a record.
 pub(crate) async fn build_query<'a>(
     gateway: &Gateway,
     snapshot: &'a Snapshot,
@@ -246,32 +260,37 @@ pub(crate) async fn build_query<'a>(
             let (merchant, order_id) = (refund.merchant.clone(), refund.order_id.clone());
             let payment = gateway.ledger.payment(&merchant, &order_id).await;
             let missing = || Error::NotSent("the refund's payment is missing in the ledger".to_owned());
-            let asked = payment.ok().flatten().ok_or_else(missing).and_then(|payment| {
+            let query = payment.ok().flatten().ok_or_else(missing).and_then(|payment| {
                 let channel = channel_for(snapshot, &payment)?;
                 Ok((channel, Operation::QueryRefund(refund_operation(snapshot, &payment, refund))))
             });
-            (RecordId { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }, asked)
+            (RecordId { merchant, order_id, refund_id: Some(refund.refund_id.clone()) }, query)
         }
     }
 }
 
-/// The channel on which a payment was made, if it still leads to the account that it was made with: another account
-/// knows nothing of it, which must not be taken for an answer.
+/// Returns the payment's channel if it still uses the account of the payment. Another account's not-found answer
+/// would be meaningless.
 pub(super) fn channel_for<'a>(snapshot: &'a Snapshot, payment: &Payment) -> Result<&'a Arc<Channel>, Error> {
     let (name, account) = (&payment.channel, &payment.account);
     let channel = snapshot.channels.get(name);
-    let channel = channel.ok_or_else(|| Error::NotSent(format!("the channel `{name}` is not configured any more")))?;
+    let channel = channel.ok_or_else(|| Error::NotSent(format!("the channel `{name}` is no longer configured")))?;
     if channel.account() == *account {
         return Ok(channel);
     }
-    tracing::error!(channel = name, account, order_id = payment.order_id, "the channel leads to another account now");
+    tracing::error!(
+        channel = name,
+        account,
+        order_id = payment.order_id,
+        "the channel now uses another account than the payment; configure the new account as a separate channel"
+    );
     Err(Error::NotSent(format!(
-        "the channel `{name}` leads to another account than `{account}`, with which the payment was made; give the new \
-         account a channel of its own"
+        "the channel `{name}` uses another account than `{account}`, with which the payment was made; configure the new \
+         account as a separate channel"
     )))
 }
 
-/// A payment as its provider knows it.
+/// Returns the payment in the form that provider operations use.
 pub(crate) fn order(payment: &Payment) -> Order {
     Order {
         number: payment.provider_order_no.clone(),
@@ -283,7 +302,7 @@ pub(crate) fn order(payment: &Payment) -> Order {
     }
 }
 
-/// A refund as its provider knows it.
+/// Returns the refund in the form that provider operations use.
 pub(super) fn refund_operation(snapshot: &Snapshot, payment: &Payment, refund: &Refund) -> RefundOperation {
     RefundOperation {
         order: order(payment),

@@ -1,4 +1,4 @@
-//! What merchants write: the bodies of requests, read strictly and checked before anything else happens.
+//! Parses and validates the JSON bodies of merchant requests.
 
 use std::net::IpAddr;
 
@@ -12,12 +12,12 @@ use tollgate_plugins::payment::{Method, Money, Payer};
 
 use crate::problem::Problem;
 
-/// The most that one payment may be for: ten thousand million in major units, far above any real one, far below overflow.
+/// Maximum amount in minor units. It is far above any real payment and far below integer overflow.
 const MAX_AMOUNT: u64 = 1_000_000_000_000;
-/// The merchant's own notes, as JSON text.
-const METADATA_LIMIT: usize = 4096;
-/// How deep they may be nested: what is written must be readable again, and readers stop at some depth.
-const METADATA_DEPTH: usize = 8;
+/// Maximum size of `metadata` as JSON text, in bytes.
+const MAX_METADATA_BYTES: usize = 4096;
+/// Maximum nesting depth of `metadata`. Stored JSON must stay parseable, and parsers limit the depth.
+const MAX_METADATA_DEPTH: usize = 8;
 
 /// The body of `POST /v1/payments`.
 #[derive(Debug, Deserialize)]
@@ -51,61 +51,67 @@ pub(super) struct NewRefund {
 
 impl NewPayment {
     pub(super) fn read(body: &Bytes) -> Result<Self, Problem> {
-        let mut form: Self = read(body)?;
-        identifier("order_id", &form.order_id)?;
-        amount(form.amount)?;
-        readable("description", &mut form.description)?;
-        if form.description.trim().is_empty() || form.description.chars().count() > 127 {
+        let mut input: Self = read(body)?;
+        check_identifier("order_id", &input.order_id)?;
+        amount(input.amount)?;
+        normalize_text("description", &mut input.description)?;
+        if input.description.trim().is_empty() || input.description.chars().count() > 127 {
             return Err(Problem::malformed("`description` must have 1 to 127 characters; the payer reads it."));
         }
-        if let Some(url) = &form.return_url {
+        if let Some(url) = &input.return_url {
             let absolute = url.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some());
             if !absolute || url.len() > 1024 {
                 return Err(Problem::malformed("`return_url` must be an absolute URL of at most 1024 bytes."));
             }
         }
-        let notes = form.metadata.as_ref().map_or(0, |notes| serde_json::to_string(notes).map_or(0, |text| text.len()));
-        if notes > METADATA_LIMIT {
+        let metadata =
+            input.metadata.as_ref().map_or(0, |metadata| serde_json::to_string(metadata).map_or(0, |text| text.len()));
+        if metadata > MAX_METADATA_BYTES {
             return Err(Problem::malformed(format!(
-                "`metadata` has {notes} bytes; at most {METADATA_LIMIT} are kept."
+                "`metadata` has {metadata} bytes; at most {MAX_METADATA_BYTES} are allowed."
             )));
         }
-        if form.metadata.iter().flat_map(|notes| notes.values()).any(|value| depth(value) >= METADATA_DEPTH) {
-            let detail = format!("`metadata` is nested too deep; at most {METADATA_DEPTH} levels are kept.");
+        if input.metadata.iter().flat_map(|metadata| metadata.values()).any(|value| depth(value) >= MAX_METADATA_DEPTH)
+        {
+            let detail = format!("`metadata` is nested too deeply; at most {MAX_METADATA_DEPTH} levels are allowed.");
             return Err(Problem::malformed(detail));
         }
-        let payer = &form.payer;
+        let payer = &input.payer;
         for (name, value) in [("openid", &payer.openid), ("auth_code", &payer.auth_code), ("buyer_id", &payer.buyer_id)]
         {
             if value.as_ref().is_some_and(|value| value.is_empty() || value.len() > 128) {
                 return Err(Problem::malformed(format!("`payer.{name}` must have 1 to 128 bytes.")));
             }
-            if value.as_ref().is_some_and(|value| value.chars().any(|letter| is_control(letter) || letter.is_control()))
+            if value
+                .as_ref()
+                .is_some_and(|value| value.chars().any(|character| is_control(character) || character.is_control()))
             {
                 return Err(Problem::malformed(format!("`payer.{name}` must have no control characters.")));
             }
         }
         if payer.client_ip.as_ref().is_some_and(|address| address.parse::<IpAddr>().is_err()) {
-            let detail = "`payer.client_ip` must be the payer's IPv4 or IPv6 address, as in \"203.0.113.9\".";
+            let detail = "`payer.client_ip` must be the payer's IPv4 or IPv6 address, such as \"203.0.113.9\".";
             return Err(Problem::malformed(detail));
         }
-        Ok(form)
+        Ok(input)
     }
 
-    /// Asked only of what is new: a repetition of what was in time then must find what became of it.
+    /// Rejects an `expires_at` in the past. Applies to new payments only: a repeated request must find the existing
+    /// payment.
     pub(super) fn check_expiry(&self, now: Timestamp) -> Result<(), Problem> {
         match self.expires_at {
             Some(at) if at <= now => {
-                Err(Problem::malformed("`expires_at` is in the past; give a time to come (RFC 3339, UTC)."))
+                Err(Problem::malformed("`expires_at` is in the past; use a future time (RFC 3339, UTC)."))
             }
             _ => Ok(()),
         }
     }
 
-    /// Tells a repetition from another content: what was asked for, whatever the order of keys and the white space.
+    /// Returns a digest of the content that does not depend on key order or white space. It detects changed
+    /// repetitions.
     pub(super) fn digest(&self) -> String {
         let payer = serde_json::to_string(&self.payer).unwrap_or_default();
-        let notes = self.metadata.as_ref().map(|notes| serde_json::to_string(notes).unwrap_or_default());
+        let metadata = self.metadata.as_ref().map(|metadata| serde_json::to_string(metadata).unwrap_or_default());
         digest(&[
             &self.order_id,
             &self.amount.to_string(),
@@ -115,23 +121,23 @@ impl NewPayment {
             &payer,
             &self.expires_at.map(|at| at.to_string()).unwrap_or_default(),
             self.return_url.as_deref().unwrap_or_default(),
-            notes.as_deref().unwrap_or_default(),
+            metadata.as_deref().unwrap_or_default(),
         ])
     }
 }
 
 impl NewRefund {
     pub(super) fn read(body: &Bytes) -> Result<Self, Problem> {
-        let mut form: Self = read(body)?;
-        identifier("refund_id", &form.refund_id)?;
-        amount(form.amount)?;
-        if let Some(reason) = &mut form.reason {
-            readable("reason", reason)?;
+        let mut input: Self = read(body)?;
+        check_identifier("refund_id", &input.refund_id)?;
+        amount(input.amount)?;
+        if let Some(reason) = &mut input.reason {
+            normalize_text("reason", reason)?;
         }
-        if form.reason.as_ref().is_some_and(|reason| reason.trim().is_empty() || reason.chars().count() > 80) {
+        if input.reason.as_ref().is_some_and(|reason| reason.trim().is_empty() || reason.chars().count() > 80) {
             return Err(Problem::malformed("`reason` must have 1 to 80 characters; the payer reads it."));
         }
-        Ok(form)
+        Ok(input)
     }
 
     pub(super) fn digest(&self) -> String {
@@ -139,30 +145,32 @@ impl NewRefund {
     }
 }
 
-/// Checks a text that the payer reads, and ends its lines with LF. XML and HTML change CR on the way, and providers sign.
-fn readable(name: &str, text: &mut String) -> Result<(), Problem> {
+/// Checks a text that the payer reads and converts its line ends to LF. XML and HTML alter CR, which would break
+/// signatures.
+fn normalize_text(name: &str, text: &mut String) -> Result<(), Problem> {
     if text.contains('\r') {
         *text = text.replace("\r\n", "\n").replace('\r', "\n");
     }
-    match text.chars().find(|letter| is_control(*letter)) {
+    match text.chars().find(|character| is_control(*character)) {
         None => Ok(()),
-        Some(letter) => Err(Problem::malformed(format!(
-            "`{name}` has the control character U+{:04X}; of those only tabs and line ends are taken.",
-            u32::from(letter)
+        Some(character) => Err(Problem::malformed(format!(
+            "`{name}` has the control character U+{:04X}; only tabs and line ends are allowed.",
+            u32::from(character)
         ))),
     }
 }
 
-/// Whether no provider's protocol carries this character safely: controls but tab and LF, and what XML forbids.
-fn is_control(letter: char) -> bool {
-    match letter {
+/// Returns whether a provider protocol may not carry this character: controls except tab and LF, and what XML
+/// forbids.
+fn is_control(character: char) -> bool {
+    match character {
         '\t' | '\n' => false,
         '\u{fffe}' | '\u{ffff}' => true,
         other => other.is_control(),
     }
 }
 
-/// How many containers are around the innermost value.
+/// Returns the number of containers around the innermost value.
 fn depth(value: &serde_json::Value) -> usize {
     match value {
         serde_json::Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
@@ -171,7 +179,7 @@ fn depth(value: &serde_json::Value) -> usize {
     }
 }
 
-/// Close takes no content: an empty body, or an empty object.
+/// Accepts an empty body or `{}`.
 pub(super) fn require_empty_body(body: &Bytes) -> Result<(), Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -179,31 +187,31 @@ pub(super) fn require_empty_body(body: &Bytes) -> Result<(), Problem> {
     if body.is_empty() { Ok(()) } else { read::<Nothing>(body).map(drop) }
 }
 
-/// The value of `Idempotency-Key`.
+/// Returns the value of `Idempotency-Key`.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
-    let wanted = "Give an `Idempotency-Key` header of 1 to 255 visible characters, new for each new request.";
+    let detail = "Give an `Idempotency-Key` header of 1 to 255 visible characters, new for each new request.";
     let mut values = headers.get_all("idempotency-key").iter();
     match (values.next(), values.next()) {
         (Some(value), None) => match value.to_str() {
             Ok(key) if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 Ok(key.to_owned())
             }
-            _ => Err(Problem::malformed(wanted)),
+            _ => Err(Problem::malformed(detail)),
         },
-        _ => Err(Problem::malformed(wanted)),
+        _ => Err(Problem::malformed(detail)),
     }
 }
 
-/// Whether a text can be a merchant's own number.
+/// Returns whether a text is a valid order or refund id.
 pub(super) fn is_identifier(text: &str) -> bool {
-    // Clients take `.` and `..` out of a path before they send it.
+    // HTTP clients remove `.` and `..` from a path before they send it.
     (1..=64).contains(&text.len())
         && text != "."
         && text != ".."
         && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#%\"\\".contains(&byte))
 }
 
-fn identifier(name: &str, text: &str) -> Result<(), Problem> {
+fn check_identifier(name: &str, text: &str) -> Result<(), Problem> {
     if is_identifier(text) {
         return Ok(());
     }
@@ -221,12 +229,12 @@ fn amount(amount: Money) -> Result<(), Problem> {
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
-        let what = if body.is_empty() {
+        let detail = if body.is_empty() {
             "The body is empty; send JSON.".to_owned()
         } else {
-            format!("The body is not what is expected: {error}.")
+            format!("The body does not have the expected form: {error}.")
         };
-        Problem::malformed(what)
+        Problem::malformed(detail)
     })
 }
 
@@ -245,17 +253,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn malformed_bodies_are_problems() {
+    fn malformed_request_bodies_are_rejected() {
         let good =
             r#"{"order_id":"o-1","amount":{"value":1,"currency":"CNY"},"description":"tea","method":"wechat.native"}"#;
         assert!(NewPayment::read(&Bytes::from(good)).is_ok());
-        let deep = "[".repeat(100_000);
+        let deeply_nested = "[".repeat(100_000);
         let long = good.replace("o-1", &"x".repeat(65));
         for bad in [
             "",
             "null",
             "{",
-            &deep,
+            &deeply_nested,
             &long,
             &good.replace("o-1", ""),
             &good.replace("o-1", "a/b"),
@@ -278,15 +286,15 @@ mod tests {
             assert!(NewPayment::read(&Bytes::from(bad.to_owned())).is_err(), "{}", &bad[..bad.len().min(120)]);
         }
         assert!(NewPayment::read(&Bytes::from_static(b"\xff\xfe{}")).is_err());
-        let notes = format!("\"metadata\":{{\"a\":{}1{}}},\"method\"", "[".repeat(7), "]".repeat(7));
-        assert!(NewPayment::read(&Bytes::from(good.replace("\"method\"", &notes))).is_ok());
-        let late = good.replace("\"method\"", "\"expires_at\":\"2001-01-01T00:00:00Z\",\"method\"");
-        let late = NewPayment::read(&Bytes::from(late)).unwrap();
-        assert!(late.check_expiry(Timestamp::now()).is_err() && late.check_expiry(Timestamp::UNIX_EPOCH).is_ok());
+        let metadata = format!("\"metadata\":{{\"a\":{}1{}}},\"method\"", "[".repeat(7), "]".repeat(7));
+        assert!(NewPayment::read(&Bytes::from(good.replace("\"method\"", &metadata))).is_ok());
+        let expired = good.replace("\"method\"", "\"expires_at\":\"2001-01-01T00:00:00Z\",\"method\"");
+        let expired = NewPayment::read(&Bytes::from(expired)).unwrap();
+        assert!(expired.check_expiry(Timestamp::now()).is_err() && expired.check_expiry(Timestamp::UNIX_EPOCH).is_ok());
     }
 
     #[test]
-    fn control_characters_are_refused_by_the_name_of_their_field() {
+    fn control_character_is_rejected_and_field_is_named() {
         let payment = |field: &str, text: &str| {
             let mut body = serde_json::json!({"order_id": "o-1", "amount": {"value": 1, "currency": "CNY"},
                 "description": "tea", "method": "wechat.native", "payer": {}});
@@ -303,13 +311,13 @@ mod tests {
         };
         let said = |problem: Problem| String::from_utf8(problem.response("r").into_body().to_vec()).unwrap();
         let controls = (0..0x20).chain(0x7f..0xa0).chain([0xfffe, 0xffff]).filter_map(char::from_u32);
-        for letter in controls.filter(|letter| !"\t\n\r".contains(*letter)) {
-            let text = format!("a{letter}b");
+        for character in controls.filter(|character| !"\t\n\r".contains(*character)) {
+            let text = format!("a{character}b");
             for field in ["description", "payer.openid", "payer.auth_code", "payer.buyer_id", "payer.client_ip"] {
                 let problem = said(payment(field, &text).unwrap_err());
-                assert!(problem.contains(field) && problem.contains("invalid_request"), "{letter:?}: {problem}");
+                assert!(problem.contains(field) && problem.contains("invalid_request"), "{character:?}: {problem}");
             }
-            assert!(said(refund(&text).unwrap_err()).contains("`reason`"), "{letter:?}");
+            assert!(said(refund(&text).unwrap_err()).contains("`reason`"), "{character:?}");
         }
         for address in ["", "here", "1.2.3", "1.2.3.4\n", "1.2.3.4:80", "fe80::1%eth0"] {
             assert!(payment("payer.client_ip", address).is_err(), "{address:?}");
@@ -320,20 +328,20 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_are_taken_as_line_feeds() {
+    fn line_ends_are_normalized_to_line_feeds() {
         let one = r#"{"order_id":"o","amount":{"value":1,"currency":"CNY"},"description":"tea\r\ntwo\rcups\n\t!","method":"wechat.native"}"#;
-        let form = NewPayment::read(&Bytes::from(one)).unwrap();
-        assert_eq!(form.description, "tea\ntwo\ncups\n\t!");
+        let input = NewPayment::read(&Bytes::from(one)).unwrap();
+        assert_eq!(input.description, "tea\ntwo\ncups\n\t!");
         let refund = r#"{"refund_id":"r","amount":{"value":1,"currency":"CNY"},"reason":"a\r\nb"}"#;
         assert_eq!(NewRefund::read(&Bytes::from(refund)).unwrap().reason.as_deref(), Some("a\nb"));
     }
 
     #[test]
-    fn content_ignores_form_and_sees_substance() {
+    fn digest_ignores_formatting_and_detects_changed_values() {
         let one =
             r#"{"order_id":"o","amount":{"value":1,"currency":"CNY"},"description":"tea","method":"wechat.native"}"#;
         let same = r#"{ "method":"wechat.native", "description":"tea", "amount":{"currency":"CNY","value":1}, "order_id":"o"}"#;
-        let read = |text: &str| NewPayment::read(&Bytes::from(text.to_owned())).map(|form| form.digest()).ok();
+        let read = |text: &str| NewPayment::read(&Bytes::from(text.to_owned())).map(|input| input.digest()).ok();
         assert_eq!(read(one), read(same));
         assert_ne!(read(one), read(&one.replace("tea", "tee")));
         assert_ne!(read(one), read(&one.replace(":1,", ":2,")));

@@ -1,4 +1,5 @@
-//! The task of one connection: handshake, first bytes, then Pingora's HTTP until it ends or is closed.
+//! The task of one connection: TLS handshake, protocol detection, then Pingora's HTTP server until the connection
+//! ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,29 +17,30 @@ use super::registry::Entry;
 use super::state::{ConnectionState, Reason};
 use super::stream::Stream;
 use super::transport::Transport;
-use super::{Kind, Terms};
+use super::{ConnectionTerms, Kind};
 use crate::telemetry::METRICS;
 
-/// Streams that an HTTP/2 connection has open at the same time, at most.
+/// Maximum concurrent streams of an HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
-/// Bytes of the header fields of an HTTP/2 request, at most.
+/// Maximum size of the header fields of an HTTP/2 request, in bytes.
 const MAX_HEADER_LIST: u32 = 16 << 10;
-/// Streams that were reset before they were accepted (rapid reset). Beyond, the connection is closed.
+/// Maximum number of streams that were reset before they were accepted (rapid reset). Beyond it the connection is
+/// closed.
 const MAX_RESET_STREAMS: usize = 20;
 
 tokio::task_local! {
     static REQUEST: Arc<Request>;
 }
 
-/// One request on a connection, for the app that answers it.
+/// A request on a connection, as seen by the application.
 pub(crate) struct Request {
     state: Arc<ConnectionState>,
     has_begun: AtomicBool,
     is_working: AtomicBool,
 }
 
-/// Begins the request that this task serves: its head is complete. `None` when the connection is being closed: then nothing
-/// must be done for it.
+/// Marks the current task's request as begun, after its head was read. Returns `None` if the connection is being
+/// closed; the request must then not be processed.
 pub(crate) fn begin(session: &mut ServerSession) -> Option<Arc<Request>> {
     let request = REQUEST.try_with(Arc::clone).ok()?;
     let has_begun = request.state.begin();
@@ -52,21 +54,22 @@ impl Request {
         Arc::new(Self { state, has_begun: AtomicBool::new(false), is_working: AtomicBool::new(false) })
     }
 
-    /// Begins work: the connection is not evicted until it ends. False when it is being closed: then nothing must be done.
+    /// Starts processing, during which the connection is not evicted. Returns false if the connection is being
+    /// closed.
     pub(crate) fn begin_work(&self) -> bool {
         let is_working = self.state.begin_work();
         self.is_working.store(is_working, Ordering::Relaxed);
         is_working
     }
 
-    /// Ends work, or the request does.
+    /// Ends processing. Dropping the request has the same effect.
     pub(crate) fn end_work(&self) {
         if self.is_working.swap(false, Ordering::Relaxed) {
             self.state.end_work();
         }
     }
 
-    /// State of its connection.
+    /// Returns the state of the request's connection.
     pub(crate) fn connection(&self) -> &ConnectionState {
         &self.state
     }
@@ -85,7 +88,7 @@ impl Drop for Request {
 pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     kind: Kind,
     tcp: TcpStream,
-    terms: Terms,
+    terms: ConnectionTerms,
     app: Arc<A>,
     entry: Entry,
     shutdown: ShutdownWatch,
@@ -94,21 +97,22 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     let reason = tokio::select! {
         biased;
         reason = state.closed() => Some(reason),
-        result = converse(tcp, terms, app, Arc::clone(state), shutdown) => result.err(),
+        result = run_connection(tcp, terms, app, Arc::clone(state), shutdown) => result.err(),
     };
     if let Some(reason) = reason {
         METRICS.connections_closed_total.with_label_values(&[kind.name(), reason.name()]).inc();
     }
 }
 
-async fn converse<A: HttpServerApp + Send + Sync + 'static>(
+async fn run_connection<A: HttpServerApp + Send + Sync + 'static>(
     tcp: TcpStream,
-    terms: Terms,
+    terms: ConnectionTerms,
     app: Arc<A>,
     state: Arc<ConnectionState>,
     shutdown: ShutdownWatch,
 ) -> Result<(), Reason> {
-    // Without it a response may wait for the acknowledgement of the one before; it works all the same.
+    // Without TCP_NODELAY a response may wait for the acknowledgement of the previous one. A failure here is
+    // harmless.
     drop(tcp.set_nodelay(true));
     let transport = match terms.tls {
         None => Transport::Plain(tcp),
@@ -124,12 +128,12 @@ async fn converse<A: HttpServerApp + Send + Sync + 'static>(
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(terms.limits.keepalive_timeout);
     let connection = Arc::new(Connection { app, state, is_http2, has_served: AtomicBool::new(false), options });
-    // Boxed, so that an idle connection does not have the size of a request being served.
+    // Boxed, so that an idle connection needs less memory than one that serves a request.
     Box::pin(async move { connection.process_new(Box::new(stream), &shutdown).await }).await;
     Ok(())
 }
 
-/// The app, on one connection.
+/// The application on one connection.
 struct Connection<A> {
     app: Arc<A>,
     state: Arc<ConnectionState>,

@@ -1,30 +1,30 @@
-//! Descriptors of open files: the soft limit is raised, and some are kept for the ledger, providers and the admin port.
+//! File descriptors: raises the soft limit and reserves some for the ledger, providers and the admin port.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Minimum number of descriptors that connections leave to everything else, where the limit allows it.
-const MIN_KEPT: u64 = 256;
+/// Minimum number of descriptors reserved for other uses, if the limit allows it.
+const MIN_RESERVED: u64 = 256;
 
-/// How many descriptors this process may have.
+/// The process's limit of file descriptors; `None` means unlimited.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Descriptors(Option<u64>);
 
 impl Descriptors {
-    /// The number of connections that callers may have open: a quarter of the descriptors, and at least [`MIN_KEPT`] or half of
-    /// them, stay for everything else.
-    pub(crate) fn connections(self, wanted: usize) -> usize {
-        let Some(limit) = self.0 else { return wanted };
-        let kept = (limit / 4).max(MIN_KEPT).min(limit / 2);
-        wanted.min(usize::try_from(limit - kept).unwrap_or(usize::MAX))
+    /// Returns the maximum number of connections. A quarter of the descriptors, at least [`MIN_RESERVED`] but at most
+    /// half, stay reserved.
+    pub(crate) fn connections(self, requested: usize) -> usize {
+        let Some(limit) = self.0 else { return requested };
+        let reserved = (limit / 4).max(MIN_RESERVED).min(limit / 2);
+        requested.min(usize::try_from(limit - reserved).unwrap_or(usize::MAX))
     }
 
-    /// For log lines; the largest number when there is no limit.
+    /// Returns the limit for log lines; `u64::MAX` if unlimited.
     pub(crate) fn limit(self) -> u64 {
         self.0.unwrap_or(u64::MAX)
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as every connection needs one.
+/// Raises the soft limit of open files to the hard limit, because every connection needs a descriptor.
 pub(crate) fn raise_limit() -> Descriptors {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_to_everything_else() {
+    fn connections_leave_reserved_descriptors() {
         for (limit, connections) in [(64, 32), (256, 128), (512, 256), (1_024, 768), (20_000, 10_000), (8_192, 6_144)] {
             assert_eq!(Descriptors(Some(limit)).connections(10_000), connections, "{limit}");
         }

@@ -1,4 +1,4 @@
-//! Answers to what never becomes a request: a head that is malformed, too large or too slow.
+//! Responses to input that is not a request: a head that is malformed, too large or too slow.
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -8,13 +8,15 @@ use rand::Rng;
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};
 
-/// Makes the whole response, as HTTP/1 writes it, and tells it to log and metrics.
-pub(super) fn refusal(status: StatusCode) -> Vec<u8> {
+/// Builds a complete HTTP/1 response, and logs and counts it.
+pub(super) fn problem_response(status: StatusCode) -> Vec<u8> {
     let (code, detail) = match status {
-        StatusCode::REQUEST_TIMEOUT => ("request_timeout", "The head of the request was not complete in time."),
+        StatusCode::REQUEST_TIMEOUT => {
+            ("request_timeout", "The head of the request did not arrive completely in time.")
+        }
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("payload_too_large", "The head of the request is too large."),
-        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "There is nothing here for this method."),
-        _ => ("invalid_request", "This is not an HTTP request as RFC 9112 defines it."),
+        StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "This method is not supported here."),
+        _ => ("invalid_request", "This is not a valid HTTP request (RFC 9112)."),
     };
     let request_id = format!("req_{:032x}", rand::rng().random::<u128>());
     let response = Problem::new(status, code, Retryable::NewKey, detail).response(&request_id);

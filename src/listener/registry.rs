@@ -1,4 +1,4 @@
-//! Open connections of one listener: how many, of which address, and which is closed when there are too many.
+//! Registry of a listener's open connections: counts them in total and per address, and evicts idle ones when full.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,23 +11,23 @@ use super::state::ConnectionState;
 use crate::config::ServerLimits;
 use crate::telemetry::METRICS;
 
-/// Connections of one listener.
+/// The connections of one listener.
 pub(super) struct Registry {
     listener: &'static str,
     open: Mutex<Open>,
-    /// Those that are being closed included.
+    /// Number of open descriptors, including connections being closed.
     descriptors: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Open {
     next: u64,
-    /// In the order in which they were accepted.
+    /// Connections in order of acceptance.
     all: BTreeMap<u64, (IpAddr, Arc<ConnectionState>)>,
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// One connection among them, until dropped.
+/// A registered connection, until dropped.
 pub(super) struct Entry {
     registry: Arc<Registry>,
     number: u64,
@@ -43,30 +43,29 @@ impl Registry {
         self.open.lock().all.len()
     }
 
-    /// Number of connections that have a descriptor still.
+    /// Returns the number of connections that still have a descriptor.
     pub(super) fn descriptors(&self) -> usize {
         self.descriptors.load(Ordering::Acquire)
     }
 
-    /// Adds a connection. When `most` are open, or `most_of_address` of its address, the oldest idle one is closed for it;
-    /// `None` when all of them are worked
-    /// for.
+    /// Adds a connection. If `maximum` are open, or `maximum_per_address` of its address, the oldest idle one is
+    /// evicted. Returns `None` if all of them are busy.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
-        most: usize,
-        most_of_address: usize,
+        maximum: usize,
+        maximum_per_address: usize,
         limits: &ServerLimits,
     ) -> Option<Entry> {
-        let address = network(address);
+        let address = address_group(address);
         let mut open = self.open.lock();
-        // More than one are too many after a reload that lowered the limit.
-        let of_address = open.by_address.get(&address).copied().unwrap_or_default();
-        if !open.close_idle(Some(address), (of_address + 1).saturating_sub(most_of_address)) {
+        // After a reload that lowered the limit, more than one connection may be in excess.
+        let address_count = open.by_address.get(&address).copied().unwrap_or_default();
+        if !open.close_idle(Some(address), (address_count + 1).saturating_sub(maximum_per_address)) {
             return None;
         }
-        let too_many = (open.all.len() + 1).saturating_sub(most);
-        if !open.close_idle(None, too_many) {
+        let excess = (open.all.len() + 1).saturating_sub(maximum);
+        if !open.close_idle(None, excess) {
             return None;
         }
         let number = open.next;
@@ -79,7 +78,7 @@ impl Registry {
         Some(Entry { registry: Arc::clone(self), number, state })
     }
 
-    /// Closes the oldest idle connection.
+    /// Evicts the oldest idle connection.
     pub(super) fn close_idle(&self) {
         self.open.lock().close_idle(None, 1);
     }
@@ -90,28 +89,28 @@ impl Open {
         i64::try_from(self.all.len()).unwrap_or(i64::MAX)
     }
 
-    /// Closes so many idle connections, the oldest first; true when there were as many. Strangers' connections go first, those
-    /// of known callers only when there is no other.
-    fn close_idle(&mut self, of: Option<IpAddr>, count: usize) -> bool {
+    /// Evicts `count` idle connections, the oldest first. Returns true if there were enough. Connections of
+    /// authenticated callers are evicted only if there is no other.
+    fn close_idle(&mut self, address_filter: Option<IpAddr>, count: usize) -> bool {
         if count == 0 {
             return true;
         }
-        let mut known = Vec::new();
+        let mut trusted = Vec::new();
         let mut closed = Vec::new();
         for (number, (address, state)) in &self.all {
             if closed.len() == count {
                 break;
             }
-            if of.is_some_and(|of| of != *address) || !state.is_idle() {
+            if address_filter.is_some_and(|address_filter| address_filter != *address) || !state.is_idle() {
                 continue;
             }
             if state.is_trusted() {
-                known.push((*number, state));
+                trusted.push((*number, state));
             } else if state.evict() {
                 closed.push(*number);
             }
         }
-        for (number, state) in known {
+        for (number, state) in trusted {
             if closed.len() < count && state.evict() {
                 closed.push(number);
             }
@@ -149,8 +148,9 @@ impl Drop for Entry {
     }
 }
 
-/// One IPv4 address, or the /64 network of an IPv6 address: whoever has one of its addresses has all.
-fn network(address: IpAddr) -> IpAddr {
+/// Returns the address for counting: an IPv4 address, or the /64 network of an IPv6 address, which usually has one
+/// owner.
+fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -164,57 +164,61 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn enter(registry: &Arc<Registry>, address: &str, most: usize, of_address: usize) -> Option<Entry> {
-        registry.enter(address.parse().unwrap(), most, of_address, &ServerLimits::default())
+    fn enter(registry: &Arc<Registry>, address: &str, maximum: usize, address_count: usize) -> Option<Entry> {
+        registry.enter(address.parse().unwrap(), maximum, address_count, &ServerLimits::default())
     }
 
-    fn work(entry: &Entry) -> bool {
+    fn begin_work_on(entry: &Entry) -> bool {
         entry.state().begin() && entry.state().begin_work()
     }
 
     #[test]
-    fn full_registry_closes_the_oldest_idle_connection_of_a_stranger_first() {
+    fn full_registry_evicts_oldest_idle_unauthenticated_connection_first() {
         let registry = Arc::new(Registry::new("test"));
         let busy = enter(&registry, "10.0.0.1", 4, 4).unwrap();
-        assert!(work(&busy));
-        let known = enter(&registry, "10.0.0.2", 4, 4).unwrap();
-        known.state().trust();
+        assert!(begin_work_on(&busy));
+        let trusted = enter(&registry, "10.0.0.2", 4, 4).unwrap();
+        trusted.state().trust();
         let (first, second) =
             (enter(&registry, "10.0.0.3", 4, 4).unwrap(), enter(&registry, "10.0.0.4", 4, 4).unwrap());
         let new = enter(&registry, "10.0.0.5", 4, 4).unwrap();
-        assert!(!work(&first) && work(&second), "the older of the two");
-        assert_eq!((registry.count(), registry.descriptors()), (4, 5), "it is counted out, and being closed");
+        assert!(!begin_work_on(&first) && begin_work_on(&second), "the older of the two was evicted");
+        assert_eq!(
+            (registry.count(), registry.descriptors()),
+            (4, 5),
+            "it is no longer counted but still being closed"
+        );
         drop(first);
         assert_eq!((registry.count(), registry.descriptors()), (4, 4));
-        assert!(work(&new));
-        let newer = enter(&registry, "10.0.0.6", 4, 4).unwrap();
-        assert!(!work(&known), "the known caller's goes when all others are busy");
-        assert!(work(&newer));
+        assert!(begin_work_on(&new));
+        let newest = enter(&registry, "10.0.0.6", 4, 4).unwrap();
+        assert!(!begin_work_on(&trusted), "a trusted connection is evicted when all others are busy");
+        assert!(begin_work_on(&newest));
         assert!(enter(&registry, "10.0.0.7", 4, 4).is_none(), "all are busy");
     }
 
     #[test]
-    fn idle_connections_beyond_a_lowered_limit_are_closed_with_the_next_one() {
+    fn idle_connections_above_lowered_limit_are_evicted_on_next_accept() {
         let registry = Arc::new(Registry::new("test"));
-        let enters = |most, of_address| enter(&registry, "10.0.0.1", most, of_address);
-        let _held: Vec<_> = (0..40).map(|_| enters(40, 40).unwrap()).collect();
-        let _of_address = enters(40, 30).unwrap();
+        let enter_one = |maximum, address_count| enter(&registry, "10.0.0.1", maximum, address_count);
+        let _connections: Vec<_> = (0..40).map(|_| enter_one(40, 40).unwrap()).collect();
+        let _one_more = enter_one(40, 30).unwrap();
         assert_eq!(registry.count(), 30);
-        let _of_all = enters(10, 30).unwrap();
+        let _another = enter_one(10, 30).unwrap();
         assert_eq!(registry.count(), 10);
     }
 
     #[test]
-    fn address_has_a_share_and_an_ipv6_network_counts_as_one_address() {
+    fn address_has_limit_and_ipv6_network_counts_as_one_address() {
         let registry = Arc::new(Registry::new("test"));
-        let held: Vec<_> = ["2001:db8::1", "2001:db8::2"].map(|one| enter(&registry, one, 9, 2).unwrap()).into();
-        assert!(held.iter().all(work));
+        let connections: Vec<_> = ["2001:db8::1", "2001:db8::2"].map(|one| enter(&registry, one, 9, 2).unwrap()).into();
+        assert!(connections.iter().all(begin_work_on));
         assert!(enter(&registry, "2001:db8::3", 9, 2).is_none());
         assert!(enter(&registry, "2001:db8:0:1::1", 9, 2).is_some(), "another network");
         let mapped = enter(&registry, "::ffff:10.0.0.1", 9, 1).unwrap();
-        assert!(work(&mapped));
+        assert!(begin_work_on(&mapped));
         assert!(enter(&registry, "10.0.0.1", 9, 1).is_none(), "the same address in another form");
-        drop(held);
+        drop(connections);
         assert!(enter(&registry, "2001:db8::3", 9, 2).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! State of one connection: the phase that it is in, and why it is closed.
+//! State of a connection: its phase, and the reason for its closing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,15 +15,15 @@ use crate::config::ServerLimits;
 pub(crate) enum Reason {
     /// The TLS handshake failed or took too long.
     Handshake,
-    /// The head of a request was not complete in time.
+    /// The head of a request did not arrive in time.
     Header,
-    /// No request came in time.
+    /// No request arrived in time.
     Idle,
-    /// A response was not taken.
+    /// The caller did not read a response.
     Write,
-    /// It was idle, and another connection needed its place.
+    /// The connection was idle and was evicted for a new one.
     Evicted,
-    /// What it sent never was a request.
+    /// The input was not an HTTP request.
     Refused,
 }
 
@@ -48,22 +48,22 @@ pub(crate) struct ConnectionState {
     write_timeout: Duration,
     phase: Mutex<Phase>,
     is_trusted: AtomicBool,
-    last_answer: Mutex<Instant>,
+    last_response_read: Mutex<Instant>,
     closing: Notify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No request has begun.
+    /// No request is in progress.
     Idle {
-        until: Option<Instant>,
+        deadline: Option<Instant>,
     },
-    /// The head of a request is on its way.
+    /// The head of a request is being received.
     Header {
-        until: Instant,
+        deadline: Instant,
     },
-    /// So many requests have begun and did not end; so many of them are worked on. The others send their body, or take a
-    /// response.
+    /// `requests` are in progress, and `working` of them are being processed. The others are sending their body or
+    /// reading their response.
     Serving {
         requests: u32,
         working: u32,
@@ -88,9 +88,9 @@ impl ConnectionState {
             header_timeout: limits.header_timeout,
             keepalive_timeout: limits.keepalive_timeout,
             write_timeout: limits.write_timeout,
-            phase: Mutex::new(Phase::Header { until: now + limits.handshake_timeout + limits.header_timeout }),
+            phase: Mutex::new(Phase::Header { deadline: now + limits.handshake_timeout + limits.header_timeout }),
             is_trusted: AtomicBool::new(false),
-            last_answer: Mutex::new(now),
+            last_response_read: Mutex::new(now),
             closing: Notify::new(),
         })
     }
@@ -99,54 +99,54 @@ impl ConnectionState {
         self.write_timeout
     }
 
-    /// The handshake is over: the head of the first request may come.
+    /// Starts the time limit of the first head, after the handshake.
     pub(super) fn expect_first_head(&self) {
-        self.unless_closed(|phase| *phase = Phase::Header { until: Instant::now() + self.header_timeout });
+        self.change_unless_closed(|phase| *phase = Phase::Header { deadline: Instant::now() + self.header_timeout });
     }
 
-    /// The previous request is over: the head of the next one may come.
+    /// Starts the keep-alive time, after a request has ended.
     pub(super) fn expect_next_head(&self) {
-        let until = Some(Instant::now() + self.keepalive_timeout);
-        self.unless_closed(|phase| *phase = Phase::Idle { until });
+        let deadline = Some(Instant::now() + self.keepalive_timeout);
+        self.change_unless_closed(|phase| *phase = Phase::Idle { deadline });
     }
 
-    /// HTTP/2 has begun. From here Pingora measures how long the connection is idle.
+    /// Switches to HTTP/2. From here Pingora measures the idle time.
     pub(super) fn is_http2(&self) {
-        self.unless_closed(|phase| *phase = Phase::Idle { until: None });
+        self.change_unless_closed(|phase| *phase = Phase::Idle { deadline: None });
     }
 
-    /// Bytes came in. True when they are the first of a head.
+    /// Records received bytes. Returns true if they are the first of a head.
     pub(super) fn received(&self) -> bool {
         let mut phase = self.phase.lock();
-        let is_first = matches!(*phase, Phase::Idle { until: Some(_) });
+        let is_first = matches!(*phase, Phase::Idle { deadline: Some(_) });
         if is_first {
-            *phase = Phase::Header { until: Instant::now() + self.header_timeout };
+            *phase = Phase::Header { deadline: Instant::now() + self.header_timeout };
         }
         is_first
     }
 
-    /// The time until which the next bytes must come, and the reason when they do not.
+    /// Returns the deadline of the next read, and the reason for closing after it.
     pub(super) fn read_deadline(&self) -> Option<(Instant, Reason)> {
         match *self.phase.lock() {
-            Phase::Idle { until } => until.map(|until| (until, Reason::Idle)),
-            Phase::Header { until } => Some((until, Reason::Header)),
+            Phase::Idle { deadline } => deadline.map(|deadline| (deadline, Reason::Idle)),
+            Phase::Header { deadline } => Some((deadline, Reason::Header)),
             Phase::Serving { .. } | Phase::Closed(_) => None,
         }
     }
 
-    /// Whether what is written now cannot be the answer to a request.
+    /// Returns whether a write at this time cannot be a response to a request.
     pub(super) fn is_before_request(&self) -> bool {
         matches!(*self.phase.lock(), Phase::Idle { .. } | Phase::Header { .. })
     }
 
-    /// A request begins. False when the connection was closed already.
+    /// Starts a request. Returns false if the connection is closed already.
     pub(super) fn begin(&self) -> bool {
         let mut phase = self.phase.lock();
         *phase = match *phase {
             Phase::Closed(_) => return false,
             Phase::Serving { requests, working } => Phase::Serving { requests: requests + 1, working },
             Phase::Idle { .. } | Phase::Header { .. } => {
-                // The time without a request is not time in which a response was not taken.
+                // Time without a request must not count as time in which a response was not read.
                 self.answered();
                 Phase::Serving { requests: 1, working: 0 }
             }
@@ -154,7 +154,7 @@ impl ConnectionState {
         true
     }
 
-    /// Work on a request begins: from here the connection is not evicted. False when it was closed already.
+    /// Starts processing, during which the connection is not evicted. Returns false if it is closed already.
     pub(super) fn begin_work(&self) -> bool {
         match &mut *self.phase.lock() {
             Phase::Serving { working, .. } => *working += 1,
@@ -163,38 +163,38 @@ impl ConnectionState {
         true
     }
 
-    /// Work on a request ended.
+    /// Ends the processing of a request.
     pub(super) fn end_work(&self) {
         if let Phase::Serving { working, .. } = &mut *self.phase.lock() {
             *working = working.saturating_sub(1);
         }
     }
 
-    /// A request ended.
+    /// Ends a request.
     pub(super) fn end(&self) {
-        self.unless_closed(|phase| {
+        self.change_unless_closed(|phase| {
             *phase = match *phase {
                 Phase::Serving { requests, working } if requests > 1 => {
                     Phase::Serving { requests: requests - 1, working }
                 }
-                _ => Phase::Idle { until: None },
+                _ => Phase::Idle { deadline: None },
             };
         });
     }
 
-    /// A response was taken as a whole.
+    /// Records that a response was read completely.
     pub(crate) fn answered(&self) {
-        *self.last_answer.lock() = Instant::now();
+        *self.last_response_read.lock() = Instant::now();
     }
 
-    /// Closes the connection if no response was taken for as long as one may take, and nothing is worked on for it.
+    /// Closes the connection if no response was read within the write timeout and no request is being processed.
     pub(crate) fn close_stuck(&self) {
-        if self.last_answer.lock().elapsed() >= self.write_timeout {
+        if self.last_response_read.lock().elapsed() >= self.write_timeout {
             self.close_idle(Reason::Write);
         }
     }
 
-    /// Its caller is known: it is evicted after those of strangers.
+    /// Marks the caller as authenticated, so that the connection is evicted after others.
     pub(crate) fn trust(&self) {
         self.is_trusted.store(true, Ordering::Relaxed);
     }
@@ -203,12 +203,12 @@ impl ConnectionState {
         self.is_trusted.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is worked on for this connection.
+    /// Returns whether no request is being processed.
     pub(super) fn is_idle(&self) -> bool {
         self.phase.lock().is_idle()
     }
 
-    /// Closes the connection if nothing is worked on for it.
+    /// Closes the connection if no request is being processed.
     pub(super) fn evict(&self) -> bool {
         self.close_idle(Reason::Evicted)
     }
@@ -224,13 +224,13 @@ impl ConnectionState {
         is_idle
     }
 
-    /// Closes the connection, whatever is under way on it.
+    /// Closes the connection unconditionally.
     pub(crate) fn close(&self, reason: Reason) {
-        self.unless_closed(|phase| *phase = Phase::Closed(reason));
+        self.change_unless_closed(|phase| *phase = Phase::Closed(reason));
         self.closing.notify_one();
     }
 
-    /// Waits until the connection is to be closed.
+    /// Waits until the connection is to be closed. Returns the reason.
     pub(super) async fn closed(&self) -> Reason {
         loop {
             if let Phase::Closed(reason) = *self.phase.lock() {
@@ -240,7 +240,7 @@ impl ConnectionState {
         }
     }
 
-    fn unless_closed(&self, change: impl FnOnce(&mut Phase)) {
+    fn change_unless_closed(&self, change: impl FnOnce(&mut Phase)) {
         let mut phase = self.phase.lock();
         if !matches!(*phase, Phase::Closed(_)) {
             change(&mut phase);
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_is_evicted_unless_a_request_on_it_is_worked_on() {
+    fn connection_is_evicted_unless_a_request_is_being_processed() {
         let limits = ServerLimits::default();
         let state = ConnectionState::new(&limits);
         assert!(state.begin() && state.begin() && state.begin_work());
@@ -261,32 +261,32 @@ mod tests {
         state.end();
         assert!(!state.evict(), "another request on it ended");
         state.end_work();
-        assert!(state.evict(), "its response is still to be taken");
-        assert!(!state.begin() && !state.begin_work(), "nothing begins on a connection that is being closed");
+        assert!(state.evict(), "its response is not read yet");
+        assert!(!state.begin() && !state.begin_work(), "no request begins on a closed connection");
         let state = ConnectionState::new(&limits);
-        assert!(state.begin() && state.evict(), "its body is still to come");
+        assert!(state.begin() && state.evict(), "its body has not arrived");
         assert!(!state.begin_work());
         assert_eq!(state.read_deadline(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stuck_connection_stays_while_a_request_on_it_is_worked_on() {
+    async fn stuck_connection_stays_open_while_a_request_is_processed() {
         let limits = ServerLimits::default();
         let state = ConnectionState::new(&limits);
         tokio::time::advance(limits.write_timeout * 2).await;
         assert!(state.begin() && state.begin());
         state.close_stuck();
-        assert!(state.begin_work(), "it was without a request before");
+        assert!(state.begin_work(), "the time without a request does not count");
         tokio::time::advance(limits.write_timeout).await;
         state.close_stuck();
-        assert!(state.begin(), "a request on it is worked on");
+        assert!(state.begin(), "a request is being processed");
         state.end_work();
         state.close_stuck();
         assert!(!state.begin());
     }
 
     #[test]
-    fn each_phase_has_its_deadline() {
+    fn each_phase_has_its_read_deadline() {
         let limits = ServerLimits::default();
         let state = ConnectionState::new(&limits);
         assert_eq!(state.read_deadline().unwrap().1, Reason::Header);

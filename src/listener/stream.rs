@@ -1,4 +1,4 @@
-//! The stream of one connection as Pingora wants it, with deadlines of reads and writes.
+//! A connection's stream in the form that Pingora expects, with read and write deadlines.
 
 use std::future::Future;
 use std::io;
@@ -17,15 +17,15 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::refusal::refusal;
+use super::refusal::problem_response;
 use super::state::{ConnectionState, Reason};
 use super::transport::Transport;
 
 /// First bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Maximum size of the head of an HTTP/1 request.
+/// Maximum size of an HTTP/1 request's head in bytes.
 const MAX_HEAD: usize = 16 << 10;
-/// One response of a usual size leaves in one packet.
+/// Write buffer in bytes: a response of usual size leaves in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
 
 /// The stream of one connection.
@@ -33,7 +33,7 @@ const WRITE_BUFFER: usize = 4 << 10;
 pub(super) struct Stream {
     io: BufWriter<Transport>,
     state: Arc<ConnectionState>,
-    /// Bytes that were looked at and are still to be read.
+    /// Bytes that were inspected and must still be read.
     prefix: Vec<u8>,
     head_bytes: usize,
     is_http2: bool,
@@ -60,28 +60,28 @@ impl Stream {
         }
     }
 
-    /// Finds out which HTTP comes. Over TLS, ALPN says so; else the first byte that is not in HTTP/2's preface does, so that no
-    /// short request waits for more bytes.
+    /// Detects the HTTP version: over TLS by ALPN, else by the first byte that differs from the HTTP/2 preface. A
+    /// short request therefore does not wait for more bytes.
     pub(super) async fn detect_http2(&mut self) -> io::Result<bool> {
         if let Some(is_http2) = self.io.get_ref().negotiated_http2() {
             self.is_http2 = is_http2;
             return Ok(is_http2);
         }
-        let mut seen = [0; HTTP2_PREFACE.len()];
+        let mut received = [0; HTTP2_PREFACE.len()];
         let mut length = 0;
-        while length < seen.len() && HTTP2_PREFACE.starts_with(&seen[..length]) {
-            match self.read(&mut seen[length..]).await? {
+        while length < received.len() && HTTP2_PREFACE.starts_with(&received[..length]) {
+            match self.read(&mut received[length..]).await? {
                 0 => break,
                 more => length += more,
             }
         }
-        self.prefix = seen[..length].to_vec();
+        self.prefix = received[..length].to_vec();
         self.head_bytes = 0;
-        self.is_http2 = seen == *HTTP2_PREFACE;
+        self.is_http2 = received == *HTTP2_PREFACE;
         Ok(self.is_http2)
     }
 
-    /// Counts what came in, and begins the time of a head with its first byte.
+    /// Counts received bytes, and starts the head's time limit at its first byte.
     fn received(&mut self, bytes: usize) {
         if self.is_http2 {
             if self.head_bytes < HTTP2_PREFACE.len() {
@@ -98,24 +98,24 @@ impl Stream {
         self.head_bytes += bytes;
     }
 
-    /// Answers what is no request, as far as the socket takes it at once.
-    fn refuse(&mut self, status: StatusCode, cx: &mut Context<'_>) {
+    /// Responds to input that is not a request. Writes only what the socket accepts immediately.
+    fn respond_with_problem(&mut self, status: StatusCode, cx: &mut Context<'_>) {
         if !self.is_http2 && !self.is_refused {
             self.is_refused = true;
-            // Less than the buffer, which is empty before the first answer and after each.
-            drop(Pin::new(&mut self.io).poll_write(cx, &refusal(status)));
+            // Always fits, because the buffer is larger and is empty before and after each response.
+            drop(Pin::new(&mut self.io).poll_write(cx, &problem_response(status)));
             drop(Pin::new(&mut self.io).poll_flush(cx));
         }
     }
 
-    /// Fails a write without progress.
-    fn in_time<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    /// Fails a write that makes no progress within the write timeout.
+    fn check_write_progress<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.write_until = None;
             return poll;
         }
-        let until = *self.write_until.get_or_insert_with(|| Instant::now() + self.state.write_timeout());
-        if !self.write_timer.has_passed(until, cx) {
+        let deadline = *self.write_until.get_or_insert_with(|| Instant::now() + self.state.write_timeout());
+        if !self.write_timer.has_passed(deadline, cx) {
             return Poll::Pending;
         }
         self.is_broken = true;
@@ -123,13 +123,13 @@ impl Stream {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Replaces an answer that Pingora makes by itself where no request was understood.
-    fn replaces(&mut self, written: &[u8], cx: &mut Context<'_>) -> bool {
+    /// Replaces a response that Pingora writes itself when it could not parse a request.
+    fn replace_early_response(&mut self, written: &[u8], cx: &mut Context<'_>) -> bool {
         if self.is_http2 || !(self.is_refused || self.state.is_before_request()) {
             return false;
         }
         let status = written.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
-        self.refuse(status.unwrap_or(StatusCode::BAD_REQUEST), cx);
+        self.respond_with_problem(status.unwrap_or(StatusCode::BAD_REQUEST), cx);
         true
     }
 }
@@ -146,7 +146,7 @@ impl AsyncRead for Stream {
         }
         let deadline = this.state.read_deadline();
         if this.head_bytes > MAX_HEAD && !this.is_http2 && matches!(deadline, Some((_, Reason::Header))) {
-            this.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, cx);
+            this.respond_with_problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, cx);
             this.state.close(Reason::Refused);
             return Poll::Pending;
         }
@@ -159,11 +159,11 @@ impl AsyncRead for Stream {
             }
             return poll;
         }
-        if let Some((until, reason)) = deadline
-            && this.read_timer.has_passed(until, cx)
+        if let Some((deadline, reason)) = deadline
+            && this.read_timer.has_passed(deadline, cx)
         {
             if reason == Reason::Header && this.head_bytes > 0 {
-                this.refuse(StatusCode::REQUEST_TIMEOUT, cx);
+                this.respond_with_problem(StatusCode::REQUEST_TIMEOUT, cx);
             }
             this.state.close(reason);
         }
@@ -177,11 +177,11 @@ impl AsyncWrite for Stream {
         if this.is_broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if this.replaces(buf, cx) {
+        if this.replace_early_response(buf, cx) {
             return Poll::Ready(Ok(buf.len()));
         }
         let poll = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.in_time(poll, cx)
+        this.check_write_progress(poll, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -190,7 +190,7 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let poll = Pin::new(&mut this.io).poll_flush(cx);
-        this.in_time(poll, cx)
+        this.check_write_progress(poll, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -199,7 +199,7 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let poll = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.in_time(poll, cx)
+        this.check_write_progress(poll, cx)
     }
 }
 
@@ -242,15 +242,15 @@ impl GetSocketDigest for Stream {
     }
 }
 
-/// One timer for deadlines that change; costs nothing until it is first needed.
+/// A timer with a changing deadline, allocated on first use.
 #[derive(Debug, Default)]
 struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    fn has_passed(&mut self, until: Instant, cx: &mut Context<'_>) -> bool {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if sleep.deadline() != until {
-            sleep.as_mut().reset(until);
+    fn has_passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
         }
         sleep.as_mut().poll(cx).is_ready()
     }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http2_is_told_by_its_preface_and_nothing_is_lost() {
+    async fn http2_is_detected_by_preface_without_losing_bytes() {
         for (sent, is_http2) in [
             (b"GET / HTTP/1.0\r\n\r\n".as_slice(), false),
             (b"P", false),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn write_that_nobody_takes_fails_after_write_timeout() {
+    async fn unread_response_fails_after_write_timeout() {
         let limits = ServerLimits { write_timeout: Duration::from_millis(50), ..ServerLimits::default() };
         let (mut server, client, state) = pair(limits).await;
         assert!(state.begin());
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn head_that_does_not_end_is_answered_with_408_and_one_that_never_begins_is_closed() {
+    async fn incomplete_head_gets_408_and_silent_connection_is_closed() {
         let limits = ServerLimits { header_timeout: Duration::from_millis(50), ..ServerLimits::default() };
         for (sent, answer) in [("", ""), ("GET / HT", "HTTP/1.1 408 Request Timeout\r\n")] {
             let (mut server, mut client, state) = pair(limits).await;
@@ -322,14 +322,14 @@ mod tests {
             assert_eq!(state.closed().await, Reason::Header);
             reading.abort();
             let mut read = String::new();
-            // Closing with unread bytes may reset the connection after the answer.
+            // Closing with unread bytes may reset the connection after the response.
             drop(client.read_to_string(&mut read).await);
             assert!(read.starts_with(answer) && read.is_empty() == answer.is_empty(), "{read}");
         }
     }
 
     #[tokio::test]
-    async fn answer_before_a_request_is_replaced_by_a_problem() {
+    async fn early_pingora_response_is_replaced_by_problem() {
         let (mut server, mut client, _) = pair(ServerLimits::default()).await;
         server.write_all(b"HTTP/1.1 405 Method Not Allowed\r\nServer: Pingora\r\n\r\n").await.unwrap();
         server.write_all(b"more").await.unwrap();

@@ -1,4 +1,4 @@
-//! Bytes of one connection: TCP, or TLS on it.
+//! Transport of a connection: TCP or TLS over TCP.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// TCP, or TLS on it.
+/// TCP or TLS over TCP.
 #[derive(Debug)]
 pub(super) enum Transport {
     Plain(TcpStream),
@@ -23,7 +23,7 @@ impl Transport {
         }
     }
 
-    /// Whether the handshake chose HTTP/2; `None` where there was no handshake.
+    /// Returns whether ALPN negotiated HTTP/2; `None` without TLS.
     pub(super) fn negotiated_http2(&self) -> Option<bool> {
         match self {
             Self::Plain(_) => None,

@@ -1,4 +1,4 @@
-//! The body of a request: bounded in size, in time and from below in its rate.
+//! Reads request bodies with limits for size, time and minimum rate.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -14,36 +14,36 @@ use super::waiting::Waiter;
 use crate::config::ServerLimits;
 use crate::problem::{Problem, Retryable};
 
-/// Time over which the rate of a body is measured.
+/// Window in which the rate of a body is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// Time and bytes for which the rest of a refused body is still read.
+/// Maximum time and bytes for discarding the rest of a rejected body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_DISCARDED: usize = 64 << 20;
 
-/// Refuses a body that is announced to be too large.
-pub(super) fn check_length(headers: &HeaderMap, most: usize) -> Result<(), Problem> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match announced.is_some_and(|length| length > most as u64) {
-        true => Err(too_large(most)),
+/// Rejects a body whose `Content-Length` exceeds the limit.
+pub(super) fn check_length(headers: &HeaderMap, max_bytes: usize) -> Result<(), Problem> {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match declared.is_some_and(|length| length > max_bytes as u64) {
+        true => Err(too_large(max_bytes)),
         false => Ok(()),
     }
 }
 
-/// Reads the body. After an error the connection is of no more use: nobody knows where the next request would begin.
+/// Reads the body. After an error the connection cannot be reused, because the start of the next request is unknown.
 pub(super) async fn read(
     session: &mut ServerSession,
     limits: &ServerLimits,
-    most: usize,
+    max_bytes: usize,
     (waiter, buffered): (Waiter, &mut Buffered),
 ) -> Result<Bytes, Problem> {
-    let body = read_all(session, limits, most, (waiter, buffered)).await;
+    let body = read_all(session, limits, max_bytes, (waiter, buffered)).await;
     if body.is_err() {
         session.set_keepalive(None);
     }
     body
 }
 
-/// Reads the rest of a body that is not wanted, for a bounded time and size.
+/// Reads and discards the rest of a body, within limits for time and size.
 pub(super) async fn discard(session: &mut ServerSession) {
     let all = async {
         let mut length = 0;
@@ -60,10 +60,10 @@ pub(super) async fn discard(session: &mut ServerSession) {
 async fn read_all(
     session: &mut ServerSession,
     limits: &ServerLimits,
-    most: usize,
+    max_bytes: usize,
     (waiter, buffered): (Waiter, &mut Buffered),
 ) -> Result<Bytes, Problem> {
-    let mut pace = Pace::new(limits, Instant::now());
+    let mut rate_check = RateCheck::new(limits, Instant::now());
     let mut body = BytesMut::new();
     let mut length = 0;
     loop {
@@ -73,9 +73,9 @@ async fn read_all(
                 biased;
                 () = waiter.given_up() => return Err(buffered.overloaded()),
                 part = &mut part => break part,
-                () = sleep_until(pace.next_check()) => {
-                    if pace.is_too_slow(Instant::now()) {
-                        return Err(too_slow());
+                () = sleep_until(rate_check.next_check()) => {
+                    if rate_check.is_too_slow(Instant::now()) {
+                        return Err(timed_out());
                     }
                 }
             }
@@ -83,13 +83,13 @@ async fn read_all(
         match part {
             Ok(Some(part)) => {
                 length += part.len();
-                if length > most {
-                    return Err(too_large(most));
+                if length > max_bytes {
+                    return Err(too_large(max_bytes));
                 }
-                pace.received(part.len());
-                // A part may come at every moment, so that the branch above is never reached.
-                if Instant::now() >= pace.next_check() && pace.is_too_slow(Instant::now()) {
-                    return Err(too_slow());
+                rate_check.received(part.len());
+                // Parts may arrive so often that the timer branch above never runs.
+                if Instant::now() >= rate_check.next_check() && rate_check.is_too_slow(Instant::now()) {
+                    return Err(timed_out());
                 }
                 buffered.grow(part.len())?;
                 body.extend_from_slice(&part);
@@ -100,18 +100,18 @@ async fn read_all(
     }
 }
 
-/// Measures whether a body comes fast enough.
-struct Pace {
+/// Checks the minimum rate and total time of a body.
+struct RateCheck {
     end: Instant,
     window_end: Instant,
     received: u64,
-    least: u64,
+    min_bytes: u64,
 }
 
-impl Pace {
+impl RateCheck {
     fn new(limits: &ServerLimits, now: Instant) -> Self {
-        let least = limits.min_body_rate.saturating_mul(RATE_WINDOW.as_secs());
-        Self { end: now + limits.body_timeout, window_end: now + RATE_WINDOW, received: 0, least }
+        let min_bytes = limits.min_body_rate.saturating_mul(RATE_WINDOW.as_secs());
+        Self { end: now + limits.body_timeout, window_end: now + RATE_WINDOW, received: 0, min_bytes }
     }
 
     fn next_check(&self) -> Instant {
@@ -122,9 +122,9 @@ impl Pace {
         self.received += bytes as u64;
     }
 
-    /// Ends the window; true when the body is to be given up.
+    /// Ends the window. Returns true if the body is too slow or its total time has passed.
     fn is_too_slow(&mut self, now: Instant) -> bool {
-        if now >= self.end || self.received < self.least {
+        if now >= self.end || self.received < self.min_bytes {
             return true;
         }
         self.received = 0;
@@ -133,13 +133,13 @@ impl Pace {
     }
 }
 
-fn too_large(most: usize) -> Problem {
-    let detail = format!("The body is larger than {most} bytes; send a smaller one.");
+fn too_large(max_bytes: usize) -> Problem {
+    let detail = format!("The body is larger than {max_bytes} bytes; send a smaller one.");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", Retryable::NewKey, detail)
 }
 
-fn too_slow() -> Problem {
-    let detail = "The body did not come in time. Send the same request again.";
+fn timed_out() -> Problem {
+    let detail = "The body did not arrive in time. Send the same request again.";
     Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", Retryable::SameKey, detail)
 }
 
@@ -148,22 +148,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn body_is_too_slow_below_the_rate_or_after_its_time() {
+    fn body_below_min_rate_or_over_its_time_limit_times_out() {
         let limits = ServerLimits { min_body_rate: 100, ..ServerLimits::default() };
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pace = Pace::new(&limits, start);
-        assert_eq!(pace.next_check(), at(5));
-        pace.received(499);
-        assert!(pace.is_too_slow(at(5)));
-        let mut pace = Pace::new(&limits, start);
+        let mut rate_check = RateCheck::new(&limits, start);
+        assert_eq!(rate_check.next_check(), at(5));
+        rate_check.received(499);
+        assert!(rate_check.is_too_slow(at(5)));
+        let mut rate_check = RateCheck::new(&limits, start);
         for window in 1..6 {
-            pace.received(500);
-            assert!(!pace.is_too_slow(at(window * 5)), "{window}");
+            rate_check.received(500);
+            assert!(!rate_check.is_too_slow(at(window * 5)), "{window}");
         }
-        pace.received(1 << 30);
-        assert!(pace.is_too_slow(at(30)), "however fast it is");
+        rate_check.received(1 << 30);
+        assert!(rate_check.is_too_slow(at(30)), "the total time has passed");
         let any = ServerLimits { min_body_rate: 0, body_timeout: Duration::from_secs(2), ..limits };
-        assert!(Pace::new(&any, start).is_too_slow(at(2)) && !Pace::new(&any, start).is_too_slow(at(1)));
+        assert!(RateCheck::new(&any, start).is_too_slow(at(2)) && !RateCheck::new(&any, start).is_too_slow(at(1)));
     }
 }

@@ -1,4 +1,5 @@
-//! Permits: how many requests are worked on, and what a leaving process still waits for.
+//! Admission limits: concurrent requests, buffered bytes, and the count of requests in flight for a graceful
+//! shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,43 +11,43 @@ use crate::gateway::Admission;
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::METRICS;
 
-/// Counts requests by what they wait for. A leaving process waits longer for its own work than for callers.
+/// Counts requests in flight by stage. A draining process waits longer for its own work than for callers.
 #[derive(Clone, Default)]
 pub struct InFlight(Arc<[AtomicUsize; 3]>);
 
-/// What a request waits for.
+/// Stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The caller, who sends it.
+    /// Waiting for the caller to send the body.
     Body,
-    /// The gateway, until the answer is known.
+    /// Being processed by the gateway.
     Work,
-    /// The caller, who takes the response.
+    /// Waiting for the caller to read the response.
     Response,
 }
 
 impl InFlight {
-    /// Number of requests that are still being received.
+    /// Number of requests being received.
     pub fn bodies(&self) -> usize {
         self.count_in(Stage::Body)
     }
 
-    /// Number of requests being worked on.
+    /// Number of requests being processed.
     pub fn count(&self) -> usize {
         self.count_in(Stage::Work)
     }
 
-    /// Number of responses that are being written.
+    /// Number of responses being written.
     pub fn responses(&self) -> usize {
         self.count_in(Stage::Response)
     }
 
-    /// Counts work until the guard is dropped.
+    /// Counts background work until the guard is dropped.
     pub(crate) fn enter(&self) -> InFlightGuard {
         self.enter_at(Stage::Work)
     }
 
-    /// Counts a request that has arrived.
+    /// Counts a new request.
     pub(super) fn arrive(&self) -> InFlightGuard {
         self.enter_at(Stage::Body)
     }
@@ -75,14 +76,14 @@ impl InFlight {
     }
 }
 
-/// A request being served, or work for one that was answered already.
+/// Counts a request, or background work, until dropped.
 pub(crate) struct InFlightGuard {
     counts: InFlight,
     stage: Stage,
 }
 
 impl InFlightGuard {
-    /// Counts the request in its next stage.
+    /// Moves the request to its next stage.
     pub(super) fn advance(&mut self, stage: Stage) {
         self.counts.add(stage);
         self.counts.subtract(std::mem::replace(&mut self.stage, stage));
@@ -95,23 +96,23 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// Number of requests being worked on, and bytes of their bodies. Providers' notifications have counts of their own, a quarter of
-/// the requests': no flood of requests keeps a notification out.
+/// Limits for concurrent requests and buffered bytes. Notifications have separate limits, a quarter of the requests'
+/// limits, so that a flood of requests cannot block notifications.
 #[derive(Default)]
 pub(super) struct AdmissionLimits {
-    requests: Arc<Used>,
-    notifications: Arc<Used>,
+    requests: Arc<Usage>,
+    notifications: Arc<Usage>,
 }
 
 #[derive(Default)]
-struct Used {
+struct Usage {
     permits: AtomicUsize,
     bytes: AtomicU64,
     bodies: Arc<Waiting>,
 }
 
-/// Permission to work on one request, until dropped.
-pub(super) struct Permit(Arc<Used>);
+/// Permission to process one request, until dropped.
+pub(super) struct Permit(Arc<Usage>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
@@ -120,67 +121,68 @@ impl Drop for Permit {
 }
 
 impl AdmissionLimits {
-    fn of(&self, admission: Admission) -> (&'static str, &Arc<Used>, u32) {
+    fn of(&self, admission: Admission) -> (&'static str, &Arc<Usage>, u32) {
         match admission {
             Admission::Notification => ("notification", &self.notifications, 4),
             Admission::Request => ("request", &self.requests, 1),
         }
     }
 
-    /// Refuses early, before the body of the request is read, when there is no permit for it.
-    pub(super) fn check(&self, admission: Admission, most: u32) -> Result<(), Problem> {
-        let (kind, used, part) = self.of(admission);
-        match used.permits.load(Ordering::Acquire) < (most / part) as usize {
+    /// Rejects a request early, before its body is read, if no permit is free.
+    pub(super) fn check(&self, admission: Admission, maximum: u32) -> Result<(), Problem> {
+        let (kind, usage, divisor) = self.of(admission);
+        match usage.permits.load(Ordering::Acquire) < (maximum / divisor) as usize {
             true => Ok(()),
             false => Err(overloaded(kind)),
         }
     }
 
-    /// Takes a permit. The body was read before, so that a slow sender holds none.
-    pub(super) fn take(&self, admission: Admission, most: u32) -> Result<Permit, Problem> {
-        let (kind, used, part) = self.of(admission);
-        let permit = Permit(Arc::clone(used));
-        match used.permits.fetch_add(1, Ordering::AcqRel) < (most / part) as usize {
+    /// Takes a permit. Call after the body was read, so that a slow sender occupies none.
+    pub(super) fn take(&self, admission: Admission, maximum: u32) -> Result<Permit, Problem> {
+        let (kind, usage, divisor) = self.of(admission);
+        let permit = Permit(Arc::clone(usage));
+        match usage.permits.fetch_add(1, Ordering::AcqRel) < (maximum / divisor) as usize {
             true => Ok(permit),
             false => Err(overloaded(kind)),
         }
     }
 
-    /// Begins to count the bytes of a body.
-    pub(super) fn buffer(&self, admission: Admission, most: u64) -> Buffered {
-        let (kind, used, part) = self.of(admission);
-        Buffered { kind, used: Arc::clone(used), most: most / u64::from(part), bytes: 0 }
+    /// Starts counting the bytes of a body.
+    pub(super) fn buffer(&self, admission: Admission, maximum: u64) -> Buffered {
+        let (kind, usage, divisor) = self.of(admission);
+        Buffered { kind, usage: Arc::clone(usage), maximum: maximum / u64::from(divisor), bytes: 0 }
     }
 
-    /// Begins to wait for a body; as many are waited for as there are permits.
-    pub(super) fn wait_for_body(&self, admission: Admission, most: u32) -> Waiter {
-        let (_, used, part) = self.of(admission);
-        used.bodies.enter((most / part) as usize)
+    /// Starts waiting for a body. At most as many bodies are awaited as there are permits.
+    pub(super) fn wait_for_body(&self, admission: Admission, maximum: u32) -> Waiter {
+        let (_, usage, divisor) = self.of(admission);
+        usage.bodies.enter((maximum / divisor) as usize)
     }
 }
 
-/// Bytes of one body in memory, until dropped.
+/// Counts the buffered bytes of one body, until dropped.
 pub(super) struct Buffered {
     kind: &'static str,
-    used: Arc<Used>,
-    most: u64,
+    usage: Arc<Usage>,
+    maximum: u64,
     bytes: u64,
 }
 
 impl Buffered {
-    /// Counts more bytes of the body. Beyond three quarters, the body that is waited for longest is given up.
+    /// Counts more bytes of the body. Above three quarters of the limit, the body that has been awaited longest is
+    /// given up.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let bytes = bytes as u64;
         self.bytes += bytes;
         METRICS.buffered_bytes.add(signed(bytes));
-        let used = self.used.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        if used > self.most - self.most / 4 {
-            self.used.bodies.give_up_oldest();
+        let usage = self.usage.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if usage > self.maximum - self.maximum / 4 {
+            self.usage.bodies.give_up_oldest();
         }
-        if used <= self.most { Ok(()) } else { Err(self.overloaded()) }
+        if usage <= self.maximum { Ok(()) } else { Err(self.overloaded()) }
     }
 
-    /// The answer when the body is given up.
+    /// Returns the problem for a body that was given up.
     pub(super) fn overloaded(&self) -> Problem {
         overloaded(self.kind)
     }
@@ -188,7 +190,7 @@ impl Buffered {
 
 impl Drop for Buffered {
     fn drop(&mut self) {
-        self.used.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.usage.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         METRICS.buffered_bytes.sub(signed(self.bytes));
     }
 }
@@ -199,7 +201,7 @@ fn signed(bytes: u64) -> i64 {
 
 fn overloaded(kind: &'static str) -> Problem {
     METRICS.requests_shed_total.with_label_values(&[kind]).inc();
-    let detail = "Nothing was done, because the gateway serves as many requests as it can. Send the same request again after 1 s.";
+    let detail = "Nothing was done, because the gateway is at its limit of concurrent requests. Send the same request again after 1 s.";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Retryable::SameKey, detail).retry_after(1)
 }
 
@@ -208,13 +210,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_and_bytes_of_requests_leave_those_of_notifications() {
+    fn requests_use_no_permits_or_bytes_of_notifications() {
         let permits = AdmissionLimits::default();
-        let held: Vec<_> = (0..16).map(|_| permits.take(Admission::Request, 16).unwrap()).collect();
+        let request_permits: Vec<_> = (0..16).map(|_| permits.take(Admission::Request, 16).unwrap()).collect();
         assert!(permits.take(Admission::Request, 16).is_err() && permits.check(Admission::Request, 16).is_err());
-        let notified: Vec<_> = (0..4).map(|_| permits.take(Admission::Notification, 16).unwrap()).collect();
+        let notification_permits: Vec<_> = (0..4).map(|_| permits.take(Admission::Notification, 16).unwrap()).collect();
         assert!(permits.take(Admission::Notification, 16).is_err());
-        drop((held, notified));
+        drop((request_permits, notification_permits));
         assert!(permits.check(Admission::Request, 16).is_ok() && permits.check(Admission::Notification, 16).is_ok());
 
         let mut first = permits.buffer(Admission::Request, 100);
@@ -228,16 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn request_is_counted_by_what_it_waits_for() {
+    fn request_is_counted_in_its_stage() {
         let in_flight = InFlight::default();
         let counts = || (in_flight.bodies(), in_flight.count(), in_flight.responses());
-        let mut inside = in_flight.arrive();
+        let mut guard = in_flight.arrive();
         assert_eq!(counts(), (1, 0, 0));
-        inside.advance(Stage::Work);
+        guard.advance(Stage::Work);
         assert_eq!(counts(), (0, 1, 0));
-        inside.advance(Stage::Response);
+        guard.advance(Stage::Response);
         assert_eq!(counts(), (0, 0, 1));
-        drop(inside);
+        drop(guard);
         assert_eq!(counts(), (0, 0, 0));
     }
 }

@@ -1,5 +1,5 @@
-//! Requests that wait for their caller: for the rest of a body, or for a response to be taken. Of too many, the oldest is given
-//! up: an honest caller needs milliseconds, so the oldest is never one while there is a flood.
+//! Tracks requests that wait for their caller, for the rest of a body or for a response to be read. If there are too
+//! many, the oldest is given up: a normal caller needs milliseconds, so during a flood the oldest is not one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Requests that wait for their callers.
+/// The requests that wait for their callers.
 #[derive(Default)]
 pub(super) struct Waiting(Mutex<Queue>);
 
@@ -25,7 +25,7 @@ impl Queue {
     }
 }
 
-/// One of them, until dropped.
+/// A waiting request, until dropped.
 pub(super) struct Waiter {
     waiting: Arc<Waiting>,
     number: u64,
@@ -33,10 +33,10 @@ pub(super) struct Waiter {
 }
 
 impl Waiting {
-    /// Adds one; when `most` wait already, the oldest is given up.
-    pub(super) fn enter(self: &Arc<Self>, most: usize) -> Waiter {
+    /// Adds a waiter. If `maximum` are waiting already, the oldest is given up.
+    pub(super) fn enter(self: &Arc<Self>, maximum: usize) -> Waiter {
         let mut queue = self.0.lock();
-        if queue.all.len() >= most {
+        if queue.all.len() >= maximum {
             queue.give_up_oldest();
         }
         let number = queue.next;
@@ -46,7 +46,7 @@ impl Waiting {
         Waiter { waiting: Arc::clone(self), number, is_given_up }
     }
 
-    /// Gives the oldest up, unless it is the only one.
+    /// Gives up the oldest waiter unless it is the only one.
     pub(super) fn give_up_oldest(&self) {
         let mut queue = self.0.lock();
         if queue.all.len() > 1 {
@@ -56,7 +56,7 @@ impl Waiting {
 }
 
 impl Waiter {
-    /// Waits until this one is given up.
+    /// Waits until this waiter is given up.
     pub(super) async fn given_up(&self) {
         self.is_given_up.notified().await;
     }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn oldest_is_given_up_when_there_are_too_many() {
+    async fn oldest_waiter_is_given_up_when_limit_is_reached() {
         let waiting = Arc::new(Waiting::default());
         let (first, second) = (waiting.enter(2), waiting.enter(2));
         let third = waiting.enter(2);
@@ -81,7 +81,7 @@ mod tests {
         waiting.give_up_oldest();
         second.given_up().await;
         waiting.give_up_oldest();
-        assert_eq!(waiting.0.lock().all.len(), 1, "who is alone stays");
+        assert_eq!(waiting.0.lock().all.len(), 1, "the only waiter stays");
         drop(third);
         assert!(waiting.0.lock().all.is_empty());
     }

@@ -1,7 +1,7 @@
-//! Whether the process does its work: background workers and the threads that serve requests.
+//! Liveness of the background workers and of the threads that serve requests.
 //!
-//! Each gives a sign of life every second from the runtime that it runs on. A worker that panicked, or a runtime whose threads
-//! are all blocked, gives none, and the process is no longer ready.
+//! Each worker sends a heartbeat every second from its own runtime. A worker that panicked, or a runtime whose
+//! threads are all blocked, sends none, and the process is no longer ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use pingora::server::ShutdownWatch;
 use pingora::services::background::{BackgroundService, GenBackgroundService};
 use tokio::time::{Instant, interval};
 
-const SIGN_INTERVAL: Duration = Duration::from_secs(1);
-/// A worker that gave no sign of life for so long is blocked.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A worker without a heartbeat for this long counts as blocked.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Every worker of the process.
+/// All workers of the process.
 #[derive(Clone, Default)]
 pub(crate) struct Workers(Arc<Mutex<Vec<Arc<Worker>>>>);
 
@@ -27,60 +27,62 @@ pub(crate) struct Worker {
 }
 
 struct State {
-    last_sign: Instant,
+    last_heartbeat: Instant,
     has_panicked: bool,
 }
 
 impl Workers {
-    /// Adds a worker that gives its signs itself.
+    /// Adds a worker that sends its heartbeats itself.
     pub(super) fn add(&self, name: &'static str) -> Arc<Worker> {
-        let state = Mutex::new(State { last_sign: Instant::now(), has_panicked: false });
+        let state = Mutex::new(State { last_heartbeat: Instant::now(), has_panicked: false });
         let worker = Arc::new(Worker { name, state });
         self.0.lock().push(Arc::clone(&worker));
         worker
     }
 
-    /// Makes a background service that is watched.
+    /// Creates a monitored background service.
     pub(super) fn background<F>(&self, name: &'static str, start: F) -> GenBackgroundService<Task<F>> {
         let task = Task { start: Mutex::new(Some(start)), worker: self.add(name) };
         GenBackgroundService::new(format!("BG {name}"), Arc::new(task))
     }
 
-    /// Returns which worker does nothing, and why.
-    pub(crate) fn not_working(&self) -> Option<String> {
-        self.0.lock().iter().find_map(|worker| worker.not_working())
+    /// Describes the first worker that panicked or is blocked.
+    pub(crate) fn stalled(&self) -> Option<String> {
+        self.0.lock().iter().find_map(|worker| worker.stalled())
     }
 }
 
 impl Worker {
-    pub(super) fn give_sign(&self) {
-        self.state.lock().last_sign = Instant::now();
+    pub(super) fn heartbeat(&self) {
+        self.state.lock().last_heartbeat = Instant::now();
     }
 
-    /// Gives signs for as long as the current runtime runs tasks.
-    pub(crate) async fn give_signs(self: Arc<Self>) {
-        let mut interval = interval(SIGN_INTERVAL);
+    /// Sends heartbeats as long as the current runtime runs tasks.
+    pub(crate) async fn send_heartbeats(self: Arc<Self>) {
+        let mut interval = interval(HEARTBEAT_INTERVAL);
         loop {
             interval.tick().await;
-            self.give_sign();
+            self.heartbeat();
         }
     }
 
-    fn not_working(&self) -> Option<String> {
-        let State { last_sign, has_panicked } = *self.state.lock();
+    fn stalled(&self) -> Option<String> {
+        let State { last_heartbeat, has_panicked } = *self.state.lock();
         let name = self.name;
         if has_panicked {
             return Some(format!("the worker `{name}` has panicked; see the log, and restart the process"));
         }
-        let silence = last_sign.elapsed();
-        let seconds = silence.as_secs();
-        (silence > STALL_TIMEOUT).then(|| {
-            format!("the worker `{name}` has been blocked for {seconds} s; is a disk or the machine too slow?")
+        let elapsed = last_heartbeat.elapsed();
+        let seconds = elapsed.as_secs();
+        (elapsed > STALL_TIMEOUT).then(|| {
+            format!(
+                "the worker `{name}` has been blocked for {seconds} s; check whether a disk or the machine is too slow"
+            )
         })
     }
 }
 
-/// A background task as Pingora wants it.
+/// A background task in the form that Pingora expects.
 pub(super) struct Task<F> {
     start: Mutex<Option<F>>,
     worker: Arc<Worker>,
@@ -94,8 +96,8 @@ where
 {
     async fn start(&self, shutdown: ShutdownWatch) {
         let Some(start) = self.start.lock().take() else { return };
-        // They go on when the worker ends: one that has nothing more to do is not blocked.
-        tokio::spawn(Arc::clone(&self.worker).give_signs());
+        // Heartbeats continue after the worker ends: a finished worker is not blocked.
+        tokio::spawn(Arc::clone(&self.worker).send_heartbeats());
         if tokio::spawn(start(shutdown)).await.is_err_and(|error| error.is_panic()) {
             self.worker.state.lock().has_panicked = true;
         }
@@ -113,51 +115,51 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn worker_that_panicked_is_named_and_one_that_ended_is_not() {
+    async fn panicked_worker_is_reported_and_ended_worker_is_not() {
         let workers = Workers::default();
         let (_stop, stopped) = watch::channel(false);
         workers.background("ended", |_| async {}).task().start(stopped.clone()).await;
-        assert_eq!(workers.not_working(), None);
+        assert_eq!(workers.stalled(), None);
         workers.background("broken", |_| async { panic!("a defect") }).task().start(stopped).await;
-        let why = workers.not_working().unwrap_or_default();
-        assert!(why.contains("`broken` has panicked"), "{why}");
+        let reason = workers.stalled().unwrap_or_default();
+        assert!(reason.contains("`broken` has panicked"), "{reason}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn worker_whose_thread_is_blocked_is_named_until_it_goes_on() {
+    async fn blocked_worker_is_reported_until_it_resumes() {
         let workers = Workers::default();
         let worker = workers.add("serving");
-        let signs = tokio::spawn(Arc::clone(&worker).give_signs());
+        let heartbeats = tokio::spawn(Arc::clone(&worker).send_heartbeats());
         tokio::time::sleep(2 * STALL_TIMEOUT).await;
-        assert_eq!(workers.not_working(), None, "it gives signs");
-        signs.abort();
+        assert_eq!(workers.stalled(), None, "it sends heartbeats");
+        heartbeats.abort();
         tokio::time::sleep(2 * STALL_TIMEOUT).await;
-        let why = workers.not_working().unwrap_or_default();
-        assert!(why.contains("`serving` has been blocked for "), "{why}");
-        worker.give_sign();
-        assert_eq!(workers.not_working(), None, "it goes on");
+        let reason = workers.stalled().unwrap_or_default();
+        assert!(reason.contains("`serving` has been blocked for "), "{reason}");
+        worker.heartbeat();
+        assert_eq!(workers.stalled(), None, "it has resumed");
     }
 
     #[test]
-    fn blocked_runtime_gives_no_signs() {
+    fn blocked_runtime_sends_no_heartbeats() {
         let workers = Workers::default();
         let (_stop, stopped) = watch::channel(false);
-        let (begun, has_begun) = mpsc::channel();
-        let (go_on, goes_on) = mpsc::channel::<()>();
+        let (started, has_started) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
         let service = workers.background("blocked", move |_| async move {
-            let _ = begun.send(());
-            let _ = goes_on.recv();
+            let _ = started.send(());
+            let _ = released.recv();
         });
-        assert_eq!(service.threads(), Some(1), "one thread, so that a blocked worker blocks its signs");
+        assert_eq!(service.threads(), Some(1), "one thread, so that a blocked worker blocks its heartbeats");
         let Ok(runtime) = Builder::new_multi_thread().worker_threads(1).enable_all().build() else {
             panic!("a runtime")
         };
         let task = service.task();
         runtime.spawn(async move { task.start(stopped).await });
-        assert_eq!(has_begun.recv(), Ok(()));
-        let before = workers.0.lock()[0].state.lock().last_sign;
-        std::thread::sleep(2 * SIGN_INTERVAL);
-        assert_eq!(workers.0.lock()[0].state.lock().last_sign, before);
-        drop(go_on);
+        assert_eq!(has_started.recv(), Ok(()));
+        let before = workers.0.lock()[0].state.lock().last_heartbeat;
+        std::thread::sleep(2 * HEARTBEAT_INTERVAL);
+        assert_eq!(workers.0.lock()[0].state.lock().last_heartbeat, before);
+        drop(release);
     }
 }

@@ -160,7 +160,7 @@ async fn cli_verifies_certificate_of_tls_admin_port() {
     std::fs::write(conf.join("admin.pem"), other.cert.pem()).unwrap();
     std::fs::write(conf.join("admin_key.pem"), other.signing_key.serialize_pem()).unwrap();
     let output = tollgate_of(&conf, &["rollback", "--to", "99"]);
-    assert!(said(&output).contains("does not show the certificate that `admin.tls` names"), "{}", said(&output));
+    assert!(said(&output).contains("does not present the certificate of `admin.tls`"), "{}", said(&output));
 
     // The listener's files may be the broken ones: the archived contents are served.
     world.gateway.kill();

@@ -131,7 +131,11 @@ async fn alipay_console_refund_is_acknowledged_and_published() {
     acknowledged(&world, "o-1").await;
     until("the log contains the alert", || async {
         let log = world.log();
-        if log.contains("money went back to the payer by a refund that was not made here") { Ok(()) } else { Err(log) }
+        if log.contains("the payer received a refund that was not made through this gateway") {
+            Ok(())
+        } else {
+            Err(log)
+        }
     })
     .await;
     assert_eq!(refund(&world, "o-1", "r-1").await.status, 422, "nothing is left to refund");

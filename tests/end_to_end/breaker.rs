@@ -123,7 +123,7 @@ async fn operator_forces_breaker_open_and_closed() {
     for order in ["o-3", "o-4", "o-5", "o-6"] {
         assert_eq!(world.create(order, order).await.status, 202);
     }
-    for (query, expected) in [("?channel=none&force=open", "there are main"), ("?force=open", "write ?channel=NAME")] {
+    for (query, expected) in [("?channel=none&force=open", "there are main"), ("?force=open", "use ?channel=NAME")] {
         let refused = breakers(&world, "POST", query).await;
         assert_eq!(refused.status, 400);
         assert!(String::from_utf8_lossy(&refused.body).contains(expected), "{:?}", refused.body);

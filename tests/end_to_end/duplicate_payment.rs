@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tollgate::config::{self, Channel};
-use tollgate::exchange::ProviderClient;
+use tollgate::provider_client::ProviderClient;
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
 
 use crate::harness::{World, WorldOptions, free_address, until};
@@ -65,7 +65,7 @@ async fn arrive_after_all(world: &World) {
     };
     let mut evidence = Vec::new();
     let asked =
-        ProviderClient::default().ask(channel, &Operation::Pay(pay), Duration::from_secs(10), &mut evidence).await;
+        ProviderClient::default().call(channel, &Operation::Pay(pay), Duration::from_secs(10), &mut evidence).await;
     asked.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! One question to a provider: encode → sign → send → verify → decode. Nothing of an answer is used before it is verified.
+//! Calls a provider: encode → sign → send → verify → decode. A response is never used before it is verified.
 
 mod bills;
 
@@ -21,7 +21,7 @@ use crate::provider_keys::Keys;
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, SendError};
 
-/// Asks providers, through each channel's filters.
+/// Client of all providers. Each call passes the channel's filters.
 #[derive(Clone, Default)]
 pub struct ProviderClient {
     clock: SystemClock,
@@ -30,24 +30,23 @@ pub struct ProviderClient {
 }
 
 impl ProviderClient {
-    /// Counts calls there, with other machines.
-    pub(crate) fn counting(counters: Counters) -> Self {
+    /// Creates a client whose call counters are shared with other gateways.
+    pub(crate) fn with_counters(counters: Counters) -> Self {
         Self { counters, ..Self::default() }
     }
 
-    /// The keys that providers publish.
+    /// Returns the public keys that providers publish.
     pub fn keys(&self) -> &Arc<Keys> {
         &self.keys
     }
 
-    /// The clock that filters and limits count on.
+    /// Returns the clock of filters and limits.
     pub fn clock(&self) -> &SystemClock {
         &self.clock
     }
 
-    /// Asks the channel's provider, through the channel's filters, within `limit`. What was sent and what came back is
-    /// added to `evidence`.
-    pub async fn ask(
+    /// Calls the channel's provider through the channel's filters, within `limit`. Appends each call to `evidence`.
+    pub async fn call(
         &self,
         channel: &Arc<Channel>,
         operation: &Operation,
@@ -55,34 +54,27 @@ impl ProviderClient {
         evidence: &mut Vec<ProviderCall>,
     ) -> Result<Outcome, Error> {
         let total = channel.upstream.timeouts().total;
-        let (deadline, deadline_is_callers) = (self.clock.now() + limit.min(total), limit < total);
-        let (counter, failure_reason) = (&self.counters, &FailureReason::default());
-        let call = Call {
-            channel: &channel.name,
-            operation,
-            clock: &self.clock,
-            counter,
-            deadline,
-            deadline_is_callers,
-            failure_reason,
-        };
-        let exchange = ChannelExchange { channel, keys: &self.keys, seen: Mutex::default() };
+        let (deadline, is_impatient) = (self.clock.now() + limit.min(total), limit < total);
+        let (counter, symptom) = (&self.counters, &FailureReason::default());
+        let call =
+            Call { channel: &channel.name, operation, clock: &self.clock, counter, deadline, is_impatient, symptom };
+        let exchange = ChannelExchange { channel, keys: &self.keys, records: Mutex::default() };
         let result = match self.verifiable(channel, operation, limit.min(total)).await {
             Ok(()) => Next::new(&channel.filters, &exchange).run(&call).await,
             Err(error) => Err(error),
         };
-        let mut seen = exchange.seen.into_inner();
-        if seen.is_empty() {
-            // A filter held it back, or no key is there.
-            let mut held = ProviderCall::begun(operation.kind(), &channel.name, clock::now());
-            held.ended(&result);
-            seen.push(held);
+        let mut records = exchange.records.into_inner();
+        if records.is_empty() {
+            // A filter rejected the call, or the verification key is missing.
+            let mut rejected = ProviderCall::begun(operation.kind(), &channel.name, clock::now());
+            rejected.ended(&result);
+            records.push(rejected);
         }
-        evidence.append(&mut seen);
+        evidence.append(&mut records);
         result
     }
 
-    /// Refuses what could not be verified. It stands before the filters: no call is made, so they have nothing to count.
+    /// Rejects a call whose response could not be verified. This precedes the filters, which count only real calls.
     async fn verifiable(&self, channel: &Arc<Channel>, operation: &Operation, limit: Duration) -> Result<(), Error> {
         let kind = operation.kind();
         let Err(cause) = self.keys.ensure(channel, limit).await else { return Ok(()) };
@@ -95,46 +87,46 @@ impl ProviderClient {
 struct ChannelExchange<'a> {
     channel: &'a Arc<Channel>,
     keys: &'a Arc<Keys>,
-    /// Each time that it was run.
-    seen: Mutex<Vec<ProviderCall>>,
+    /// One record per attempt.
+    records: Mutex<Vec<ProviderCall>>,
 }
 
 #[async_trait]
 impl Exchange for ChannelExchange<'_> {
     async fn run(&self, call: &Call<'_>) -> Result<Outcome, Error> {
         let started = call.clock.now();
-        let mut seen = ProviderCall::begun(call.operation.kind(), call.channel, clock::now());
-        let result = self.attempt(call, &mut seen).await;
-        let took = call.clock.now().saturating_sub(started);
+        let mut record = ProviderCall::begun(call.operation.kind(), call.channel, clock::now());
+        let result = self.attempt(call, &mut record).await;
+        let elapsed = call.clock.now().saturating_sub(started);
         if let Err(failure) = &result
-            && let Some(symptom) = failure.symptom(&seen)
+            && let Some(reason) = failure.reason(&record)
         {
-            call.failure_reason.note(symptom);
+            call.symptom.note(reason);
         }
         let result = result.map_err(|failure| failure.error);
-        seen.ended(&result);
-        self.seen.lock().push(seen);
+        record.ended(&result);
+        self.records.lock().push(record);
         let operation = call.operation.kind().as_str();
         let code = result.as_ref().map_or_else(|error| error.code(), |_| "ok");
         METRICS.provider_requests_total.with_label_values(&[call.channel, operation, code]).inc();
         METRICS
             .provider_request_duration_seconds
             .with_label_values(&[call.channel, operation])
-            .observe(took.as_secs_f64());
+            .observe(elapsed.as_secs_f64());
         match &result {
             Err(error @ Error::Unauthorized(_)) => {
-                let advice = "see `keys.sign`, the certificates and `account` of the channel, and this machine's clock; \
-                              `tollgate check` holds the files against each other";
+                let advice = "check `keys.sign`, the certificates and `account` of the channel, and this machine's clock; \
+                              `tollgate check` compares the files";
                 tracing::error!(
                     channel = call.channel,
                     operation,
                     %error,
                     advice,
-                    "the channel's keys or certificates are wrong"
+                    "the provider rejected the request's signature: the channel's keys or certificates are wrong"
                 );
             }
-            Err(Error::UnlistedRefusal(word)) => tell_unlisted(call.channel, operation, word),
-            Err(error) => tracing::info!(channel = call.channel, operation, %error, "exchange"),
+            Err(Error::UnlistedRefusal(word)) => report_unlisted(call.channel, operation, word),
+            Err(error) => tracing::info!(channel = call.channel, operation, %error, "the provider call failed"),
             Ok(_) => {}
         }
         result
@@ -142,35 +134,35 @@ impl Exchange for ChannelExchange<'_> {
 }
 
 impl ChannelExchange<'_> {
-    async fn attempt(&self, call: &Call<'_>, seen: &mut ProviderCall) -> Result<Outcome, Failure> {
+    async fn attempt(&self, call: &Call<'_>, record: &mut ProviderCall) -> Result<Outcome, Failure> {
         let stamp = stamp();
         let request = match self.prepare(call.operation, &stamp).await? {
             Encoded::Answer(outcome) => return Ok(outcome),
             Encoded::Send(request) => request,
         };
-        let left = call.deadline.saturating_sub(call.clock.now());
-        if left.is_zero() {
-            let error = Error::NotSent("the time for this request is over".to_owned());
+        let remaining = call.deadline.saturating_sub(call.clock.now());
+        if remaining.is_zero() {
+            let error = Error::NotSent("the request's deadline has passed".to_owned());
             return Err(Failure { error, is_timeout: true });
         }
         let sent = call.clock.now();
-        seen.sent_at = clock::now();
-        let answer = self.channel.upstream.send(&request, left).await;
-        let took = call.clock.now().saturating_sub(sent);
-        seen.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        record.sent_at = clock::now();
+        let answer = self.channel.upstream.send(&request, remaining).await;
+        let elapsed = call.clock.now().saturating_sub(sent);
+        record.took_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let answer = answer.map_err(|error| {
             if matches!(error, SendError::MaybeSent(_)) {
-                seen.written = BytesSent::Maybe;
+                record.written = BytesSent::Maybe;
             }
-            Failure { is_timeout: error.lost().is_timeout, error: unanswered(error) }
+            Failure { is_timeout: error.lost().is_timeout, error: send_error(error) }
         })?;
-        seen.written = BytesSent::Yes;
-        seen.http_status = Some(answer.status.as_u16());
-        let bytes = seen.answer.insert(BodyDigest::of(&answer.body));
+        record.written = BytesSent::Yes;
+        record.http_status = Some(answer.status.as_u16());
+        let bytes = record.answer.insert(BodyDigest::of(&answer.body));
         Ok(self.read(call.operation, answer, &stamp, &mut bytes.key_id).await?)
     }
 
-    /// Encodes and signs on this thread, or beside it when the key is so long that other requests would feel it.
+    /// Encodes and signs. A slow key signs on a blocking thread, so that other requests are not delayed.
     async fn prepare(&self, operation: &Operation, stamp: &Stamp) -> Result<Encoded, Error> {
         if !self.channel.signer.is_slow() {
             return prepared(self.channel, operation, stamp);
@@ -199,22 +191,23 @@ impl ChannelExchange<'_> {
                     None => Ok(outcome),
                 }
             }
-            // Providers do not sign all their refusals; the TLS identity of the host stands behind this one. The dialect says
-            // what may be concluded from it: never that something was done.
-            Err(BadSignature::Missing) => Err(provider.decode_unsigned_error(operation, answer.status, &answer.body)),
-            Err(bad) => match provider.decode_unsigned_error(operation, answer.status, &answer.body) {
-                // Whom it does not know the provider may answer with any of its keys, and where both sides have one key, ours
-                // is the wrong one. Who could forge this word could as well leave the signature out.
+            // Providers leave some refusals unsigned. The host's TLS identity is their only proof. The provider
+            // plug-in decides what may be concluded; an unsigned refusal never proves that an operation was executed.
+            Err(BadSignature::Missing) => Err(provider.refusal(operation, answer.status, &answer.body)),
+            Err(bad) => match provider.refusal(operation, answer.status, &answer.body) {
+                // To an unknown merchant a provider may respond with any of its keys. With a shared key, a bad
+                // signature means that our key is wrong. An attacker who can forge this refusal could also omit the
+                // signature.
                 error @ Error::Unauthorized(_) => Err(error),
                 _ if bad == BadSignature::Probe => Err(Error::Probe),
-                _ => Err(Error::unclear(format!("the answer ({}) is not believed: {bad}", answer.status.as_u16()))),
+                _ => Err(Error::unclear(format!("the answer ({}) failed verification: {bad}", answer.status.as_u16()))),
             },
         }
     }
 }
 
-/// Counts a refusal whose code is in no table, and logs each code of a channel once.
-fn tell_unlisted(channel: &str, operation: &str, word: &ProviderError) {
+/// Counts a refusal with an unlisted code. Each code is logged once per channel.
+fn report_unlisted(channel: &str, operation: &str, word: &ProviderError) {
     let (code, is_new) = METRICS.few.label("code", channel, &word.code);
     METRICS.unlisted_refusals_total.with_label_values(&[channel, &code]).inc();
     if is_new {
@@ -223,13 +216,13 @@ fn tell_unlisted(channel: &str, operation: &str, word: &ProviderError) {
             operation,
             code = word.code,
             message = word.message,
-            "the provider refused with a code that is in no table: what became of it is asked about; report the code so that \
-             it gets its meaning"
+            "the provider refused with an unlisted code, so the outcome is unknown and is queried; report the code so that it can \
+             be added to the table"
         );
     }
 }
 
-/// Checks an answer's signature; one by an unknown key is worth one look at the keys that the provider publishes.
+/// Verifies a response. An unknown key id triggers one refresh of the provider's published keys.
 async fn verified(channel: &Arc<Channel>, keys: &Arc<Keys>, answer: &Answer) -> Result<Verified, BadSignature> {
     let verify = || {
         let (body, keys) = (answer.body.clone(), channel.keys.load());
@@ -253,8 +246,8 @@ fn prepared(channel: &Channel, operation: &Operation, stamp: &Stamp) -> Result<E
     Ok(encoded)
 }
 
-/// Returns the time by which an answer is judged. Of a payment's status it is the time that has come for certain: a clock that
-/// jumped must not end an order whose payer can still pay.
+/// Returns the time at which a response is evaluated. For a status query it is the certain time, so that a clock step
+/// cannot expire an order that the payer can still pay.
 fn decoded_at(operation: &Operation, stamp: &Stamp, time: Reading) -> Stamp {
     let Operation::Query(order) = operation else { return stamp.clone() };
     let certain = order.created_at.saturating_add(time.certain_age(order.created_at));
@@ -262,10 +255,10 @@ fn decoded_at(operation: &Operation, stamp: &Stamp, time: Reading) -> Stamp {
     Stamp { unix_time: certain.map_or(stamp.unix_time, |certain| certain.min(stamp.unix_time)), ..stamp.clone() }
 }
 
-/// An exchange without an outcome.
+/// A failed attempt.
 struct Failure {
     error: Error,
-    /// Whether a time limit ended it.
+    /// True if a time limit ended the attempt.
     is_timeout: bool,
 }
 
@@ -276,21 +269,21 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// What a breaker tells of it: what the provider answered, or what came instead.
-    fn symptom(&self, seen: &ProviderCall) -> Option<Cow<'static, str>> {
+    /// Returns the failure label for the breaker: the provider's code, or the kind of transport failure.
+    fn reason(&self, record: &ProviderCall) -> Option<Cow<'static, str>> {
         match &self.error {
             _ if self.is_timeout => Some("timeout".into()),
             Error::NotSent(_) => Some("no connection".into()),
             Error::Mismatch(_) => Some("mismatch".into()),
             Error::Unclear { word, .. } => {
-                let status = seen.http_status.filter(|status| !(200..300).contains(status));
-                let believed = seen.answer.as_ref().is_some_and(|answer| answer.key_id.is_some());
+                let status = record.http_status.filter(|status| !(200..300).contains(status));
+                let is_verified = record.answer.as_ref().is_some_and(|answer| answer.key_id.is_some());
                 Some(match (status, word) {
                     (Some(status), Some(word)) => format!("HTTP {status} {}", word.code).into(),
                     (Some(status), None) => format!("HTTP {status}").into(),
                     (None, Some(word)) => word.code.clone().into(),
-                    (None, None) if seen.http_status.is_none() => "cut".into(),
-                    (None, None) if believed => "odd answer".into(),
+                    (None, None) if record.http_status.is_none() => "cut".into(),
+                    (None, None) if is_verified => "odd answer".into(),
                     (None, None) => "bad signature".into(),
                 })
             }
@@ -299,10 +292,10 @@ impl Failure {
     }
 }
 
-fn unanswered(error: SendError) -> Error {
+fn send_error(error: SendError) -> Error {
     match error {
-        SendError::NotSent(lost) => Error::NotSent(lost.why),
-        SendError::MaybeSent(lost) => Error::unclear(lost.why),
+        SendError::NotSent(failure) => Error::NotSent(failure.why),
+        SendError::MaybeSent(failure) => Error::unclear(failure.why),
     }
 }
 
@@ -314,15 +307,21 @@ fn signing<'a>(channel: &'a Channel, stamp: &'a Stamp) -> Signing<'a> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use jiff::{SignedDuration, Timestamp};
+    use tollgate_plugins::payment::{Currency, Method, Money, Order};
 
     use super::*;
-    use crate::gateway::order;
-    use crate::ledger::{Payment, a_payment};
 
     #[test]
-    fn status_answer_is_judged_by_the_time_that_has_come_for_certain() {
+    fn status_response_is_evaluated_at_certain_time() {
         let at = |seconds: i64| Timestamp::from_second(1_750_000_000 + seconds).unwrap();
-        let order = order(&Payment { created_at: at(0), ..a_payment("o") });
+        let order = Order {
+            number: "o".to_owned(),
+            method: Method::all().next().unwrap(),
+            amount: Money { value: 1, currency: Currency::CNY },
+            created_at: at(0),
+            expires_at: None,
+            provider_id: None,
+        };
         let judged = |operation: &Operation, now, steady_for| {
             let stamp = Stamp { unix_time: at(now).as_second().unsigned_abs(), nonce: String::new() };
             let time = Reading { now: at(now), steady_for: SignedDuration::from_secs(steady_for) };

@@ -1,5 +1,5 @@
-//! The notification's way: verify → decode → record → acknowledge. It is acknowledged only once it is durable, and never
-//! waits for the merchant.
+//! Processes provider notifications: verify → decode → record → acknowledge. A notification is acknowledged only
+//! after it is durable, and never waits for the merchant.
 
 use std::sync::Arc;
 
@@ -8,55 +8,55 @@ use http::Response;
 use tollgate_plugins::error::Error;
 use tollgate_plugins::provider::{BadSignature, Described, Provider, Source};
 
+use super::{AccessLabels, Gateway, Incoming};
 use crate::clock::{self, unix_now};
 use crate::config::{Channel, Snapshot};
-use crate::gateway::{AccessLabels, Gateway, Incoming};
 use crate::ledger::{BodyDigest, Notification, Recorded};
 use crate::problem::Problem;
 use crate::telemetry::METRICS;
 
 /// `POST /notify/{channel}`.
-pub(crate) async fn handle(
+pub(super) async fn handle(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     channel: &str,
     incoming: Incoming,
 ) -> Response<Bytes> {
-    let mut served = AccessLabels { merchant: None, channel: None, operation: "notification" };
-    let found = snapshot.channels.get(channel).filter(|_| incoming.method == http::Method::POST);
-    let mut response = match found {
+    let mut labels = AccessLabels { merchant: None, channel: None, operation: "notification" };
+    let configured = snapshot.channels.get(channel).filter(|_| incoming.method == http::Method::POST);
+    let mut response = match configured {
         None => Problem::not_found("There is no such channel.").response(&incoming.request_id),
         Some(channel) => {
-            served.channel = Some(channel.name.clone());
-            let verdict = process(gateway, channel, &incoming).await;
-            METRICS.notifications_total.with_label_values(&[channel.name.as_str(), verdict.as_str()]).inc();
-            channel.provider.acknowledge(verdict.is_taken())
+            labels.channel = Some(channel.name.clone());
+            let result = process(gateway, channel, &incoming).await;
+            METRICS.notifications_total.with_label_values(&[channel.name.as_str(), result.as_str()]).inc();
+            channel.provider.acknowledge(result.is_acknowledged())
         }
     };
-    response.extensions_mut().insert(served);
+    response.extensions_mut().insert(labels);
     response
 }
 
-/// What became of a notification.
+/// Result of a notification, as a metrics label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NotificationResult {
-    /// News, and durable.
+    /// New and durable.
     Recorded,
-    /// Recorded before, or nothing new.
+    /// Recorded before, or without a change.
     Duplicate,
-    /// The provider's own test, signed wrongly on purpose.
+    /// The provider's self-test with a deliberately wrong signature.
     Probe,
-    /// Not believed.
+    /// The signature is invalid.
     BadSignature,
-    /// Verified, but not readable or for another account.
+    /// Verified, but undecodable or for another account.
     Unreadable,
-    /// About a refund of a payment whose success is not known yet.
+    /// About a refund of a payment that is not known to be paid yet.
     TooEarly,
-    /// About an order that is not ours.
+    /// About an unknown order.
     UnknownOrder,
-    /// Amount, currency or channel differ from ours.
+    /// Amount, currency or channel differ from the ledger.
     Mismatch,
-    /// It could not be made durable.
+    /// The ledger could not store it.
     NotRecorded,
 }
 
@@ -75,7 +75,7 @@ impl NotificationResult {
         }
     }
 
-    fn is_taken(self) -> bool {
+    fn is_acknowledged(self) -> bool {
         matches!(self, Self::Recorded | Self::Duplicate)
     }
 }
@@ -86,28 +86,31 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
         let (body, keys) = (incoming.body.clone(), channel.keys.load());
         provider.verify(Source::Notification, &incoming.headers, body, &keys, unix_now())
     };
-    let mut checked = verify();
-    if let Err(BadSignature::UnknownKey(id)) = &checked
-        && gateway.exchanger.keys().refresh_for_notification(channel, id).await
+    let mut verified_body = verify();
+    if let Err(BadSignature::UnknownKey(id)) = &verified_body
+        && gateway.provider_client.keys().refresh_for_notification(channel, id).await
     {
-        checked = verify();
+        verified_body = verify();
     }
-    let verified = match checked {
+    let verified = match verified_body {
         Ok(verified) => verified,
         Err(BadSignature::Probe) => {
-            tracing::info!(channel = channel.name, "the provider probed whether signatures are checked; refused");
+            tracing::info!(
+                channel = channel.name,
+                "the provider tested whether signatures are verified; the test notification was rejected as it should be"
+            );
             return NotificationResult::Probe;
         }
-        Err(bad) => {
-            tracing::warn!(channel = channel.name, reason = %bad, "a notification was refused");
+        Err(reason) => {
+            tracing::warn!(channel = channel.name, reason = %reason, "a notification was rejected: its signature is invalid");
             return NotificationResult::BadSignature;
         }
     };
-    let seen = BodyDigest { key_id: Some(verified.key_id().to_owned()), ..BodyDigest::of(&incoming.body) };
-    let event = match provider.decode_notification(verified) {
-        Ok(event) => event,
+    let digest = BodyDigest { key_id: Some(verified.key_id().to_owned()), ..BodyDigest::of(&incoming.body) };
+    let notification = match provider.decode_notification(verified) {
+        Ok(notification) => notification,
         Err(error) => {
-            tell_unusable(channel, verify().map(|verified| provider.describe(&verified)).unwrap_or_default(), &error);
+            report_unusable(channel, verify().map(|verified| provider.describe(&verified)).unwrap_or_default(), &error);
             return if matches!(error, Error::Mismatch(_)) {
                 NotificationResult::Mismatch
             } else {
@@ -115,13 +118,17 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             };
         }
     };
-    let order_number = event.order_number.clone();
-    let needs_person = event.outcome.as_ref().and_then(|outcome| outcome.needs_person.clone());
-    match gateway.ledger.record(&channel.name, Notification { event, seen: Some(seen) }, clock::now()).await {
+    let order_number = notification.order_number.clone();
+    let needs_person = notification.outcome.as_ref().and_then(|outcome| outcome.needs_person.clone());
+    match gateway
+        .ledger
+        .record(&channel.name, Notification { event: notification, seen: Some(digest) }, clock::now())
+        .await
+    {
         Ok(Recorded::Applied(subject)) => {
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
             if let Some(why) = needs_person {
-                tracing::error!(channel = channel.name, order_id = subject.order_id, why, "a person must look at it");
+                tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
                 METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             }
             NotificationResult::Recorded
@@ -132,7 +139,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
                 channel = channel.name,
                 order_id = subject.order_id,
                 %amount,
-                "money went back to the payer by a refund that was not made here: a person must compare it with what was sold"
+                "the payer received a refund that was not made through this gateway: compare it manually with the sale"
             );
             METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             NotificationResult::Recorded
@@ -141,12 +148,12 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::warn!(
                 channel = channel.name,
                 order_id = subject.order_id,
-                "a refund that was not made here moved no money so far; see the payment's timeline"
+                "a refund that was not made through this gateway has moved no money yet; see the payment's timeline"
             );
             NotificationResult::Recorded
         }
         Ok(Recorded::RefundElsewhere(subject, Some(why))) => {
-            tracing::error!(channel = channel.name, order_id = subject.order_id, why, "a person must look at it");
+            tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
             METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             NotificationResult::Recorded
         }
@@ -154,7 +161,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::warn!(
                 channel = channel.name,
                 order_id = subject.order_id,
-                "a notification is about a refund of a payment that is not known to be paid; the provider is asked and sends it again"
+                "a notification names a refund of a payment that is not known to be paid; the payment is queried, and the provider repeats the notification"
             );
             NotificationResult::TooEarly
         }
@@ -162,7 +169,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::warn!(
                 channel = channel.name,
                 order_number,
-                "a notification is about an order or refund that is not ours"
+                "a notification names an order or refund that this gateway does not know"
             );
             NotificationResult::UnknownOrder
         }
@@ -170,20 +177,21 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::error!(
                 channel = channel.name,
                 order_id = subject.order_id,
-                "a notification does not agree with the order"
+                "a notification contradicts the order's amount, currency or channel; review the order manually"
             );
             NotificationResult::Mismatch
         }
         Err(error) => {
-            tracing::error!(channel = channel.name, %error, "a notification could not be recorded; the provider sends it again");
+            tracing::error!(channel = channel.name, %error, "a notification could not be recorded; the provider will repeat it");
             NotificationResult::NotRecorded
         }
     }
 }
 
-/// Logs and counts a verified notification that cannot be used. The provider sends it again, so each line is an error once more.
-fn tell_unusable(channel: &Channel, described: Described, error: &Error) {
-    let Described { event, order_number } = described;
+/// Logs and counts a verified notification that cannot be used. The provider repeats it, and each repetition is
+/// logged.
+fn report_unusable(channel: &Channel, description: Described, error: &Error) {
+    let Described { event, order_number } = description;
     let label = METRICS.few.label("event", &channel.name, event.as_deref().unwrap_or("unnamed")).0;
     METRICS.notifications_unusable_total.with_label_values(&[channel.name.as_str(), &label]).inc();
     tracing::error!(
@@ -191,6 +199,6 @@ fn tell_unusable(channel: &Channel, described: Described, error: &Error) {
         event,
         order_number,
         why = %error,
-        "a verified notification cannot be used: see which setting at the provider sends it here"
+        "a verified notification cannot be used: check which setting at the provider sends it to this channel"
     );
 }

@@ -1,0 +1,18 @@
+//! Opens the configured ledger.
+
+use crate::config::{LedgerConfig, Process};
+use crate::ledger::{Ledger, refuse_moved};
+
+/// Opens the ledger. The error says what to do.
+pub(crate) fn open_ledger(process: &Process) -> Result<Ledger, String> {
+    match &process.ledger {
+        // This error contains its own advice.
+        LedgerConfig::Embedded(path) if let Err(error) = refuse_moved(path) => Err(error.0),
+        LedgerConfig::Embedded(path) => Ledger::open_with(path, process.reserve).map_err(|error| error.to_string()),
+        LedgerConfig::Postgres(address) => {
+            Ledger::connect_with(address.as_ref().clone(), process.connections).map_err(|error| {
+                format!("{error}; check that PostgreSQL is running and that `ledger.url` in tollgate.toml is right")
+            })
+        }
+    }
+}
