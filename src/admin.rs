@@ -191,8 +191,8 @@ impl Admin {
             METRICS.delivery_queue_depth.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
             METRICS.unknown_oldest_seconds.set(seconds_since(waiting.oldest_unknown));
-            METRICS.queue_depth.set(i64::try_from(waiting.errands).unwrap_or(i64::MAX));
-            METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_errand));
+            METRICS.queue_depth.set(i64::try_from(waiting.jobs).unwrap_or(i64::MAX));
+            METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_job));
         }
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));

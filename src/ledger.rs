@@ -1,13 +1,15 @@
-//! What must not be forgotten: claims, payments, refunds, events. Each method is one transaction.
+//! Durable state of the gateway: claims, payments, refunds, events. Each method is one transaction.
 //!
 //! ```text
-//! idempotency ─▶ claim ─▶ (moved_to) ─▶ settle | release       once only
-//! notify ──────▶ record          resolve ─▶ due_searches, apply, searched
+//! claim_key ─▶ claim ─▶ (reroute) ─▶ settle | release            executed once
+//! notify ──────▶ record          resolver ─▶ due_searches, apply, save_inquiry
 //!                   └─▶ event ─▶ outbox ─▶ delivery: due_deliveries, delivered | postpone
 //! ```
-//! The rules of money are plain functions: `rules` says how news changes a record, `claims` who may run what, `changes`
-//! and `outbox` what the merchant hears of it; `retention` says what may be forgotten. How bytes become durable is the engine's matter: `embedded` on one machine,
-//! `postgres` for several. A method that returns has done its work durably, except where its doc says otherwise.
+//! The rules are plain functions. `rules` is the state machine of a record, `claims` decides who may execute a
+//! request, `apply` and `outbox` publish events, `retention` decides what may be purged.
+//!
+//! An engine makes the bytes durable: `embedded` on one machine, `postgres` for several. A method returns after its
+//! writes are durable, except where its documentation says otherwise.
 
 mod abandoned_attempts;
 mod apply;
@@ -66,10 +68,10 @@ pub use self::timeline::*;
 use crate::clock::{self, Reading};
 use crate::telemetry::METRICS;
 
-/// How much of the disk is kept free for the end of what is under way, where nothing else is said.
+/// Default reserve in bytes: disk space kept free so that claims in progress can still be completed.
 pub const RESERVE: u64 = 256 << 20;
 
-/// The ledger. Clones share it.
+/// Handle of the ledger. Clones share one engine.
 #[derive(Clone)]
 pub struct Ledger {
     engine: Engine,
@@ -77,33 +79,33 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger in a directory or creates it. A claim that was running when the process ended is unknown now:
-    /// so is its payment or refund, and the search for the truth is due at once.
+    /// Opens the ledger in a directory, or creates it. A claim that was running when the last process ended becomes
+    /// unknown, and so does its payment or refund. Its inquiry is due at once.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         Self::open_with(path, RESERVE)
     }
 
-    /// As [`open`](Self::open), with another reserve: while no more than so many bytes are free on its disk, no claim is let
-    /// through, so that there is room for the end of what is under way.
+    /// Opens the ledger like [`open`](Self::open), with another reserve in bytes. While less than the reserve is free
+    /// on the disk, new claims are rejected, so that claims in progress can still be completed.
     pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
         refuse_moved(path)?;
         let engine = embedded::Engine::open(path, reserve, |tx, running| claims::recover(tx, running, clock::now()))?;
         Ok(Self::over(Engine::Embedded(Arc::new(engine))))
     }
 
-    /// Identity of the embedded ledger in a directory; `None` where there is none. Opens and changes nothing. Fails where
-    /// the file that holds it is damaged.
+    /// Returns the identity of the embedded ledger in a directory, or `None` if the directory holds no ledger.
+    /// Changes nothing. Fails if the file with the identity is damaged.
     pub fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
         embedded::identity_in(path)
     }
 
-    /// Connects to a ledger in PostgreSQL, which several processes may share, and brings its tables up to date. A claim of
-    /// a process that is gone (it has not renewed its lease) is unknown now, and so on as in [`open`](Self::open).
+    /// Connects to a ledger in PostgreSQL, which several processes may share, and migrates its tables. A claim of a
+    /// process whose lease has expired becomes unknown, as in [`open`](Self::open).
     pub fn connect(address: Address) -> Result<Self, LedgerError> {
         Self::connect_with(address, CONNECTIONS)
     }
 
-    /// As [`connect`](Self::connect), with so many connections at most.
+    /// Connects like [`connect`](Self::connect), with at most this many connections.
     pub fn connect_with(address: Address, connections: usize) -> Result<Self, LedgerError> {
         Ok(Self::over(Engine::Postgres(Arc::new(postgres::Engine::open(address, connections)?))))
     }
@@ -112,7 +114,7 @@ impl Ledger {
         Self { engine, witness: known_time::Witness::default() }
     }
 
-    /// The name of a ledger in PostgreSQL, and the ids of the moves that filled it.
+    /// Returns the name of a ledger in PostgreSQL and the ids of the migrations that filled it.
     pub(crate) fn origin(&self) -> Option<(&str, &[String])> {
         match &self.engine {
             Engine::Embedded(_) => None,
@@ -120,29 +122,30 @@ impl Ledger {
         }
     }
 
-    /// Asks for the right to run a request. [`Claimed::Run`] is given once; whatever else it says, nothing may be sent.
+    /// Claims the right to execute a request. [`ClaimResult::Run`] is returned once per claim; with every other
+    /// result nothing may be sent.
     ///
-    /// A ticket that is dropped without [`settle`](Self::settle) or [`release`](Self::release) (its task was cancelled
-    /// or panicked) makes its claim unknown, as a crash would: the provider is asked.
+    /// If the permit is dropped without [`settle`](Self::settle) or [`release`](Self::release), because its task was
+    /// cancelled or panicked, the claim becomes unknown as after a crash. The provider is then asked.
     pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<ClaimResult, LedgerError> {
         let ledger = self.engine.holder();
-        let about = self.engine.about(|| LockScope::claim(&key, &intent));
-        let room = self.engine.check_disk_space();
+        let scope = self.engine.lock_scope(|| LockScope::claim(&key, &intent));
+        let disk_space = self.engine.check_disk_space();
         let is_merchants = !key.path.is_empty();
         let request = Request::new(&key, intent, None, now)?;
         let work = move |tx: &mut transaction::Transaction<'_>| {
             let mut claimed = claims::claim(tx, request.as_ref().clone())?;
-            if let ClaimResult::Run(ticket) = &mut claimed {
-                room.clone()?;
-                ticket.held = ClaimGuard::new(ledger.clone(), ticket.turn);
+            if let ClaimResult::Run(permit) = &mut claimed {
+                disk_space.clone()?;
+                permit.guard = ClaimGuard::new(ledger.clone(), permit.execution);
             }
-            // As the request: large, and a long way back.
+            // Boxed like the request: the value is large and is moved through several layers.
             Ok(Box::new(claimed))
         };
-        let mut claimed = *self.engine.claim(about, work).await?;
-        if let ClaimResult::Run(ticket) = &mut claimed {
-            ticket.held.reached_caller();
-            // The gateway's own claims have no path.
+        let mut claimed = *self.engine.claim(scope, work).await?;
+        if let ClaimResult::Run(permit) = &mut claimed {
+            permit.guard.reached_caller();
+            // Only claims of merchants have a path; those of the gateway itself have none.
             if is_merchants {
                 self.witness.agreed();
             }
@@ -150,8 +153,8 @@ impl Ledger {
         Ok(claimed)
     }
 
-    /// As [`claim`](Self::claim) for what nobody waits for: [`Claimed::Accepted`] means that it is durable and will be made,
-    /// once, by whoever takes it. Once so many are waiting or being executed as `limit` says, nothing new is accepted.
+    /// Claims a request and enqueues it for asynchronous execution. [`ClaimResult::Accepted`] means that the job is
+    /// durable and will be executed once. Once `limit` jobs are queued or executing, new jobs are rejected.
     pub async fn enqueue(
         &self,
         key: ClaimKey,
@@ -161,170 +164,175 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<ClaimResult, LedgerError> {
         let later = AsyncRequest { body, full: None };
-        let about = LockScope::claim(&key, &intent);
-        let room = self.engine.check_disk_space();
+        let scope = LockScope::claim(&key, &intent);
+        let disk_space = self.engine.check_disk_space();
         let request = Request::new(&key, intent, Some(later), now)?;
         let work = move |tx: &mut transaction::Transaction<'_>, full: Option<QueueFull>| {
             let mut request = request.as_ref().clone();
-            request.queue_is(full);
+            request.set_queue_full(full);
             let claimed = claims::claim(tx, request)?;
             if matches!(claimed, ClaimResult::Accepted(_)) {
-                room.clone()?;
+                disk_space.clone()?;
             }
             Ok(claimed)
         };
-        let claimed = self.engine.enqueue(key.merchant, limit.into(), about, work).await?;
+        let claimed = self.engine.enqueue(key.merchant, limit.into(), scope, work).await?;
         if matches!(claimed, ClaimResult::Accepted(_)) {
             self.witness.agreed();
         }
         Ok(claimed)
     }
 
-    /// What was accepted and is due to be made, the longest due first, with its merchant. What one process was given is not
-    /// given to another for a while.
+    /// Returns due jobs with their merchants, the longest due first. A job returned to one process is not returned to
+    /// another for a while.
     pub(crate) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(ClaimId, String)> {
         self.engine.due_jobs(now, limit).await
     }
 
-    /// The same, whosever they are.
+    /// Returns the claims of due jobs of all merchants.
     #[cfg(test)]
     pub(crate) async fn due_job_ids(&self, now: Timestamp, limit: usize) -> Vec<ClaimId> {
         let limit = DueLimit { total: limit, each: limit, ..DueLimit::default() };
         self.engine.due_jobs(now, limit).await.into_iter().map(|(claim, _)| claim).collect()
     }
 
-    /// The right to make what was accepted, durable when it is given. `None`: somebody else has it, or nothing is left to be
-    /// done. A [`release`](Self::release) puts it back, to be due a while later; the rest is as with [`claim`](Self::claim).
+    /// Dequeues a job and returns the permit to execute it, which is durable. `None` if another process has dequeued
+    /// the job or the job has ended. [`release`](Self::release) requeues the job with a delay. All else is as in
+    /// [`claim`](Self::claim).
     pub(crate) async fn dequeue(
         &self,
         claim: ClaimId,
         by: &str,
         now: Timestamp,
     ) -> Result<Option<ExecutionPermit>, LedgerError> {
-        let (ledger, by, room) = (self.engine.holder(), by.to_owned(), self.engine.check_disk_space());
+        let (ledger, by, disk_space) = (self.engine.holder(), by.to_owned(), self.engine.check_disk_space());
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            room.clone()?;
-            let mut taken = jobs::take(tx, claim, &by, now)?;
-            if let Some(ticket) = &mut taken {
-                ticket.held = ClaimGuard::new(ledger.clone(), ticket.turn);
+            disk_space.clone()?;
+            let mut dequeued = jobs::take(tx, claim, &by, now)?;
+            if let Some(permit) = &mut dequeued {
+                permit.guard = ClaimGuard::new(ledger.clone(), permit.execution);
             }
-            Ok(taken)
+            Ok(dequeued)
         };
-        let mut taken = self.engine.write(Durable, LockScope::Claim(claim), work).await?;
-        if let Some(ticket) = &mut taken {
-            ticket.held.reached_caller();
+        let mut dequeued = self.engine.write(Durable, LockScope::Claim(claim), work).await?;
+        if let Some(permit) = &mut dequeued {
+            permit.guard.reached_caller();
         }
-        Ok(taken)
+        Ok(dequeued)
     }
 
-    /// Writes down that the payment goes to another channel, because nothing was sent on the one before. An error when
-    /// the payment is not unsent any more (a notification came): then nothing may be sent.
+    /// Moves a payment to another channel after provably nothing was sent on the present one. Fails if the payment is
+    /// no longer unsent, for example because a notification came; then nothing may be sent.
     pub async fn reroute(
         &self,
-        ticket: &mut ExecutionPermit,
+        permit: &mut ExecutionPermit,
         to: Destination,
         now: Timestamp,
     ) -> Result<Payment, LedgerError> {
-        let (turn, about) = (ticket.turn, LockScope::subject(&ticket.subject));
-        let evidence = std::mem::take(&mut ticket.evidence);
-        self.engine.write(Durable, about, move |tx| claims::reroute(tx, turn, to.clone(), evidence.clone(), now)).await
+        let (execution, scope) = (permit.execution, LockScope::subject(&permit.subject));
+        let evidence = std::mem::take(&mut permit.evidence);
+        self.engine
+            .write(Durable, scope, move |tx| claims::reroute(tx, execution, to.clone(), evidence.clone(), now))
+            .await
     }
 
-    /// Gives the claim back, because provably nothing was sent: it is as if it had never been made, or taken. If something
-    /// was heard of the payment or refund meanwhile, it stays and the provider is asked.
-    pub async fn release(&self, ticket: ExecutionPermit) -> Result<(), LedgerError> {
-        self.release_after(Attempt::Made, ticket).await
+    /// Releases a claim of which provably nothing was sent: the claim is deleted, or its job is requeued. If an
+    /// update of the payment or refund arrived meanwhile, the record stays and the provider is asked.
+    pub async fn release(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
+        self.release_after(Attempt::Made, permit).await
     }
 
-    /// Releases a job that was never tried, without counting a try; see [`release`](Self::release).
-    pub(crate) async fn release_untried(&self, ticket: ExecutionPermit) -> Result<(), LedgerError> {
-        self.release_after(Attempt::None, ticket).await
+    /// Releases a job like [`release`](Self::release), without counting an attempt, because none was made.
+    pub(crate) async fn release_untried(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
+        self.release_after(Attempt::None, permit).await
     }
 
-    async fn release_after(&self, attempt: Attempt, mut ticket: ExecutionPermit) -> Result<(), LedgerError> {
-        let (turn, about) = (ticket.turn, LockScope::subject(&ticket.subject));
-        let evidence = std::mem::take(&mut ticket.evidence);
+    async fn release_after(&self, attempt: Attempt, mut permit: ExecutionPermit) -> Result<(), LedgerError> {
+        let (execution, scope) = (permit.execution, LockScope::subject(&permit.subject));
+        let evidence = std::mem::take(&mut permit.evidence);
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            claims::release(tx, turn, attempt, evidence.clone(), clock::now())
+            claims::release(tx, execution, attempt, evidence.clone(), clock::now())
         };
-        self.engine.write(Durable, about, work).await?;
-        ticket.held.done();
+        self.engine.write(Durable, scope, work).await?;
+        permit.guard.done();
         Ok(())
     }
 
-    /// Writes down how the request ended, and the answer for repetitions, unless the end is unknown. Does not wait for
-    /// the disk: everyone sees it at once, the sync follows, and a crash in between makes it unknown, not untrue.
+    /// Records the result of an execution and, unless the result is unknown, the response for replays. Returns before
+    /// the sync: the result is visible at once, and a crash before the sync makes it unknown, never wrong.
     ///
-    /// News about a close is about the payment, but [`News::Unknown`] leaves its status and only starts a search, and
-    /// [`News::Declined`] means that the close was refused, which says nothing about the payment.
+    /// An update from a close applies to the payment, with two exceptions. [`Update::Unknown`] leaves the status
+    /// unchanged and starts an inquiry. [`Update::Declined`] means that the provider refused the close; it says
+    /// nothing about the payment.
     pub async fn settle(
         &self,
-        mut ticket: ExecutionPermit,
-        news: Update,
+        mut permit: ExecutionPermit,
+        update: Update,
         now: Timestamp,
         answer: impl Fn(&Record) -> Answer + Send + 'static,
     ) -> Result<(Record, Answer), LedgerError> {
-        let (turn, about) = (ticket.turn, self.engine.about(|| LockScope::subject(&ticket.subject)));
-        let heard = UpdateWithEvidence { news, evidence: std::mem::take(&mut ticket.evidence) };
-        let work = move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, turn, heard.clone(), now, &answer);
-        let settled = self.engine.write(Applied, about, work).await?;
-        ticket.held.done();
+        let (execution, scope) = (permit.execution, self.engine.lock_scope(|| LockScope::subject(&permit.subject)));
+        let update = UpdateWithEvidence { update, evidence: std::mem::take(&mut permit.evidence) };
+        let work =
+            move |tx: &mut transaction::Transaction<'_>| claims::settle(tx, execution, update.clone(), now, &answer);
+        let settled = self.engine.write(Applied, scope, work).await?;
+        permit.guard.done();
         Ok(settled)
     }
 
-    /// Takes in what the provider answered to a question. `None`: there is no such payment or refund.
+    /// Applies the provider's answer to a query. `None` if there is no such payment or refund.
     pub async fn apply(
         &self,
         subject: &RecordId,
-        heard: impl Into<UpdateWithEvidence>,
+        update: impl Into<UpdateWithEvidence>,
         now: Timestamp,
     ) -> Result<Option<Record>, LedgerError> {
-        let (about, subject, heard) = (LockScope::subject(subject), subject.clone(), heard.into());
-        self.engine.write(Durable, about, move |tx| apply::apply(tx, &subject, heard.clone(), now)).await
+        let (scope, subject, update) = (LockScope::subject(subject), subject.clone(), update.into());
+        self.engine.write(Durable, scope, move |tx| apply::apply(tx, &subject, update.clone(), now)).await
     }
 
-    /// Takes in a notification: told apart from its repetitions, applied, its event in the outbox.
+    /// Records a notification: removes duplicates, applies the update and publishes its event, in one transaction.
     pub async fn record(
         &self,
         channel: &str,
-        told: impl Into<Notification>,
+        notification: impl Into<Notification>,
         now: Timestamp,
     ) -> Result<Recorded, LedgerError> {
-        let (channel, told) = (channel.to_owned(), told.into());
-        let about = LockScope::Number(told.event.order_number.clone());
-        self.engine.write(Durable, about, move |tx| apply::record(tx, &channel, &told, now)).await
+        let (channel, notification) = (channel.to_owned(), notification.into());
+        let scope = LockScope::Number(notification.event.order_number.clone());
+        self.engine.write(Durable, scope, move |tx| apply::record(tx, &channel, &notification, now)).await
     }
 
-    /// Adds to the timeline what changed nothing. Does not wait for the disk: what is lost in a power cut was no news.
+    /// Appends events to the timeline that changed no record. Returns before the sync: a power cut may lose them.
     pub async fn append_timeline(
         &self,
         subject: &RecordId,
         notes: Vec<TimelineEvent>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let (about, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Applied, about, move |tx| apply::append_timeline(tx, &subject, notes.clone(), now)).await
+        let (scope, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Applied, scope, move |tx| apply::append_timeline(tx, &subject, notes.clone(), now)).await
     }
 
-    /// Writes down that a person must look at what stays unknown, and tells the merchant once more that it is. Says whether
-    /// that is new.
+    /// Marks an unknown record for manual review and publishes its unknown status once more. Returns whether the mark
+    /// is new.
     pub async fn escalate(&self, subject: &RecordId, why: &str, now: Timestamp) -> Result<bool, LedgerError> {
-        let (about, subject, why) = (LockScope::subject(subject), subject.clone(), why.to_owned());
-        self.engine.write(Durable, about, move |tx| apply::escalate(tx, &subject, why.clone(), now)).await
+        let (scope, subject, why) = (LockScope::subject(subject), subject.clone(), why.to_owned());
+        self.engine.write(Durable, scope, move |tx| apply::escalate(tx, &subject, why.clone(), now)).await
     }
 
-    /// A payment as it stands, and everything that is known to have happened to it.
+    /// Returns a payment with its timeline.
     pub async fn timeline(&self, merchant: &str, order_id: &str) -> Result<Option<(Payment, Timeline)>, LedgerError> {
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
         let look = move |from: &dyn transaction::Read| {
-            let Some(kept) = rows::find_payment(&from, &merchant, &order_id)? else { return Ok(None) };
-            Ok(Some((kept.row.payment, timeline::read(&from, kept.id)?)))
+            let Some(tracked) = rows::find_payment(&from, &merchant, &order_id)? else { return Ok(None) };
+            Ok(Some((tracked.row.payment, timeline::read(&from, tracked.id)?)))
         };
         self.engine.read(look).await
     }
 
-    /// The payments that a person may mean: each of these merchants' with this order id, and the one that the provider
-    /// knows by this number.
+    /// Returns the payments that an operator may mean: for each merchant the payment with this order id, and the
+    /// payment that has this number at its provider.
     pub async fn find_histories(
         &self,
         named: &str,
@@ -334,40 +342,40 @@ impl Ledger {
         self.engine.read(move |from| timeline::find_histories(&from, &named, &merchants)).await
     }
 
-    /// A payment as it stands.
+    /// Returns a payment.
     pub async fn payment(&self, merchant: &str, order_id: &str) -> Result<Option<Payment>, LedgerError> {
         METRICS.ledger_reads_total.inc();
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
         let look = move |from: &dyn transaction::Read| rows::find_payment(&from, &merchant, &order_id);
-        Ok(self.engine.read(look).await?.map(|kept| kept.row.payment))
+        Ok(self.engine.read(look).await?.map(|tracked| tracked.row.payment))
     }
 
-    /// A refund as it stands.
+    /// Returns a refund.
     pub async fn refund(&self, merchant: &str, order_id: &str, refund_id: &str) -> Result<Option<Refund>, LedgerError> {
         METRICS.ledger_reads_total.inc();
         let (merchant, order_id, refund_id) = (merchant.to_owned(), order_id.to_owned(), refund_id.to_owned());
         let look = move |from: &dyn transaction::Read| rows::find_refund(&from, &merchant, &order_id, &refund_id);
-        Ok(self.engine.read(look).await?.map(|kept| kept.row.refund))
+        Ok(self.engine.read(look).await?.map(|tracked| tracked.row.refund))
     }
 
-    /// Returns payments and refunds about which the provider must be asked now, none of the channels that are `busy`. What is
-    /// unknown or waited for comes before what is only pending; of each kind the longest due comes first. What one process was
-    /// given is not given to another for a while.
+    /// Returns payments and refunds whose provider must be queried now, except those of `busy` channels. Unknown
+    /// records and records that a caller waits for come before pending ones; within each group the longest due comes
+    /// first. A record returned to one process is not returned to another for a while.
     pub async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         self.engine.due_searches(now, limit, busy).await
     }
 
-    /// Writes down how a search stands while it goes on, or that nothing more is expected of it. Changes no version; nothing
-    /// happens, and false is told, when the search has ended.
+    /// Saves the state of an inquiry, or ends it with `None`. The record's version stays. Returns false and changes
+    /// nothing if the inquiry has already ended.
     pub async fn save_inquiry(&self, subject: &RecordId, search: Option<Inquiry>) -> Result<bool, LedgerError> {
-        let (about, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| inquiries::save_inquiry(tx, &subject, search.clone())).await
+        let (scope, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Durable, scope, move |tx| inquiries::save_inquiry(tx, &subject, search.clone())).await
     }
 
-    /// Events to deliver now, the longest due first, of each merchant at most as many as `free` says it has places, and
-    /// none that is `under_way` by its id. Only the oldest of each payment is among them, so that a merchant hears of one
-    /// payment in order. What one process was given is not given to another for a while. No power cut takes back what was
-    /// given.
+    /// Returns due deliveries, the longest due first. Each merchant gets at most as many as `free` returns for it,
+    /// and none whose event id is `under_way`. Only the oldest event of each payment is returned, so that events of
+    /// one payment are delivered in order. An event returned to one process is not returned to another for a while.
+    /// Everything returned is durable.
     pub async fn due_deliveries(
         &self,
         now: Timestamp,
@@ -378,93 +386,95 @@ impl Ledger {
         self.engine.due_deliveries(now, limit, free, under_way).await
     }
 
-    /// The merchant has the event: the next of the same payment is due.
+    /// Removes a delivered event from its queue. The next event of the same payment becomes due.
     pub async fn delivered(&self, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
         self.delivery_ended(event_id, None, now).await
     }
 
-    /// The merchant does not have the event and it is not sent any more: the next of the same payment is due.
+    /// Removes an event whose delivery is abandoned. The next event of the same payment becomes due.
     pub async fn dropped(&self, event_id: &str, why: &str, now: Timestamp) -> Result<(), LedgerError> {
         self.delivery_ended(event_id, Some(why.to_owned()), now).await
     }
 
     async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::complete(tx, &event_id, dropped.clone(), now)).await
+        let (scope, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
+        self.engine.write(Durable, scope, move |tx| outbox::complete(tx, &event_id, dropped.clone(), now)).await
     }
 
-    /// The merchant did not take the event: it is due again then.
+    /// Postpones an event that could not be delivered to `due`.
     pub async fn postpone(&self, event_id: &str, due: Timestamp, tries: u32) -> Result<(), LedgerError> {
-        let (about, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, about, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
+        let (scope, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
+        self.engine.write(Durable, scope, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
     }
 
-    /// Tells somebody of every change from now on, on every machine that shares the ledger. There is one who listens.
+    /// Registers the listener for all changes, including those made by other machines that share the ledger. Only the
+    /// first listener is registered.
     pub fn listen(&self, listener: Arc<dyn ChangeListener>) -> Result<(), LedgerError> {
         self.engine.listen(listener)
     }
 
-    /// Whether the listener has been told of every record that anybody was told is durable before this was asked. Looks at
-    /// no record.
+    /// Returns whether the listener has received every change that was acknowledged as durable before this call.
+    /// Reads no record.
     pub async fn caught_up(&self) -> bool {
         self.engine.caught_up().await
     }
 
-    /// Tells a ledger that several machines share from every other.
+    /// Returns the id that identifies a ledger shared by several machines.
     pub async fn cluster_id(&self) -> Result<Option<String>, LedgerError> {
         self.engine.cluster_id().await
     }
 
-    /// Returns once all that the listener could have been told of before this was asked can be read, or never will be.
+    /// Waits until every change that the listener received before this call is either readable or rolled back.
     pub async fn quiesce(&self) -> Result<(), LedgerError> {
         self.engine.quiesce().await
     }
 
-    /// Of all names (and others: whatever [`Changes::born`] tells of) the first behind one, in order.
+    /// Returns the first record keys after `after`, in order. Includes everything that [`Changes::inserted`] reports.
     pub async fn names(&self, after: Option<RecordKey>, limit: usize) -> Result<Vec<RecordKey>, LedgerError> {
         self.engine.names(after, limit).await
     }
 
-    /// Changes whenever a delivery or a search became due sooner.
+    /// Returns a counter that changes whenever a delivery, job or inquiry becomes due sooner.
     pub fn wake(&self) -> watch::Receiver<u64> {
         self.engine.wake()
     }
 
-    /// How much is waiting.
+    /// Returns the backlog.
     pub async fn waiting(&self) -> Result<Backlog, LedgerError> {
         self.engine.waiting().await
     }
 
-    /// Tells the merchant that the provider names another amount or account; once per version of the record.
+    /// Publishes that the provider names another amount or account, once per version of the record.
     pub async fn mismatch(&self, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
-        let (about, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Durable, about, move |tx| apply::mismatch(tx, &subject, now)).await
+        let (scope, subject) = (LockScope::subject(subject), subject.clone());
+        self.engine.write(Durable, scope, move |tx| apply::mismatch(tx, &subject, now)).await
     }
 
-    /// Counts the ledger's own time on, and returns by which time may be purged now, if by any.
+    /// Advances the ledger's own clock and returns the time up to which rows may be purged now.
     pub(crate) async fn purge_time(&self, guard: &mut PurgeGuard, clock: Reading) -> Result<PurgeTime, LedgerError> {
         known_time::purge_time(&self.engine, &self.witness, guard, clock).await
     }
 
-    /// Lets the next few go of what is older than `keep` says; true at the end of a round. An error leaves the purge where it
-    /// was.
+    /// Purges the next rows that are older than the policy allows. Returns true at the end of a round. After an error
+    /// the purge continues at the same position.
     pub async fn purge(&self, purge: &mut Purge, keep: &RetentionPolicy, now: Timestamp) -> Result<bool, LedgerError> {
         purge::step(&self.engine, purge, keep, now).await
     }
 
-    /// Whether there is room on the disk for a new claim; an error says how little there is.
+    /// Checks that the disk has room for a new claim. The error says how much is free.
     pub fn check_disk_space(&self) -> Result<(), LedgerError> {
         self.engine.check_disk_space()
     }
 
-    /// Whether something may be sent for a claim now: the process still has the right to it, and had it without a break
-    /// since the ticket was given.
-    /// Asked last before sending; an error means that another process may be finding out already what became of it.
-    pub(crate) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
-        self.engine.may_send(turn)
+    /// Returns whether a request of this execution may be sent now. The process must have held its lease without a
+    /// break since the permit was granted. Called last before sending. After an error another process may already
+    /// have taken over the claim.
+    pub(crate) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
+        self.engine.may_send(execution)
     }
 
-    /// Why this process should get no new requests, in PostgreSQL: it cannot be reached, or this process's lease is over.
+    /// Returns why this process must get no new requests, with PostgreSQL: the server is unreachable, or the lease of
+    /// this process has expired.
     pub(crate) fn not_ready(&self) -> Option<String> {
         match &self.engine {
             Engine::Embedded(_) => None,
@@ -472,13 +482,13 @@ impl Ledger {
         }
     }
 
-    /// Whether background work may begin: the ledger can write, and this process has its lease.
+    /// Returns whether background work may start: the ledger is writable and this process holds its lease.
     pub(crate) fn may_work(&self) -> bool {
         self.is_healthy() && self.not_ready().is_none()
     }
 
-    /// Whether it can write. Embedded, false for good once a commit or sync failed, or until there is room again on a disk that
-    /// was full; PostgreSQL may come back.
+    /// Returns whether the ledger is writable. The embedded ledger stays unwritable after a failed commit or sync,
+    /// and after a full disk until space is free again. PostgreSQL may recover.
     pub fn is_healthy(&self) -> bool {
         self.engine.is_healthy()
     }

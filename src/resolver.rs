@@ -273,13 +273,10 @@ async fn record_result(
     match result {
         Ok(outcome) => {
             let is_closed = is_close && matches!(outcome.status, Status::Closed | Status::Failed);
-            let updated =
-                ledger.apply(subject, UpdateWithEvidence { news: Update::Outcome(outcome), evidence }, now).await?;
-            if is_closed && matches!(updated, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
-                tracing::error!(
-                    order_id,
-                    "the payment succeeded while it was being closed: check manually where the money is"
-                );
+            let after =
+                ledger.apply(subject, UpdateWithEvidence { update: Update::Outcome(outcome), evidence }, now).await?;
+            if is_closed && matches!(after, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
+                tracing::error!(order_id, "it was paid while it was taken back: a person must see where the money is");
                 ledger.mismatch(subject, now).await?;
             }
         }

@@ -91,9 +91,8 @@ async fn close_or_query(
     channel: &Arc<Channel>,
     permit: &mut ExecutionPermit,
 ) -> Result<Outcome, Error> {
-    let (execution, order, evidence) = (permit.turn, query::order(&permit.payment), &mut permit.evidence);
-    let closed =
-        gateway.execute(execution, channel, &Operation::Close(order.clone()), context.remaining(), evidence).await;
+    let (turn, order, evidence) = (ticket.execution, query::order(&ticket.payment), &mut ticket.evidence);
+    let closed = gateway.execute(turn, channel, &Operation::Close(order.clone()), making.remaining(), evidence).await;
     match closed {
         Err(Error::Conflict(provider_error)) => {
             match gateway.provider_client.call(channel, &Operation::Query(order), context.remaining(), evidence).await {

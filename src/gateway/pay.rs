@@ -173,7 +173,7 @@ impl PaymentExecution {
             let operation = self.operation(channel, permit);
             let request = self
                 .gateway
-                .execute(permit.turn, channel, &operation, self.context.remaining(), &mut permit.evidence)
+                .execute(ticket.execution, channel, &operation, self.making.remaining(), &mut ticket.evidence)
                 .await;
             last = match (last, request) {
                 // Report the shortest `retry_after` of all rejecting channels.
@@ -202,7 +202,7 @@ impl PaymentExecution {
     fn another_destination(&self, channel: &Channel, permit: &ExecutionPermit) -> Option<Destination> {
         let payment = &permit.payment;
         let is_elsewhere = channel.name != payment.channel || channel.account() != payment.account;
-        let may_be_known = permit.errand.as_ref().is_some_and(|job| job.may_be_known);
+        let may_be_known = ticket.job.as_ref().is_some_and(|errand| errand.may_be_known);
         if may_be_known && !is_elsewhere {
             return None;
         }

@@ -230,7 +230,7 @@ async fn query_provider(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, record
     let (ledger, now) = (&gateway.ledger, clock::now());
     let written = match &answer {
         Ok(outcome) => ledger
-            .apply(&subject, UpdateWithEvidence { news: Update::Outcome(outcome.clone()), evidence }, now)
+            .apply(&subject, UpdateWithEvidence { update: Update::Outcome(outcome.clone()), evidence }, now)
             .await
             .map(drop),
         Err(error) => match ledger.append_timeline(&subject, TimelineEvent::exchanges(evidence), now).await {

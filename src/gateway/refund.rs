@@ -97,10 +97,10 @@ pub(super) async fn send(
     permit: &mut ExecutionPermit,
     timeout: Duration,
 ) -> Result<Outcome, Error> {
-    let channel = query::channel_for(snapshot, &permit.payment)?;
-    let refund = permit.refund.as_ref().ok_or_else(|| Error::NotSent("the claim has no refund".to_owned()))?;
-    let operation = Operation::Refund(query::refund_operation(snapshot, &permit.payment, refund));
-    gateway.execute(permit.turn, channel, &operation, timeout, &mut permit.evidence).await
+    let channel = query::channel_for(snapshot, &ticket.payment)?;
+    let refund = ticket.refund.as_ref().ok_or_else(|| Error::NotSent("the claim is about no refund".to_owned()))?;
+    let operation = Operation::Refund(query::refund_operation(snapshot, &ticket.payment, refund));
+    gateway.execute(ticket.execution, channel, &operation, patience, &mut ticket.evidence).await
 }
 
 /// Returns the update that the result implies; `None` if provably nothing was executed.

@@ -57,14 +57,14 @@ pub(super) async fn requeue_or_release(
     permit: ExecutionPermit,
     error: &Error,
 ) -> Result<(), LedgerError> {
-    match &permit.errand {
-        Some(job) if matches!(error, Error::Unsupported(_)) => {
-            let action = job.action;
-            expire(gateway, permit, action, error.into()).await
+    match &ticket.job {
+        Some(errand) if matches!(error, Error::Unsupported(_)) => {
+            let action = errand.action;
+            give_up(gateway, ticket, action, error.into()).await
         }
-        // Permission to send is never restored within one execution, so this check may be repeated here.
-        Some(_) if gateway.ledger.may_send(permit.turn).is_err() && !was_tried(&permit) => {
-            requeue_untried(gateway, permit).await
+        // A refusal to send is for good in this turn, so that it can be asked for once more.
+        Some(_) if gateway.ledger.may_send(ticket.execution).is_err() && !was_tried(&ticket) => {
+            put_back(gateway, ticket).await
         }
         Some(job) => {
             let action = job.action;
@@ -81,18 +81,88 @@ fn was_tried(permit: &ExecutionPermit) -> bool {
     !permit.evidence.is_empty()
 }
 
-/// Requeues a job that was not tried, without counting a try.
-pub(super) async fn requeue_untried(gateway: &Gateway, permit: ExecutionPermit) -> Result<(), LedgerError> {
-    let action = permit.errand.as_ref().map(|job| job.action);
-    gateway.ledger.release_untried(permit).await?;
+/// Puts a job back that was not tried.
+async fn put_back(gateway: &Gateway, ticket: ExecutionPermit) -> Result<(), LedgerError> {
+    let action = ticket.job.as_ref().map(|errand| errand.action);
+    gateway.ledger.release_untried(ticket).await?;
     if let Some(action) = action {
         count(action, "requeued");
     }
     Ok(())
 }
 
-/// Ends an expired or unsupported job as failed, with money state `not_sent`.
-pub(super) async fn expire(
+/// Makes what was taken from the queue, as if its caller waited for it.
+pub(crate) async fn execute_job(gateway: &Arc<Gateway>, ticket: ExecutionPermit) {
+    let Some(errand) = ticket.job.clone() else { return };
+    let (order_id, action) = (ticket.subject.order_id.clone(), errand.action);
+    // Another gateway may have ended it by now: this one must neither make it nor give it up.
+    if let Err(why) = gateway.ledger.may_send(ticket.execution) {
+        tracing::info!(order_id, ?action, %why, "put back into the queue without a try");
+        if let Err(error) = put_back(gateway, ticket).await {
+            tracing::error!(%error, order_id, "what could not be sent could not be put back into the queue either");
+        }
+        return;
+    }
+    let snapshot = gateway.current.load_full();
+    let ends_at = ends_at(&errand, &ticket.payment);
+    if has_expired(&errand, &ticket.payment, ends_at, snapshot.process.queue.max_age, clock::reading()) {
+        if let Err(error) = give_up(gateway, ticket, action, Reason::sentence(too_late(&errand))).await {
+            tracing::error!(%error, order_id, "what could not be sent could not be given up either");
+        }
+        return;
+    }
+    let making = ExecutionContext {
+        snapshot,
+        request_id: format!("queue:{order_id}"),
+        waits: (MAX_CLIENT_TIMEOUT, Instant::now()),
+    };
+    let made = match action {
+        IntentKind::Pay => pay::resume(gateway, making, ticket, errand.body).await,
+        IntentKind::Close => close::finish(Arc::clone(gateway), making, ticket).await,
+        IntentKind::Refund => refund::finish(Arc::clone(gateway), making, ticket).await,
+    };
+    match made {
+        Ok(response) => {
+            count(action, "made");
+            tracing::info!(order_id, ?action, status = response.status().as_u16(), "made by the queue");
+        }
+        Err(problem) => tracing::info!(order_id, ?action, code = problem.code(), "not made by the queue this time"),
+    }
+}
+
+/// Whether a job is given up: the payment's own time is over, or it was tried for long enough. However old it seems to be, one
+/// that was never tried is tried once, because the clock may be wrong, or all gateways were off. Only the time that has passed
+/// for certain counts: a step of the clock gives nothing up.
+fn has_expired(errand: &Job, payment: &Payment, ends_at: Option<Timestamp>, give_up: Duration, time: Reading) -> bool {
+    let is_payment = errand.action == IntentKind::Pay;
+    let created_at = payment.created_at;
+    let is_over = |expires_at: Timestamp| time.certain_age(created_at) >= expires_at.duration_since(created_at);
+    if is_payment && ends_at.is_some_and(is_over) {
+        return true;
+    }
+    let tried_for = if is_payment && payment.method.is_scanned() { give_up.min(SCANNED) } else { give_up };
+    let tried_for = SignedDuration::try_from(tried_for).unwrap_or(SignedDuration::MAX);
+    errand.tries > 0 && time.certain_age(errand.since) >= tried_for
+}
+
+/// When a payment in the queue ends: the merchant's own end, or the end that an earlier turn may have sent. The channel's
+/// lifetime begins anew with each sending that provably came to nothing.
+fn ends_at(errand: &Job, payment: &Payment) -> Option<Timestamp> {
+    if errand.may_be_known || errand.action != IntentKind::Pay {
+        return payment.expires_at;
+    }
+    NewPayment::read(&Bytes::from(errand.body.clone())).ok()?.expires_at
+}
+
+/// Why a job is given up.
+fn too_late(errand: &Job) -> String {
+    match &errand.last_error {
+        Some(why) => format!("it could not be sent in time; the last try ended with: {why}"),
+        None => "it could not be sent in time".to_owned(),
+    }
+}
+
+async fn give_up(
     gateway: &Gateway,
     permit: ExecutionPermit,
     action: IntentKind,

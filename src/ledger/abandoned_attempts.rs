@@ -1,9 +1,9 @@
-//! What may be left of a payment on a channel that it went away from.
+//! Abandoned attempts: what may be left of a payment on a channel that it was moved away from.
 //!
-//! It went because nothing had been sent there. Should that ever be wrong, money could be taken twice: so where an attempt was
-//! made, it is kept as a row of its own, the provider is asked about it, and what is open there is closed. Money that is
-//! found there is told to the merchant, and goes back or to a person, as `routes.toml` says. Merchants see no such rows:
-//! their order ids have no `/`.
+//! A payment is moved only if nothing was sent. If that is ever wrong, money could be taken twice. An attempt that
+//! was tried is therefore stored as a row of its own; its provider is queried, and an open order is closed. Money
+//! found there is published as an event, and is refunded or marked for manual review, as `routes.toml` says.
+//! Merchants cannot address these rows, because their order ids contain no `/`.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
@@ -16,17 +16,18 @@ use super::timeline::{self, IntentKind, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 use crate::telemetry::METRICS;
 
-/// The event that tells of money on two channels.
+/// Type of the event about money on two channels.
 pub(super) const DOUBLE: &str = "payment.double_payment";
 
-/// Money that was found on a channel that its payment had left.
+/// Money found on a channel that its payment was moved away from.
 pub(super) struct DoublePayment {
     order_id: String,
     channel: String,
 }
 
 impl DoublePayment {
-    /// Counts and logs it. Called after the commit only: a transaction may run again, or be rolled back.
+    /// Counts and logs the duplicate payment. Called only after the commit, because a transaction may be retried or
+    /// rolled back.
     pub(super) fn report(&self) {
         METRICS.double_payments_total.with_label_values(&[self.channel.as_str()]).inc();
         tracing::error!(
@@ -37,17 +38,17 @@ impl DoublePayment {
     }
 }
 
-/// The order id of what is left on a channel.
+/// Returns the order id of an abandoned attempt.
 fn order_id(payment: &Payment) -> String {
     format!("{}/{}", payment.order_id, payment.channel)
 }
 
-/// The index entry that leads to an attempt.
+/// Returns the index entry of an attempt.
 pub(super) fn entry(channel: &str, number: &str) -> Id {
     index("attempt number", &[channel, number])
 }
 
-/// The attempt on this channel, if it was given up there.
+/// Returns the abandoned attempt on this channel.
 pub(super) fn find(
     from: &impl Read,
     channel: &str,
@@ -56,7 +57,7 @@ pub(super) fn find(
     TrackedRow::find(from, entry(channel, number))
 }
 
-/// Keeps what may be left on the channel that a payment is about to leave.
+/// Stores the attempt on the channel that a payment is about to leave.
 pub(super) fn record_abandoned(
     tx: &mut Transaction<'_>,
     main: &mut TrackedRow<PaymentRow>,
@@ -78,7 +79,7 @@ pub(super) fn record_abandoned(
         TimelineEvent::Claimed { action: IntentKind::Close, channel: attempt.channel.clone(), amount: attempt.amount };
     let entry = rows::entry_of_payment(&attempt);
     if tx.bytes(Space::Index, &entry.0)?.is_some() {
-        return Err(LedgerError("the payment was on this channel before".into()));
+        return Err(LedgerError("the payment was sent on this channel before".into()));
     }
     tx.put(Space::Index, &entry.0, id.0);
     let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
@@ -88,18 +89,18 @@ pub(super) fn record_abandoned(
     Ok(())
 }
 
-/// Nothing was sent anywhere, so nothing is left anywhere.
+/// Deletes the attempts of a payment of which nothing was sent on any channel.
 pub(super) fn discard(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
     for id in &main.attempts {
-        let Some(kept) = TrackedRow::<PaymentRow>::load(tx, *id)? else { continue };
-        tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
-        timeline::remove(tx, kept.id);
-        kept.remove(tx);
+        let Some(tracked) = TrackedRow::<PaymentRow>::load(tx, *id)? else { continue };
+        tx.remove(Space::Index, &rows::entry_of_payment(&tracked.row.payment).0);
+        timeline::remove(tx, tracked.id);
+        tracked.remove(tx);
     }
     Ok(())
 }
 
-/// Money moved where the payment went away from: its merchant is told, and the attempt stays to be settled.
+/// Publishes that money was found on an abandoned channel. The attempt stays until that is resolved.
 pub(super) fn paid(
     tx: &mut Transaction<'_>,
     attempt: &mut TrackedRow<PaymentRow>,

@@ -1,4 +1,5 @@
-//! News on its way into the records: the change, what follows from it elsewhere, and the event, in one transaction.
+//! Applies updates and notifications: changes the record, its timeline and dependent rows, and publishes the event,
+//! in one transaction.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
@@ -16,33 +17,33 @@ use super::timeline::{
 };
 use super::transaction::{Read, Space, Transaction};
 
-/// As [`Ledger::apply`](super::Ledger::apply).
+/// Implements [`Ledger::apply`](super::Ledger::apply).
 pub(super) fn apply(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
-    heard: UpdateWithEvidence,
+    update: UpdateWithEvidence,
     now: Timestamp,
 ) -> Result<Option<Record>, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(None) };
-    add_evidence(tx, &target, heard.evidence, now)?;
-    if apply_update(tx, &mut target, &heard.news, Origin::Query, now)?.mismatch {
-        tell_mismatch(tx, &mut target, now)?;
+    add_evidence(tx, &target, update.evidence, now)?;
+    if apply_update(tx, &mut target, &update.update, Origin::Query, now)?.mismatch {
+        publish_mismatch(tx, &mut target, now)?;
     }
     Ok(Some(target.record()))
 }
 
-/// As [`Ledger::record`](super::Ledger::record).
+/// Implements [`Ledger::record`](super::Ledger::record).
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Notification,
+    notification: &Notification,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    let event = &told.event;
-    if let Some(recorded) = elsewhere::record(tx, channel, told, now)? {
+    let event = &notification.event;
+    if let Some(recorded) = elsewhere::record(tx, channel, notification, now)? {
         return Ok(recorded);
     }
-    let Some(mut target) = named(tx, channel, told)? else { return Ok(Recorded::UnknownOrder) };
+    let Some(mut target) = find_target(tx, channel, notification)? else { return Ok(Recorded::UnknownOrder) };
     let seen_key = index("seen", &[channel, &event.id]);
     let seen = tx.bytes(Space::Notifications, &seen_key.0)?;
     let agrees = target.channel() == channel && event.amount.is_none_or(|amount| amount == target.amount());
@@ -51,26 +52,27 @@ pub(super) fn record(
     }
     let notified = |verdict| {
         let (channel, id) = (channel.to_owned(), event.id.clone());
-        TimelineEvent::NotificationReceived { channel, id, verdict, seen: told.seen.clone() }
+        TimelineEvent::NotificationReceived { channel, id, verdict, seen: notification.seen.clone() }
     };
     let change = match &event.outcome {
         _ if !agrees => Change { mismatch: true, ..Change::default() },
         Some(outcome) if !(outcome.status == Status::Succeeded && was_taken_back(&target)) => {
-            let news = Update::Outcome(outcome.clone());
-            // Told first, so that what came of it stands behind it.
-            let verdict = match preview(&target, &news, Origin::Notification, now) {
+            let update = Update::Outcome(outcome.clone());
+            // Added first, so that the timeline shows the effects after the notification.
+            let verdict = match preview(&target, &update, Origin::Notification, now) {
                 Change { mismatch: true, .. } => None,
                 Change { changed: true, .. } => Some(NotificationVerdict::Applied),
                 _ => Some(NotificationVerdict::NoChange),
             };
             verdict.map_or(Ok(()), |verdict| target.add(tx, notified(verdict), now))?;
-            apply_update(tx, &mut target, &news, Origin::Notification, now)?
+            apply_update(tx, &mut target, &update, Origin::Notification, now)?
         }
-        // Each repetition starts the question anew: it may come to a provider whose books lag behind its news.
+        // Every repeated notification schedules the query again, because the provider's query API may lag behind its
+        // notifications.
         None if target.status() == Status::Succeeded => return Ok(Recorded::Duplicate),
         _ => {
             target.add(tx, notified(NotificationVerdict::Verify), now)?;
-            ask(tx, &mut target, now)?;
+            schedule_query(tx, &mut target, now)?;
             return Ok(Recorded::Applied(target.subject()));
         }
     };
@@ -83,29 +85,31 @@ pub(super) fn record(
         let is_news = change.changed || needs_person;
         return Ok(if is_news { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
     }
-    // Not believed, so not done with: the same news may come again and be right then. But it is told once only.
+    // A rejected notification stays open: the same one may come again and match then. The mismatch is published only
+    // once.
     if seen.is_none() {
         tx.put(Space::Notifications, &seen_key.0, MISMATCHED);
         target.add(tx, notified(NotificationVerdict::Mismatch), now)?;
-        tell_mismatch(tx, &mut target, now)?;
+        publish_mismatch(tx, &mut target, now)?;
     }
     Ok(Recorded::Mismatch(target.subject()))
 }
 
-/// Whether a till's payment has ended by its reversal, which gives back what was paid: a success that is told late may be older.
+/// Returns whether a scanned payment was closed by its reversal, which returned the money: a late success
+/// notification may be older than the reversal.
 fn was_taken_back(target: &Target) -> bool {
-    matches!(target, Target::Payment(kept) if kept.row.payment.method.is_scanned() && target.status() == Status::Closed)
+    matches!(target, Target::Payment(tracked) if tracked.row.payment.method.is_scanned() && target.status() == Status::Closed)
 }
 
-/// What news will do, of which nothing is done yet.
-fn preview(target: &Target, news: &Update, source: Origin, now: Timestamp) -> Change {
+/// Returns the effect that an update will have (dry run).
+fn preview(target: &Target, update: &Update, origin: Origin, now: Timestamp) -> Change {
     match target {
-        Target::Payment(kept) => rules::payment(&mut kept.row.payment.clone(), news, source, now),
-        Target::Refund(kept) => rules::refund(&mut kept.row.refund.clone(), news, source, now),
+        Target::Payment(tracked) => rules::payment(&mut tracked.row.payment.clone(), update, origin, now),
+        Target::Refund(tracked) => rules::refund(&mut tracked.row.refund.clone(), update, origin, now),
     }
 }
 
-/// As [`Ledger::note`](super::Ledger::note).
+/// Implements [`Ledger::append_timeline`](super::Ledger::append_timeline).
 pub(super) fn append_timeline(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
@@ -116,7 +120,7 @@ pub(super) fn append_timeline(
     notes.into_iter().try_for_each(|what| target.add(tx, what, now))
 }
 
-/// As [`Ledger::ask_person`](super::Ledger::ask_person).
+/// Implements [`Ledger::escalate`](super::Ledger::escalate).
 pub(super) fn escalate(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
@@ -124,36 +128,36 @@ pub(super) fn escalate(
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
-    // It may be known meanwhile.
+    // The result may have become known meanwhile.
     let is_open = !target.status().is_final();
     let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
         return Ok(false);
     };
     search.needs_person = true;
     target.add(tx, TimelineEvent::ManualReview { why }, now)?;
-    if let Target::Payment(kept) = &mut target
-        && kept.row.payment.status == Status::Unknown
-        && kept.row.attempt_of.is_none()
+    if let Target::Payment(tracked) = &mut target
+        && tracked.row.payment.status == Status::Unknown
+        && tracked.row.attempt_of.is_none()
     {
-        let data = Record::Payment(kept.row.payment.clone());
-        outbox::publish(tx, kept, "payment.unknown", subject.clone(), data, now)?;
+        let data = Record::Payment(tracked.row.payment.clone());
+        outbox::publish(tx, tracked, "payment.unknown", subject.clone(), data, now)?;
     }
     target.save(tx)?;
     Ok(true)
 }
 
-/// Adds what was sent about a record and what came back.
+/// Appends provider calls to the timeline of a record.
 pub(super) fn add_evidence(
     tx: &mut Transaction<'_>,
     target: &Target,
     evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    evidence.into_iter().try_for_each(|exchanged| target.add(tx, TimelineEvent::ProviderCall(exchanged), now))
+    evidence.into_iter().try_for_each(|call| target.add(tx, TimelineEvent::ProviderCall(call), now))
 }
 
-/// The news is no proof by itself: the provider is asked, now.
-pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+/// Makes the inquiry due now, because the notification alone proves nothing.
+pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
     let search = target.search().get_or_insert_with(|| Inquiry::new(now));
     search.due = search.due.min(now);
     target.save(tx)
@@ -162,74 +166,75 @@ pub(super) fn ask(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp)
 pub(super) const BELIEVED: &[u8] = b"believed";
 const MISMATCHED: &[u8] = b"mismatched";
 
-/// As [`Ledger::mismatch`](super::Ledger::mismatch).
+/// Implements [`Ledger::mismatch`](super::Ledger::mismatch).
 pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
     match Target::find(tx, subject)? {
-        Some(mut target) => tell_mismatch(tx, &mut target, now),
+        Some(mut target) => publish_mismatch(tx, &mut target, now),
         None => Ok(()),
     }
 }
 
-/// Lets a record hear news, saves it, and tells the merchant when its status changed. A mismatch is left to the caller.
+/// Applies an update to a record, saves it, and publishes an event if its status changed. The caller handles a
+/// mismatch.
 pub(super) fn apply_update(
     tx: &mut Transaction<'_>,
     target: &mut Target,
-    news: &Update,
-    source: Origin,
+    update: &Update,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
     match target {
-        Target::Payment(kept) => hear_payment(tx, kept, news, source, now),
-        Target::Refund(kept) => hear_refund(tx, kept, news, source, now),
+        Target::Payment(tracked) => apply_to_payment(tx, tracked, update, origin, now),
+        Target::Refund(tracked) => apply_to_refund(tx, tracked, update, origin, now),
     }
 }
 
-/// As [`hear`], for a payment.
-pub(super) fn hear_payment(
+/// Applies an update to a payment; see [`apply_update`].
+pub(super) fn apply_to_payment(
     tx: &mut Transaction<'_>,
-    kept: &mut TrackedRow<PaymentRow>,
-    news: &Update,
-    source: Origin,
+    tracked: &mut TrackedRow<PaymentRow>,
+    update: &Update,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
-    let lacked_action = kept.row.payment.action.is_none();
-    let change = rules::payment(&mut kept.row.payment, news, source, now);
-    let Payment { status, money_state, version, .. } = kept.row.payment;
-    // Whoever was told that the outcome is unknown learns that the payer can pay now.
-    let is_payable = status == Status::Pending && lacked_action && kept.row.payment.action.is_some();
-    let payable = (is_payable && source == Origin::Query).then_some("payment.pending");
-    let became = TimelineEvent::StatusChanged { status, money_state, version, by: source };
-    add_heard(tx, kept.id, None, news, change.changed.then_some(became), now)?;
-    if kept.row.attempt_of.is_some() {
+    let lacked_action = tracked.row.payment.action.is_none();
+    let change = rules::payment(&mut tracked.row.payment, update, origin, now);
+    let Payment { status, money_state, version, .. } = tracked.row.payment;
+    // A merchant that was told of an unknown result learns that the payer can pay now.
+    let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
+    let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
+    let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
+    append_status_change(tx, tracked.id, None, update, change.changed.then_some(became), now)?;
+    if tracked.row.attempt_of.is_some() {
         if change.became == Some(Status::Succeeded) {
-            abandoned_attempts::paid(tx, kept, now)?;
+            abandoned_attempts::paid(tx, tracked, now)?;
         }
     } else if let Some(kind) = change.became.and_then(rules::payment_event).or(payable) {
-        let data = Record::Payment(kept.row.payment.clone());
-        outbox::publish(tx, kept, kind, rows::payment_subject(&kept.row.payment), data, now)?;
+        let data = Record::Payment(tracked.row.payment.clone());
+        outbox::publish(tx, tracked, kind, rows::payment_subject(&tracked.row.payment), data, now)?;
     }
-    kept.save(tx)?;
+    tracked.save(tx)?;
     Ok(change)
 }
 
-/// As [`hear`], for a refund.
-pub(super) fn hear_refund(
+/// Applies an update to a refund; see [`apply_update`].
+pub(super) fn apply_to_refund(
     tx: &mut Transaction<'_>,
-    kept: &mut TrackedRow<RefundRow>,
-    news: &Update,
-    source: Origin,
+    tracked: &mut TrackedRow<RefundRow>,
+    update: &Update,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
-    let had_failed = kept.row.refund.status == Status::Failed;
-    let change = rules::refund(&mut kept.row.refund, news, source, now);
-    let Refund { status, money_state, version, ref refund_id, .. } = kept.row.refund;
-    let became = TimelineEvent::StatusChanged { status, money_state, version, by: source };
-    add_heard(tx, kept.row.payment, Some(refund_id), news, change.changed.then_some(became), now)?;
-    kept.save(tx)?;
+    let had_failed = tracked.row.refund.status == Status::Failed;
+    let change = rules::refund(&mut tracked.row.refund, update, origin, now);
+    let Refund { status, money_state, version, ref refund_id, .. } = tracked.row.refund;
+    let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
+    append_status_change(tx, tracked.row.payment, Some(refund_id), update, change.changed.then_some(became), now)?;
+    tracked.save(tx)?;
     let Some(status) = change.became else { return Ok(change) };
     let Some(kind) = rules::refund_event(status) else { return Ok(change) };
-    let refund = &kept.row.refund;
-    let mut payment = TrackedRow::<PaymentRow>::must(tx, kept.row.payment)?;
+    let refund = &tracked.row.refund;
+    let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
     if status == Status::Succeeded {
         let paid = &mut payment.row.payment;
         paid.refunded = paid.refunded.saturating_add(refund.amount.value);
@@ -248,16 +253,16 @@ pub(super) fn hear_refund(
     Ok(change)
 }
 
-/// Adds what a record came to, and that a person must look at it where the news says so.
-fn add_heard(
+/// Appends the status change to the timeline, and a manual review if the update asks for one.
+fn append_status_change(
     tx: &mut Transaction<'_>,
     payment: Id,
     refund_id: Option<&str>,
-    news: &Update,
+    update: &Update,
     became: Option<TimelineEvent>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let why = match news {
+    let why = match update {
         Update::Outcome(outcome) => outcome.needs_person.clone(),
         _ => None,
     };
@@ -265,46 +270,50 @@ fn add_heard(
     became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
 }
 
-/// Tells that somebody names another amount or channel, once per version of the record.
-pub(super) fn tell_mismatch(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+/// Publishes that the provider names another amount or channel, once per version of the record.
+pub(super) fn publish_mismatch(
+    tx: &mut Transaction<'_>,
+    target: &mut Target,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     const KIND: &str = "payment.mismatch";
     let (subject, data) = (target.subject(), target.record());
     match target {
-        Target::Payment(kept) => {
-            let version = kept.row.payment.version;
-            if kept.row.mismatch.replace(version) == Some(version) {
+        Target::Payment(tracked) => {
+            let version = tracked.row.payment.version;
+            if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            outbox::publish(tx, kept, KIND, subject, data, now)?;
-            kept.save(tx)
+            outbox::publish(tx, tracked, KIND, subject, data, now)?;
+            tracked.save(tx)
         }
-        Target::Refund(kept) => {
-            let version = kept.row.refund.version;
-            if kept.row.mismatch.replace(version) == Some(version) {
+        Target::Refund(tracked) => {
+            let version = tracked.row.refund.version;
+            if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            let mut payment = TrackedRow::<PaymentRow>::must(tx, kept.row.payment)?;
+            let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
             outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
             payment.save(tx)?;
-            kept.save(tx)
+            tracked.save(tx)
         }
     }
 }
 
-/// What a notification is about. A refund of another order than the one it names is about nothing of ours.
-fn named(
+/// Returns the record that a notification names. `None` for a refund that belongs to another order.
+fn find_target(
     tx: &Transaction<'_>,
     channel: &str,
     Notification { event, .. }: &Notification,
 ) -> Result<Option<Target>, LedgerError> {
-    let Some(payment) = payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
+    let Some(payment) = find_payment_by_number(tx, channel, &event.order_number)? else { return Ok(None) };
     let Some(number) = &event.refund_number else { return Ok(Some(Target::Payment(payment))) };
     let refund = rows::refund_by_number(tx, number)?.filter(|refund| refund.row.payment == payment.id);
     Ok(refund.map(Target::Refund))
 }
 
-/// The payment of an order, or what is left of it on this channel.
-pub(super) fn payment_named(
+/// Returns the payment with this order number, or its abandoned attempt on this channel.
+pub(super) fn find_payment_by_number(
     tx: &Transaction<'_>,
     channel: &str,
     order_number: &str,

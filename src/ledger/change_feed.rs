@@ -1,9 +1,9 @@
-//! Every change of a record passes here, on its way to the disk and behind it: who keeps copies of records, or knows which
-//! there are, hears of all of them, whoever made them and on whichever machine.
+//! Change feed (change data capture): reports every change of a record to caches and existence filters, on every
+//! machine.
 //!
-//! What is about to be written is told before it is durable, and again once everybody can see it. In between it may be there
-//! or not. So whoever remembers what exists never misses anything, and whoever keeps copies lets go of one before it
-//! is wrong, and keeps no new one until it is known to be right again.
+//! Each change is reported before it is committed and again when it is visible. Between the two reports it may be
+//! visible or not. A listener that tracks which records exist therefore never misses one. A listener that caches
+//! records evicts a record before it can become stale, and caches it again only after the second report.
 
 use std::time::Instant;
 
@@ -12,13 +12,13 @@ use super::records::{Payment, Record, RecordId, Refund};
 use super::rows;
 use super::transaction::{Space, Writes};
 
-/// Names a payment or a refund as the ledger's index does: a hash that follows from merchant, order and refund. Two merchants' orders never
-/// have one name.
+/// Key of a payment or refund in the index: a 16-byte hash of merchant, order id and refund id. Keys of different
+/// merchants never collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordKey(pub(crate) [u8; 16]);
 
 impl RecordKey {
-    /// Of a payment or refund.
+    /// Returns the key of a payment or refund.
     pub fn of(subject: &RecordId) -> Self {
         let RecordId { merchant, order_id, refund_id } = subject;
         Self(match refund_id {
@@ -28,23 +28,23 @@ impl RecordKey {
     }
 }
 
-/// How far a record has come; the greater is the newer. An order that was given back and claimed anew starts at version 1
-/// again, but later.
+/// Version of a record; a greater one is newer. An order that was released and claimed again starts at version 1,
+/// with a later creation time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// When it was claimed, in microseconds.
+    /// Creation time of the record, in microseconds.
     pub created: u64,
-    /// Its version.
+    /// Version counter of the record.
     pub version: u64,
 }
 
 impl Version {
-    /// Of what is gone: greater than any.
+    /// Version of a deleted record: greater than any other.
     pub const DELETED: Self = Self { created: u64::MAX, version: u64::MAX };
 }
 
 impl Record {
-    /// How far it has come.
+    /// Returns the version of the record.
     pub fn age(&self) -> Version {
         match self {
             Self::Payment(payment) => payment.age(),
@@ -69,14 +69,14 @@ fn age(created_at: jiff::Timestamp, version: u64) -> Version {
     Version { created: u64::try_from(created_at.as_microsecond()).unwrap_or(0), version }
 }
 
-/// What a transaction does to records.
+/// Changes of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Every entry of the index that is new: the names of records, and of what is left of payments on other channels.
+    /// Inserted index entries: keys of records and of abandoned attempts.
     pub inserted: Vec<RecordKey>,
-    /// Entries of the index that go.
+    /// Deleted index entries.
     pub deleted: Vec<RecordKey>,
-    /// Records that are new or other than before, as a merchant sees them.
+    /// Inserted or updated records in the merchant's view, with their versions.
     pub updated: Vec<(RecordKey, Version)>,
 }
 
@@ -90,21 +90,21 @@ impl Changes {
         changes
     }
 
-    /// Whether there is nothing to tell.
+    /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.inserted.is_empty() && self.deleted.is_empty() && self.updated.is_empty()
     }
 }
 
-/// Hears of all changes. Called on the ledger's threads: it must not wait for anything.
+/// Receives all changes. Called on the ledger's threads, so it must not block.
 pub trait ChangeListener: Send + Sync {
-    /// This is about to be written: it may be visible from now on.
+    /// Called before the changes are committed: they may be visible from now on.
     fn before_commit(&self, changes: &Changes);
-    /// It is written, and everybody who reads from now on sees it.
+    /// Called after the commit: every later read sees the changes.
     fn after_commit(&self, changes: &Changes);
-    /// Until then every change is heard of before long, also of those on other machines; without an end where there are no
-    /// others.
+    /// Called when the subscription is confirmed: until then all changes arrive soon, including those of other
+    /// machines. `None` if no other machine exists.
     fn subscribed(&self, until: Option<Instant>);
-    /// Something may have gone unheard.
+    /// Called when changes may have been missed.
     fn disconnected(&self);
 }

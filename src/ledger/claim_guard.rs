@@ -1,4 +1,4 @@
-//! Whoever runs a claim holds it; when the holder is gone, the claim must not stay behind.
+//! RAII guard of a running claim: a claim whose holder is gone must not stay running.
 
 use std::sync::{Arc, Weak};
 
@@ -9,39 +9,39 @@ use super::timeline::LossCause;
 use super::transaction::Transaction;
 use crate::clock;
 
-/// One time that a claim runs. What the queue gives out may run again once provably nothing was sent: whoever had an
-/// earlier turn has no say about a later one, whatever comes late.
+/// Identifies one execution of a claim (fencing token). A job may be executed again after provably nothing was sent.
+/// A holder of an older execution id can then change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ExecutionId {
     pub(super) claim: Id,
-    /// None of a claim that runs but once, when it is made.
+    /// `None` for a claim that is executed only once, when it is created.
     pub(super) number: Option<Id>,
 }
 
 impl ExecutionId {
-    /// As the list of what runs has it.
+    /// Reads an execution id from a row of [`Space::Running`](super::transaction::Space::Running).
     pub(super) fn listed(claim: &[u8], number: &[u8]) -> Result<Self, LedgerError> {
-        // Behind the number of a job stands its merchant.
+        // In the row of a job the merchant follows the number.
         let number = number.get(..16).unwrap_or(number);
         let number = if number.is_empty() { None } else { Some(Id::from_bytes(number)?) };
         Ok(Self { claim: Id::from_bytes(claim)?, number })
     }
 }
 
-/// The engine, as tickets see it.
+/// Engine callbacks of the guard.
 pub(super) trait ClaimOwner: Send + Sync {
-    /// The claim has a ticket from now on.
-    fn acquired(&self, turn: ExecutionId);
-    /// The claim has its end.
-    fn released(&self, turn: ExecutionId);
-    /// Ends a claim whose ticket is gone, now or as soon as it can.
-    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned);
+    /// Registers that a permit for this execution exists.
+    fn acquired(&self, execution: ExecutionId);
+    /// Registers that the execution has ended.
+    fn released(&self, execution: ExecutionId);
+    /// Ends a claim whose permit was dropped, at once or as soon as the engine can write.
+    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned);
 }
 
-/// How a claim ends of which nobody has the ticket.
+/// How an abandoned claim ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Abandoned {
-    /// Nobody ever had the ticket, so nothing was sent.
+    /// The permit never reached the caller, so nothing was sent.
     NotSent,
     /// Something may have been sent, by a gateway that stopped or lost the ledger.
     Abandoned,
@@ -50,41 +50,41 @@ pub(super) enum Abandoned {
 }
 
 impl Abandoned {
-    pub(super) fn of(self, tx: &mut Transaction<'_>, turn: ExecutionId) -> Result<(), LedgerError> {
+    pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
         match self {
-            Self::NotSent => release(tx, turn, Attempt::None, Vec::new(), clock::now()),
-            Self::Abandoned => mark_interrupted(tx, turn, LossCause::Abandoned, clock::now()),
-            Self::MaybeSent => mark_interrupted(tx, turn, LossCause::NoResult, clock::now()),
+            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
+            Self::Abandoned => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
+            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
         }
     }
 }
 
-/// What a ticket holds so that a claim is not left running for ever when the task that ran it is gone.
+/// Guard in a permit: ends the claim when the permit is dropped without a result.
 #[derive(Default)]
 pub(crate) struct ClaimGuard {
-    turn: Option<(Weak<dyn ClaimOwner>, ExecutionId)>,
+    execution: Option<(Weak<dyn ClaimOwner>, ExecutionId)>,
     reached_caller: bool,
 }
 
 impl ClaimGuard {
-    pub(super) fn new(ledger: Weak<dyn ClaimOwner>, turn: ExecutionId) -> Self {
+    pub(super) fn new(ledger: Weak<dyn ClaimOwner>, execution: ExecutionId) -> Self {
         if let Some(ledger) = ledger.upgrade() {
-            ledger.acquired(turn);
+            ledger.acquired(execution);
         }
-        Self { turn: Some((ledger, turn)), reached_caller: false }
+        Self { execution: Some((ledger, execution)), reached_caller: false }
     }
 
-    /// From here on something may be sent.
+    /// Marks that the caller has the permit: from here on something may be sent.
     pub(super) fn reached_caller(&mut self) {
         self.reached_caller = true;
     }
 
-    /// The claim has its end.
+    /// Marks that the claim has ended.
     pub(super) fn done(&mut self) {
-        if let Some((ledger, turn)) = self.turn.take()
+        if let Some((ledger, execution)) = self.execution.take()
             && let Some(ledger) = ledger.upgrade()
         {
-            ledger.released(turn);
+            ledger.released(execution);
         }
     }
 }
@@ -97,9 +97,9 @@ impl std::fmt::Debug for ClaimGuard {
 
 impl Drop for ClaimGuard {
     fn drop(&mut self) {
-        let Some((ledger, turn)) = self.turn.take() else { return };
+        let Some((ledger, execution)) = self.execution.take() else { return };
         if let Some(ledger) = ledger.upgrade() {
-            ledger.abandon(turn, if self.reached_caller { Abandoned::MaybeSent } else { Abandoned::NotSent });
+            ledger.abandon(execution, if self.reached_caller { Abandoned::MaybeSent } else { Abandoned::NotSent });
         }
     }
 }

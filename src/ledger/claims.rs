@@ -1,4 +1,5 @@
-//! Once only: who may run a request, what became of it, and what is left of it after a crash.
+//! Claims: durable ownership of a request. Decides who may execute a request, records its result, and recovers after
+//! a crash.
 
 mod admit;
 pub(super) mod jobs;
@@ -12,7 +13,7 @@ pub(super) use self::jobs::{AsyncRequest, Attempt};
 use self::row::{ClaimRow, KeyRow, State};
 pub(super) use self::row::{is_key_open, old};
 use super::abandoned_attempts;
-use super::apply::{add_evidence, apply_update, hear_payment, tell_mismatch};
+use super::apply::{add_evidence, apply_to_payment, apply_update, publish_mismatch};
 use super::claim_guard::ExecutionId;
 use super::ids::{Id, index};
 use super::inquiries;
@@ -24,41 +25,42 @@ use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
 
-/// As [`Ledger::claim`](super::Ledger::claim), or as [`Ledger::accept`](super::Ledger::accept) what is to be made later.
+/// Implements [`Ledger::claim`](super::Ledger::claim) and [`Ledger::enqueue`](super::Ledger::enqueue).
 pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimResult, LedgerError> {
-    let Request { asked, intent } = request;
-    if let Some(row) = KeyRow::load(tx, asked.name)?
+    let Request { request, intent } = request;
+    if let Some(row) = KeyRow::load(tx, request.name)?
         && let Some(claim) = ClaimRow::load(tx, row.claim)?
     {
-        return if row.fingerprint == asked.fingerprint { claim.repeat(tx) } else { Ok(ClaimResult::KeyReused) };
+        return if row.fingerprint == request.fingerprint { claim.repeat(tx) } else { Ok(ClaimResult::KeyReused) };
     }
     match intent {
-        Intent::Pay(payment) => asked.pay(tx, payment),
-        Intent::Refund(refund) => asked.refund(tx, refund),
-        Intent::Close(_) => asked.close(tx),
+        Intent::Pay(payment) => request.pay(tx, payment),
+        Intent::Refund(refund) => request.refund(tx, refund),
+        Intent::Close(_) => request.close(tx),
     }
 }
 
-/// As [`Ledger::moved_to`](super::Ledger::moved_to).
+/// Implements [`Ledger::reroute`](super::Ledger::reroute).
 pub(super) fn reroute(
     tx: &mut Transaction<'_>,
-    turn: ExecutionId,
+    execution: ExecutionId,
     to: Destination,
     evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
-    let otherwise = || LedgerError("the payment stands otherwise by now: it must not go to another channel".into());
-    let claim = ClaimRow::running(tx, turn)?.filter(|claim| claim.what == IntentKind::Pay).ok_or_else(otherwise)?;
-    let mut kept = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
-    let payment = &kept.row.payment;
+    let otherwise = || LedgerError("the payment is no longer unsent, so it must not be sent on another channel".into());
+    let claim =
+        ClaimRow::running(tx, execution)?.filter(|claim| claim.action == IntentKind::Pay).ok_or_else(otherwise)?;
+    let mut tracked = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
+    let payment = &tracked.row.payment;
     if !is_unsent(payment.status, payment.money_state) {
         return Err(otherwise());
     }
-    if evidence.iter().any(|exchanged| exchanged.was_tried()) {
-        abandoned_attempts::record_abandoned(tx, &mut kept, now)?;
+    if evidence.iter().any(|call| call.was_tried()) {
+        abandoned_attempts::record_abandoned(tx, &mut tracked, now)?;
     }
     let Destination { channel, account, expires_at, public_url } = to;
-    let payment = &mut kept.row.payment;
+    let payment = &mut tracked.row.payment;
     let moved = (payment.channel != channel).then(|| TimelineEvent::Rerouted { channel: channel.clone() });
     (payment.channel, payment.account, payment.expires_at) = (channel, account, expires_at);
     if let Some(create) = &mut payment.create_request {
@@ -67,116 +69,116 @@ pub(super) fn reroute(
     payment.version += 1;
     payment.updated_at = now;
     let said = evidence.into_iter().map(TimelineEvent::ProviderCall).chain(moved);
-    said.into_iter().try_for_each(|what| timeline::add(tx, kept.id, None, what, now))?;
-    kept.save(tx)?;
-    Ok(kept.row.payment)
+    said.into_iter().try_for_each(|what| timeline::add(tx, tracked.id, None, what, now))?;
+    tracked.save(tx)?;
+    Ok(tracked.row.payment)
 }
 
-/// As [`Ledger::release`](super::Ledger::release). What was heard of meanwhile is not forgotten: then it ends as
-/// [`lost`]. What was accepted to be made later goes back to where it waited.
+/// Implements [`Ledger::release`](super::Ledger::release). If an update arrived meanwhile, the claim ends as
+/// [interrupted](mark_interrupted) instead. A job is requeued.
 pub(super) fn release(
     tx: &mut Transaction<'_>,
-    turn: ExecutionId,
+    execution: ExecutionId,
     attempt: Attempt,
     evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(mut claim) = ClaimRow::running(tx, turn)? else { return Ok(()) };
+    let Some(mut claim) = ClaimRow::running(tx, execution)? else { return Ok(()) };
     let target = claim.target(tx)?;
     let may_be_known = evidence.iter().any(ProviderCall::may_have_reached);
-    let last_error = evidence.last().map(|exchanged| match &exchanged.why {
-        Some(why) => format!("{} ({why})", exchanged.result),
-        None => exchanged.result.clone(),
+    let last_error = evidence.last().map(|call| match &call.why {
+        Some(why) => format!("{} ({why})", call.result),
+        None => call.result.clone(),
     });
     add_evidence(tx, &target, evidence, now)?;
-    if claim.what != IntentKind::Close && !is_untouched(&target) {
-        return mark_interrupted(tx, turn, LossCause::KnownToProvider, now);
+    if claim.action != IntentKind::Close && !is_untouched(&target) {
+        return mark_interrupted(tx, execution, LossCause::KnownToProvider, now);
     }
-    if let Some(errand) = &mut claim.errand {
-        errand.may_be_known |= may_be_known;
-        return jobs::requeue(tx, turn.claim, claim, target, (attempt, last_error), now);
+    if let Some(job) = &mut claim.job {
+        job.may_be_known |= may_be_known;
+        return jobs::requeue(tx, execution.claim, claim, target, (attempt, last_error), now);
     }
-    let released = TimelineEvent::Released { action: claim.what };
+    let released = TimelineEvent::Released { action: claim.action };
     match target {
-        Target::Payment(mut kept) if claim.what == IntentKind::Close => {
-            kept.row.close = None;
-            kept.save(tx)?;
-            timeline::add(tx, kept.id, None, released, now)?;
+        Target::Payment(mut tracked) if claim.action == IntentKind::Close => {
+            tracked.row.close = None;
+            tracked.save(tx)?;
+            timeline::add(tx, tracked.id, None, released, now)?;
         }
-        Target::Payment(kept) => {
-            abandoned_attempts::discard(tx, &kept.row)?;
-            tx.remove(Space::Index, &rows::entry_of_payment(&kept.row.payment).0);
-            timeline::remove(tx, kept.id);
-            kept.remove(tx);
+        Target::Payment(tracked) => {
+            abandoned_attempts::discard(tx, &tracked.row)?;
+            tx.remove(Space::Index, &rows::entry_of_payment(&tracked.row.payment).0);
+            timeline::remove(tx, tracked.id);
+            tracked.remove(tx);
         }
-        Target::Refund(kept) => {
-            let refund = &kept.row.refund;
+        Target::Refund(tracked) => {
+            let refund = &tracked.row.refund;
             let mut payment = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
             payment.row.refunding = payment.row.refunding.saturating_sub(refund.amount.value);
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
             tx.remove(Space::Index, &rows::entry_of_refund(refund).0);
-            refunds::remove(tx, kept, &mut payment)?;
+            refunds::remove(tx, tracked, &mut payment)?;
             payment.save(tx)?;
         }
     }
     for name in &claim.names {
         tx.remove(Space::Keys, &name.0);
     }
-    tx.remove(Space::Running, &turn.claim.0);
-    tx.remove(Space::Claims, &turn.claim.0);
+    tx.remove(Space::Running, &execution.claim.0);
+    tx.remove(Space::Claims, &execution.claim.0);
     Ok(())
 }
 
-/// As [`Ledger::settle`](super::Ledger::settle).
+/// Implements [`Ledger::settle`](super::Ledger::settle).
 pub(super) fn settle(
     tx: &mut Transaction<'_>,
-    turn: ExecutionId,
-    heard: UpdateWithEvidence,
+    execution: ExecutionId,
+    update: UpdateWithEvidence,
     now: Timestamp,
     answer: impl FnOnce(&Record) -> Answer,
 ) -> Result<(Record, Answer), LedgerError> {
-    let claim = ClaimRow::must(tx, turn.claim)?;
-    let is_late = !claim.runs(turn);
+    let claim = ClaimRow::must(tx, execution.claim)?;
+    let is_late = !claim.runs(execution);
     let mut target = claim.target(tx)?;
-    let UpdateWithEvidence { news, evidence } = heard;
+    let UpdateWithEvidence { update, evidence } = update;
     add_evidence(tx, &target, evidence, now)?;
     let (is_mismatch, is_unclear) = match &mut target {
-        target if is_late => (apply_from_stale_holder(tx, target, &news, now)?, true),
-        Target::Payment(payment) if claim.what == IntentKind::Close => settle_close(tx, payment, &news, now)?,
-        _ => (apply_update(tx, &mut target, &news, Origin::Request, now)?.mismatch, false),
+        target if is_late => (apply_from_stale_holder(tx, target, &update, now)?, true),
+        Target::Payment(payment) if claim.action == IntentKind::Close => settle_close(tx, payment, &update, now)?,
+        _ => (apply_update(tx, &mut target, &update, Origin::Request, now)?.mismatch, false),
     };
     if is_mismatch {
-        tell_mismatch(tx, &mut target, now)?;
+        publish_mismatch(tx, &mut target, now)?;
     }
-    if matches!(news, Update::NotSent(..)) {
-        target.add(tx, TimelineEvent::Released { action: claim.what }, now)?;
+    if matches!(update, Update::NotSent(..)) {
+        target.add(tx, TimelineEvent::Released { action: claim.action }, now)?;
     }
     let is_unclear = is_unclear || target.status() == Status::Unknown;
-    let is_errand = claim.errand.is_some();
+    let is_errand = claim.job.is_some();
     if is_errand && !is_unclear {
-        let refused_close = refusal(&news).filter(|_| claim.what == IntentKind::Close);
-        jobs::tell(tx, &mut target, refused_close, now)?;
+        let refused_close = refusal(&update).filter(|_| claim.action == IntentKind::Close);
+        jobs::publish_result(tx, &mut target, refused_close, now)?;
     }
     let record = target.record();
     let answer = answer(&record);
     let state = if is_unclear || is_errand { State::Unknown } else { State::Done(answer.clone()) };
     if !is_late {
-        claim.end(tx, turn.claim, state)?;
+        claim.end(tx, execution.claim, state)?;
     }
     Ok((record, answer))
 }
 
-/// Whoever ran the claim was held for dead meanwhile and the truth was searched without it: what it brings now overwrites
-/// nothing. The provider's word counts as any that comes late; what is no word of the provider's counts no more. Tells
-/// whether it names another amount.
+/// Applies the update of a holder whose execution was fenced off: its lease had expired, and an inquiry was started
+/// without it. A provider's outcome is applied like a late notification. Every other update is ignored. Returns
+/// whether the update names another amount.
 fn apply_from_stale_holder(
     tx: &mut Transaction<'_>,
     target: &mut Target,
-    news: &Update,
+    update: &Update,
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
-    match news {
-        Update::Outcome(_) => Ok(apply_update(tx, target, news, Origin::Notification, now)?.mismatch),
+    match update {
+        Update::Outcome(_) => Ok(apply_update(tx, target, update, Origin::Notification, now)?.mismatch),
         Update::Declined(_)
         | Update::Unknown(_)
         | Update::NotFoundAtProvider
@@ -185,18 +187,19 @@ fn apply_from_stale_holder(
     }
 }
 
-/// The answer to a close says what became of the payment, or nothing about it: a refused close fails no payment. Tells
-/// whether it names another amount, and whether the close's end is unclear.
+/// Applies the result of a close. A refused close does not fail the payment. Returns whether the result names another
+/// amount, and whether the result of the close is unclear.
 fn settle_close(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
-    news: &Update,
+    update: &Update,
     now: Timestamp,
 ) -> Result<(bool, bool), LedgerError> {
-    let is_mismatch = match news {
+    let is_mismatch = match update {
         Update::Outcome(outcome) => {
-            let is_mismatch = hear_payment(tx, payment, news, Origin::Query, now)?.mismatch;
-            // The payment succeeded, and the merchant knows it, while the order was reversed. UnionPay calls a reversed order failed.
+            let is_mismatch = apply_to_payment(tx, payment, update, Origin::Query, now)?.mismatch;
+            // The order was reversed although the payment had succeeded, as the merchant knows. UnionPay reports a
+            // reversed order as failed.
             let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
             is_mismatch || is_reversed && payment.row.payment.status == Status::Succeeded
         }
@@ -205,18 +208,17 @@ fn settle_close(
             return Ok((false, false));
         }
     };
-    let is_unclear = is_mismatch || matches!(news, Update::Unknown(_));
-    // A mismatch of a payment that has ended is told, and no inquiry can say more.
-    if is_unclear && !(is_mismatch && payment.row.payment.status.is_final()) {
+    let is_unclear = is_mismatch || matches!(update, Update::Unknown(_));
+    if is_unclear {
         inquiries::after_close(tx, payment, now)?;
     }
     Ok((is_mismatch, is_unclear))
 }
 
-/// Says why a queued close was not made. Nobody waits for its answer, so the event that tells how the payment stands says it. The
-/// payment goes on, and its own reason stays.
-fn refusal(news: &Update) -> Option<String> {
-    match news {
+/// Returns why a queued close was not executed. No caller waits for its response, so the event about the payment's
+/// status carries the reason. The payment keeps its own reason.
+fn refusal(update: &Update) -> Option<String> {
+    match update {
         Update::Declined(word) => Some(format!("the provider refused to close it ({word})")),
         Update::NotSent(_, Reason { word, sentence }) => {
             let word = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
@@ -227,25 +229,25 @@ fn refusal(news: &Update) -> Option<String> {
     }
 }
 
-/// Returns whether a claim runs in this turn.
-pub(super) fn is_running(from: &impl Read, turn: ExecutionId) -> Result<bool, LedgerError> {
-    Ok(ClaimRow::running(from, turn)?.is_some())
+/// Returns whether this execution of a claim is running.
+pub(super) fn is_running(from: &impl Read, execution: ExecutionId) -> Result<bool, LedgerError> {
+    Ok(ClaimRow::running(from, execution)?.is_some())
 }
 
-/// Ends a running claim of which it is not known whether it was sent. From now on the provider is asked.
+/// Ends a running claim of which it is unknown whether anything was sent. The provider is asked from then on.
 pub(super) fn mark_interrupted(
     tx: &mut Transaction<'_>,
-    turn: ExecutionId,
+    execution: ExecutionId,
     cause: LossCause,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    match ClaimRow::running(tx, turn)? {
-        Some(claim) => end_as_lost(tx, turn.claim, claim, cause, now),
+    match ClaimRow::running(tx, execution)? {
+        Some(claim) => end_as_interrupted(tx, execution.claim, claim, cause, now),
         None => Ok(()),
     }
 }
 
-fn end_as_lost(
+fn end_as_interrupted(
     tx: &mut Transaction<'_>,
     id: Id,
     claim: ClaimRow,
@@ -253,9 +255,9 @@ fn end_as_lost(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let target = claim.target(tx)?;
-    target.add(tx, TimelineEvent::Interrupted { action: claim.what, cause }, now)?;
+    target.add(tx, TimelineEvent::Interrupted { action: claim.action, cause }, now)?;
     match target {
-        Target::Payment(mut payment) if claim.what == IntentKind::Close => {
+        Target::Payment(mut payment) if claim.action == IntentKind::Close => {
             inquiries::after_close(tx, &mut payment, now)?
         }
         mut target => {
@@ -266,35 +268,35 @@ fn end_as_lost(
     claim.end(tx, id, State::Unknown)
 }
 
-/// After a start: whatever was running, nobody runs any more.
+/// Ends every claim that was running when the last process ended.
 pub(super) fn recover(tx: &mut Transaction<'_>, running: Vec<Pair>, now: Timestamp) -> Result<(), LedgerError> {
     for (claim, number) in running {
-        let turn = ExecutionId::listed(&claim, &number)?;
-        // One that cannot be read must not keep all others from being served.
-        if let Err(error) = mark_interrupted(tx, turn, LossCause::Abandoned, now) {
-            let claim = String::from(turn.claim);
-            tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must look at it");
+        let execution = ExecutionId::listed(&claim, &number)?;
+        // A claim that cannot be read must not prevent the start.
+        if let Err(error) = mark_interrupted(tx, execution, LossCause::Abandoned, now) {
+            let claim = String::from(execution.claim);
+            tracing::error!(%error, claim, "a claim of the last run cannot be ended; a person must review it");
         }
     }
     Ok(())
 }
 
-/// The payment that a claim is about, and the refund if it is about one.
+/// Returns the payment of a claim, and its refund if the claim is for one.
 pub(super) fn records_of(from: &impl Read, id: Id) -> Result<Option<(Id, Option<Id>)>, LedgerError> {
     Ok(ClaimRow::load(from, id)?.map(|claim| (claim.payment, claim.refund)))
 }
 
-/// The payment that a claim is about.
+/// Returns the payment of a claim.
 pub(super) fn payment_of(from: &impl Read, id: Id) -> Result<Option<Id>, LedgerError> {
     Ok(ClaimRow::load(from, id)?.map(|claim| claim.payment))
 }
 
-/// Where a key lies.
+/// Returns the row id of an idempotency key.
 pub(super) fn key_name(key: &ClaimKey) -> Id {
     index("key", &[&key.merchant, &key.method, &key.path, &key.key])
 }
 
-/// Whether nothing was heard of what is to be made, so that it can be as if it had never been begun.
+/// Returns whether nothing is known of the record except its claim, so that the claim can be deleted.
 fn is_untouched(target: &Target) -> bool {
     match target {
         Target::Payment(TrackedRow { row: PaymentRow { payment, first_event, mismatch, .. }, .. }) => {

@@ -1,5 +1,6 @@
-//! Refunds that were not made here, as in the provider's console. Where the money is gone, the payment's sum says so, the merchant
-//! is told, and a person is asked to compare. A refund by which no money went back is an entry in the payment's timeline.
+//! Refunds made outside this gateway, for example in the provider's console. A successful one is added to the
+//! payment's sum, an event tells the merchant, and the payment is marked for manual review. One that returned no
+//! money is only an entry in the timeline.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Money, Refunded, Status};
@@ -13,35 +14,35 @@ use super::rows::{self, PaymentRow, Target, TrackedRow};
 use super::timeline::{self, Notification, NotificationVerdict, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
-/// The event's type.
+/// Type of the event.
 const KIND: &str = "payment.refunded_elsewhere";
 const WHY: &str = "money went back to the payer by a refund that was not made here";
 const ABNORMAL: &str =
     "a refund that was not made here cannot be finished by the provider: finish it in the provider's console";
 
-/// Records a refund that was not made here. `None`: the notification is about something else.
+/// Records a refund made outside this gateway. `None` if the notification is about something else.
 pub(super) fn record(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Notification,
+    notification: &Notification,
     now: Timestamp,
 ) -> Result<Option<Recorded>, LedgerError> {
-    let event = &told.event;
+    let event = &notification.event;
     let number = event.refund_number.as_deref();
-    // One that names a refund without its end says that the end is open.
+    // A notification that names a refund without a result means that the result is open.
     let Some(refunded) = event.refunded.or(number.map(|_| Refunded::Open)) else { return Ok(None) };
-    let Some(mut payment) = apply::payment_named(tx, channel, &event.order_number)? else { return Ok(None) };
+    let Some(mut payment) = apply::find_payment_by_number(tx, channel, &event.order_number)? else { return Ok(None) };
     if payment.row.payment.channel != channel || is_ours(tx, number)? {
         return Ok(None);
     }
-    let key = seen_key(channel, told, refunded);
-    // Asked before the sums are compared: what is known already does not fit in once more.
+    let key = seen_key(channel, notification, refunded);
+    // Checked before the sums are compared, because a known refund would not fit in a second time.
     if tx.bytes(Space::Notifications, &key.0)?.is_some() {
         return Ok(Some(Recorded::Duplicate));
     }
     if let Refunded::Failed | Refunded::Abnormal | Refunded::Open = refunded {
         mark(tx, key, now);
-        return note(tx, channel, told, payment, refunded, now).map(Some);
+        return note(tx, channel, notification, payment, refunded, now).map(Some);
     }
     let subject = rows::payment_subject(&payment.row.payment);
     let moved = moved(&payment.row, refunded);
@@ -50,23 +51,23 @@ pub(super) fn record(
     }
     let notified = |verdict| {
         let (channel, id) = (channel.to_owned(), event.id.clone());
-        TimelineEvent::NotificationReceived { channel, id, verdict, seen: told.seen.clone() }
+        TimelineEvent::NotificationReceived { channel, id, verdict, seen: notification.seen.clone() }
     };
     if payment.row.payment.status != Status::Succeeded {
         let is_taken_back = payment.row.payment.method.is_scanned() && payment.row.payment.status.is_final();
         let mut target = Target::Payment(payment);
         target.add(tx, notified(NotificationVerdict::Verify), now)?;
-        apply::ask(tx, &mut target, now)?;
-        // A till's payment that was cancelled was given back by the cancellation.
+        apply::schedule_query(tx, &mut target, now)?;
+        // A cancelled payment of a scanned code was refunded by its cancellation.
         return Ok(Some(if is_taken_back { Recorded::Applied(subject) } else { Recorded::TooEarly(subject) }));
     }
     let Some(moved) = moved else {
         let mut target = Target::Payment(payment);
-        apply::tell_mismatch(tx, &mut target, now)?;
+        apply::publish_mismatch(tx, &mut target, now)?;
         return Ok(Some(Recorded::Mismatch(subject)));
     };
     if moved.value == 0 {
-        // All of the sum is known: refunds of ours, or an older sum that comes late.
+        // The whole sum is known: it consists of our refunds, or the notification is older.
         return Ok(Some(Recorded::Duplicate));
     }
     mark(tx, key, now);
@@ -79,7 +80,7 @@ pub(super) fn record(
     for what in [notified(NotificationVerdict::Applied), TimelineEvent::ManualReview { why: WHY.to_owned() }] {
         timeline::add(tx, payment.id, None, what, now)?;
     }
-    // No merchant knows of what was left behind on another channel.
+    // Merchants do not know abandoned attempts.
     if payment.row.attempt_of.is_none() {
         let data = Record::Payment(payment.row.payment.clone());
         outbox::publish(tx, &mut payment, KIND, subject.clone(), data, now)?;
@@ -88,21 +89,21 @@ pub(super) fn record(
     Ok(Some(Recorded::RefundedElsewhere(subject, moved)))
 }
 
-/// Records a refund by which no money has gone back: it failed, or its end is open.
+/// Records a refund that returned no money: it failed, or its result is open.
 fn note(
     tx: &mut Transaction<'_>,
     channel: &str,
-    told: &Notification,
+    notification: &Notification,
     payment: TrackedRow<PaymentRow>,
     refunded: Refunded,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    let event = &told.event;
+    let event = &notification.event;
     let is_paid = payment.row.payment.status == Status::Succeeded;
     let verdict = if is_paid { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
     let status = if refunded == Refunded::Failed { Status::Failed } else { Status::Pending };
     let why = (refunded == Refunded::Abnormal).then_some(ABNORMAL);
-    let seen = told.seen.clone();
+    let seen = notification.seen.clone();
     let notified =
         TimelineEvent::NotificationReceived { channel: channel.to_owned(), id: event.id.clone(), verdict, seen };
     let number = event.refund_number.clone().unwrap_or_default();
@@ -111,17 +112,17 @@ fn note(
     for what in [notified, TimelineEvent::RefundElsewhere { number, status }].into_iter().chain(needs_person) {
         target.add(tx, what, now)?;
     }
-    // Only what was paid can be given back.
+    // Only a paid order can be refunded, so the payment's status must be queried.
     if !is_paid {
-        apply::ask(tx, &mut target, now)?;
+        apply::schedule_query(tx, &mut target, now)?;
     }
     Ok(Recorded::RefundElsewhere(target.subject(), why))
 }
 
-/// Names this state of the refund. The provider's other states beside it may change, and it is the same refund.
-fn seen_key(channel: &str, told: &Notification, refunded: Refunded) -> Id {
-    let number = told.event.refund_number.as_deref().unwrap_or_default();
-    index("seen", &[channel, "refunded_elsewhere", &told.event.order_number, number, &refunded.to_string()])
+/// Returns the key of this state of the refund. Other fields of the notification may change.
+fn seen_key(channel: &str, notification: &Notification, refunded: Refunded) -> Id {
+    let number = notification.event.refund_number.as_deref().unwrap_or_default();
+    index("seen", &[channel, "refunded_elsewhere", &notification.event.order_number, number, &refunded.to_string()])
 }
 
 fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
@@ -129,21 +130,21 @@ fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
     tx.put(Space::Notifications, &key.0, BELIEVED);
 }
 
-/// Whether a refund with this number was made here, of whichever payment.
+/// Returns whether this gateway made a refund with this number, of any payment.
 fn is_ours(tx: &Transaction<'_>, number: Option<&str>) -> Result<bool, LedgerError> {
     let Some(number) = number else { return Ok(false) };
     Ok(rows::refund_by_number(tx, number)?.is_some())
 }
 
-/// Whether a sum may hold refunds of ours whose end is open: how much of it went back elsewhere is known when they have ended, and
-/// the notification comes again.
+/// Returns whether the sum may include our refunds whose result is open. The part refunded elsewhere is known when
+/// they have ended, and the notification is repeated.
 fn is_undecided(row: &PaymentRow, refunded: Refunded) -> bool {
     let is_open = row.refunding > row.payment.refunded;
     matches!(refunded, Refunded::Total(sum) if is_open && sum.value > row.payment.refunded)
 }
 
-/// How much went back that is not known here; `None` where it cannot be true. Refunds of ours whose end is open count as known:
-/// what is left over is certain.
+/// Returns the amount refunded elsewhere; `None` if the sum is impossible. Our open refunds count as known, so the
+/// remainder is certain.
 fn moved(row: &PaymentRow, refunded: Refunded) -> Option<Money> {
     let (money, value) = match refunded {
         Refunded::Part(part) => (part, part.value),

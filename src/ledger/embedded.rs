@@ -1,19 +1,19 @@
-//! How bytes become durable: one thread owns all writes, takes everything that waits, and syncs it together.
+//! Embedded engine. One thread runs all transactions in batches, and each batch is synced together (group commit).
 //!
 //! ```text
-//! claim, settle, … ─▶ writer: run each against what there is so far ▶ append to the log ─▶ (Applied)
-//!                        │                                               └─▶ syncer: sync ─▶ (Durable)
-//!                        └─▶ a full segment of the log ─▶ filing: into the tables
+//! claim, settle, … ─▶ writer: run each transaction ▶ append to the WAL ─▶ reply (Applied)
+//!                        │                              └─▶ WAL sync thread: fsync ─▶ reply (Durable)
+//!                        └─▶ a full WAL segment ─▶ checkpoint thread: write to the tables
 //! ```
-//! A batch for whose sync nobody waits shares that of a later one, which soon comes. What the log holds is in memory as
-//! well and lies over the tables; a start writes it to the tables before anything else.
+//! A batch without `Durable` transactions shares the sync of a later batch, at most 20 ms later. The rows of the WAL
+//! are also in the memtables, which readers merge with the tables. A start writes the WAL's rows to the tables first.
 //!
-//! Because transactions run one after another, none of them can race; because they share one sync, many cost little
-//! more than one. A commit or sync that failed is never tried again: nobody can know what reached the disk, so all
-//! who wait get an error, nothing more is written until the process starts anew, and only reading goes on. One failure
-//! is known: a full disk. Nothing is written after it either, until there is room; then the tables
-//! are opened again, and the log goes on behind its last whole batch. It hardly comes to that: nothing new begins once no
-//! more than the reserve is free, so that there is room for the end of what is under way.
+//! Transactions run one after another, so they cannot race. A failed commit or sync is never retried, because nobody
+//! can know what reached the disk. All waiting transactions get an error, and the ledger stays read-only until the
+//! process restarts.
+//!
+//! A full disk is the exception: once there is room again, the tables are reopened and the WAL continues after its
+//! last complete batch. This is rare, because new claims are rejected while less than the reserve is free.
 
 mod checkpoint;
 mod directory;
@@ -51,43 +51,43 @@ pub(super) use super::engine::Durability;
 use super::ids::{Ids, millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
 use super::records::{ClaimResult, LedgerError};
-use super::schedule::Agenda;
+use super::schedule::Schedule;
 use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
 
-/// Transactions in one batch at most: by then the sync is shared by so many that more would only make them wait.
-const BATCH: usize = 128;
+/// Maximum number of transactions in a batch. Larger batches would add latency without saving much of the sync.
+const MAX_BATCH: usize = 128;
 
-/// How long at most a transaction that need not wait for the disk may share the sync of a later one.
-const SYNC_LAG: Duration = Duration::from_millis(20);
+/// Maximum delay of the sync of `Applied` transactions, which share the sync of a later batch.
+const MAX_SYNC_DELAY: Duration = Duration::from_millis(20);
 
-/// How often it is seen whether there is room again after the disk was full.
-const AGAIN: Duration = Duration::from_millis(250);
+/// Interval of the checks for free space after the disk was full.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A segment of the log is full then. What it holds is in memory as well, and read at each start.
-const SEGMENT: u64 = 32 << 20;
+/// Size in bytes at which a WAL segment is full. Its rows are in memory too, and are read at each start.
+const SEGMENT_BYTES: u64 = 32 << 20;
 
-/// Directory of the log, in the ledger's.
+/// Name of the WAL's directory in the ledger's directory.
 const LOG: &str = "journal";
 
-/// The ledger with its threads. Dropped, it finishes what waits and ends them.
+/// Embedded engine with its threads. When dropped, it completes the pending transactions and joins the threads.
 pub(super) struct Engine {
     shared: Arc<Shared>,
-    /// The writing one, and those that sync and file for it and end after it.
+    /// The writer, then the sync and checkpoint threads, which end after it.
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Engine {
-    /// Opens or creates the ledger and runs `recover` with the claims that were running before anybody else may write. Nothing
-    /// new begins while no more than `reserve` bytes are free on its disk.
+    /// Opens or creates the ledger and runs `recover` with the running claims before any other transaction. New
+    /// claims are rejected while less than `reserve` bytes are free on the disk.
     pub(super) fn open(
         path: &Path,
         reserve: u64,
         recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        Self::open_with(path, reserve, SEGMENT, recover)
+        Self::open_with(path, reserve, SEGMENT_BYTES, recover)
     }
 
-    /// As [`open`](Self::open), with segments of another size.
+    /// Opens the ledger like [`open`](Self::open), with another segment size in bytes.
     pub(super) fn open_with(
         path: &Path,
         reserve: u64,
@@ -96,45 +96,46 @@ impl Engine {
     ) -> Result<Self, LedgerError> {
         let (disk, log) = Disk::open(path, reserve)?;
         let view = disk.view()?;
-        let (agenda, ids) = (Agenda::read(&view)?, Ids::after(&view)?);
+        let (schedule, ids) = (Schedule::read(&view)?, Ids::after(&view)?);
         let running = view.all(Space::Running)?;
         drop(view);
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
             disk,
             segment,
-            jobs: Mutex::new(Some(sender)),
+            requests: Mutex::new(Some(sender)),
             failed: Mutex::default(),
             ends: Mutex::default(),
-            agenda: Mutex::new(agenda),
+            schedule: Mutex::new(schedule),
             wake: watch::Sender::new(0),
             listener: OnceLock::new(),
             #[cfg(test)]
-            hooks: failpoints::Hooks::default(),
+            failpoints: failpoints::Failpoints::default(),
         });
-        let (filing, full) = channel();
-        let filer = thread("ledger filing", {
+        let (checkpoints, full) = channel();
+        let checkpointer = thread("ledger ckpt", {
             let shared = shared.clone();
-            move || full.into_iter().for_each(|segment| shared.file(&segment))
+            move || full.into_iter().for_each(|segment| shared.checkpoint(&segment))
         })?;
         let (syncing, wanted) = channel();
         let syncer = thread("ledger sync", {
             let shared = shared.clone();
             move || shared.sync(&wanted)
         })?;
-        let mut writer = Writer { ids: Mutex::new(ids), log, syncing, filing, unsynced: None, rows: Rows::default() };
+        let mut writer =
+            Writer { ids: Mutex::new(ids), log, syncing, checkpoints, unsynced: None, rows: Rows::default() };
         let (reply, recovered) = channel();
-        let told = move |recovered| drop(reply.send(recovered));
-        shared.commit(vec![WriteRequest::new(Durability::Durable, move |tx| recover(tx, running), told)], &mut writer);
+        let reply = move |recovered| drop(reply.send(recovered));
+        shared.commit(vec![WriteRequest::new(Durability::Durable, move |tx| recover(tx, running), reply)], &mut writer);
         recovered.recv().unwrap_or_else(|_| Err(shared.refusal()))?;
         let writer = thread("ledger", {
             let shared = shared.clone();
             move || shared.run(&receiver, writer)
         })?;
-        Ok(Self { shared, threads: vec![writer, syncer, filer] })
+        Ok(Self { shared, threads: vec![writer, syncer, checkpointer] })
     }
 
-    /// Runs one transaction. An error of `work` leaves nothing written.
+    /// Runs one transaction. An error of `work` rolls it back.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
@@ -146,12 +147,12 @@ impl Engine {
         answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
     }
 
-    /// Everything that was answered, as it is at this moment.
+    /// Returns a consistent view of everything that was acknowledged.
     pub(super) fn view(&self) -> Result<View<'_>, LedgerError> {
         self.shared.disk.view()
     }
 
-    /// The first keys of a space from one on and before another.
+    /// Returns the first keys of a space in the range from `from` (inclusive) to `until` (exclusive).
     pub(super) fn keys(
         &self,
         space: Space,
@@ -169,13 +170,13 @@ impl Engine {
         Ok(keys.into_iter().flatten().map(|key| time(millis_at(&key))).max())
     }
 
-    /// Whether there is room on the disk for something new.
+    /// Checks that the disk has room for a new claim.
     pub(super) fn check_disk_space(&self) -> Result<(), LedgerError> {
-        self.shared.disk.room.check()
+        self.shared.disk.disk_space.check()
     }
 
-    /// As [`Engine::accept`](super::engine::Engine::accept): transactions run one after another, and each sees what those
-    /// before it in the batch accepted.
+    /// Implements [`Engine::enqueue`](super::engine::Engine::enqueue). Each transaction sees the jobs that earlier
+    /// ones in its batch enqueued.
     pub(super) async fn enqueue(
         &self,
         merchant: String,
@@ -184,64 +185,63 @@ impl Engine {
     ) -> Result<ClaimResult, LedgerError> {
         let shared = Arc::clone(&self.shared);
         let work = move |tx: &mut Transaction<'_>| {
-            let full = shared.agenda.lock().queue_is(&merchant, limit);
+            let full = shared.schedule.lock().reached_limit(&merchant, limit);
             let claimed = work(tx, full)?;
             if matches!(claimed, ClaimResult::Accepted(_)) {
-                shared.agenda.lock().accepted(&merchant);
+                shared.schedule.lock().accepted(&merchant);
             }
             Ok(claimed)
         };
         self.write(Durability::Durable, work).await
     }
 
-    /// What is waiting, by when it is due.
-    pub(super) fn agenda<T>(&self, look: impl FnOnce(&Agenda) -> T) -> T {
-        look(&self.shared.agenda.lock())
+    /// Reads the due index.
+    pub(super) fn schedule<T>(&self, look: impl FnOnce(&Schedule) -> T) -> T {
+        look(&self.shared.schedule.lock())
     }
 
-    /// Changes whenever something became due sooner.
+    /// Returns a counter that changes whenever something becomes due sooner.
     pub(super) fn wake(&self) -> watch::Receiver<u64> {
         self.shared.wake.subscribe()
     }
 
-    /// Tells the first who asks for it of every change from now on; there are no others on this ledger.
+    /// Registers the first listener for all changes. No other process writes to this ledger.
     pub(super) fn listen(&self, listener: Arc<dyn ChangeListener>) {
         self.shared.listener.get_or_init(|| listener).subscribed(None);
     }
 
-    /// Whether it can still write.
+    /// Returns whether the ledger is writable.
     pub(super) fn is_healthy(&self) -> bool {
         self.shared.failed.lock().is_none()
     }
 
-    /// A way back to the thread that does not keep the database open.
+    /// Returns a weak reference to the shared state, which does not keep the database open.
     pub(super) fn weak(&self) -> Weak<Shared> {
         Arc::downgrade(&self.shared)
     }
 
     #[cfg(test)]
-    pub(super) fn hooks(&self) -> &failpoints::Hooks {
-        self.shared.hooks()
+    pub(super) fn failpoints(&self) -> &failpoints::Failpoints {
+        self.shared.failpoints()
     }
 
-    /// Why it cannot write.
+    /// Returns why the ledger is not writable.
     #[cfg(test)]
     pub(super) fn refusal(&self) -> String {
         self.shared.refusal().0
     }
 
-    /// As if so much were free on the disk.
+    /// Simulates this much free disk space.
     #[cfg(test)]
-    pub(super) fn pretend_free(&self, free: Option<u64>) {
-        self.shared.disk.room.pretend(free);
+    pub(super) fn simulate_free(&self, free: Option<u64>) {
+        self.shared.disk.disk_space.simulate_free(free);
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.jobs.lock().take();
-        // An answer that owns the last handle is dropped on the writing thread itself, which cannot wait for its own end, nor
-        // for what ends after it.
+        self.shared.requests.lock().take();
+        // If the last handle is dropped by a reply on the writer thread, that thread cannot join itself.
         let own = std::thread::current().id();
         if self.threads.iter().all(|thread| thread.thread().id() != own) {
             self.threads.drain(..).for_each(|thread| drop(thread.join()));
@@ -249,19 +249,19 @@ impl Drop for Engine {
     }
 }
 
-/// Each row as it is when it is read: nobody waits for whoever reads.
+/// Reads each row at its own time, without blocking writers.
 impl Read for Engine {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         self.shared.disk.bytes(space, key)
     }
 }
 
-/// As [`Ledger::identity_in`](super::Ledger::identity_in).
+/// Implements [`Ledger::identity_in`](super::Ledger::identity_in).
 pub(super) fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
     Wal::identity_in(&path.join(LOG)).map_err(|error| LedgerError(error.to_string()))
 }
 
-/// Creates a log without tables, as a start does that is then interrupted.
+/// Creates a WAL without tables, like a start that was interrupted.
 #[cfg(test)]
 pub(super) fn create_log(path: &Path) {
     drop(Wal::open(&path.join(LOG), false));
@@ -271,21 +271,21 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle
     std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
 }
 
-/// What the thread and the handles share.
+/// State shared by the threads and the handles.
 pub(super) struct Shared {
     disk: Disk,
-    /// How long a segment of the log becomes.
+    /// Size in bytes at which a WAL segment is full.
     segment: u64,
-    jobs: Mutex<Option<Sender<WriteRequest>>>,
-    /// Why nothing can be written, and whether it can again once there is room on the disk.
+    requests: Mutex<Option<Sender<WriteRequest>>>,
+    /// Why the ledger is not writable, and whether free space would repair that.
     failed: Mutex<Option<Failure>>,
-    /// Claims that nobody holds any more and whose end is not written yet.
+    /// Abandoned claims whose end is not written yet.
     ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,
-    agenda: Mutex<Agenda>,
+    schedule: Mutex<Schedule>,
     wake: watch::Sender<u64>,
     listener: OnceLock<Arc<dyn ChangeListener>>,
     #[cfg(test)]
-    hooks: failpoints::Hooks,
+    failpoints: failpoints::Failpoints,
 }
 
 impl Shared {
@@ -294,10 +294,10 @@ impl Shared {
             return Err(self.refusal());
         }
         #[cfg(test)]
-        self.hooks.submitted();
-        // Not under the lock: a job that cannot be sent is dropped here, and what it holds may come back to us.
-        let jobs = self.jobs.lock().clone();
-        jobs.and_then(|jobs| jobs.send(job).ok()).ok_or_else(|| self.refusal())
+        self.failpoints.submitted();
+        // Not under the lock: a request that cannot be sent is dropped here, and its drop may call this type.
+        let requests = self.requests.lock().clone();
+        requests.and_then(|requests| requests.send(job).ok()).ok_or_else(|| self.refusal())
     }
 
     fn refusal(&self) -> LedgerError {
@@ -307,79 +307,79 @@ impl Shared {
     fn fail(&self, step: &str, Failure { why, is_full }: Failure) {
         let why = format!("{step}: {why}");
         if is_full {
-            tracing::error!(%why, "the ledger's disk is full: nothing is sent until there is room again");
+            tracing::error!(%why, "the ledger's disk is full: nothing is sent until space is freed");
         } else {
-            tracing::error!(%why, "the ledger cannot write any more: nothing is sent until the process starts anew");
+            tracing::error!(%why, "the ledger is not writable: nothing is sent until the process is restarted");
         }
         *self.failed.lock() = Some(Failure { why, is_full });
     }
 
-    fn waits_for_room(&self) -> bool {
+    fn is_disk_full(&self) -> bool {
         self.failed.lock().as_ref().is_some_and(|failure| failure.is_full)
     }
 
-    /// Opens the tables again if there is room by now. Whoever has a ticket goes on; what was dropped meanwhile is ended.
+    /// Reopens the tables if there is room again. Permits stay valid; claims abandoned meanwhile are ended.
     fn resume_after_full_disk(self: &Arc<Self>) {
         match self.disk.reopen() {
             Ok(true) => {}
             Ok(false) => return,
-            Err(error) => return tracing::warn!(%error, "the ledger cannot be opened again yet"),
+            Err(error) => return tracing::warn!(%error, "the ledger cannot be reopened yet; it is retried"),
         }
         if let Some(listener) = self.listener.get() {
-            // What was being written when it failed may be there or not.
+            // The batch that failed may be visible or not.
             listener.disconnected();
             listener.subscribed(None);
         }
         *self.failed.lock() = None;
-        tracing::info!("the ledger can write again");
-        let ends: Vec<_> = self.ends.lock().iter().map(|(turn, end)| (*turn, *end)).collect();
-        for (turn, end) in ends {
-            // One that cannot be handed over now stays on the list.
-            let _ = self.submit(self.ending(turn, end));
+        tracing::info!("the ledger is writable again");
+        let ends: Vec<_> = self.ends.lock().iter().map(|(execution, end)| (*execution, *end)).collect();
+        for (execution, end) in ends {
+            // A request that cannot be submitted now stays in `ends`.
+            let _ = self.submit(self.ending(execution, end));
         }
         self.wake.send_modify(|count| *count += 1);
     }
 
-    /// Ends a claim that nobody holds any more.
-    fn ending(self: &Arc<Self>, turn: ExecutionId, end: Abandoned) -> WriteRequest {
+    /// Returns the transaction that ends an abandoned claim.
+    fn ending(self: &Arc<Self>, execution: ExecutionId, end: Abandoned) -> WriteRequest {
         let shared = Arc::downgrade(self);
-        let told = move |ended: Result<(), LedgerError>| {
+        let reply = move |ended: Result<(), LedgerError>| {
             if let Err(error) = ended {
-                tracing::error!(%error, "a claim that nobody holds any more cannot be ended; the next start ends it");
+                tracing::error!(%error, "an abandoned claim cannot be ended; the next start ends it");
             }
             if let Some(shared) = shared.upgrade() {
-                shared.ends.lock().remove(&turn);
+                shared.ends.lock().remove(&execution);
             }
         };
-        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, turn), told)
+        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution), reply)
     }
 
     #[cfg(test)]
-    pub(super) fn hooks(&self) -> &failpoints::Hooks {
-        &self.hooks
+    pub(super) fn failpoints(&self) -> &failpoints::Failpoints {
+        &self.failpoints
     }
 
     #[cfg(not(test))]
-    fn trip(&self, _step: &str) -> Result<(), Failure> {
+    fn failpoint(&self, _step: &str) -> Result<(), Failure> {
         Ok(())
     }
 
     #[cfg(test)]
-    fn trip(&self, step: &str) -> Result<(), Failure> {
-        self.hooks.failpoint(step)
+    fn failpoint(&self, step: &str) -> Result<(), Failure> {
+        self.failpoints.failpoint(step)
     }
 }
 
 impl ClaimOwner for Shared {
-    /// What runs is found by the next start.
+    /// Running claims are found by the next start, so nothing is registered.
     fn acquired(&self, _: ExecutionId) {}
 
     fn released(&self, _: ExecutionId) {}
 
-    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned) {
-        self.ends.lock().insert(turn, end);
-        if let Err(error) = self.submit(self.ending(turn, end)) {
-            tracing::error!(%error, "a claim that nobody holds any more is ended when the ledger can write again");
+    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned) {
+        self.ends.lock().insert(execution, end);
+        if let Err(error) = self.submit(self.ending(execution, end)) {
+            tracing::error!(%error, "an abandoned claim is ended when the ledger is writable again");
         }
     }
 }

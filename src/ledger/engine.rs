@@ -1,4 +1,4 @@
-//! Where the ledger lies: on this machine's disk, or in a PostgreSQL that several machines share. The rules are the same.
+//! The two engines: the local disk, or a PostgreSQL shared by several machines. The rules are the same.
 
 use std::sync::{Arc, Weak};
 
@@ -17,16 +17,16 @@ use super::records::{Backlog, ClaimResult, Delivery, LedgerError, Record};
 use super::transaction::{Read, Space, Transaction};
 use super::{inquiries, jobs, outbox};
 
-/// Spaces whose keys begin with the times at which their rows were made.
+/// Spaces whose keys begin with the creation time of their rows.
 const TIMED: [Space; 4] = [Space::Payments, Space::Refunds, Space::Claims, Space::Events];
 
-/// When a transaction is answered.
+/// When the result of a transaction is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// After the sync: it survives a power cut.
+    /// After the sync: the transaction survives a power cut.
     Durable,
-    /// After the commit, before the sync: everyone sees it, it survives the end of the process, and it can be found out
-    /// again if a power cut takes it. The sync follows soon.
+    /// After the commit, before the sync: the transaction is visible and survives the end of the process. Used where
+    /// the result can be obtained again after a power cut. The sync follows within milliseconds.
     Applied,
 }
 
@@ -38,20 +38,21 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// What a transaction is about, where that matters: on this machine one runs after another anyway.
-    pub(super) fn about(&self, about: impl FnOnce() -> LockScope) -> LockScope {
+    /// Returns the lock scope of a transaction. The embedded engine runs transactions one after another and needs
+    /// none.
+    pub(super) fn lock_scope(&self, scope: impl FnOnce() -> LockScope) -> LockScope {
         match self {
             Self::Embedded(_) => LockScope::Names(Vec::new()),
-            Self::Postgres(_) => about(),
+            Self::Postgres(_) => scope(),
         }
     }
 
-    /// Runs one transaction. An error of `work` leaves nothing written. It may run again where several processes are in each
-    /// other's way: only its last run counts.
+    /// Runs one transaction. An error of `work` rolls it back. With PostgreSQL `work` may run again after a conflict;
+    /// only its last run counts.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: LockScope,
+        scope: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
@@ -61,23 +62,24 @@ impl Engine {
                 double_payments.iter().for_each(DoublePayment::report);
                 Ok(value)
             }
-            Self::Postgres(engine) => engine.write(durability, about, work).await,
+            Self::Postgres(engine) => engine.write(durability, scope, work).await,
         }
     }
 
-    /// Runs the transaction of a durable claim. Once its caller has stopped waiting it is not begun, and not repeated.
+    /// Runs the transaction of a claim. If its caller has stopped waiting, the transaction is neither started nor
+    /// retried.
     pub(super) async fn claim<T: Send + 'static>(
         &self,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         match self {
             Self::Embedded(engine) => engine.write(Durability::Durable, work).await,
-            Self::Postgres(engine) => engine.claim(about, work).await,
+            Self::Postgres(engine) => engine.claim(scope, work).await,
         }
     }
 
-    /// Looks at everything as it is at this moment.
+    /// Reads a consistent snapshot.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
@@ -88,7 +90,7 @@ impl Engine {
         }
     }
 
-    /// Looks at each row as it is when it is read: nobody waits for whoever looks, however long it takes.
+    /// Reads each row at its own time, without a snapshot. Blocks no writer, however long it takes.
     pub(super) async fn read_uncommitted_view<T: Send + 'static>(
         &self,
         mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
@@ -99,7 +101,7 @@ impl Engine {
         }
     }
 
-    /// The first keys of a space from one on and before another.
+    /// Returns the first keys of a space in the range from `from` (inclusive) to `until` (exclusive).
     pub(super) async fn keys(
         &self,
         space: Space,
@@ -111,7 +113,7 @@ impl Engine {
             return Ok(Vec::new());
         }
         match self {
-            // It may lead over much that is gone.
+            // The range may contain many deleted keys.
             Self::Embedded(engine) => {
                 let engine = engine.clone();
                 let keys = tokio::task::spawn_blocking(move || engine.keys(space, &from, &until, limit)).await;
@@ -121,7 +123,7 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::listen`](super::Ledger::listen).
+    /// Implements [`Ledger::listen`](super::Ledger::listen).
     pub(super) fn listen(&self, listener: Arc<dyn ChangeListener>) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(engine) => {
@@ -132,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::caught_up`](super::Ledger::caught_up).
+    /// Implements [`Ledger::caught_up`](super::Ledger::caught_up).
     pub(super) async fn caught_up(&self) -> bool {
         match self {
             Self::Embedded(_) => true,
@@ -140,16 +142,16 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::settled`](super::Ledger::settled).
+    /// Implements [`Ledger::quiesce`](super::Ledger::quiesce).
     pub(super) async fn quiesce(&self) -> Result<(), LedgerError> {
         match self {
-            // What was told before is in this batch or an earlier one.
+            // Earlier changes are in this batch or an earlier one.
             Self::Embedded(engine) => engine.write(Durability::Applied, |_| Ok(())).await,
             Self::Postgres(engine) => engine.quiesce().await,
         }
     }
 
-    /// As [`Ledger::identity`](super::Ledger::identity).
+    /// Implements [`Ledger::cluster_id`](super::Ledger::cluster_id).
     pub(super) async fn cluster_id(&self) -> Result<Option<String>, LedgerError> {
         match self {
             Self::Embedded(_) => Ok(None),
@@ -157,7 +159,7 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::names`](super::Ledger::names).
+    /// Implements [`Ledger::names`](super::Ledger::names).
     pub(super) async fn names(&self, after: Option<RecordKey>, limit: usize) -> Result<Vec<RecordKey>, LedgerError> {
         let from = after.map_or_else(Vec::new, |RecordKey(last)| [&last[..], &[0]].concat());
         let keys = self.keys(Space::Index, from, vec![0xff; 17], limit).await?;
@@ -172,42 +174,42 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::due_searches`](super::Ledger::due_searches).
+    /// Implements [`Ledger::due_searches`](super::Ledger::due_searches).
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         match self {
             Self::Embedded(engine) => {
-                let due = engine.agenda(|agenda| inquiries::due(agenda, now, limit, busy));
+                let due = engine.schedule(|schedule| inquiries::due(schedule, now, limit, busy));
                 inquiries::records(&**engine, &due)
             }
             Self::Postgres(engine) => engine.due_searches(now, limit, busy).await,
         }
     }
 
-    /// As [`Ledger::due_jobs`](super::Ledger::due_jobs).
+    /// Implements [`Ledger::due_jobs`](super::Ledger::due_jobs).
     pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         match self {
-            Self::Embedded(engine) => engine.agenda(|agenda| jobs::due(agenda, now, &limit)),
+            Self::Embedded(engine) => engine.schedule(|schedule| jobs::due(schedule, now, &limit)),
             Self::Postgres(engine) => engine.due_jobs(now, limit).await,
         }
     }
 
-    /// Runs the transaction that accepts a merchant's job. `work` is told which limit of the queue is reached; no other
-    /// transaction, on no machine, accepts a job between that and its end so that a limit would be passed. Once its caller has
-    /// stopped waiting it is not begun, and not repeated.
+    /// Runs the transaction that enqueues a job. `work` receives the limit of the queue that is reached, if any. No
+    /// concurrent transaction on any machine can exceed a limit. If its caller has stopped waiting, the transaction
+    /// is neither started nor retried.
     pub(super) async fn enqueue(
         &self,
         merchant: String,
         limit: QueueLimit,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
     ) -> Result<ClaimResult, LedgerError> {
         match self {
             Self::Embedded(engine) => engine.enqueue(merchant, limit, work).await,
-            Self::Postgres(engine) => engine.enqueue(merchant, limit, about, work).await,
+            Self::Postgres(engine) => engine.enqueue(merchant, limit, scope, work).await,
         }
     }
 
-    /// As [`Ledger::due_deliveries`](super::Ledger::due_deliveries).
+    /// Implements [`Ledger::due_deliveries`](super::Ledger::due_deliveries).
     pub(super) async fn due_deliveries(
         &self,
         now: Timestamp,
@@ -217,8 +219,9 @@ impl Engine {
     ) -> Vec<Delivery> {
         match self {
             Self::Embedded(engine) => {
-                let due = engine.agenda(|agenda| outbox::due(agenda, now, limit, free, under_way));
-                // Nobody may hear of what a power cut would still take back: everything so far is on the disk after this.
+                let due = engine.schedule(|schedule| outbox::due(schedule, now, limit, free, under_way));
+                // An event must not be delivered before it is durable. After this transaction everything written so
+                // far is synced.
                 if due.is_empty() || engine.write(Durability::Durable, |_| Ok(())).await.is_err() {
                     return Vec::new();
                 }
@@ -228,15 +231,15 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::waiting`](super::Ledger::waiting).
+    /// Implements [`Ledger::waiting`](super::Ledger::waiting).
     pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
         match self {
-            Self::Embedded(engine) => Ok(engine.agenda(inquiries::waiting)),
+            Self::Embedded(engine) => Ok(engine.schedule(inquiries::waiting)),
             Self::Postgres(engine) => engine.waiting().await,
         }
     }
 
-    /// As [`Ledger::wake`](super::Ledger::wake).
+    /// Implements [`Ledger::wake`](super::Ledger::wake).
     pub(super) fn wake(&self) -> watch::Receiver<u64> {
         match self {
             Self::Embedded(engine) => engine.wake(),
@@ -244,7 +247,7 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::is_healthy`](super::Ledger::is_healthy).
+    /// Implements [`Ledger::is_healthy`](super::Ledger::is_healthy).
     pub(super) fn is_healthy(&self) -> bool {
         match self {
             Self::Embedded(engine) => engine.is_healthy(),
@@ -252,7 +255,7 @@ impl Engine {
         }
     }
 
-    /// Whether something new may begin: there is room for its end. How much a server has is its operator's concern.
+    /// Checks that the disk has room for a new claim. The disk of a PostgreSQL server is not checked.
     pub(super) fn check_disk_space(&self) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(engine) => engine.check_disk_space(),
@@ -260,15 +263,15 @@ impl Engine {
         }
     }
 
-    /// As [`Ledger::may_send`](super::Ledger::may_send).
-    pub(super) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
+    /// Implements [`Ledger::may_send`](super::Ledger::may_send).
+    pub(super) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(_) => Ok(()),
-            Self::Postgres(engine) => engine.may_send(turn),
+            Self::Postgres(engine) => engine.may_send(execution),
         }
     }
 
-    /// A way back for tickets, which does not keep the engine running.
+    /// Returns a weak reference for claim guards, which does not keep the engine running.
     pub(super) fn holder(&self) -> Weak<dyn ClaimOwner> {
         match self {
             Self::Embedded(engine) => engine.weak(),

@@ -1,4 +1,4 @@
-//! What rows are called: ids that only grow, times within keys, and the hashes by which indexes lead to ids.
+//! Row ids that only grow, timestamps within keys, and the hashes of index keys.
 
 use jiff::Timestamp;
 use serde::ser::Error as _;
@@ -9,7 +9,8 @@ use super::embedded::View;
 use super::records::LedgerError;
 use super::transaction::Space;
 
-/// Names a row: 8 bytes of milliseconds, 4 that count, 4 of chance or of its maker. Later ids are greater.
+/// Row id: 8 bytes of milliseconds, a 4-byte counter, 4 bytes that are random or the owner's number. Later ids are
+/// greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Id(pub(super) [u8; 16]);
@@ -26,7 +27,7 @@ impl From<Id> for String {
     }
 }
 
-/// As `String::from` has it.
+/// Serializes like `String::from`, without allocating.
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut digits = [0; 32];
@@ -44,16 +45,17 @@ impl TryFrom<String> for Id {
     }
 }
 
-/// Makes ids that only grow, whatever the clock does.
+/// Generator of ids that only grow, even if the clock is set back.
 pub(super) struct Ids {
     millis: u64,
     count: u32,
-    /// What tells them from those of other processes on the same ledger. Alone on it, chance does.
+    /// Number of this process, which distinguishes its ids from those of other processes. Random where the ledger has
+    /// one process.
     owner: Option<u32>,
 }
 
 impl Ids {
-    /// Goes on after the newest id on disk, should the clock have been set back since.
+    /// Continues after the newest id on disk, in case the clock was set back.
     pub(super) fn after(view: &View<'_>) -> Result<Self, LedgerError> {
         let mut millis = 0;
         for space in [Space::Payments, Space::Refunds, Space::Claims, Space::Events] {
@@ -64,12 +66,12 @@ impl Ids {
         Ok(Self { millis, count: 0, owner: None })
     }
 
-    /// Of one among several processes.
+    /// Returns a generator for one of several processes.
     pub(super) fn of(owner: u32) -> Self {
         Self { millis: 0, count: 0, owner: Some(owner) }
     }
 
-    /// Greater than `last` as well, should another process's clock be ahead of ours.
+    /// Returns an id that is greater than `last` as well, in case the clock of another process is ahead.
     pub(super) fn next_after(&mut self, last: Option<Id>, now: Timestamp) -> Id {
         let id = self.next(now);
         match last {
@@ -83,7 +85,7 @@ impl Ids {
 
     pub(super) fn next(&mut self, now: Timestamp) -> Id {
         let millis = millis(now).max(self.millis);
-        // A count that is used up borrows the next millisecond.
+        // A counter that overflows borrows the next millisecond.
         let (millis, count) = match self.count.checked_add(1) {
             Some(count) if millis == self.millis => (millis, count),
             None if millis == self.millis => (millis + 1, 0),
@@ -93,28 +95,28 @@ impl Ids {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&millis.to_be_bytes());
         id[8..12].copy_from_slice(&count.to_be_bytes());
-        // After a crash, an id that was lost with its row must not name another one.
+        // Random after a crash: an id whose row was lost must not be reused for another row.
         id[12..].copy_from_slice(&self.owner.unwrap_or_else(rand::random).to_be_bytes());
         Id(id)
     }
 }
 
-/// Milliseconds as keys hold them.
+/// Returns the milliseconds of a timestamp as used in keys.
 pub(super) fn millis(time: Timestamp) -> u64 {
     u64::try_from(time.as_millisecond()).unwrap_or(0)
 }
 
-/// The milliseconds that a key begins with.
+/// Returns the milliseconds at the start of a key.
 pub(super) fn millis_at(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// Back from [`millis`].
+/// Returns the timestamp of [`millis`].
 pub(super) fn time(millis: u64) -> Timestamp {
     i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(Timestamp::MAX)
 }
 
-/// A hash index's key. Each part's length goes before it, so that parts do not run together.
+/// Returns the key of a hash index. The length of each part precedes it, so that parts cannot run together.
 pub(super) fn index(kind: &str, parts: &[&str]) -> Id {
     let mut hash = Sha256::new();
     for part in std::iter::once(&kind).chain(parts) {

@@ -1,10 +1,10 @@
-//! The ledger's own time, by which it forgets: no single reading of a wall clock deletes anything.
+//! The ledger's own clock, by which it purges: no single reading of a wall clock deletes anything.
 //!
-//! The newest time that the ledger knows is kept in it. It runs on with the monotonic clock of whoever uses the ledger, and
-//! never past the clock that decides. A jump of that clock (it was set, or no gateway ran for a while) is believed after an
-//! hour in which the clock ran with it and a witness agreed: an accepted request, whose signature must agree with our clock.
-//! Without a witness a jump of up to a day is believed after the clock has run with it as long as the jump was, and a longer
-//! one never. Until then nothing is purged.
+//! The ledger stores the newest known time. It advances with the monotonic clock of its processes and never passes
+//! the wall clock. A jump of the wall clock (it was set, or no gateway ran) is accepted after the clock has run
+//! steadily for an hour and a witness has agreed. The witness is an accepted request, whose signature must agree with
+//! our clock. Without a witness a jump of up to a day is accepted after the clock has run steadily for as long as the
+//! jump. A longer one is never accepted. Until then nothing is purged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,48 +20,48 @@ use super::records::LedgerError;
 use super::transaction::{Read, Space, Transaction};
 use crate::clock::Reading;
 
-/// Where it is kept, beside the lists of what grows old.
+/// Key of the stored time, beside the expiry index.
 pub(super) const KEY: &[u8] = &[2];
 
-/// A larger jump is refused until it is confirmed.
+/// Largest jump that is accepted without a witness.
 const LARGEST_JUMP: SignedDuration = SignedDuration::from_hours(24);
-/// How long the clock must run with a jump that a witness confirms before it is believed. Short enough for a machine that is
+/// How long the clock must run steadily before a jump with a witness is accepted. Short enough for a machine that is
 /// off every night.
 const CONFIRMED_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// How long the clock must run without a step, or after a start, before anything is purged.
 const GRACE: SignedDuration = SignedDuration::from_mins(10);
 
-/// Whether the ledger may forget now.
+/// Whether rows may be purged now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PurgeTime {
-    /// It may purge as if it were this time.
+    /// Rows may be purged as of this time.
     Until(Timestamp),
     /// The process started a moment ago, or the clock was set.
     TooEarly,
-    /// The clock is ahead of the newest time that the ledger knows by more than a day, and nothing confirms that.
+    /// The wall clock is more than a day ahead of the newest known time, and no witness confirms it.
     Refused {
-        /// The newest time that the ledger knows.
+        /// The newest known time.
         known: Timestamp,
     },
 }
 
-/// Remembers when a signed request was last taken in; clones share it.
+/// Time of the last accepted signed request. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Witness(Arc<Mutex<Option<Instant>>>);
 
 impl Witness {
-    /// A merchant's signature agreed with our clock.
+    /// Records that a merchant's signature agreed with our clock.
     pub(super) fn agreed(&self) {
         *self.0.lock() = Some(Instant::now());
     }
 
-    /// Whether that was within this time.
+    /// Returns whether that happened within this period.
     fn within(&self, time: SignedDuration) -> bool {
         self.0.lock().is_some_and(|at| SignedDuration::try_from(at.elapsed()).is_ok_and(|ago| ago < time))
     }
 }
 
-/// How far this process has counted the ledger's time on.
+/// Progress of the ledger's clock in this process.
 #[derive(Debug)]
 pub struct PurgeGuard {
     counted: Instant,
@@ -73,7 +73,7 @@ impl Default for PurgeGuard {
     }
 }
 
-/// As [`Ledger::purge_time`](super::Ledger::purge_time).
+/// Implements [`Ledger::purge_time`](super::Ledger::purge_time).
 pub(super) async fn purge_time(
     engine: &Engine,
     witness: &Witness,
@@ -100,23 +100,23 @@ pub(super) async fn purge_time(
     Ok(verdict)
 }
 
-/// What is locked while it is changed.
+/// Returns the lock of the stored time.
 fn name() -> Id {
     index("known time", &[])
 }
 
 #[derive(Clone, Copy)]
 struct Facts {
-    /// By the monotonic clock, since the time was last counted on.
+    /// Time on the monotonic clock since the ledger's clock last advanced.
     passed: Duration,
     is_witnessed: bool,
     clock: Reading,
 }
 
-/// Returns the ledger's time from now on, and what may be purged. An empty ledger has none and takes the clock's.
+/// Returns the new known time and the purge verdict. An empty ledger starts with the wall clock.
 fn judge(known: Option<Timestamp>, facts: Facts) -> (Timestamp, PurgeTime) {
     let Facts { passed, is_witnessed, clock: Reading { now, steady_for } } = facts;
-    // In keys are milliseconds.
+    // Keys contain milliseconds.
     let now = time(millis(now));
     let known = known.unwrap_or(now);
     let passed = SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn time_runs_with_the_monotonic_clock_and_never_past_the_clock_that_decides() {
+    fn known_time_advances_monotonically_and_never_passes_the_wall_clock() {
         assert_eq!(judge(None, facts(0, 0, 0)), (at(0), PurgeTime::TooEarly), "an empty ledger");
         assert_eq!(judge(Some(at(0)), facts(60, 3600, 60)), (at(60), PurgeTime::Until(at(60))));
         assert_eq!(judge(Some(at(0)), facts(60, 3600, 500)), (at(60), PurgeTime::Until(at(60))));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_is_wrong_for_seconds_moves_the_time_by_seconds() {
+    fn wall_clock_wrong_for_seconds_shifts_known_time_by_seconds_only() {
         for ahead in [25 * HOUR, 401 * DAY] {
             let (known, verdict) = judge(Some(at(0)), facts(ahead, 5, 5));
             assert_eq!((known, verdict), (at(5), PurgeTime::Refused { known: at(5) }), "{ahead}");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn jump_is_believed_after_the_clock_has_run_with_it() {
+    fn clock_jump_is_accepted_after_steady_running_and_a_witness() {
         let (known, _) = judge(Some(at(0)), facts(HOUR + 60, HOUR, 60));
         assert_eq!(known, at(HOUR + 60), "an hour after an hour");
         let three_weeks = 21 * DAY;
@@ -190,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn machine_that_is_off_every_night_purges_every_day_it_has_payments() {
+    fn machine_off_every_night_still_purges_every_day_with_payments() {
         let mut known = at(0);
         for day in 1..=30 {
             let (mut is_purging, mut refused) = (false, 0);
-            // Ten hours of running after fourteen without, looked at every minute.
+            // The machine runs for ten hours and is off for fourteen; the clock is checked every minute.
             for minute in 0..600 {
                 let ran = facts(day * DAY + minute * 60, minute * 60, if minute == 0 { 0 } else { 60 });
                 let (next, verdict) = judge(Some(known), Facts { is_witnessed: minute >= 5, ..ran });
@@ -204,7 +204,7 @@ mod tests {
             }
             assert!(is_purging && refused == 0, "day {day}: {known}, refused {refused} times");
         }
-        // One that comes back after a month is believed within its first hours.
+        // A machine that returns after a month is accepted within its first hours.
         let back = facts(60 * DAY, HOUR - 1, 60);
         assert!(matches!(judge(Some(known), Facts { is_witnessed: true, ..back }).1, PurgeTime::Refused { .. }));
         let back = Facts { is_witnessed: true, ..facts(60 * DAY, HOUR, 60) };
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_went_back_purges_by_itself_and_heals_a_time_from_the_future() {
+    fn clock_set_back_still_purges_and_future_known_time_is_corrected() {
         let future = 400 * DAY;
         assert_eq!(judge(Some(at(future)), facts(0, HOUR, 60)), (at(future), PurgeTime::Until(at(0))));
         let healed = judge(Some(at(future)), Facts { is_witnessed: true, ..facts(0, HOUR, 60) });

@@ -1,13 +1,13 @@
-//! How much the job queue takes in and gives out, in all and of each merchant.
+//! Limits of the job queue, in total and for each merchant.
 
 use std::collections::HashMap;
 
-/// How many jobs may be in the queue, those included that are being executed.
+/// Maximum number of jobs that are queued or executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimit {
-    /// Of all merchants.
+    /// For all merchants together.
     pub total: u64,
-    /// Of one merchant.
+    /// For one merchant.
     pub each: u64,
 }
 
@@ -17,17 +17,17 @@ impl From<u64> for QueueLimit {
     }
 }
 
-/// Which limit of the queue is reached.
+/// Limit of the queue that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueFull {
-    /// That of all merchants.
+    /// Limit for all merchants together.
     Total,
-    /// That of this merchant.
+    /// Limit for this merchant.
     Share,
 }
 
 impl QueueLimit {
-    /// Which limit is reached by so many jobs in all, and so many of the merchant.
+    /// Returns the limit that is reached with `total` jobs, `own` of them the merchant's.
     pub(super) fn reached(self, total: u64, own: u64) -> Option<QueueFull> {
         if total >= self.total {
             return Some(QueueFull::Total);
@@ -36,13 +36,13 @@ impl QueueLimit {
     }
 }
 
-/// How many due jobs are given out.
+/// Maximum number of due jobs to return.
 #[derive(Clone, Debug, Default)]
 pub struct DueLimit {
-    /// In all.
+    /// In total.
     pub total: usize,
-    /// At most so many of a merchant are executed at the same time.
+    /// Maximum number of jobs of one merchant that are executed at once.
     pub each: usize,
-    /// How many of each merchant are being executed here.
+    /// Number of jobs of each merchant that this process is executing.
     pub under_way: HashMap<String, usize>,
 }

@@ -1,4 +1,4 @@
-//! What a transaction is about. Two about one order never run at the same time.
+//! Lock scope of a transaction. Two transactions about one order never run at the same time.
 
 use super::ids::{Id, index};
 use super::records::{ClaimKey, Intent, LedgerError, Payment, RecordId, Refund, merchants_order_id};
@@ -6,16 +6,16 @@ use super::rows::{PaymentRow, TrackedRow};
 use super::transaction::Read;
 use super::{claims, outbox};
 
-/// Names the order that a transaction is about.
+/// What a transaction locks.
 #[derive(Clone, Debug)]
 pub(super) enum LockScope {
-    /// By itself, and what else it must be alone with.
+    /// These names, in any order.
     Names(Vec<Id>),
-    /// By one of its claims.
+    /// The order of a claim.
     Claim(Id),
-    /// By the number that its provider sees.
+    /// The order with this number at its provider.
     Number(String),
-    /// By one of its events.
+    /// The order of an event.
     Event(String),
 }
 
@@ -28,7 +28,7 @@ impl LockScope {
         Self::order(&subject.merchant, &subject.order_id)
     }
 
-    /// A claim is about its key too: it may be there for another order.
+    /// Returns the scope of a claim: its order and its key, which may already belong to another order.
     pub(super) fn claim(key: &ClaimKey, intent: &Intent) -> Self {
         let (Intent::Pay(Payment { merchant, order_id, .. })
         | Intent::Refund(Refund { merchant, order_id, .. })
@@ -36,7 +36,7 @@ impl LockScope {
         Self::Names(vec![claims::key_name(key), name(merchant, order_id)])
     }
 
-    /// What to lock, always in one order, so that nobody waits in a circle. `None`: there is nothing that it is about.
+    /// Returns the names to lock, always sorted, so that no deadlock arises. `None` if the record does not exist.
     pub(super) fn names(&self, from: &impl Read) -> Result<Option<Vec<Id>>, LedgerError> {
         let payment = match self {
             Self::Names(names) => {
@@ -50,15 +50,15 @@ impl LockScope {
         };
         let Some(payment) = payment else { return Ok(None) };
         let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
-        Ok(payment.map(|kept| vec![name(&kept.row.payment.merchant, &kept.row.payment.order_id)]))
+        Ok(payment.map(|tracked| vec![name(&tracked.row.payment.merchant, &tracked.row.payment.order_id)]))
     }
 }
 
-/// What an order is locked by, with all that is left of it elsewhere.
+/// Returns the lock of an order and its abandoned attempts.
 pub(super) fn name(merchant: &str, order_id: &str) -> Id {
     index("order", &[merchant, merchants_order_id(order_id)])
 }
 
 fn index_of(from: &impl Read, number: &str) -> Result<Option<Id>, LedgerError> {
-    Ok(super::rows::payment_by_number(from, number)?.map(|kept| kept.id))
+    Ok(super::rows::payment_by_number(from, number)?.map(|tracked| tracked.id))
 }

@@ -1,4 +1,4 @@
-//! An embedded ledger's way into PostgreSQL, when one gateway becomes several.
+//! Migration of an embedded ledger to PostgreSQL.
 
 use std::fmt;
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::records::LedgerError;
 use super::rows::{PaymentRow, TrackedRow};
 use super::transaction::{Space, Writes};
 
-/// So many rows at a time.
+/// Number of rows in a batch.
 const BATCH: usize = 500;
 
-/// How many rows of each kind were moved.
+/// Number of migrated rows of each kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved(Vec<(&'static str, usize)>);
 
@@ -31,20 +31,20 @@ impl fmt::Display for Moved {
     }
 }
 
-/// Copies everything of an embedded ledger that no gateway runs on into an empty one in PostgreSQL: all of it or nothing.
-/// What was running when its last gateway ended is unknown then, as after any start.
+/// Copies an embedded ledger that no gateway runs on into an empty one in PostgreSQL, in one transaction. Claims that
+/// were running become unknown, as after any start.
 ///
-/// From then on the embedded ledger is marked as moved and refuses to be opened. A move that a crash interrupted is finished by
-/// calling this again.
+/// The embedded ledger is then marked as moved and cannot be opened. If a crash interrupts the migration, calling
+/// this function again completes it.
 pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
     if !embedded::holds_ledger(from).map_err(|error| LedgerError(format!("{}: {error}", from.display())))? {
-        return Err(LedgerError(format!("there is none in {}; name the directory of the old one", from.display())));
+        return Err(LedgerError(format!("{} holds no ledger: name the directory of the old one", from.display())));
     }
     let begun = match Mark::read(from)? {
         Some(Mark { complete: true, to, at, .. }) => {
             return Err(LedgerError(format!("the ledger in {} was moved to {to} at {at} already", from.display())));
         }
-        // That one may have all rows, which cannot be seen from here.
+        // The earlier migration may have copied all rows, which cannot be checked here.
         Some(mark) if mark.to != to.to_string() => {
             let Mark { to: first, at, .. } = mark;
             return Err(LedgerError(format!(
@@ -53,13 +53,13 @@ pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
         }
         begun => begun,
     };
-    // Open until the end, so that no gateway starts on it meanwhile.
+    // Stays open until the end, so that no gateway can start on the ledger.
     let engine = embedded::Engine::open(from, 0, |tx, running| claims::recover(tx, running, Timestamp::now()))?;
     let view = engine.view()?;
-    // The server is waited for on a thread of its own: who calls may be a task.
+    // The caller may be an async task, so the server is waited for on another thread.
     std::thread::scope(|scope| {
         let moved = scope.spawn(|| fill(&view, from, begun, &to)).join();
-        moved.unwrap_or_else(|_| Err(LedgerError("it panicked".to_owned())))
+        moved.unwrap_or_else(|_| Err(LedgerError("the migration panicked".to_owned())))
     })
 }
 
@@ -68,7 +68,7 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
     let mut counts = Vec::new();
     let filling = match Filling::begin(to, &mark.id)? {
         Begun::Filling(filling) => filling,
-        // The commit of the first run was done, and only the mark was not finished.
+        // The earlier migration was committed, and only the mark was not completed.
         Begun::Complete => {
             Mark { complete: true, ..mark }.write(from)?;
             for space in Space::ALL {
@@ -82,8 +82,8 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
         for row in view.each(space) {
             let (key, value) = row?;
             if space == Space::Payments {
-                let kept = TrackedRow::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
-                batch.queued.extend(outbox::waiting(view, &kept.row)?.into_iter().map(|event| (event, true)));
+                let tracked = TrackedRow::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
+                batch.queued.extend(outbox::waiting(view, &tracked.row)?.into_iter().map(|event| (event, true)));
             }
             batch.rows.insert(space, key, Some(value.into()));
             count += 1;
@@ -94,7 +94,7 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
         filling.add(&batch)?;
         counts.push((space.name(), count));
     }
-    // Before the rows can be seen: a crash in between leaves two ledgers of which nobody can use either.
+    // Written before the rows are visible. After a crash in between, neither ledger can be used.
     mark.write(from)?;
     filling.end(&mark.id)?;
     Mark { complete: true, ..mark }.write(from)?;

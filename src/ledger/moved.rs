@@ -1,7 +1,8 @@
-//! The mark in an embedded ledger's directory that says that its payments went to PostgreSQL.
+//! Mark file in the directory of an embedded ledger that was migrated to PostgreSQL.
 //!
-//! `migrate` writes it before the rows in PostgreSQL become visible. After a crash in between, the old ledger stays shut and
-//! the new one is empty: nobody can pay twice, and a second `migrate` finishes the move.
+//! `migrate` writes it before the rows in PostgreSQL become visible. After a crash in between, the old ledger stays
+//! closed and the new one is empty. No payment can be made twice, and running `migrate` again completes the
+//! migration.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -19,24 +20,24 @@ pub(crate) const MARK: &str = "MOVED";
 /// Content of the mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// Names this move; a ledger in PostgreSQL has the same id once the move is complete.
+    /// Id of the migration. A ledger in PostgreSQL has the same id once the migration is complete.
     pub(crate) id: String,
     /// Host and database of the PostgreSQL.
     pub(crate) to: String,
-    /// Start of the move.
+    /// Start of the migration.
     pub(crate) at: Timestamp,
-    /// Whether PostgreSQL has confirmed all rows.
+    /// Whether PostgreSQL has confirmed the commit.
     pub(crate) complete: bool,
 }
 
 impl Mark {
-    /// A move that begins now.
+    /// Returns the mark of a migration that starts now.
     pub(super) fn begin(to: String) -> Self {
         Self { id: hex::encode(rand::random::<[u8; 16]>()), to, at: Timestamp::now(), complete: false }
     }
 
-    /// Reads the mark of a ledger's directory; `None` if the ledger was never moved. A mark that cannot be read is an error,
-    /// because the ledger may have been moved.
+    /// Reads the mark in a ledger's directory; `None` if the ledger was never migrated. Fails if the mark cannot be
+    /// read, because the ledger may have been migrated.
     pub(crate) fn read(directory: &Path) -> Result<Option<Self>, LedgerError> {
         let path = directory.join(MARK);
         let cannot = |why: String| LedgerError(format!("{} cannot be read: {why}", path.display()));
@@ -47,7 +48,7 @@ impl Mark {
         }
     }
 
-    /// Writes the mark durably: a crash leaves the old one or the new one.
+    /// Writes the mark durably and atomically.
     pub(super) fn write(&self, directory: &Path) -> Result<(), LedgerError> {
         let cannot =
             |error| LedgerError(format!("the mark {MARK} cannot be written to {}: {error}", directory.display()));
@@ -65,7 +66,7 @@ impl Mark {
     }
 }
 
-/// Refuses a ledger's directory whose payments went to PostgreSQL, or may have gone there.
+/// Fails if the ledger in this directory was migrated to PostgreSQL, or may have been.
 pub(crate) fn refuse_moved(directory: &Path) -> Result<(), LedgerError> {
     let Some(Mark { to, at, complete, .. }) = Mark::read(directory)? else { return Ok(()) };
     let directory = directory.display();

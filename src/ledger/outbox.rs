@@ -1,4 +1,4 @@
-//! Events on their way to merchants: each payment has its queue, and only a queue's head is ever due.
+//! Outbox of events for merchants: each payment has a queue, and only its head is due.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use super::lock_scope;
 use super::records::{Delivery, Event, LedgerError, Record, RecordId};
 use super::retention::Expired;
 use super::rows::{PaymentRow, TrackedRow};
-use super::schedule::Agenda;
+use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Pair, Read, Space, Transaction, Watched};
 
-/// Writes down an event and puts it at the end of its payment's queue. The caller saves the payment.
+/// Appends an event to its payment's queue. The caller saves the payment.
 pub(super) fn publish(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
@@ -26,7 +26,7 @@ pub(super) fn publish(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     if let Record::Payment(payment) = &mut data {
-        // No merchant is told of it, and the payer may be named in it.
+        // Removed because it may name the payer and is not meant for merchants.
         payment.create_request = None;
     }
     let before = payment.row.first_event.and(payment.row.last_event);
@@ -48,8 +48,8 @@ pub(super) fn publish(
     Ok(())
 }
 
-/// As [`Ledger::delivered`](super::Ledger::delivered) and [`Ledger::dropped`](super::Ledger::dropped), which says why the
-/// merchant does not have it.
+/// Implements [`Ledger::delivered`](super::Ledger::delivered) and [`Ledger::dropped`](super::Ledger::dropped);
+/// `dropped` is the reason of the latter.
 pub(super) fn complete(
     tx: &mut Transaction<'_>,
     event_id: &str,
@@ -74,56 +74,56 @@ pub(super) fn complete(
     payment.save(tx)
 }
 
-/// As [`Ledger::postpone`](super::Ledger::postpone).
+/// Implements [`Ledger::postpone`](super::Ledger::postpone).
 pub(super) fn postpone(
     tx: &mut Transaction<'_>,
     event_id: &str,
     due: Timestamp,
     tries: u32,
 ) -> Result<(), LedgerError> {
-    // Behind its queue's head nothing was tried, so there is nothing to put off.
+    // Only the head of a queue is ever sent, so other events cannot be postponed.
     let Some(Head { id, mut payment, .. }) = head_as(tx, event_id)? else { return Ok(()) };
     unschedule(tx, &mut payment, id);
     schedule(tx, &mut payment, due, tries);
     payment.save(tx)
 }
 
-/// Keys and values of the outbox that are due. Of a merchant whose events pile up no more is looked at than it has places
-/// and events under way: the committing thread waits for whoever looks here.
+/// Returns due rows of the outbox. For a merchant with a backlog at most as many rows are read as are free and under
+/// way, because the committing thread waits for this.
 pub(super) fn due(
-    agenda: &Agenda,
+    schedule: &Schedule,
     now: Timestamp,
     limit: usize,
     free: impl Fn(&str) -> usize,
     under_way: impl Fn(&str, &str) -> bool,
 ) -> Vec<Pair> {
-    let lost = after(now, LATEST_DUE);
+    let misdated = after(now, LATEST_DUE);
     let now = millis(now);
-    let of_merchant = |(merchant, lane): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
-        let due = lane.iter().take_while(|(key, _)| millis_at(key) <= now);
-        // Put there by a clock that was wrong.
-        let due = due.chain(lane.range(lost.clone()..));
+    let of_merchant = |(merchant, events): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
+        let due = events.iter().take_while(|(key, _)| millis_at(key) <= now);
+        // Due times that a wrong clock wrote.
+        let due = due.chain(events.range(misdated.clone()..));
         let waiting = due.filter(|(key, _)| waits(merchant, key, &under_way)).take(free(merchant));
         waiting.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
     };
-    let mut due: Vec<Pair> = agenda.outbox.iter().flat_map(of_merchant).collect();
+    let mut due: Vec<Pair> = schedule.outbox.iter().flat_map(of_merchant).collect();
     due.sort();
     due.truncate(limit);
     due
 }
 
-/// Whether a row of the outbox is not under way.
+/// Returns whether the event of an outbox row is not under way.
 pub(super) fn waits(merchant: &str, key: &[u8], under_way: impl Fn(&str, &str) -> bool) -> bool {
     let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
     event.is_ok_and(|event| !under_way(merchant, &event))
 }
 
-/// In whose lane of the outbox a value belongs.
+/// Returns the merchant in the value of an outbox row.
 pub(super) fn merchant(value: &[u8]) -> &str {
     std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default()
 }
 
-/// The deliveries behind them. One that cannot be read must not keep the others waiting.
+/// Returns the deliveries of outbox rows. A row that cannot be read does not block the others.
 pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
     let from = Watched::new(from);
     let delivery = |(key, value): (Vec<u8>, Vec<u8>)| {
@@ -132,7 +132,7 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
             Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
             Ok(None) => None,
             Err(error) => {
-                from.tell(&error, "an event");
+                from.report(&error, "an event");
                 None
             }
         }
@@ -140,23 +140,23 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
     due.into_iter().filter_map(delivery).collect()
 }
 
-/// How many events wait in the queues of which the outbox holds the heads.
-pub(super) fn queued(view: &View<'_>, agenda: &Agenda) -> Result<i64, LedgerError> {
+/// Returns the number of events in the queues whose heads are in the outbox.
+pub(super) fn queued(view: &View<'_>, schedule: &Schedule) -> Result<i64, LedgerError> {
     let mut queued = 0;
-    for value in agenda.outbox.values().flat_map(BTreeMap::values) {
+    for value in schedule.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
         queued += TrackedRow::<PaymentRow>::must(view, payment)?.row.waiting_events as i64;
     }
     Ok(queued)
 }
 
-/// In whose queue an event is or was.
+/// Returns the payment in whose queue an event is or was.
 pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     Ok(from.row::<EventRow>(Space::Events, &id.0)?.map(|row| row.payment))
 }
 
-/// An event that no queue holds any more, when its time is over.
+/// Returns the row of an event that has left its queue and whose retention has expired.
 pub(super) fn old(
     from: &impl Read,
     id: Id,
@@ -171,12 +171,12 @@ pub(super) fn old(
     Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec())] }))
 }
 
-/// Whether an event of this payment is still in its queue. Later events have greater ids, and only the first one leaves.
+/// Returns whether an event of this payment is still queued. Ids grow, and only the head leaves the queue.
 fn is_waiting(payment: &PaymentRow, event: Id) -> bool {
     payment.first_event.is_some_and(|first| event.0 >= first.0)
 }
 
-/// Events of a payment that its merchant does not have yet, oldest first. Reads each.
+/// Returns the undelivered events of a payment, oldest first. Reads each row.
 pub(super) fn waiting(from: &impl Read, payment: &PaymentRow) -> Result<Vec<Id>, LedgerError> {
     let (mut events, mut next) = (Vec::new(), payment.first_event);
     while let Some(event) = next {
@@ -188,9 +188,9 @@ pub(super) fn waiting(from: &impl Read, payment: &PaymentRow) -> Result<Vec<Id>,
 
 #[derive(Serialize, Deserialize)]
 struct EventRow {
-    /// In whose queue it is.
+    /// Payment in whose queue the event is.
     payment: Id,
-    /// The event behind it in the queue.
+    /// Next event in the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<Id>,
     event: Event,
@@ -203,20 +203,20 @@ impl EventRow {
     }
 }
 
-/// The first event of a payment's queue.
+/// Head of a payment's queue.
 struct Head {
     id: Id,
     next: Option<Id>,
     payment: TrackedRow<PaymentRow>,
-    /// The refund that it is about.
+    /// Refund that the event is about.
     refund_id: Option<String>,
 }
 
-/// The event of this name, if it is the first of its queue. No other is ever given out.
+/// Returns the event with this id if it is the head of its queue. Only heads are returned for delivery.
 fn head_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Head>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
-    // One that was delivered may be kept for longer than its payment.
+    // An event may be retained longer than its payment.
     let Some(payment) = TrackedRow::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
     let is_first = payment.row.first_event == Some(id);
     let refund_id = row.event.subject.refund_id;
@@ -226,7 +226,8 @@ fn head_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Head>, LedgerE
 fn schedule(tx: &mut Transaction<'_>, payment: &mut TrackedRow<PaymentRow>, due: Timestamp, tries: u32) {
     let Some(head) = payment.row.first_event else { return };
     let due = millis(due);
-    // Tries (4 bytes), payment (16), merchant: so that what is due can be chosen without reading it.
+    // The value holds attempts (4 bytes), payment id (16) and merchant, so that due rows are chosen without reading
+    // the event.
     let value = [&tries.to_be_bytes()[..], &payment.id.0, payment.row.payment.merchant.as_bytes()].concat();
     tx.put(Space::Outbox, &outbox_key(due, head), value);
     payment.row.due = Some(due);
@@ -242,7 +243,7 @@ fn event_id(id: Id) -> String {
     format!("evt_{}", String::from(id))
 }
 
-/// Back from [`event_id`].
+/// Parses the result of [`event_id`].
 fn named(event_id: &str) -> Option<Id> {
     event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok())
 }

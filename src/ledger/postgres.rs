@@ -1,14 +1,15 @@
-//! One ledger for several machines, in PostgreSQL.
+//! PostgreSQL engine: one ledger for several machines.
 //!
 //! ```text
 //! claim, settle, … ─▶ queue ─▶ thread with a connection: lock the order ▶ read, run the rules ▶ write ▶ commit ─▶ answer
-//!                              keeper: renew the lease      sweeper: end the claims of those that are gone
+//!                              lease keeper: renew the lease      sweeper: end the claims of dead processes
 //! ```
-//! The rules are the embedded ledger's to the letter: the same functions over rows of bytes. What one thread is there, a
-//! lock is here: whatever is about one order takes the lock of its name first, in every process, so that no two race.
-//! Behind the locks, unique keys are the last line.
+//! The rules are the same functions as in the embedded ledger, over rows of bytes. The embedded ledger serializes
+//! transactions by one thread; here every process first locks the name of the order (advisory lock). Unique keys are
+//! the last defence behind the locks.
 //!
-//! When the server is gone, whatever is asked fails, so that nothing is sent; when it is back, everything goes on.
+//! While the server is unreachable every call fails, so that nothing is sent. Calls succeed again when the server is
+//! back.
 
 mod address;
 mod clock;
@@ -21,11 +22,11 @@ mod import;
 mod lease;
 mod origin;
 mod pool;
+mod running_executions;
 mod save;
 mod schema;
 mod session;
 mod sweep;
-mod tickets;
 
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
@@ -39,9 +40,9 @@ pub use self::address::Address;
 use self::health::Health;
 pub(super) use self::import::{Begun, Filling};
 use self::lease::Lease;
-use self::pool::{Next, Queue, Tries};
+use self::pool::{Next, Queue, RetryBudget};
+use self::running_executions::RunningExecutions;
 use self::session::{Failure, Session};
-use self::tickets::Tickets;
 use super::abandoned_attempts::DoublePayment;
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
@@ -53,117 +54,118 @@ use super::records::{Backlog, ClaimResult, Delivery, LedgerError, Record};
 use super::transaction::{Read, Space, Transaction};
 use super::{inquiries, jobs, outbox};
 
-/// Connections of a process beside those that work for requests: the keeper's, the announcer's and the listener's.
-const BESIDE: usize = 3;
-/// The fewest connections that a process can work with.
-pub const FEWEST_CONNECTIONS: usize = BESIDE + 1;
-/// The most connections of a process, where nothing else is said.
+/// Connections of a process that serve no requests: lease keeper, announcer and listener.
+const AUXILIARY_CONNECTIONS: usize = 3;
+/// Minimum number of connections of a process.
+pub const FEWEST_CONNECTIONS: usize = AUXILIARY_CONNECTIONS + 1;
+/// Default maximum of connections of a process.
 pub const CONNECTIONS: usize = 15;
-/// How long anybody waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time that a caller waits for a reply.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The ledger's threads. Dropped, they finish what waits, give up the lease and end.
+/// PostgreSQL engine with its threads. When dropped, it completes the pending work, gives up the lease and joins the
+/// threads.
 pub(super) struct Engine {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// The keeper and the sweeper, each with what ends it.
-    keepers: Vec<(mpsc::Sender<()>, JoinHandle<()>)>,
-    /// Announces changes, and hears of others' as soon as somebody wants to know.
+    /// Lease keeper and sweeper, each with the channel that stops it.
+    background: Vec<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// Announcer, and the listener once it is registered.
     feed: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the threads and the handles share.
+/// State shared by the threads and the handles.
 pub(super) struct Shared {
     address: Address,
-    /// This process among those that ever used the ledger.
+    /// Number of this process, unique among all that ever used the ledger.
     owner: u32,
     ids: Mutex<Ids>,
     queue: Queue,
     health: Health,
     lease: Lease,
-    /// How many threads work for requests, with a connection each if there are so many.
+    /// Number of worker threads, each with its own connection if the server allows it.
     wanted_connections: usize,
-    /// The ledger's name, and the moves that filled it.
+    /// Name of the ledger, and the ids of the migrations that filled it.
     origin: (String, Vec<String>),
-    tickets: Mutex<Tickets>,
+    running_executions: Mutex<RunningExecutions>,
     feed: feed::Feed,
     wake: watch::Sender<u64>,
-    due: dequeue::Looks,
+    due: dequeue::DueScans,
 }
 
 impl Engine {
-    /// Connects with so many connections at most, brings the tables up to date, and ends what dead processes left.
+    /// Connects with at most this many connections, migrates the tables, and ends the claims of dead processes.
     pub(super) fn open(address: Address, connections: usize) -> Result<Self, LedgerError> {
-        Self::with(address, connections.max(FEWEST_CONNECTIONS) - BESIDE)
+        Self::with(address, connections.max(FEWEST_CONNECTIONS) - AUXILIARY_CONNECTIONS)
     }
 
-    /// As [`open`](Self::open), with so many connections that work for requests.
+    /// Connects like [`open`](Self::open), with this many connections for requests.
     pub(super) fn with(address: Address, connections: usize) -> Result<Self, LedgerError> {
-        let (said, ready) = mpsc::channel();
-        let (keeper_stop, stop) = mpsc::channel();
-        let (handed, shared) = mpsc::channel();
-        // Everything that waits for the server does so on threads of its own: who opens may be a task.
-        let keeper = thread("ledger keeper", move || {
+        let (done_sender, ready) = mpsc::channel();
+        let (stop_keeper, stop) = mpsc::channel();
+        let (shared_sender, shared) = mpsc::channel();
+        // All waiting for the server is done on other threads, because the caller may be an async task.
+        let lease_keeper = thread("ledger keeper", move || {
             let started = start(address, connections);
             let (shared, session) = match started {
                 Ok(started) => started,
-                Err(failure) => return drop(said.send(Err(failure))),
+                Err(failure) => return drop(done_sender.send(Err(failure))),
             };
-            let _ = handed.send(Arc::clone(&shared));
-            lease::keep(&shared, session, &stop, &said);
+            let _ = shared_sender.send(Arc::clone(&shared));
+            lease::keep(&shared, session, &stop, &done_sender);
         })?;
-        let gone = || LedgerError("its thread ended".to_owned());
-        ready.recv().map_err(|_| gone())??;
-        let shared = shared.recv().map_err(|_| gone())?;
+        let thread_ended = || LedgerError("the lease keeper ended".to_owned());
+        ready.recv().map_err(|_| thread_ended())??;
+        let shared = shared.recv().map_err(|_| thread_ended())?;
         let mut engine =
-            Self { shared, threads: Vec::new(), keepers: vec![(keeper_stop, keeper)], feed: Mutex::default() };
+            Self { shared, threads: Vec::new(), background: vec![(stop_keeper, lease_keeper)], feed: Mutex::default() };
         for _ in 0..connections {
             let shared = Arc::clone(&engine.shared);
             engine.threads.push(thread("ledger", move || pool::work(&shared))?);
         }
         let (sweeper, (sweeper_stop, stop)) = (Arc::clone(&engine.shared), mpsc::channel());
-        let (said, swept) = mpsc::channel();
-        let sweeper = thread("ledger sweeper", move || sweep::run(&sweeper, &stop, said))?;
-        engine.keepers.push((sweeper_stop, sweeper));
+        let (done_sender, swept) = mpsc::channel();
+        let sweeper = thread("ledger sweeper", move || sweep::run(&sweeper, &stop, done_sender))?;
+        engine.background.push((sweeper_stop, sweeper));
         let announcer = Arc::clone(&engine.shared);
         engine.feed.get_mut().push(thread("ledger announcer", move || feed::announce(&announcer))?);
-        // Its end is the sign.
+        // The sweeper drops its sender after the first batches.
         let _ = swept.recv();
         Ok(engine)
     }
 
-    /// As [`Engine::write`](super::engine::Engine::write).
+    /// Implements [`Engine::write`](super::engine::Engine::write).
     pub(super) async fn write<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.ask(self.transaction(durability, about, work)).await
+        self.ask(self.transaction(durability, scope, work)).await
     }
 
     /// Runs the transaction of a claim, like [`Engine::claim`](super::engine::Engine::claim).
     pub(super) async fn claim<T: Send + 'static>(
         &self,
-        about: LockScope,
+        scope: LockScope,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, about, work)).await;
+        let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, scope, work)).await;
         claimed.unwrap_or_else(|| Err(not_in_time()))
     }
 
     fn transaction<T: Send + 'static>(
         &self,
         durability: Durability,
-        about: LockScope,
+        scope: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static {
         let shared = Arc::downgrade(&self.shared);
         move |session| {
-            let Some(shared) = shared.upgrade() else { return Err(shut()) };
+            let Some(shared) = shared.upgrade() else { return Err(shut_down_error()) };
             let work = |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
-            let ((value, double_payments), wakes) = session.transaction(durability, &about, &shared, work)?;
-            // Here and not where it is waited for: nobody may wait any more.
+            let ((value, double_payments), wakes) = session.transaction(durability, &scope, &shared, work)?;
+            // Reported here, because the caller may have stopped waiting.
             double_payments.iter().for_each(DoublePayment::report);
             if wakes {
                 shared.wake();
@@ -172,15 +174,15 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::read`](super::engine::Engine::read).
+    /// Implements [`Engine::read`](super::engine::Engine::read).
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
+        mut read: impl FnMut(&dyn Read) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.ask(move |session| session.look(&mut look)).await
+        self.ask(move |session| session.read_snapshot(&mut read)).await
     }
 
-    /// As [`Engine::keys`](super::engine::Engine::keys).
+    /// Implements [`Engine::keys`](super::engine::Engine::keys).
     pub(super) async fn keys(
         &self,
         space: Space,
@@ -193,35 +195,35 @@ impl Engine {
 
     pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         let owner = self.shared.owner;
-        let when = self.shared.due.when(Space::Inquiries, now, inquiries::LATEST_DUE);
+        let when = self.shared.due.ranges(Space::Inquiries, now, inquiries::LATEST_DUE);
         let busy = busy.to_vec();
-        let taken = self.ask(move |session| {
-            let keys = dequeue::take_searches(session, owner, &when, limit, &busy)?;
-            whole(session, inquiries::records(session, &keys))
+        let reserved = self.ask(move |session| {
+            let keys = dequeue::reserve_inquiries(session, owner, &when, limit, &busy)?;
+            complete_or_error(session, inquiries::records(session, &keys))
         });
-        or_none(taken.await)
+        or_empty(reserved.await)
     }
 
     pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
         let owner = self.shared.owner;
-        let when = self.shared.due.when(Space::Jobs, now, jobs::LATEST_DUE);
-        let taken = self.ask(move |session| Ok(jobs::jobs(&dequeue::take_jobs(session, owner, &when, &limit)?)));
-        or_none(taken.await)
+        let when = self.shared.due.ranges(Space::Jobs, now, jobs::LATEST_DUE);
+        let reserved = self.ask(move |session| Ok(jobs::jobs(&dequeue::reserve_jobs(session, owner, &when, &limit)?)));
+        or_empty(reserved.await)
     }
 
-    /// As [`Engine::accept`](super::engine::Engine::accept).
+    /// Implements [`Engine::enqueue`](super::engine::Engine::enqueue).
     pub(super) async fn enqueue(
         &self,
         merchant: String,
         limit: QueueLimit,
-        about: LockScope,
+        scope: LockScope,
         mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
     ) -> Result<ClaimResult, LedgerError> {
         let shared = Arc::downgrade(&self.shared);
         let accepted = self.submit(Unawaited::Skipped, move |session| {
-            let Some(shared) = shared.upgrade() else { return Err(shut()) };
-            let work = |tx: &mut Transaction<'_>| work(tx, dequeue::queue_is(session, &merchant, limit)?);
-            match session.transaction(Durability::Durable, &about, &shared, work) {
+            let Some(shared) = shared.upgrade() else { return Err(shut_down_error()) };
+            let work = |tx: &mut Transaction<'_>| work(tx, dequeue::reached_limit(session, &merchant, limit)?);
+            match session.transaction(Durability::Durable, &scope, &shared, work) {
                 Ok((claimed, wakes)) => {
                     if wakes {
                         shared.wake();
@@ -232,7 +234,7 @@ impl Engine {
                 Err(error) => Err(error),
             }
         });
-        // What has begun may still be committed.
+        // A transaction that has started may still be committed.
         accepted.await.unwrap_or_else(|| Ok(ClaimResult::InDoubt(not_in_time())))
     }
 
@@ -244,77 +246,78 @@ impl Engine {
         under_way: impl Fn(&str, &str) -> bool,
     ) -> Vec<Delivery> {
         let owner = self.shared.owner;
-        let when = self.shared.due.when(Space::Outbox, now, inquiries::LATEST_DUE);
-        let lanes = self.ask(move |session| Ok(dequeue::lanes(session, owner, &when)?)).await;
-        let chosen = match lanes {
-            Ok(lanes) => dequeue::choose(lanes, limit, free, under_way),
-            Err(error) => return or_none(Err(error)),
+        let when = self.shared.due.ranges(Space::Outbox, now, inquiries::LATEST_DUE);
+        let due_by_merchant = self.ask(move |session| Ok(dequeue::due_by_merchant(session, owner, &when)?)).await;
+        let chosen = match due_by_merchant {
+            Ok(due_by_merchant) => dequeue::choose(due_by_merchant, limit, free, under_way),
+            Err(error) => return or_empty(Err(error)),
         };
         if chosen.is_empty() {
             return Vec::new();
         }
-        let taken = self.ask(move |session| {
-            let taken = dequeue::take_deliveries(session, owner, &chosen)?;
-            whole(session, outbox::deliveries(session, taken))
+        let reserved = self.ask(move |session| {
+            let reserved = dequeue::reserve_deliveries(session, owner, &chosen)?;
+            complete_or_error(session, outbox::deliveries(session, reserved))
         });
-        or_none(taken.await)
+        or_empty(reserved.await)
     }
 
     pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
-        self.ask(dequeue::waiting).await
+        self.ask(dequeue::backlog).await
     }
 
-    /// As [`Engine::newest`](super::engine::Engine::newest).
+    /// Implements [`Engine::newest`](super::engine::Engine::newest).
     pub(super) async fn newest(&self, spaces: &'static [Space]) -> Result<Option<Timestamp>, LedgerError> {
         self.ask(move |session| Ok(clock::newest(session, spaces)?)).await
     }
 
-    /// Changes whenever this process made something due sooner. What others make due is found by looking now and then.
+    /// Returns a counter that changes whenever this process makes something due sooner. Work of other processes is
+    /// found by polling.
     pub(super) fn wake(&self) -> watch::Receiver<u64> {
         self.shared.wake.subscribe()
     }
 
-    /// Tells the first who asks for it of every change from now on, also of those on other machines.
+    /// Registers the first listener for all changes, including those of other machines.
     pub(super) fn listen(&self, listener: Arc<dyn ChangeListener>) -> Result<(), LedgerError> {
         self.feed.lock().extend(feed::listen(&self.shared, listener)?);
         Ok(())
     }
 
-    /// As [`Engine::caught_up`](super::engine::Engine::caught_up).
+    /// Implements [`Engine::caught_up`](super::engine::Engine::caught_up).
     pub(super) async fn caught_up(&self) -> bool {
         self.shared.feed.caught_up().await
     }
 
-    /// As [`Engine::identity`](super::engine::Engine::identity).
+    /// Implements [`Engine::cluster_id`](super::engine::Engine::cluster_id).
     pub(super) async fn cluster_id(&self) -> Result<String, LedgerError> {
         self.ask(feed::identity).await
     }
 
-    /// As [`Engine::settled`](super::engine::Engine::settled).
+    /// Implements [`Engine::quiesce`](super::engine::Engine::quiesce).
     pub(super) async fn quiesce(&self) -> Result<(), LedgerError> {
-        self.ask(feed::settled).await
+        self.ask(feed::quiesce).await
     }
 
     pub(super) fn is_healthy(&self) -> bool {
         self.shared.health.is_good()
     }
 
-    /// As [`Ledger::not_ready`](super::Ledger::not_ready).
+    /// Implements [`Ledger::not_ready`](super::Ledger::not_ready).
     pub(super) fn not_ready(&self) -> Option<String> {
         let unreachable = self.shared.health.why().map(|why| {
             format!("the ledger cannot be reached ({why}); see that PostgreSQL runs and that `ledger.url` leads to it")
         });
-        unreachable.or_else(|| self.shared.lease.over())
+        unreachable.or_else(|| self.shared.lease.expired_reason())
     }
 
-    /// The ledger's name, and the moves that filled it.
+    /// Returns the ledger's name and the ids of the migrations that filled it.
     pub(super) fn origin(&self) -> (&str, &[String]) {
         (&self.shared.origin.0, &self.shared.origin.1)
     }
 
-    pub(super) fn may_send(&self, turn: ExecutionId) -> Result<(), LedgerError> {
-        let given = self.shared.tickets.lock().term(turn);
-        if let Some(why) = self.shared.lease.over() {
+    pub(super) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
+        let given = self.shared.running_executions.lock().term(execution);
+        if let Some(why) = self.shared.lease.expired_reason() {
             return Err(LedgerError(why));
         }
         if given == Some(self.shared.lease.term()) {
@@ -341,8 +344,7 @@ impl Engine {
         Arc::downgrade(&self.shared)
     }
 
-    /// Runs work over a connection. What fails for a reason that passes, and certainly did nothing, is tried again: a conflict
-    /// with another transaction, a connection that was lost.
+    /// Runs work on a connection. Retries after a conflict or a lost connection, if certainly nothing was committed.
     async fn ask<T: Send + 'static>(
         &self,
         work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
@@ -350,14 +352,14 @@ impl Engine {
         self.submit(Unawaited::Done, work).await.unwrap_or_else(|| Err(not_in_time()))
     }
 
-    /// Asks within a time limit; `None` when there was no answer in time. The request may still be executed then.
+    /// Runs work within a time limit. `None` after a timeout; the work may still be executed then.
     async fn submit<T: Send + 'static>(
         &self,
         unawaited: Unawaited,
         mut work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
     ) -> Option<Result<T, LedgerError>> {
         let (reply, answer) = oneshot::channel();
-        let (mut reply, mut tries) = (Some(reply), Tries::default());
+        let (mut reply, mut budget) = (Some(reply), RetryBudget::default());
         self.shared.queue.push(Box::new(move |session| {
             if unawaited == Unawaited::Skipped && reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
                 return Next::Done;
@@ -365,26 +367,26 @@ impl Engine {
             let done = match session {
                 Ok(session) => {
                     let done = work(session);
-                    if done.is_err() && tries.again(session) {
-                        return Next::Again;
+                    if done.is_err() && budget.may_retry(session) {
+                        return Next::Retry;
                     }
                     done
                 }
                 Err(error) => Err(error),
             };
-            // Whoever waited may be gone; what a claim holds is given back then.
+            // The caller may be gone. The value is then dropped, which ends its claim.
             reply.take().map(|reply| reply.send(done));
             Next::Done
         }));
-        let answer = tokio::time::timeout(PATIENCE, answer).await.ok()?;
-        Some(answer.unwrap_or_else(|_| Err(shut())))
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer).await.ok()?;
+        Some(answer.unwrap_or_else(|_| Err(shut_down_error())))
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.queue.shut();
-        // An answer that owns the last handle is dropped on a thread of the pool, which cannot wait for its own end.
+        // If the last handle is dropped by a reply on a worker thread, that thread cannot join itself.
         let own = std::thread::current().id();
         let join = |thread: JoinHandle<()>| {
             if thread.thread().id() != own {
@@ -392,11 +394,11 @@ impl Drop for Engine {
             }
         };
         self.threads.drain(..).for_each(join);
-        for (stop, keeper) in self.keepers.drain(..) {
+        for (stop, lease_keeper) in self.background.drain(..) {
             drop(stop);
-            join(keeper);
+            join(lease_keeper);
         }
-        // Last: the others announce until their end.
+        // Last, because the other threads announce changes until they end.
         self.shared.feed.shut();
         self.feed.get_mut().drain(..).for_each(join);
     }
@@ -409,31 +411,31 @@ impl Shared {
 }
 
 impl ClaimOwner for Shared {
-    fn acquired(&self, turn: ExecutionId) {
+    fn acquired(&self, execution: ExecutionId) {
         let term = self.lease.term();
-        self.tickets.lock().given(turn, term);
+        self.running_executions.lock().permitted(execution, term);
     }
 
-    fn released(&self, turn: ExecutionId) {
-        self.tickets.lock().ended(turn);
+    fn released(&self, execution: ExecutionId) {
+        self.running_executions.lock().ended(execution);
     }
 
-    fn abandon(self: Arc<Self>, turn: ExecutionId, end: Abandoned) {
-        self.tickets.lock().dropped(turn, end);
+    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned) {
+        self.running_executions.lock().dropped(execution, end);
         let shared = Arc::downgrade(&self);
-        self.queue.push(Box::new(move |session| sweep::end_soon(&shared, turn, end, session)));
+        self.queue.push(Box::new(move |session| sweep::end_soon(&shared, execution, end, session)));
     }
 }
 
-/// What becomes of work that has not begun when its caller stops waiting.
+/// What to do with work that has not started when its caller stops waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unawaited {
     Done,
-    /// Its caller is told that nothing was done.
+    /// The work is not executed, and the caller gets an error.
     Skipped,
 }
 
-/// Connects for the first time.
+/// Connects for the first time and creates the shared state.
 fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
@@ -441,7 +443,7 @@ fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session),
     let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
     let origin = (origin::name(&session)?, origin::moves(&session)?);
-    let session = session.hasty(lease::RENEWAL)?;
+    let session = session.with_timeout(lease::RENEWAL_TIMEOUT_SECS)?;
     let shared = Shared {
         address,
         owner,
@@ -451,19 +453,19 @@ fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session),
         lease: Lease::default(),
         wanted_connections: connections,
         origin,
-        tickets: Mutex::default(),
+        running_executions: Mutex::default(),
         feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
-        due: dequeue::Looks::default(),
+        due: dequeue::DueScans::default(),
     };
     Ok((Arc::new(shared), session))
 }
 
-/// Statements over a connection of their own.
+/// Runs statements on a new connection.
 #[cfg(test)]
 pub(super) fn sql(address: Address, statements: String) -> Result<(), LedgerError> {
     let run = move || Ok(Session::connect(&address)?.run(&statements)?);
-    std::thread::spawn(run).join().unwrap_or_else(|_| Err(shut()))
+    std::thread::spawn(run).join().unwrap_or_else(|_| Err(shut_down_error()))
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
@@ -474,22 +476,22 @@ fn not_in_time() -> LedgerError {
     LedgerError("PostgreSQL does not answer in time".to_owned())
 }
 
-fn shut() -> LedgerError {
+fn shut_down_error() -> LedgerError {
     LedgerError("it is shut".to_owned())
 }
 
-/// What was read, unless something could not be read for want of a connection: that is looked for once more.
-fn whole<T>(session: &Session, found: Vec<T>) -> Result<Vec<T>, LedgerError> {
-    match session.is_in_trouble() {
+/// Returns the rows, or an error if a row could not be read for lack of a connection.
+fn complete_or_error<T>(session: &Session, found: Vec<T>) -> Result<Vec<T>, LedgerError> {
+    match session.has_failed_statement() {
         false => Ok(found),
-        true => Err(LedgerError("PostgreSQL was lost while it was read".to_owned())),
+        true => Err(LedgerError("the connection to PostgreSQL was lost during a read".to_owned())),
     }
 }
 
-/// What is due can wait for the next look.
-fn or_none<T>(due: Result<Vec<T>, LedgerError>) -> Vec<T> {
+/// Returns no rows after an error, because due rows are read again soon.
+fn or_empty<T>(due: Result<Vec<T>, LedgerError>) -> Vec<T> {
     due.unwrap_or_else(|error| {
-        tracing::warn!(%error, "what is due could not be looked up");
+        tracing::warn!(%error, "due work could not be read; it is retried");
         Vec::new()
     })
 }

@@ -1,8 +1,7 @@
-//! The old goes in small batches, so that nobody waits for it.
+//! Purge of expired rows in small batches, so that it delays no other transaction.
 //!
-//! A round walks along each list from its old end. What must stay is met again in the next round, and only that: what is
-//! gone is not walked over again. Several processes may walk at once: each row is looked at again, alone with its order,
-//! before it goes, and what is gone already goes no further.
+//! A round scans each list from its oldest key. A retained key is scanned again in the next round; a purged one is
+//! not. Several processes may purge at once: each row is checked again under its order's lock before it is deleted.
 
 use std::collections::BTreeMap;
 
@@ -17,28 +16,28 @@ use super::retention::{Expired, Kind, RetentionPolicy, expired};
 use super::transaction::{Read, Space, Transaction, Watched};
 use crate::telemetry::METRICS;
 
-/// So many of a list are looked at together.
+/// Number of keys that are checked together.
 const BATCH: usize = 32;
 
-/// How far the purge has come. A new one begins at the old end of everything, wherever the one before was.
+/// Position of the purge. A new one starts at the oldest keys.
 #[derive(Default)]
 pub struct Purge {
-    /// On which list it is.
+    /// Index of the present list.
     list: usize,
-    /// How far on each.
+    /// Position in each list.
     walks: [Walk; Kind::ALL.len()],
 }
 
-/// One list's round.
+/// Position in one list.
 #[derive(Clone, Default)]
 struct Walk {
-    /// Where it goes on.
+    /// Next key to check.
     next: Vec<u8>,
-    /// The first that had to stay in this round: there the next one begins.
+    /// First retained key of this round, where the next round starts.
     stayed: Option<Vec<u8>>,
 }
 
-/// As [`Ledger::purge`](super::Ledger::purge).
+/// Implements [`Ledger::purge`](super::Ledger::purge).
 pub(super) async fn step(
     engine: &Engine,
     purge: &mut Purge,
@@ -52,7 +51,7 @@ pub(super) async fn step(
     let gone = forget(engine, kind, keys.clone(), *keep, now).await?;
     walk.stayed = walk.stayed.take().or_else(|| keys.iter().find(|key| !gone.contains(key)).cloned());
     if let Some(last) = keys.last() {
-        // The first key behind it.
+        // The first possible key after the last one.
         walk.next = [last.as_slice(), &[0]].concat();
     }
     if keys.len() == BATCH {
@@ -66,7 +65,7 @@ pub(super) async fn step(
     Ok(purge.list == 0)
 }
 
-/// Lets those of the keys go that may go; tells which.
+/// Purges the expired keys and returns them.
 async fn forget(
     engine: &Engine,
     kind: Kind,
@@ -82,7 +81,7 @@ async fn forget(
     let names = found.iter().flat_map(|(_, old)| old.names.clone()).collect();
     let keys: Vec<_> = found.into_iter().map(|(key, _)| key).collect();
     let work = move |tx: &mut Transaction<'_>| {
-        // Somebody may have been faster, or needs it again.
+        // Checked again under the lock: another process may have purged a row, or a request may need it.
         let found = all_old(tx, kind, keys.clone(), &keep, now);
         let rows = found.iter().flat_map(|(_, old)| &old.rows);
         let mut counts = BTreeMap::<Space, u64>::new();
@@ -99,7 +98,7 @@ async fn forget(
     Ok(gone)
 }
 
-/// Those that may go. One that cannot be read stays and keeps no other.
+/// Returns the expired keys. A row that cannot be read is retained and does not block the others.
 fn all_old(
     from: &impl Read,
     kind: Kind,
@@ -111,14 +110,14 @@ fn all_old(
     let look = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
-            from.tell(&error, &format!("an old row of the {}, which stays,", kind.name()));
+            from.report(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };
     keys.into_iter().filter_map(look).collect()
 }
 
-/// How old the oldest is that is left.
+/// Exports the age of the oldest remaining row.
 async fn show_oldest(engine: &Engine, kind: Kind, from: Vec<u8>, now: Timestamp) -> Result<(), LedgerError> {
     let oldest = engine.keys(kind.space(), from.max(kind.prefix().to_vec()), kind.end(), 1).await?;
     let since = oldest.first().map(|key| millis_at(key.get(kind.prefix().len()..).unwrap_or_default()));

@@ -1,4 +1,4 @@
-//! What the ledger holds and hands out: the types of its records.
+//! Types of the ledger's records.
 
 mod inquiry;
 mod update;
@@ -14,82 +14,86 @@ use super::claim_guard::{ClaimGuard, ExecutionId};
 use super::limits::QueueFull;
 use super::timeline::{self, ProviderCall};
 
-/// What is certain about the money.
+/// Where the money is, as far as it is certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoneyState {
     /// Nothing left this machine.
     NotSent,
-    /// Something was sent and no trustworthy answer came.
+    /// Something was sent, and no trustworthy answer came.
     Unknown,
-    /// In the provider's verified word, money moved.
+    /// The provider's verified answer says that money moved.
     Moved,
-    /// In the provider's verified word, no money moved (or not yet).
+    /// The provider's verified answer says that no money moved (or not yet).
     NotMoved,
 }
 
 /// One attempt to take money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
-    /// Whose it is.
+    /// Merchant that owns the payment.
     pub merchant: String,
     /// The merchant's own number.
     pub order_id: String,
     /// The number that the provider sees.
     pub provider_order_no: String,
-    /// SHA-256 in hexadecimal over what the merchant asked for, to tell a repetition from another content.
+    /// SHA-256 in hexadecimal over the merchant's request. Distinguishes a repetition from other content under the
+    /// same order id.
     pub content: String,
-    /// What it has come to.
+    /// Status of the payment.
     pub status: Status,
     /// What is certain about the money.
     pub money_state: MoneyState,
-    /// What it is for.
+    /// Amount to be paid.
     pub amount: Money,
-    /// Minor units given back for certain.
+    /// Sum of successful refunds, in minor units.
     pub refunded: u64,
-    /// How much of `refunded` went back by refunds that were not made here.
+    /// Part of `refunded` that was refunded outside this gateway, in minor units.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refunded_elsewhere: u64,
-    /// How it is paid.
+    /// Payment method.
     pub method: Method,
-    /// Where it was sent.
+    /// Channel that the payment was sent on.
     pub channel: String,
-    /// The account that the channel had then: its provider and the provider's number of it.
+    /// Account of the channel at that time: the provider's name and the provider's number of the account.
     pub account: String,
-    /// The provider's own number.
+    /// The provider's own number of the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_payment_id: Option<String>,
-    /// What the payer's device needs.
+    /// Data with which the payer's device continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<NextAction>,
-    /// The provider's word when it refused, or when its answer left the end open. Kept until the money has moved.
+    /// Provider's error code and message of a refusal or of an answer that left the result open. Cleared when money
+    /// has moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_error: Option<ProviderError>,
-    /// The gateway's sentence about why it stands so, where the provider's word does not say it.
+    /// The gateway's reason for the status, where the provider gave no error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_reason: Option<String>,
-    /// The rest of the create request, while the identical create may have to be sent again to get a lost `action`.
+    /// Remaining fields of the create request, while the identical create may have to be repeated to obtain a lost
+    /// `action`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_request: Option<Box<CreateRequest>>,
-    /// Grows by one with each change.
+    /// Version, which each change increments by one.
     pub version: u64,
     /// When it was claimed.
     pub created_at: Timestamp,
-    /// When a queued one was sent first. It stays once a request may have left, because a query names it.
+    /// When a queued payment was first sent. Never changes once a request may have left, because queries name this
+    /// time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
     /// When it last changed.
     pub updated_at: Timestamp,
-    /// When it ends unpaid, where the merchant or the channel has settled that.
+    /// When the order expires unpaid, if the merchant or the channel has set that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// When the money moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paid_at: Option<Timestamp>,
-    /// The merchant's own notes.
+    /// The merchant's own metadata.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Until the end is known: how the search for the truth stands.
+    /// State of the inquiry, while the result is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Inquiry>,
 }
@@ -98,26 +102,28 @@ fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }
 
-/// What a create request says beside its payment's own fields. With both, the identical create can be sent again.
+/// Fields of a create request that its payment does not have. Both together allow the identical create to be
+/// repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateRequest {
-    /// What the payer reads.
+    /// Description that the payer sees.
     pub description: String,
-    /// Who pays.
+    /// The payer.
     pub payer: Payer,
-    /// Where the payer's browser goes afterwards.
+    /// Where the payer's browser is redirected afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_url: Option<String>,
-    /// The gateway's `public_url` when the create was first sent, to which the notification is to come.
+    /// `public_url` of the gateway when the create was first sent; part of the notification URL.
     pub public_url: String,
 }
 
-/// How often the identical create is sent again at most. One would be too few: a crash, or another unclear answer, may cost it.
+/// Maximum number of repetitions of the identical create. One would be too few: a crash or another unclear answer may
+/// use it up.
 pub const MAX_REPEATED_CREATES: u32 = 3;
 
 impl Payment {
-    /// True if the provider's "not known", said for long enough, ends it. An unpaid order may come to life when the payer opens
-    /// it, so a pending one ends by its time instead, unless a till scanned it.
+    /// Returns whether the provider's repeated "not found" ends the payment. A pending payment instead ends when it
+    /// expires, because the payer may still open it. A pending payment of a scanned code ends by "not found".
     pub(crate) fn ends_by_absence(&self) -> bool {
         match self.status {
             Status::Unknown => true,
@@ -126,76 +132,77 @@ impl Payment {
         }
     }
 
-    /// Whether the payer cannot pay because the answer that held the `action` was lost.
+    /// Returns whether the payer cannot pay because the answer with the `action` was lost.
     pub fn lacks_action(&self) -> bool {
         let is_open = self.status == Status::Pending && self.money_state == MoneyState::NotMoved;
         is_open && self.action.is_none() && !self.method.is_scanned()
     }
 
-    /// Whether the gateway still tries to get the lost `action` by the identical create.
+    /// Returns whether the gateway still tries to obtain the lost `action` by repeating the identical create.
     pub fn awaits_action(&self) -> bool {
         let may_repeat = |search: &Inquiry| search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
         self.create_request.is_some() && self.search.as_ref().is_some_and(may_repeat)
     }
 
-    /// Whether it is what may be left of a payment on a channel that it went away from: no merchant knows of it.
+    /// Returns whether this is an abandoned attempt on a channel that the payment was moved away from. No merchant
+    /// sees it.
     pub fn is_attempt(&self) -> bool {
         self.order_id.contains('/')
     }
 }
 
-/// The order id that the merchant knows, of a payment or of what is left of it on another channel.
+/// Returns the merchant's order id of a payment or of an abandoned attempt (`ORDER/CHANNEL`).
 pub fn merchants_order_id(order_id: &str) -> &str {
     order_id.split_once('/').map_or(order_id, |(order_id, _)| order_id)
 }
 
-/// Where a payment goes.
+/// Channel that a payment is moved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// As [`Payment::channel`].
+    /// See [`Payment::channel`].
     pub channel: String,
-    /// As [`Payment::account`].
+    /// See [`Payment::account`].
     pub account: String,
-    /// As [`Payment::expires_at`].
+    /// See [`Payment::expires_at`].
     pub expires_at: Option<Timestamp>,
-    /// As [`CreateRequest::public_url`].
+    /// See [`CreateRequest::public_url`].
     pub public_url: String,
 }
 
-/// One attempt to give money back.
+/// One attempt to return money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refund {
-    /// Whose it is.
+    /// Merchant that owns the refund.
     pub merchant: String,
-    /// The payment's number.
+    /// The payment's order id.
     pub order_id: String,
     /// The merchant's own number of the refund.
     pub refund_id: String,
     /// The number that the provider sees.
     pub provider_refund_no: String,
-    /// As [`Payment::content`].
+    /// See [`Payment::content`].
     pub content: String,
-    /// What it has come to.
+    /// Status of the refund.
     pub status: Status,
     /// What is certain about the money.
     pub money_state: MoneyState,
-    /// How much goes back.
+    /// Amount to be returned.
     pub amount: Money,
-    /// What the payer reads.
+    /// Reason that the payer sees.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The payment's channel.
+    /// Channel of the payment.
     pub channel: String,
-    /// The provider's own number.
+    /// The provider's own number of the refund.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
-    /// The provider's code and message that the refund began or ended with.
+    /// Provider's error code and message at the start or the end of the refund.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_error: Option<ProviderError>,
-    /// The gateway's sentence about why the refund stands so.
+    /// The gateway's reason for the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_reason: Option<String>,
-    /// Grows by one with each change.
+    /// Version, which each change increments by one.
     pub version: u64,
     /// When it was claimed.
     pub created_at: Timestamp,
@@ -207,137 +214,138 @@ pub struct Refund {
     /// When the money moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refunded_at: Option<Timestamp>,
-    /// While `status` is unknown: how the search for the truth stands.
+    /// State of the inquiry, while the result is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Inquiry>,
 }
 
-/// Names what a claim, a search or an event is about.
+/// Key of a payment or refund.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RecordId {
-    /// Whose.
+    /// Merchant that owns the record.
     pub merchant: String,
-    /// Which payment.
+    /// Order id of the payment.
     pub order_id: String,
-    /// Which of its refunds, when it is about one.
+    /// Id of the refund, if the record is a refund.
     pub refund_id: Option<String>,
 }
 
-/// Once-only: who asked for what under which key.
+/// Idempotency key with the fingerprint of its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimKey {
-    /// Whose key.
+    /// Merchant that sent the key.
     pub merchant: String,
-    /// As in `POST`.
+    /// HTTP method, as in `POST`.
     pub method: String,
-    /// The path as received.
+    /// Path as received.
     pub path: String,
-    /// The value of `Idempotency-Key`.
+    /// Value of `Idempotency-Key`.
     pub key: String,
     /// SHA-256 over method, path and body as received.
     pub fingerprint: [u8; 32],
 }
 
-/// What to write down before anything is sent.
+/// Intent that is recorded before anything is sent.
 #[derive(Clone, Debug)]
 pub enum Intent {
     /// Create this payment (status pending, money not sent).
     Pay(Payment),
     /// Close this payment.
     Close(RecordId),
-    /// Make this refund; its subject's payment must have the money.
+    /// Create this refund. The payment must have succeeded.
     Refund(Refund),
 }
 
-/// What the ledger says to a claim.
+/// Result of a claim.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one a request, matched at once: a box would only be in the way")]
 pub enum ClaimResult {
-    /// Nobody else may run it, and it is durable: go on.
+    /// The claim is new and durable: execute it.
     Run(ExecutionPermit),
-    /// It was done before; this was the answer.
+    /// The request was executed before; this was the response.
     Replay(Answer),
-    /// It is being done right now.
+    /// The request is being executed now.
     Running,
-    /// It is durable and will be made by whoever takes it ([`Ledger::accept`](super::Ledger::accept)).
+    /// The job is durable and will be executed once ([`Ledger::enqueue`](super::Ledger::enqueue)).
     Accepted(Record),
-    /// It was accepted before and is not made yet.
+    /// The job was accepted before and has not ended yet.
     Queued(Record),
-    /// Nobody knows whether it was accepted: the ledger did not answer in time, or was lost during the commit.
+    /// It is unknown whether the job was accepted: the ledger did not answer in time, or the connection was lost
+    /// during the commit.
     InDoubt(LedgerError),
-    /// So many wait already that no more are accepted; nothing was written down.
+    /// The queue is full; nothing was recorded.
     QueueFull(QueueFull),
-    /// The key was used for another request.
+    /// The idempotency key was used for another request.
     KeyReused,
-    /// The order or refund number was used for another content.
+    /// The order or refund id was used with other content.
     OrderIdReused,
-    /// It was sent before and its end was unknown then; this is how it stands now (or an equal request under another
-    /// key made it).
+    /// The record exists: an earlier request of unknown result created it, or an equal request under another key.
+    /// This is its present state.
     AlreadyExists(Record),
-    /// There is no such payment (refund, close).
+    /// There is no such payment to refund or close.
     NotFound,
-    /// The payment is in a state that does not allow this (close of a paid one, refund of an unpaid one).
+    /// The status of the payment does not allow the request (close of a paid one, refund of an unpaid one).
     Refused(Payment),
-    /// The refund exceeds what is left; minor units that are left.
+    /// The refund exceeds the refundable amount.
     ExceedsBalance {
-        /// Minor units that may still go back.
+        /// Refundable amount, in minor units.
         left: u64,
     },
 }
 
-/// The right to run one claim, once.
+/// Permission to execute one claim once.
 #[derive(Debug)]
 pub struct ExecutionPermit {
-    /// Names the claim inside the ledger, and which of its turns this is.
-    pub(crate) turn: ExecutionId,
-    /// Gives the claim back should the ticket be dropped without [`Ledger::settle`] or [`Ledger::release`].
+    /// Identifies the claim and this execution of it.
+    pub(crate) execution: ExecutionId,
+    /// Ends the claim if the permit is dropped without [`Ledger::settle`] or [`Ledger::release`].
     ///
     /// [`Ledger::settle`]: super::Ledger::settle
     /// [`Ledger::release`]: super::Ledger::release
-    pub(crate) held: ClaimGuard,
-    /// What it is about.
+    pub(crate) guard: ClaimGuard,
+    /// Record that the claim is about.
     pub subject: RecordId,
-    /// The payment as claimed (for a refund or close: the payment that it concerns).
+    /// The payment as claimed. For a refund or close: the payment concerned.
     pub payment: Payment,
     /// The refund as claimed.
     pub refund: Option<Refund>,
-    /// What was sent for it so far and what came back; goes into the timeline when it ends.
+    /// Provider calls made so far. They are appended to the timeline when the execution ends.
     pub evidence: Vec<ProviderCall>,
-    /// What is to be done, where it was accepted to be made later.
-    pub errand: Option<Job>,
+    /// The job, if the request was enqueued.
+    pub job: Option<Job>,
 }
 
 impl ExecutionPermit {
-    pub(super) fn new(turn: ExecutionId, payment: Payment, refund: Option<Refund>) -> Self {
+    pub(super) fn new(execution: ExecutionId, payment: Payment, refund: Option<Refund>) -> Self {
         let (merchant, order_id) = (payment.merchant.clone(), payment.order_id.clone());
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.clone());
         let subject = RecordId { merchant, order_id, refund_id };
-        Self { turn, held: ClaimGuard::default(), subject, payment, refund, evidence: Vec::new(), errand: None }
+        Self { execution, guard: ClaimGuard::default(), subject, payment, refund, evidence: Vec::new(), job: None }
     }
 }
 
-/// What was accepted to be made later.
+/// Asynchronous request in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// What is to be done.
+    /// Operation to execute.
     pub action: timeline::IntentKind,
-    /// The request's body as received; forgotten as soon as it is made.
+    /// Body of the request as received. Deleted when the job ends.
     pub body: String,
-    /// Since when it waits.
+    /// When the job was enqueued.
     pub since: Timestamp,
-    /// How often it went back because nothing could be sent.
+    /// Number of attempts that could not send anything.
     pub tries: u32,
     /// When it is due.
     pub due: Timestamp,
-    /// Whether the provider may know a request of an earlier turn; then the time of the sending stays.
+    /// Whether the provider may know the request of an earlier execution; then `sent_at` must not change.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_be_known: bool,
-    /// Why nothing could be sent when it was last tried.
+    /// Why the last attempt could not send anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// A payment or a refund, as it stands.
+/// A payment or a refund.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
@@ -348,7 +356,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// Returns true if the provider's "not known", said for long enough, ends the record.
+    /// Returns whether the provider's repeated "not found" ends the record.
     pub(crate) fn ends_by_absence(&self) -> bool {
         match self {
             Self::Payment(payment) => payment.ends_by_absence(),
@@ -358,8 +366,8 @@ impl Record {
 }
 
 impl Refund {
-    /// Whether the provider's "not known", said for long enough, ends it: it is unknown, or was accepted by an answer that does
-    /// not prove that the provider has it.
+    /// Returns whether the provider's repeated "not found" ends the refund: its status is unknown, or it was accepted
+    /// by an answer that does not prove that the provider has it.
     pub(crate) fn ends_by_absence(&self) -> bool {
         match self.status {
             Status::Unknown => true,
@@ -368,13 +376,13 @@ impl Refund {
         }
     }
 
-    /// Whether the provider has said that it has this refund: by a number of its own, or when it was asked.
+    /// Returns whether the provider has confirmed the refund, by a number of its own or in answer to a query.
     pub(crate) fn is_confirmed(&self) -> bool {
         self.provider_refund_id.is_some() || self.search.as_ref().is_some_and(|search| search.confirmed)
     }
 }
 
-/// What was answered to the merchant, for replays: status and body, to the byte.
+/// Response sent to the merchant, stored byte for byte for replays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The HTTP status.
@@ -385,7 +393,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// The ledger cannot do its work (disk full, sync failed): nothing may be sent.
+/// The ledger failed (disk full, sync failed, PostgreSQL unreachable): nothing may be sent.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the ledger cannot write: {0}")]
 pub struct LedgerError(pub String);

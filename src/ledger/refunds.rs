@@ -1,11 +1,11 @@
-//! Refunds of a payment as a linked list: the payment's row names the newest, and each refund's row the one before it. Rows of
-//! a payment cost the same however many refunds it has; only whoever wants all of them reads all of them.
+//! Refunds of a payment as a linked list: the payment's row names the newest, and each refund names the previous one.
+//! The size of the payment's row does not depend on the number of refunds.
 
 use super::records::LedgerError;
 use super::rows::{PaymentRow, RefundRow, TrackedRow};
 use super::transaction::{Read, Transaction};
 
-/// Refunds of a payment, the newest first, also the released ones. Reads each.
+/// Returns the refunds of a payment, newest first, including released ones. Reads each row.
 pub(super) fn of<'a, R: Read>(
     from: &'a R,
     payment: &PaymentRow,

@@ -1,7 +1,8 @@
-//! What may be forgotten, and when. What is unknown, searched for or undelivered never is.
+//! Retention rules: what may be purged, and when. Unknown records, records with an inquiry and undelivered events are
+//! never purged.
 //!
-//! One law above the times: nothing goes that a repeated request within its promise would need. So a payment goes after its
-//! claims, and with it all that leads to it; from then on its order id is as good as new.
+//! A row that a repeated request within its retention needs is retained, too. A payment is therefore purged after its
+//! claims, together with all rows that lead to it. Its order id can then be used again.
 
 use std::time::Duration;
 
@@ -16,47 +17,47 @@ use super::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use super::transaction::{Read, Space, Transaction};
 use super::{claims, outbox};
 
-/// How long the ledger keeps what has come to its end.
+/// Retention periods of finished rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionPolicy {
-    /// Idempotency keys with their answers, from their first use.
+    /// Idempotency keys with their responses, from their first use.
     pub claims: Duration,
-    /// Payments with their refunds, timelines and numbers, from their last change; notifications, from when they came.
+    /// Payments with their refunds, timelines and numbers, from their last change. Notifications, from their receipt.
     pub payments: Duration,
-    /// Events that were delivered, from when they happened.
+    /// Delivered events, from their creation.
     pub events: Duration,
 }
 
 impl RetentionPolicy {
-    /// What merchants are promised about idempotency keys.
+    /// Minimum retention of idempotency keys, as promised to merchants.
     pub const CLAIMS_AT_LEAST: Duration = Duration::from_hours(24);
 }
 
 impl Default for RetentionPolicy {
     fn default() -> Self {
         let days = |days: u64| Duration::from_hours(24 * days);
-        // Providers take refunds for a year.
+        // Providers accept refunds for a year.
         Self { claims: Self::CLAIMS_AT_LEAST, payments: days(400), events: days(30) }
     }
 }
 
-/// What grows old in one list, oldest first.
+/// Kind of purge candidates, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Further keys of claims that had ended already.
+    /// Further keys of claims that had already ended.
     LateKeys,
-    /// Claims with the keys that they began with.
+    /// Claims with their first keys.
     Claims,
-    /// Payments with all that is theirs.
+    /// Payments with all rows that belong to them.
     Payments,
     /// Events.
     Events,
-    /// What notifications said.
+    /// Keys of notifications.
     Notifications,
 }
 
 impl Kind {
-    /// In the order in which they go: keys before their claims, claims before their payments.
+    /// All kinds in the order of purging: keys before their claims, claims before their payments.
     pub(super) const ALL: [Self; 5] = [Self::LateKeys, Self::Claims, Self::Payments, Self::Events, Self::Notifications];
 
     pub(super) fn name(self) -> &'static str {
@@ -78,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// What its keys begin with, before their milliseconds.
+    /// Returns the prefix of the keys before their milliseconds.
     pub(super) fn prefix(self) -> &'static [u8] {
         match self {
             Self::LateKeys => &[0],
@@ -87,19 +88,19 @@ impl Kind {
         }
     }
 
-    /// Before this key lies what may be old enough.
+    /// Returns the key before which candidates may have expired.
     pub(super) fn until(self, keep: &RetentionPolicy, now: Timestamp) -> Vec<u8> {
-        let kept = u64::try_from(self.kept(keep).as_millis()).unwrap_or(u64::MAX);
-        let young = millis(now).checked_sub(kept).map_or(0, |old| old.saturating_add(1));
+        let tracked = u64::try_from(self.tracked(keep).as_millis()).unwrap_or(u64::MAX);
+        let young = millis(now).checked_sub(tracked).map_or(0, |old| old.saturating_add(1));
         [self.prefix(), &young.to_be_bytes()].concat()
     }
 
-    /// Behind the last of its keys.
+    /// Returns the key behind the last one of this kind.
     pub(super) fn end(self) -> Vec<u8> {
         [self.prefix(), &[0xff; 9]].concat()
     }
 
-    fn kept(self, keep: &RetentionPolicy) -> Duration {
+    fn tracked(self, keep: &RetentionPolicy) -> Duration {
         match self {
             Self::LateKeys | Self::Claims => keep.claims,
             Self::Payments | Self::Notifications => keep.payments,
@@ -108,15 +109,15 @@ impl Kind {
     }
 }
 
-/// One thing that has been kept for long enough.
+/// Rows that are purged together.
 pub(super) struct Expired {
-    /// What nobody else may be at work on while it goes.
+    /// Names to lock while the rows are purged.
     pub(super) names: Vec<Id>,
-    /// All that goes with it.
+    /// Keys of the rows.
     pub(super) rows: Vec<(Space, Vec<u8>)>,
 }
 
-/// What goes with a key of a list; `None` while it must stay.
+/// Returns what is purged with a key; `None` if the key is retained.
 pub(super) fn expired(
     from: &impl Read,
     kind: Kind,
@@ -124,7 +125,7 @@ pub(super) fn expired(
     keep: &RetentionPolicy,
     now: Timestamp,
 ) -> Result<Option<Expired>, LedgerError> {
-    let is_over = |since| is_over(since, kind.kept(keep), now);
+    let is_over = |since| is_over(since, kind.tracked(keep), now);
     match kind {
         Kind::LateKeys => {
             let name = aged(key)?;
@@ -141,13 +142,13 @@ pub(super) fn expired(
     }
 }
 
-/// Puts what has no time in its own key on the list of what grows old.
+/// Adds a key without a time of its own to the expiry index.
 pub(super) fn age(tx: &mut Transaction<'_>, kind: Kind, name: Id, now: Timestamp) {
     let key = [kind.prefix(), &millis(now).to_be_bytes(), &name.0].concat();
     tx.put(Space::Expiry, &key, []);
 }
 
-/// Whether somebody may still want to know how it ends.
+/// Returns whether the result of a record may still be needed.
 pub(super) fn is_open(status: Status, search: Option<&Inquiry>) -> bool {
     status == Status::Unknown || search.is_some()
 }
@@ -161,8 +162,8 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     let mut claims = vec![row.claim];
     claims.extend(row.close);
     let mut gone = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
-    for kept in refunds::of(from, &row) {
-        let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = kept?;
+    for tracked in refunds::of(from, &row) {
+        let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = tracked?;
         if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
@@ -178,11 +179,11 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     Ok(Some(Expired { names: vec![lock_scope::name(&payment.merchant, &payment.order_id)], rows }))
 }
 
-fn is_over(since: Timestamp, kept: Duration, now: Timestamp) -> bool {
-    SignedDuration::try_from(kept).is_ok_and(|kept| now.duration_since(since) >= kept)
+fn is_over(since: Timestamp, tracked: Duration, now: Timestamp) -> bool {
+    SignedDuration::try_from(tracked).is_ok_and(|tracked| now.duration_since(since) >= tracked)
 }
 
-/// What a key of [`Space::Expiry`] names.
+/// Returns the id in a key of [`Space::Expiry`].
 fn aged(key: &[u8]) -> Result<Id, LedgerError> {
     Id::from_bytes(key.get(9..).unwrap_or_default())
 }

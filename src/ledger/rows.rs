@@ -1,4 +1,4 @@
-//! How payments and refunds lie on disk, how they are found, and how the list of searches follows them.
+//! Rows of payments and refunds, how they are looked up, and the secondary indexes that follow them.
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -13,42 +13,43 @@ use super::records::{Inquiry, LedgerError, Payment, Record, RecordId, Refund};
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
-/// A payment with what belongs to it. A row with a field of another version is refused: a sum that is not understood must not
-/// count as zero.
+/// Row of a payment. A row with unknown fields is rejected, because a sum that is not understood must not count as
+/// zero.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PaymentRow {
     pub(super) payment: Payment,
-    /// The claim that made it.
+    /// Claim that created the payment.
     pub(super) claim: Id,
-    /// The claim that closes it, or last tried to.
+    /// Latest claim to close the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) close: Option<Id>,
-    /// Sum of its refunds that have not failed, so that a refund costs the same however many there are.
+    /// Sum of its refunds that have not failed, in minor units. Makes the check of a refund independent of their
+    /// number.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) refunding: u64,
-    /// Its newest refund, which leads to the one before it, and so on.
+    /// Newest refund, the head of a linked list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_refund: Option<Id>,
-    /// Oldest event that the merchant does not have yet, its refunds' too. It leads to the next one, and so on.
+    /// Oldest undelivered event of the payment and its refunds, the head of a linked list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) first_event: Option<Id>,
-    /// Number of events that the merchant does not have yet.
+    /// Number of undelivered events.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) waiting_events: u64,
-    /// When the first of them is due, in milliseconds.
+    /// When the oldest undelivered event is due, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<u64>,
-    /// The last event that was ever in the queue: the next one's id is greater.
+    /// Newest event ever queued. Ids of later events are greater.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_event: Option<Id>,
-    /// The version at which a mismatch was told last.
+    /// Version at which a mismatch was last published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
-    /// What may be left of it on channels that it went away from.
+    /// Abandoned attempts on channels that the payment was moved away from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) attempts: Vec<Id>,
-    /// The payment of which this is such a rest.
+    /// For an abandoned attempt: the payment it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) attempt_of: Option<Id>,
 }
@@ -76,42 +77,42 @@ fn is_zero(sum: &u64) -> bool {
     *sum == 0
 }
 
-/// A refund with what belongs to it.
+/// Row of a refund.
 #[derive(Serialize, Deserialize)]
 pub(super) struct RefundRow {
     pub(super) refund: Refund,
-    /// The payment's id.
+    /// Id of the payment.
     pub(super) payment: Id,
-    /// The claim that made it.
+    /// Claim that created the refund.
     pub(super) claim: Id,
-    /// The refund of the same payment before it.
+    /// Previous refund of the same payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) previous: Option<Id>,
-    /// Whether it was released: nothing was sent, and the row stays only because a later refund leads over it.
+    /// Whether the refund was released: nothing was sent, and the row stays only as a link to earlier refunds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) released: bool,
-    /// The version at which a mismatch was told last.
+    /// Version at which a mismatch was last published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
 }
 
-/// What payments and refunds have in common as rows.
+/// Common interface of payment and refund rows.
 pub(super) trait Row: Serialize + DeserializeOwned {
-    /// Where they lie.
+    /// Key space of the rows.
     const SPACE: Space;
-    /// What tells them apart in lists of both.
+    /// Tag that distinguishes payments from refunds in common indexes.
     const TAG: u8;
-    /// What it has come to and how the search stands.
+    /// Returns the status and the inquiry.
     fn standing(&self) -> (Status, Option<&Inquiry>);
-    /// Whether the merchant knows it, so that it counts where it is unknown.
+    /// Returns whether the merchant sees the record. Only visible records count as unknown.
     fn is_merchant_visible(&self) -> bool;
-    /// Returns the channel whose provider knows it.
+    /// Returns the channel of the record.
     fn channel(&self) -> &str;
-    /// Whether a till waits for it: the payer's code was scanned.
+    /// Returns whether the payer's code was scanned, so that a till waits for the result.
     fn is_scanned(&self) -> bool;
-    /// How far it has come.
+    /// Returns the version for the change feed.
     fn age(&self) -> Version;
-    /// As those call it who hear of changes.
+    /// Returns the key for the change feed.
     fn name(&self) -> RecordKey;
 }
 
@@ -173,12 +174,12 @@ impl Row for RefundRow {
     }
 }
 
-/// A row in hand; remembers how it is listed, so that saving it can correct the lists.
+/// Loaded row with its index keys, so that saving it can update the indexes.
 pub(super) struct TrackedRow<R> {
     pub(super) id: Id,
     pub(super) row: R,
     listed: IndexKeys,
-    /// As it is known outside.
+    /// Version known to the listeners of the change feed.
     known: Option<Version>,
 }
 
@@ -192,7 +193,7 @@ impl<R: Row> TrackedRow<R> {
         Ok(row.map(|row| Self { id, listed: IndexKeys::of(&row, id), known: Some(row.age()), row }))
     }
 
-    /// As [`TrackedRow::load`] where the row must be there.
+    /// Loads a row that must exist.
     pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
         Self::load(from, id)?.ok_or_else(|| LedgerError(format!("a row in {} is missing", R::SPACE.name())))
     }
@@ -239,12 +240,12 @@ impl<R: Row> TrackedRow<R> {
     }
 }
 
-/// A row's keys in the lists of searches and of what is unknown.
+/// Secondary-index keys of a row: its inquiry and its unknown status.
 #[derive(Default)]
 struct IndexKeys {
     search: Option<Vec<u8>>,
     unknown: Option<Vec<u8>>,
-    /// Value in the list of searches, made by [`priority`].
+    /// Value in the inquiry index, from [`priority`].
     priority: Vec<u8>,
 }
 
@@ -263,7 +264,7 @@ impl IndexKeys {
     }
 }
 
-/// A payment or a refund in hand.
+/// A loaded payment or refund.
 #[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
 pub(super) enum Target {
     Payment(TrackedRow<PaymentRow>),
@@ -279,7 +280,7 @@ impl Target {
         })
     }
 
-    /// What the list of searches names.
+    /// Loads the record that a key of the inquiry index names.
     pub(super) fn listed(from: &impl Read, key: &[u8]) -> Result<Option<Self>, LedgerError> {
         let Some((tag, id)) = key.get(8..).and_then(<[u8]>::split_first) else { return Ok(None) };
         let id = Id::from_bytes(id)?;
@@ -291,58 +292,60 @@ impl Target {
 
     pub(super) fn record(&self) -> Record {
         match self {
-            Self::Payment(kept) => Record::Payment(kept.row.payment.clone()),
-            Self::Refund(kept) => Record::Refund(kept.row.refund.clone()),
+            Self::Payment(tracked) => Record::Payment(tracked.row.payment.clone()),
+            Self::Refund(tracked) => Record::Refund(tracked.row.refund.clone()),
         }
     }
 
     pub(super) fn subject(&self) -> RecordId {
         match self {
-            Self::Payment(kept) => payment_subject(&kept.row.payment),
-            Self::Refund(kept) => refund_subject(&kept.row.refund),
+            Self::Payment(tracked) => payment_subject(&tracked.row.payment),
+            Self::Refund(tracked) => refund_subject(&tracked.row.refund),
         }
     }
 
     pub(super) fn channel(&self) -> &str {
         match self {
-            Self::Payment(kept) => &kept.row.payment.channel,
-            Self::Refund(kept) => &kept.row.refund.channel,
+            Self::Payment(tracked) => &tracked.row.payment.channel,
+            Self::Refund(tracked) => &tracked.row.refund.channel,
         }
     }
 
     pub(super) fn amount(&self) -> Money {
         match self {
-            Self::Payment(kept) => kept.row.payment.amount,
-            Self::Refund(kept) => kept.row.refund.amount,
+            Self::Payment(tracked) => tracked.row.payment.amount,
+            Self::Refund(tracked) => tracked.row.refund.amount,
         }
     }
 
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::Payment(kept) => kept.row.payment.status,
-            Self::Refund(kept) => kept.row.refund.status,
+            Self::Payment(tracked) => tracked.row.payment.status,
+            Self::Refund(tracked) => tracked.row.refund.status,
         }
     }
 
     pub(super) fn search(&mut self) -> &mut Option<Inquiry> {
         match self {
-            Self::Payment(kept) => &mut kept.row.payment.search,
-            Self::Refund(kept) => &mut kept.row.refund.search,
+            Self::Payment(tracked) => &mut tracked.row.payment.search,
+            Self::Refund(tracked) => &mut tracked.row.refund.search,
         }
     }
 
-    /// Adds what happened to it to its payment's timeline.
+    /// Appends an event to the timeline of the record's payment.
     pub(super) fn add(&self, tx: &mut Transaction<'_>, what: TimelineEvent, now: Timestamp) -> Result<(), LedgerError> {
         match self {
-            Self::Payment(kept) => timeline::add(tx, kept.id, None, what, now),
-            Self::Refund(kept) => timeline::add(tx, kept.row.payment, Some(&kept.row.refund.refund_id), what, now),
+            Self::Payment(tracked) => timeline::add(tx, tracked.id, None, what, now),
+            Self::Refund(tracked) => {
+                timeline::add(tx, tracked.row.payment, Some(&tracked.row.refund.refund_id), what, now)
+            }
         }
     }
 
     pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         match self {
-            Self::Payment(kept) => kept.save(tx),
-            Self::Refund(kept) => kept.save(tx),
+            Self::Payment(tracked) => tracked.save(tx),
+            Self::Refund(tracked) => tracked.save(tx),
         }
     }
 }
@@ -381,8 +384,8 @@ pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<
     TrackedRow::find(from, refund_number(number))
 }
 
-/// The index entry that leads to an order's payment, or to what is left of it on a channel (`ORDER/CHANNEL`). One is enough,
-/// because the provider's number follows from the order.
+/// Returns the index entry of an order's payment, or of its abandoned attempt on a channel (`ORDER/CHANNEL`). The provider's
+/// number follows from the order, so one entry serves both.
 pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     match order_id.split_once('/') {
         Some((order_id, channel)) => abandoned_attempts::entry(channel, &provider_number(&[merchant, order_id])),
@@ -390,12 +393,12 @@ pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     }
 }
 
-/// The index entry that leads to a refund.
+/// Returns the index entry of a refund.
 pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> Id {
     refund_number(&provider_number(&[merchant, order_id, refund_id]))
 }
 
-/// As [`order_entry`], with less work.
+/// Returns the same as [`order_entry`], without hashing the order id.
 pub(super) fn entry_of_payment(payment: &Payment) -> Id {
     match payment.is_attempt() {
         true => abandoned_attempts::entry(&payment.channel, &payment.provider_order_no),
@@ -403,7 +406,7 @@ pub(super) fn entry_of_payment(payment: &Payment) -> Id {
     }
 }
 
-/// As [`refund_entry`], with less work.
+/// Returns the same as [`refund_entry`], without hashing the refund id.
 pub(super) fn entry_of_refund(refund: &Refund) -> Id {
     refund_number(&refund.provider_refund_no)
 }

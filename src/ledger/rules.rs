@@ -1,7 +1,8 @@
-//! How news changes a payment or a refund. Pure: the record, the news, who brings it and the time are arguments.
+//! State machine of payments and refunds. Pure functions: the record, the update, its origin and the time are
+//! arguments.
 //!
-//! Two laws: what the provider's verified word made final is never taken back, except that money which moved is always
-//! believed; and what is not sure is never called failed.
+//! Two laws. A final status from the provider's verified answer is never changed, except that money which moved is
+//! always recorded. A result that is not certain is never called failed.
 
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::error::ProviderError;
@@ -10,23 +11,24 @@ use tollgate_plugins::payment::{Money, NextAction, Outcome, Status};
 use super::records::{Inquiry, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Refund, Update};
 use super::timeline::Origin;
 
-/// What news did to a record.
+/// Effect of an update on a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
-    /// The record differs from before, so its version grew.
+    /// The record has changed and its version was incremented.
     pub(super) changed: bool,
-    /// The status that it came to, when it came to another one.
+    /// New status, if the status has changed.
     pub(super) became: Option<Status>,
-    /// The news is about another amount; it was not believed.
+    /// The update names another amount and was rejected.
     pub(super) mismatch: bool,
 }
 
-/// Lets a payment hear news. One whose payer may be typing a password is watched until its end: a till waits for it, and
-/// what stays open is reversed. One that the provider wants reversed is marked so at once.
-pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now: Timestamp) -> Change {
+/// Applies an update to a payment. While a payer may still be entering a password, the payment stays scheduled for
+/// polling; if it stays open, it is reversed. A payment that the provider wants reversed is marked for closing at
+/// once.
+pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let (search, had_action) = (payment.search.clone(), payment.action.is_some());
     let is_absence_end = payment.ends_by_absence();
-    let standing = RecordState {
+    let state = RecordState {
         is_absence_end,
         amount: payment.amount,
         status: &mut payment.status,
@@ -40,17 +42,10 @@ pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now:
         moved_at: &mut payment.paid_at,
         search: &mut payment.search,
     };
-    let mut change = standing.apply(news, source, now);
-    if search.as_ref().is_some_and(|search| search.closing) {
-        change.mismatch |= change.became.is_none() && is_reversal_of_success(payment, news, source);
-        // The close may have reached the provider before the success was read: one more query decides.
-        if change.became == Some(Status::Succeeded) {
-            payment.search = Some(Inquiry { closing: true, ..Inquiry::new(now) });
-        }
-    }
+    let change = state.apply(update, origin, now);
     if payment.method.is_scanned() && payment.status == Status::Pending {
         let search = payment.search.insert(search.unwrap_or_else(|| Inquiry::new(now)));
-        if matches!(news, Update::Outcome(outcome) if outcome.needs_reversal) {
+        if matches!(update, Update::Outcome(outcome) if outcome.needs_reversal) {
             search.closing = true;
             search.due = search.due.min(now);
         }
@@ -62,31 +57,23 @@ pub(super) fn payment(payment: &mut Payment, news: &Update, source: Origin, now:
         (payment.provider_error, payment.status_reason) = (None, None);
     }
     if change.became == Some(Status::Pending) && payment.lacks_action() && payment.awaits_action() {
-        hasten(payment.search.as_mut(), now);
+        schedule_soon(payment.search.as_mut(), now);
     }
     change
 }
 
-/// Returns whether the provider says that a payment which succeeded here has been reversed by our own close. UnionPay calls a
-/// reversed order failed.
-fn is_reversal_of_success(payment: &Payment, news: &Update, source: Origin) -> bool {
-    let is_reversed =
-        matches!(news, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
-    payment.status == Status::Succeeded && source == Origin::Query && is_reversed
-}
-
-/// Makes the search due at once, or after a pause where the identical create was already sent again in vain.
-fn hasten(search: Option<&mut Inquiry>, now: Timestamp) {
+/// Makes the inquiry due at once, or after a delay if the identical create was repeated before without success.
+fn schedule_soon(search: Option<&mut Inquiry>, now: Timestamp) {
     let Some(search) = search else { return };
     let pause = SignedDuration::from_secs(i64::from(search.repeated_creates.min(MAX_REPEATED_CREATES)));
     search.due = now.saturating_add(pause).unwrap_or(now);
 }
 
-/// Lets a refund hear news. A closed refund is a failed one: either way no money went back.
-pub(super) fn refund(refund: &mut Refund, news: &Update, source: Origin, now: Timestamp) -> Change {
+/// Applies an update to a refund. A closed refund counts as failed: no money was returned in either case.
+pub(super) fn refund(refund: &mut Refund, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let had_search = refund.search.is_some();
     let is_absence_end = refund.ends_by_absence();
-    let standing = RecordState {
+    let state = RecordState {
         is_absence_end,
         amount: refund.amount,
         status: &mut refund.status,
@@ -100,23 +87,24 @@ pub(super) fn refund(refund: &mut Refund, news: &Update, source: Origin, now: Ti
         moved_at: &mut refund.refunded_at,
         search: &mut refund.search,
     };
-    let change = match news {
+    let change = match update {
         Update::Outcome(outcome) if outcome.status == Status::Closed => {
             let failed = Outcome { status: Status::Failed, ..outcome.clone() };
-            standing.apply(&Update::Outcome(failed), source, now)
+            state.apply(&Update::Outcome(failed), origin, now)
         }
-        // A refund has no time of its own.
+        // A refund does not expire.
         Update::Expired => Change::default(),
-        _ => standing.apply(news, source, now),
+        _ => state.apply(update, origin, now),
     };
-    // Accepted, but nothing confirms that the provider has it: a query decides, and need not wait for a notification.
+    // The refund was accepted, but nothing confirms that the provider has it. A query decides this without waiting
+    // for a notification.
     if !had_search && refund.status == Status::Pending && refund.ends_by_absence() {
         refund.search = Some(Inquiry::new(now));
     }
     change
 }
 
-/// What the merchant is told when a payment came to this status.
+/// Returns the type of the event for a payment's new status.
 pub(super) fn payment_event(status: Status) -> Option<&'static str> {
     match status {
         Status::Succeeded => Some("payment.succeeded"),
@@ -127,7 +115,7 @@ pub(super) fn payment_event(status: Status) -> Option<&'static str> {
     }
 }
 
-/// What the merchant is told when a refund came to this status.
+/// Returns the type of the event for a refund's new status.
 pub(super) fn refund_event(status: Status) -> Option<&'static str> {
     match status {
         Status::Succeeded => Some("refund.succeeded"),
@@ -136,17 +124,18 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
     }
 }
 
-/// How long a pending one is not asked about: most are paid by then, and their notifications are here.
-const SILENCE: SignedDuration = SignedDuration::from_mins(5);
+/// Delay before the first query about a pending record. Most payments succeed earlier, and their notification
+/// arrives.
+const NOTIFICATION_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
-/// A search that waits for a notification first.
-fn watch(now: Timestamp) -> Inquiry {
-    Inquiry { due: now.saturating_add(SILENCE).unwrap_or(now), ..Inquiry::new(now) }
+/// Returns an inquiry that first waits for a notification.
+fn delayed_inquiry(now: Timestamp) -> Inquiry {
+    Inquiry { due: now.saturating_add(NOTIFICATION_WAIT).unwrap_or(now), ..Inquiry::new(now) }
 }
 
-/// What payments and refunds have in common, so that one set of rules serves both.
+/// Fields that payments and refunds share, so that one state machine serves both.
 struct RecordState<'a> {
-    /// True if the provider's "not known", said for long enough, ends it.
+    /// Whether the provider's repeated "not found" ends the record.
     is_absence_end: bool,
     amount: Money,
     status: &'a mut Status,
@@ -162,30 +151,30 @@ struct RecordState<'a> {
 }
 
 impl RecordState<'_> {
-    fn apply(mut self, news: &Update, source: Origin, now: Timestamp) -> Change {
-        let (to, outcome) = match news {
+    fn apply(mut self, update: &Update, origin: Origin, now: Timestamp) -> Change {
+        let (to, outcome) = match update {
             Update::Outcome(outcome) if outcome.amount.is_some_and(|amount| amount != self.amount) => {
-                // Our own request ended in an answer that cannot be believed: that is no answer.
-                let change = if source == Origin::Request {
-                    self.transition(Status::Unknown, source, now)
+                // An answer to our own request that cannot be trusted counts as no answer.
+                let change = if origin == Origin::Request {
+                    self.transition(Status::Unknown, origin, now)
                 } else {
                     Change::default()
                 };
                 if change.became.is_some() {
-                    self.because(&Reason::sentence("the provider's answer names another amount"));
+                    self.set_reason(&Reason::sentence("the provider's answer names another amount"));
                 }
                 return Change { mismatch: true, ..change };
             }
             Update::Outcome(outcome) => (outcome.status, Some(outcome)),
             Update::Declined(_) => (Status::Failed, None),
             Update::Unknown(_) => (Status::Unknown, None),
-            Update::NotFoundAtProvider => return self.never_happened(source, now),
-            Update::Expired => return self.expired(source, now),
-            Update::NotSent(to, reason) => return self.unsent(*to, reason, source, now),
+            Update::NotFoundAtProvider => return self.not_found_at_provider(origin, now),
+            Update::Expired => return self.expired(origin, now),
+            Update::NotSent(to, reason) => return self.not_sent(*to, reason, origin, now),
         };
-        let mut change = self.transition(to, source, now);
+        let mut change = self.transition(to, origin, now);
         if change.became.is_some() {
-            self.take_reason(news);
+            self.record_reason(update);
         }
         if let Some(outcome) = outcome.filter(|_| *self.status == to) {
             let filled = self.merge(outcome, change.became.is_some());
@@ -197,79 +186,79 @@ impl RecordState<'_> {
         }
         match *self.status {
             Status::Pending => {
-                let search = self.search.get_or_insert_with(|| watch(now));
+                let search = self.search.get_or_insert_with(|| delayed_inquiry(now));
                 search.confirmed |= outcome.is_some_and(|outcome| {
-                    outcome.status == Status::Pending && (source != Origin::Request || outcome.provider_id.is_some())
+                    outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && source == Origin::Query => *self.search = None,
+            status if status.is_final() && origin == Origin::Query => *self.search = None,
             _ => {}
         }
         change
     }
 
-    /// Takes over why it came to a new status. What ends without a reason of its own keeps the one that it began with; money
-    /// that moved needs none.
-    fn take_reason(&mut self, news: &Update) {
-        match news {
-            Update::Declined(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
-            Update::Unknown(reason) | Update::NotSent(_, reason) => self.because(reason),
+    /// Records the reason of a new status. A result without a reason keeps the earlier one. Success clears it.
+    fn record_reason(&mut self, update: &Update) {
+        match update {
+            Update::Declined(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
+            Update::Unknown(reason) | Update::NotSent(_, reason) => self.set_reason(reason),
             Update::Outcome(outcome) => match &outcome.reason {
                 _ if outcome.status == Status::Succeeded => (*self.word, *self.sentence) = (None, None),
-                Some(word) => self.because(&Reason { word: Some(word.clone()), sentence: None }),
+                Some(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
                 None => {}
             },
             Update::NotFoundAtProvider | Update::Expired => {}
         }
     }
 
-    fn because(&mut self, Reason { word, sentence }: &Reason) {
+    fn set_reason(&mut self, Reason { word, sentence }: &Reason) {
         if word.is_some() || sentence.is_some() {
             (*self.word, *self.sentence) = (word.clone(), sentence.clone());
         }
     }
 
-    /// The provider does not know it. That ends what was unknown, and what it only accepted without confirming that it has it.
-    /// An order that it once confirmed may come to life when the payer scans it, so it stays pending.
-    fn never_happened(&mut self, source: Origin, now: Timestamp) -> Change {
+    /// Ends a record that the provider does not have: an unknown one, or one that the provider accepted without
+    /// confirming it. An order that the provider once confirmed may still be paid when the payer scans it, so it
+    /// stays pending.
+    fn not_found_at_provider(&mut self, origin: Origin, now: Timestamp) -> Change {
         if self.status.is_final() {
             *self.search = None;
             return Change::default();
         }
-        if *self.status == Status::Pending && source != Origin::Request && !self.is_absence_end {
+        if *self.status == Status::Pending && origin != Origin::Request && !self.is_absence_end {
             return Change::default();
         }
-        let change = self.transition(Status::Failed, source, now);
+        let change = self.transition(Status::Failed, origin, now);
         if change.became.is_some() && self.word.is_none() && self.sentence.is_none() {
             *self.sentence = Some("the provider does not have it".to_owned());
         }
         change
     }
 
-    /// Nobody opened it in time, and nobody can any more. Says nothing of what is not sent yet.
-    fn expired(&mut self, source: Origin, now: Timestamp) -> Change {
+    /// Closes a payment that nobody opened in time. Ignored for a payment that was not sent yet.
+    fn expired(&mut self, origin: Origin, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state == MoneyState::NotSent {
             return Change::default();
         }
-        let change = self.transition(Status::Closed, source, now);
+        let change = self.transition(Status::Closed, origin, now);
         *self.sentence = Some("its time is over, and nobody has begun to pay it".to_owned());
         change
     }
 
-    /// Nothing was sent and nothing will be. Of what was heard of all the same it says nothing.
-    fn unsent(&mut self, to: Status, reason: &Reason, source: Origin, now: Timestamp) -> Change {
+    /// Ends a record of which nothing was sent and nothing will be. Ignored if an update has arrived.
+    fn not_sent(&mut self, to: Status, reason: &Reason, origin: Origin, now: Timestamp) -> Change {
         if *self.status != Status::Pending || *self.money_state != MoneyState::NotSent {
             return Change::default();
         }
-        let change = self.transition(to, source, now);
-        self.because(reason);
+        let change = self.transition(to, origin, now);
+        self.set_reason(reason);
         *self.money_state = MoneyState::NotSent;
         change
     }
 
-    /// Changes the status if it may be changed so.
-    fn transition(&mut self, to: Status, source: Origin, now: Timestamp) -> Change {
-        if !can_transition(*self.status, to, source) {
+    /// Changes the status if the transition is allowed.
+    fn transition(&mut self, to: Status, origin: Origin, now: Timestamp) -> Change {
+        if !can_transition(*self.status, to, origin) {
             return Change::default();
         }
         *self.status = to;
@@ -277,10 +266,10 @@ impl RecordState<'_> {
         let new = match to {
             Status::Unknown => Some(Inquiry::new(now)),
             Status::Pending if self.search.as_ref().is_some_and(|search| search.closing) => Some(Inquiry::new(now)),
-            Status::Pending => Some(watch(now)),
+            Status::Pending => Some(delayed_inquiry(now)),
             _ => None,
         };
-        // What was done stays done.
+        // Flags of completed actions survive the transition.
         *self.search = new.map(|new| match &*self.search {
             Some(Inquiry { closing, reversed, repeated_creates, .. }) => {
                 Inquiry { closing: *closing, reversed: *reversed, repeated_creates: *repeated_creates, ..new }
@@ -292,8 +281,7 @@ impl RecordState<'_> {
         Change { changed: true, became: Some(to), mismatch: false }
     }
 
-    /// Takes over what the outcome tells beside the status. A new status brings its own facts; an old one is only
-    /// completed where something was missing.
+    /// Merges the other fields of the outcome. A new status replaces them; an unchanged status only fills empty ones.
     fn merge(&mut self, outcome: &Outcome, is_new: bool) -> bool {
         let mut filled = put(self.provider_id, outcome.provider_id.as_ref(), is_new);
         if let Some(action) = self.action.as_deref_mut().filter(|_| outcome.status == Status::Pending) {
@@ -315,13 +303,13 @@ impl RecordState<'_> {
     }
 }
 
-/// Never backwards.
-fn can_transition(from: Status, to: Status, source: Origin) -> bool {
+/// Returns whether a transition is allowed. A status never goes backwards.
+fn can_transition(from: Status, to: Status, origin: Origin) -> bool {
     match (from, to) {
         (Status::Succeeded, _) => false,
         (Status::Failed | Status::Closed, to) => to == Status::Succeeded,
         (Status::Pending, Status::Pending) | (Status::Unknown, Status::Unknown) => false,
-        (Status::Pending, Status::Unknown) => source == Origin::Request,
+        (Status::Pending, Status::Unknown) => origin == Origin::Request,
         (Status::Pending | Status::Unknown, _) => true,
     }
 }

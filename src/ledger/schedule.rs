@@ -1,4 +1,4 @@
-//! What is waiting, kept in memory beside the disk.
+//! In-memory index of due deliveries, inquiries and jobs, beside the rows on disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,40 +11,40 @@ use super::transaction::{Space, Writes};
 
 const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Space::Jobs, Space::Running];
 
-/// What is waiting, held in memory as well, sorted as on disk: looking there for what is due would wade through the
-/// tombstones of all that was done since the last compaction.
+/// Due index in the order of the keys on disk. A scan on disk would read the tombstones of all work done since the
+/// last compaction.
 #[derive(Default)]
-pub(super) struct Agenda {
-    /// Heads of the payments' queues by when they are due, a lane for each merchant.
+pub(super) struct Schedule {
+    /// Heads of the payments' event queues by due time, for each merchant.
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
-    /// In whose lane each of them is.
-    lanes: HashMap<Vec<u8>, String>,
-    /// Searches by when they are due, a lane for each [priority and channel](super::searches::priority).
-    pub(super) searches: Searches,
-    /// What was accepted to be made later, by when it is due; and whose it is.
-    pub(super) errands: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Jobs that are being executed, by their claims; and whose they are.
+    /// Merchant of each head.
+    merchant_of: HashMap<Vec<u8>, String>,
+    /// Inquiries by due time, for each [priority and channel](super::inquiries::priority).
+    pub(super) inquiries: InquiryIndex,
+    /// Queued jobs by due time, with their merchants.
+    pub(super) jobs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Executing jobs by claim, with their merchants.
     executing: HashMap<Vec<u8>, Vec<u8>>,
-    /// Both kinds, counted.
-    jobs: Jobs,
-    /// Those of the batch that is being made, which are among the others once it is committed.
-    accepted: Jobs,
-    /// What is unknown by since when.
+    /// Numbers of queued and executing jobs.
+    job_counts: JobCounts,
+    /// Jobs accepted in the present batch, which is not committed yet.
+    accepted: JobCounts,
+    /// Unknown records by the time when they became unknown.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Events that no merchant has yet.
+    /// Number of undelivered events.
     pub(super) queued: i64,
 }
 
-impl Agenda {
+impl Schedule {
     pub(super) fn read(view: &View<'_>) -> Result<Self, LedgerError> {
-        let mut agenda = Self::default();
+        let mut schedule = Self::default();
         for space in LISTS {
             for (key, value) in view.all(space)? {
-                agenda.put(space, &key, Some(value.as_slice()));
+                schedule.put(space, &key, Some(value.as_slice()));
             }
         }
-        agenda.queued = outbox::queued(view, &agenda)?;
-        Ok(agenda)
+        schedule.queued = outbox::queued(view, &schedule)?;
+        Ok(schedule)
     }
 
     pub(super) fn follow(&mut self, writes: &Writes) {
@@ -53,20 +53,20 @@ impl Agenda {
                 self.put(space, key, value.map(|value| &**value));
             }
         }
-        self.accepted = Jobs::default();
+        self.accepted = JobCounts::default();
         self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
     }
 
     fn put(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) {
         let rows = match space {
-            Space::Inquiries => return self.searches.put(key, value),
+            Space::Inquiries => return self.inquiries.put(key, value),
             Space::Unknown => &mut self.unknown,
             Space::Jobs => {
                 let before = match value {
-                    Some(merchant) => self.errands.insert(key.to_vec(), merchant.to_vec()),
-                    None => self.errands.remove(key),
+                    Some(merchant) => self.jobs.insert(key.to_vec(), merchant.to_vec()),
+                    None => self.jobs.remove(key),
                 };
-                return self.jobs.change(before.as_deref(), value);
+                return self.job_counts.change(before.as_deref(), value);
             }
             Space::Running => {
                 let merchant = value.and_then(jobs::merchant_of_running);
@@ -74,9 +74,9 @@ impl Agenda {
                     Some(merchant) => self.executing.insert(key.to_vec(), merchant.to_vec()),
                     None => self.executing.remove(key),
                 };
-                return self.jobs.change(before.as_deref(), merchant);
+                return self.job_counts.change(before.as_deref(), merchant);
             }
-            Space::Outbox => return self.put_in_lane(key, value),
+            Space::Outbox => return self.put_outbox_head(key, value),
             _ => return,
         };
         match value {
@@ -85,10 +85,10 @@ impl Agenda {
         }
     }
 
-    /// Which limit of the queue is reached for a merchant.
-    pub(super) fn queue_is(&self, merchant: &str, limit: QueueLimit) -> Option<QueueFull> {
-        let own = [&self.jobs, &self.accepted].map(|jobs| jobs.of(merchant.as_bytes()));
-        limit.reached(self.jobs.total + self.accepted.total, own.iter().sum())
+    /// Returns the limit of the queue that is reached for a merchant.
+    pub(super) fn reached_limit(&self, merchant: &str, limit: QueueLimit) -> Option<QueueFull> {
+        let own = [&self.job_counts, &self.accepted].map(|job_counts| job_counts.of(merchant.as_bytes()));
+        limit.reached(self.job_counts.total + self.accepted.total, own.iter().sum())
     }
 
     /// Counts a job that was accepted and is not committed yet.
@@ -96,68 +96,68 @@ impl Agenda {
         self.accepted.change(None, Some(merchant.as_bytes()));
     }
 
-    fn put_in_lane(&mut self, key: &[u8], value: Option<&[u8]>) {
+    fn put_outbox_head(&mut self, key: &[u8], value: Option<&[u8]>) {
         if let Some(value) = value {
             let merchant = outbox::merchant(value).to_owned();
             self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.to_vec());
-            self.lanes.insert(key.to_vec(), merchant);
-        } else if let Some(merchant) = self.lanes.remove(key)
-            && let Some(lane) = self.outbox.get_mut(&merchant)
+            self.merchant_of.insert(key.to_vec(), merchant);
+        } else if let Some(merchant) = self.merchant_of.remove(key)
+            && let Some(heads) = self.outbox.get_mut(&merchant)
         {
-            lane.remove(key);
-            if lane.is_empty() {
+            heads.remove(key);
+            if heads.is_empty() {
                 self.outbox.remove(&merchant);
             }
         }
     }
 }
 
-/// Keys of searches, which begin with when they are due, by lane.
+/// Inquiry keys by group. The group is priority and channel; each key begins with its due time.
 #[derive(Default)]
-pub(super) struct Searches {
-    lanes: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
-    /// The lane of each key.
-    lane_of: HashMap<Vec<u8>, Vec<u8>>,
+pub(super) struct InquiryIndex {
+    groups: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>,
+    /// Group of each key.
+    group_of: HashMap<Vec<u8>, Vec<u8>>,
 }
 
-impl Searches {
-    /// Returns every lane that has searches.
-    pub(super) fn lanes(&self) -> impl Iterator<Item = (&Vec<u8>, &BTreeSet<Vec<u8>>)> {
-        self.lanes.iter()
+impl InquiryIndex {
+    /// Returns every group that has inquiries.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&Vec<u8>, &BTreeSet<Vec<u8>>)> {
+        self.groups.iter()
     }
 
-    fn put(&mut self, key: &[u8], lane: Option<&[u8]>) {
-        let before = match lane {
-            Some(lane) => self.lane_of.insert(key.to_vec(), lane.to_vec()),
-            None => self.lane_of.remove(key),
+    fn put(&mut self, key: &[u8], group: Option<&[u8]>) {
+        let before = match group {
+            Some(group) => self.group_of.insert(key.to_vec(), group.to_vec()),
+            None => self.group_of.remove(key),
         };
-        if let Some(before) = before.filter(|before| lane != Some(before.as_slice()))
-            && let Some(keys) = self.lanes.get_mut(&before)
+        if let Some(before) = before.filter(|before| group != Some(before.as_slice()))
+            && let Some(keys) = self.groups.get_mut(&before)
         {
             keys.remove(key);
             if keys.is_empty() {
-                self.lanes.remove(&before);
+                self.groups.remove(&before);
             }
         }
-        if let Some(lane) = lane {
-            self.lanes.entry(lane.to_vec()).or_default().insert(key.to_vec());
+        if let Some(group) = group {
+            self.groups.entry(group.to_vec()).or_default().insert(key.to_vec());
         }
     }
 }
 
-/// Jobs in all, and by merchant.
+/// Number of jobs in total and by merchant.
 #[derive(Default)]
-struct Jobs {
+struct JobCounts {
     total: u64,
     each: HashMap<Vec<u8>, u64>,
 }
 
-impl Jobs {
+impl JobCounts {
     fn of(&self, merchant: &[u8]) -> u64 {
         self.each.get(merchant).copied().unwrap_or(0)
     }
 
-    /// A row is another merchant's, or comes, or goes.
+    /// Counts a row that was inserted, deleted, or moved to another merchant.
     fn change(&mut self, before: Option<&[u8]>, after: Option<&[u8]>) {
         if let Some(merchant) = after {
             self.total += 1;

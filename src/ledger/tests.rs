@@ -20,8 +20,8 @@ macro_rules! suite {
         mod deliveries;
         #[path = "elsewhere.rs"]
         mod elsewhere;
-        #[path = "errands.rs"]
-        mod errands;
+        #[path = "jobs.rs"]
+        mod jobs;
         #[path = "model_based.rs"]
         mod model_based;
         #[path = "retention.rs"]
@@ -32,11 +32,11 @@ macro_rules! suite {
 }
 
 mod backends;
+mod checkpoint;
 mod damage;
 mod durability;
 mod failover;
 mod feed;
-mod filing;
 mod full_disk;
 mod many_refunds;
 mod migration;
@@ -45,7 +45,7 @@ mod multi_process;
 mod on_disk;
 mod on_postgres;
 mod on_tables;
-mod outages;
+mod postgres_outage;
 mod protection;
 mod relay;
 #[path = "../../tests/servers/server.rs"]
@@ -84,19 +84,19 @@ impl<P: Backend> Fixture<P> {
 
     async fn run(&self, key: &str, intent: Intent) -> ExecutionPermit {
         match self.claim(key, intent).await {
-            ClaimResult::Run(ticket) => ticket,
+            ClaimResult::Run(permit) => permit,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn settle(&self, ticket: ExecutionPermit, news: Update) -> Record {
-        self.ledger.settle(ticket, news, at(1), answer).await.unwrap().0
+    async fn settle(&self, permit: ExecutionPermit, update: Update) -> Record {
+        self.ledger.settle(permit, update, at(1), answer).await.unwrap().0
     }
 
     /// A payment of 1000 that is paid.
     async fn paid(&self, order: &str) {
-        let ticket = self.run(&format!("pay {order}"), pay(order)).await;
-        self.settle(ticket, outcome(Status::Succeeded)).await;
+        let permit = self.run(&format!("pay {order}"), pay(order)).await;
+        self.settle(permit, outcome(Status::Succeeded)).await;
     }
 
     async fn payment(&self, order: &str) -> Payment {

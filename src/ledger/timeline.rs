@@ -1,9 +1,9 @@
-//! What happened to a payment, with the evidence: written in the transaction of the change that it tells of, never altered.
+//! Timeline of a payment: its history with evidence. Each entry is written in the transaction of the change it
+//! describes, and is never altered.
 //!
-//! All of a payment's entries are one row, so that they are read as they were at one moment, and are few: the first and the
-//! last are kept, what happens again and again is one entry that counts. A payment that is asked about for weeks has a
-//! timeline of the same size as one that was asked about for an hour. Older ledgers have no such rows; an older version of
-//! the program leaves them alone.
+//! All entries of a payment are one row, so that they are read consistently. The row is bounded: the first and the
+//! last entries are retained, and repetitions are counted in one entry. A payment that was queried for weeks has a
+//! timeline of the same size as one that was queried for an hour. Older ledgers have no such rows.
 
 mod event;
 
@@ -18,70 +18,70 @@ use super::refunds;
 use super::rows::{self, PaymentRow, TrackedRow};
 use super::transaction::{Read, Space, Transaction};
 
-/// So many entries from the beginning are kept, and as many from the end.
-const KEPT: usize = 100;
+/// Number of entries retained from the start, and again from the end.
+const MAX_HEAD_ENTRIES: usize = 100;
 
-/// Everything that is known to have happened to a payment and its refunds, oldest first.
+/// History of a payment and its refunds, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// What happened.
+    /// Entries, oldest first.
     pub entries: Vec<Entry>,
-    /// How many are left out after the first hundred, because there were too many.
+    /// Number of entries removed after the first hundred.
     #[serde(default)]
     pub left_out: u64,
 }
 
-/// One thing that happened.
+/// One entry of a timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// When it was written down.
+    /// When the entry was written.
     pub at: Timestamp,
-    /// The refund that it is about, when it is not the payment itself.
+    /// Refund that the entry is about; `None` for the payment itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_id: Option<String>,
-    /// What it was. Of what happened several times in a row: the last of them.
+    /// The event. For a repeated event: its last occurrence.
     #[serde(flatten)]
     pub what: TimelineEvent,
-    /// When it happened last, if it happened several times in a row.
+    /// Time of the last occurrence, if the event was repeated in a row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// How often in a row.
+    /// Number of occurrences in a row.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
 }
 
-/// A payment with all that belongs to it.
+/// A payment with its refunds and timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaymentHistory {
-    /// The payment as it stands.
+    /// The payment.
     pub payment: Payment,
-    /// Its refunds as they stand.
+    /// Its refunds.
     pub refunds: Vec<Refund>,
-    /// What happened to them.
+    /// Its timeline.
     pub timeline: Timeline,
 }
 
-/// News from a provider, with what was seen of it.
+/// Update from a provider with its evidence.
 #[derive(Clone, Debug)]
 pub struct UpdateWithEvidence {
-    /// The news.
-    pub news: Update,
-    /// Each request that was made for it.
+    /// The update.
+    pub update: Update,
+    /// Provider calls that led to the update.
     pub evidence: Vec<ProviderCall>,
 }
 
 impl From<Update> for UpdateWithEvidence {
-    fn from(news: Update) -> Self {
-        Self { news, evidence: Vec::new() }
+    fn from(update: Update) -> Self {
+        Self { update, evidence: Vec::new() }
     }
 }
 
-/// A notification, with what was seen of it.
+/// Notification with the digest of its body.
 #[derive(Clone, Debug)]
 pub struct Notification {
-    /// What it says.
+    /// Decoded notification.
     pub event: ProviderEvent,
-    /// Its bytes.
+    /// Digest of its body.
     pub seen: Option<BodyDigest>,
 }
 
@@ -91,7 +91,7 @@ impl From<ProviderEvent> for Notification {
     }
 }
 
-/// What happened first to a payment that is new.
+/// Creates the timeline of a new payment with its first entry.
 pub(super) fn begin(
     tx: &mut Transaction<'_>,
     payment: Id,
@@ -103,7 +103,7 @@ pub(super) fn begin(
     tx.put_row(Space::Timeline, &payment.0, &timeline)
 }
 
-/// Adds what happened to a payment, or to one of its refunds.
+/// Appends an event to the timeline of a payment.
 pub(super) fn add(
     tx: &mut Transaction<'_>,
     payment: Id,
@@ -116,12 +116,12 @@ pub(super) fn add(
     tx.put_row(Space::Timeline, &payment.0, &timeline)
 }
 
-/// A payment's timeline; empty when it is older than timelines are.
+/// Reads a payment's timeline. Empty if the payment is older than timelines.
 pub(super) fn read(from: &impl Read, payment: Id) -> Result<Timeline, LedgerError> {
     Ok(from.row(Space::Timeline, &payment.0)?.unwrap_or_default())
 }
 
-/// As [`Ledger::lives`](super::Ledger::lives).
+/// Implements [`Ledger::find_histories`](super::Ledger::find_histories).
 pub(super) fn find_histories(
     from: &impl Read,
     named: &str,
@@ -129,25 +129,29 @@ pub(super) fn find_histories(
 ) -> Result<Vec<PaymentHistory>, LedgerError> {
     let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
     let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
-    let life = |kept: TrackedRow<PaymentRow>| {
-        let mut all = refunds::of(from, &kept.row).collect::<Result<Vec<_>, LedgerError>>()?;
+    let history = |tracked: TrackedRow<PaymentRow>| {
+        let mut all = refunds::of(from, &tracked.row).collect::<Result<Vec<_>, LedgerError>>()?;
         all.retain(|refund| !refund.row.released);
         let refunds = all.into_iter().rev().map(|refund| refund.row.refund).collect();
-        Ok::<_, LedgerError>(PaymentHistory { timeline: read(from, kept.id)?, payment: kept.row.payment, refunds })
+        Ok::<_, LedgerError>(PaymentHistory {
+            timeline: read(from, tracked.id)?,
+            payment: tracked.row.payment,
+            refunds,
+        })
     };
-    let mut lives = Vec::new();
-    for kept in found {
-        let kept = kept?;
-        let attempts = kept.row.attempts.clone();
-        lives.push(life(kept)?);
+    let mut histories = Vec::new();
+    for tracked in found {
+        let tracked = tracked?;
+        let attempts = tracked.row.attempts.clone();
+        histories.push(history(tracked)?);
         for attempt in attempts {
-            lives.extend(TrackedRow::load(from, attempt)?.map(life).transpose()?);
+            histories.extend(TrackedRow::load(from, attempt)?.map(history).transpose()?);
         }
     }
-    Ok(lives)
+    Ok(histories)
 }
 
-/// Forgets the timeline with its payment.
+/// Deletes the timeline of a payment.
 pub(super) fn remove(tx: &mut Transaction<'_>, payment: Id) {
     tx.remove(Space::Timeline, &payment.0);
 }
@@ -164,8 +168,8 @@ impl Timeline {
             return;
         }
         self.entries.push(entry);
-        if self.entries.len() > 2 * KEPT {
-            self.entries.remove(KEPT);
+        if self.entries.len() > 2 * MAX_HEAD_ENTRIES {
+            self.entries.remove(MAX_HEAD_ENTRIES);
             self.left_out += 1;
         }
     }

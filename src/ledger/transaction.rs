@@ -1,4 +1,4 @@
-//! What one transaction sees and writes: its own writes, over what the engine has.
+//! One transaction: reads from the engine and its own writes, and collects the writes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use super::change_feed::{RecordKey, Version};
 use super::ids::{Id, Ids};
 use super::records::LedgerError;
 
-/// The keyspaces. Records are keyed by time, because sorted writes are cheap; small hash indexes lead to them.
+/// Key spaces. Records are keyed by time, because sorted writes are cheap; small hash indexes lead to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Space {
     /// Id → payment.
@@ -23,7 +23,7 @@ pub(super) enum Space {
     Refunds,
     /// Id → claim.
     Claims,
-    /// Ids of the claims that are running, so that they are found quickly after a crash.
+    /// Ids of running claims, for recovery after a crash.
     Running,
     /// Hash of an idempotency key → claim's id and the request's fingerprint.
     Keys,
@@ -31,25 +31,25 @@ pub(super) enum Space {
     Index,
     /// Id → event.
     Events,
-    /// When due, event's id → tries, payment's id. Only the first of each payment's queue is here.
+    /// Due time, id of the event → attempts, id of the payment. Contains only the head of each payment's queue.
     Outbox,
-    /// When due, kind, id: what the provider must be asked about.
+    /// Due time, tag, id: pending inquiries.
     Inquiries,
-    /// Since when, kind, id: whose end is unknown.
+    /// Time, tag, id: records with an unknown result.
     Unknown,
     /// Hash of channel and notification → what was done with it.
     Notifications,
-    /// Payment's id → what happened to it.
+    /// Id of the payment → its timeline.
     Timeline,
-    /// List, when, hash: keys and notifications by their age, where nothing else tells it; and the ledger's own time.
+    /// List, time, hash: keys and notifications by age, and the ledger's own clock.
     Expiry,
-    /// When due, claim: what was accepted to be made later.
+    /// Due time, claim: queued jobs.
     Jobs,
 }
 
 impl Space {
-    /// In the order of the declaration: the position is the number, also in the embedded ledger's log, so that new ones
-    /// come at the end.
+    /// All spaces in the order of declaration. The position is the number in the embedded ledger's log, so new ones
+    /// are appended.
     pub(super) const ALL: [Self; 14] = [
         Self::Payments,
         Self::Refunds,
@@ -67,12 +67,12 @@ impl Space {
         Self::Jobs,
     ];
 
-    /// Whether its keys are hashes, in no order.
+    /// Returns whether the keys are unordered hashes.
     pub(super) fn is_hashed(self) -> bool {
         matches!(self, Self::Keys | Self::Index | Self::Notifications)
     }
 
-    /// Its name on disk.
+    /// Returns the name on disk.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Payments => "payments",
@@ -93,12 +93,12 @@ impl Space {
     }
 }
 
-/// Where rows can be read: inside a transaction, or from outside.
+/// Source of rows: a transaction, or an engine outside a transaction.
 pub(super) trait Read {
-    /// The bytes under a key.
+    /// Reads the value of a key.
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError>;
 
-    /// The row under a key.
+    /// Reads and decodes the row of a key.
     fn row<T: DeserializeOwned>(&self, space: Space, key: &[u8]) -> Result<Option<T>, LedgerError>
     where
         Self: Sized,
@@ -109,7 +109,8 @@ pub(super) trait Read {
     }
 }
 
-/// Tells what could not be asked for from what was found and cannot be understood: the first passes, the second needs a person.
+/// Reader that distinguishes a failed read from a row that cannot be decoded. The first is temporary; the second
+/// needs manual review.
 pub(super) struct Watched<'a, R: ?Sized> {
     from: &'a R,
     has_failed: Cell<bool>,
@@ -120,11 +121,11 @@ impl<'a, R: Read + ?Sized> Watched<'a, R> {
         Self { from, has_failed: Cell::new(false) }
     }
 
-    /// Logs why something could not be read.
-    pub(super) fn tell(&self, error: &LedgerError, what: &str) {
+    /// Logs why a row could not be read.
+    pub(super) fn report(&self, error: &LedgerError, what: &str) {
         match self.has_failed.replace(false) {
             true => tracing::warn!(%error, "{what} could not be read from the ledger; it is read again"),
-            false => tracing::error!(%error, "{what} cannot be read; a person must look at it"),
+            false => tracing::error!(%error, "{what} cannot be read; a person must review it"),
         }
     }
 }
@@ -141,7 +142,7 @@ impl<R: Read + ?Sized> Read for &R {
     }
 }
 
-/// Where nothing is.
+/// Reader without any rows.
 pub(super) struct Nothing;
 
 impl Read for Nothing {
@@ -150,23 +151,23 @@ impl Read for Nothing {
     }
 }
 
-/// A row as it lies on disk: key and value.
+/// Key and value of a row on disk.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
-/// A key in memory. Ids lie in place, so that looking for one leads nowhere else.
+/// Key in memory. Short keys are stored inline, so that a lookup follows no pointer.
 pub(super) type Key = fjall::Slice;
 
-/// A row in memory. Whoever reads it shares it.
+/// Value in memory, shared by its readers.
 pub(super) type Value = fjall::Slice;
 
-/// Rows that are written or go, each once. Few of them are looked through; of many it is remembered where they are.
+/// Written and deleted rows, each key once. A few are searched linearly; many get a hash index.
 #[derive(Default)]
 pub(super) struct Rows {
     rows: Vec<Row>,
     places: Option<Box<Places>>,
 }
 
-/// The value is `None` where the row goes.
+/// A write; the value is `None` for a deletion.
 struct Row {
     space: Space,
     key: Key,
@@ -175,11 +176,11 @@ struct Row {
 
 type Places = [HashMap<Key, usize, RandomState>; Space::ALL.len()];
 
-/// More rows than a transaction has, unless it has many.
+/// Number of rows above which a hash index is used.
 const FEW: usize = 16;
 
 impl Rows {
-    /// The new value, or `None` within for a row that goes; `None` where nothing is written.
+    /// Returns the write of a key: `Some(None)` for a deletion, `None` if the key is not written.
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
         self.rows.get(self.place(space, key)?).map(|row| &row.value)
     }
@@ -214,18 +215,18 @@ impl Rows {
         self.rows.iter().map(|row| (row.space, &row.key, row.value.as_ref()))
     }
 
-    /// Those of one space.
+    /// Returns the writes of one space.
     pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Value>)> {
         self.iter().filter(move |(of, ..)| *of == space).map(|(_, key, value)| (key, value))
     }
 
-    /// Takes them out; the room for as many stays.
+    /// Removes all writes. The capacity stays.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Space, Key, Option<Value>)> {
         self.places.iter_mut().flat_map(|places| places.iter_mut()).for_each(HashMap::clear);
         self.rows.drain(..).map(|row| (row.space, row.key, row.value))
     }
 
-    /// Takes in what was written later.
+    /// Merges later writes.
     fn merge(&mut self, mut later: Self) {
         later.drain().for_each(|(space, key, value)| self.insert(space, key, value));
     }
@@ -239,13 +240,13 @@ impl Rows {
     }
 }
 
-/// What a transaction or a batch wants to write.
+/// Writes of a transaction or a batch.
 #[derive(Default)]
 pub(super) struct Writes {
     pub(super) rows: Rows,
-    /// Events that joined the queues (`true`) or left them.
+    /// Events that joined (`true`) or left the queues.
     pub(super) queued: Vec<(Id, bool)>,
-    /// Records that a merchant sees otherwise than before.
+    /// Records that changed in the merchant's view.
     pub(super) became: Vec<(RecordKey, Version)>,
     /// Whether something became due sooner.
     pub(super) wakes: bool,
@@ -264,7 +265,7 @@ impl Writes {
     }
 }
 
-/// One transaction while it runs.
+/// A running transaction.
 pub(super) struct Transaction<'a> {
     base: &'a dyn Read,
     own: Writes,
@@ -282,12 +283,12 @@ impl<'a> Transaction<'a> {
         self.own
     }
 
-    /// A new id, greater than every one that this process made before.
+    /// Returns a new id, greater than every earlier id of this process.
     pub(super) fn new_id(&mut self, now: Timestamp) -> Id {
         self.ids.lock().next(now)
     }
 
-    /// A new id that is greater than another process's too.
+    /// Returns a new id that is also greater than `last`, which another process may have created.
     pub(super) fn new_id_after(&mut self, last: Option<Id>, now: Timestamp) -> Id {
         self.ids.lock().next_after(last, now)
     }
@@ -297,7 +298,7 @@ impl<'a> Transaction<'a> {
     }
 
     pub(super) fn put_row<T: Serialize>(&mut self, space: Space, key: &[u8], row: &T) -> Result<(), LedgerError> {
-        // Where rows are written first, so that each is then as long as it is from the beginning.
+        // Reused buffer: the value is then copied once at its final length.
         thread_local!(static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         let bytes = WRITTEN.with_borrow_mut(|written| {
             written.clear();
@@ -311,32 +312,32 @@ impl<'a> Transaction<'a> {
         self.own.rows.insert(space, key, None);
     }
 
-    /// Counts an event that joins the queues.
+    /// Counts an event that joins a queue.
     pub(super) fn queued(&mut self, event: Id) {
         self.own.queued.push((event, true));
     }
 
-    /// Counts an event that leaves the queues.
+    /// Counts an event that leaves a queue.
     pub(super) fn unqueued(&mut self, event: Id) {
         self.own.queued.push((event, false));
     }
 
-    /// Remembers money on two channels, to be reported once this is committed.
+    /// Registers a duplicate payment, to be reported after the commit.
     pub(super) fn found_double_payment(&mut self, found: DoublePayment) {
         self.double_payments.push(found);
     }
 
-    /// Takes out what is to be reported after the commit.
+    /// Returns the duplicate payments to report after the commit.
     pub(super) fn take_double_payments(&mut self) -> Vec<DoublePayment> {
         std::mem::take(&mut self.double_payments)
     }
 
-    /// A record is other than it was.
+    /// Registers a changed record.
     pub(super) fn became(&mut self, name: RecordKey, age: Version) {
         self.own.became.push((name, age));
     }
 
-    /// Something became due sooner.
+    /// Registers that something became due sooner.
     pub(super) fn wake(&mut self) {
         self.own.wakes = true;
     }
@@ -373,16 +374,16 @@ mod tests {
     }
 
     #[test]
-    fn failed_read_is_told_from_a_row_that_cannot_be_understood() {
+    fn failed_read_is_distinguished_from_undecodable_row() {
         let (gone, garbage) = (Watched::new(&Gone), Watched::new(&Garbage));
         assert!(gone.row::<String>(Space::Events, &[]).is_err() && gone.has_failed.get());
         assert!(garbage.row::<String>(Space::Events, &[]).is_err() && !garbage.has_failed.get());
-        gone.tell(&LedgerError("gone".to_owned()), "a row");
+        gone.report(&LedgerError("gone".to_owned()), "a row");
         assert!(!gone.has_failed.get(), "each failure is told once");
     }
 
     #[test]
-    fn few_rows_and_many_are_each_there_once_with_what_was_written_last() {
+    fn rows_below_and_above_the_index_threshold_keep_the_last_write_of_each_key() {
         for count in [1, FEW as u8, FEW as u8 + 1, 200] {
             let mut rows = Rows::default();
             for round in [0, 1] {

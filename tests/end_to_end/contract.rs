@@ -1,6 +1,6 @@
-//! One test for each promise about idempotency and money safety. Retention of keys is tested in the ledger's unit tests,
-//! which have a fake clock. Payments on two channels are in `duplicate_payment.rs`, reversals of scanned codes in
-//! `providers/scanned_codes.rs`.
+//! What is promised of "once only" and of money's safety, a test for each clause. How long keys are kept is tested where a
+//! clock can be given (`idempotency_keys_live_for_a_day_…` and `unknown_open_or_undelivered_records_are_never_purged` of the ledger); a
+//! payment on two channels in `double.rs`; what a till scanned and is reversed in `dialects.rs`.
 
 use serde_json::{Value, json};
 
@@ -145,7 +145,7 @@ mod idempotency {
     }
 
     #[tokio::test]
-    async fn same_order_with_another_key_is_same_payment_or_id_conflict() {
+    async fn same_order_under_another_key_is_the_same_payment() {
         let world = World::new().await;
         world.create("o-1", "k-1").await;
         let same = world.create("o-1", "k-2").await;

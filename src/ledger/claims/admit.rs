@@ -1,4 +1,4 @@
-//! A request on its way to become a claim, and what it may begin where none is known by its key.
+//! Claim admission: compares a request with existing claims and records, and inserts a new claim.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
@@ -18,19 +18,19 @@ use crate::ledger::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use crate::ledger::timeline::{self, IntentKind, TimelineEvent};
 use crate::ledger::transaction::{Space, Transaction};
 
-/// A request, with what can be told of it before it is its turn.
+/// Request with everything that can be computed before the transaction.
 #[derive(Clone)]
 pub(in crate::ledger) struct Request {
-    pub(super) asked: ClaimRequest,
+    pub(super) request: ClaimRequest,
     pub(super) intent: Intent,
 }
 
 impl Request {
-    /// In a box: each step on its way to where it is its turn would copy it.
+    /// Returns the request in a box, because each step on the way to the transaction would copy it.
     pub(in crate::ledger) fn new(
         key: &ClaimKey,
         intent: Intent,
-        later: Option<AsyncRequest>,
+        asynchronous: Option<AsyncRequest>,
         now: Timestamp,
     ) -> Result<Box<Self>, LedgerError> {
         let (merchant, entry) = match &intent {
@@ -49,56 +49,57 @@ impl Request {
             Intent::Close(RecordId { merchant, order_id, .. }) => (merchant, rows::order_entry(merchant, order_id)),
         };
         if *merchant != key.merchant {
-            return Err(LedgerError("the key is of one merchant and the order of another".into()));
+            return Err(LedgerError("the key and the order belong to different merchants".into()));
         }
-        let asked = ClaimRequest { name: key_name(key), fingerprint: key.fingerprint, entry, later, now };
-        Ok(Box::new(Self { asked, intent }))
+        let request = ClaimRequest { name: key_name(key), fingerprint: key.fingerprint, entry, asynchronous, now };
+        Ok(Box::new(Self { request, intent }))
     }
 }
 
-/// Under another number than its own it would not be found, and could take the notifications of another one.
+/// Checks that a provider number follows from the record's key. With another number the record could not be found,
+/// and might receive the notifications of another one.
 fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
     match follows {
         true => Ok(()),
-        false => Err(LedgerError(format!("`{number}` is not the provider's number that follows from its name"))),
+        false => Err(LedgerError(format!("`{number}` is not the provider number that follows from the order"))),
     }
 }
 
 impl Request {
-    /// Says which limit of the queue is reached, for what is to be made later.
-    pub(in crate::ledger) fn queue_is(&mut self, full: Option<QueueFull>) {
-        if let Some(later) = &mut self.asked.later {
-            later.full = full;
+    /// Sets which limit of the queue is reached, for an asynchronous request.
+    pub(in crate::ledger) fn set_queue_full(&mut self, full: Option<QueueFull>) {
+        if let Some(asynchronous) = &mut self.request.asynchronous {
+            asynchronous.full = full;
         }
     }
 }
 
-/// All of it but what it intends.
+/// Request without its intent.
 #[derive(Clone)]
 pub(super) struct ClaimRequest {
-    /// Where its key lies.
+    /// Row id of the idempotency key.
     pub(super) name: Id,
     pub(super) fingerprint: [u8; 32],
-    /// The index entry of what it is to make or to close.
+    /// Index entry of the record to create or close.
     entry: Id,
-    /// What is to be made later.
-    later: Option<AsyncRequest>,
+    /// Asynchronous part, if the request is to be enqueued.
+    asynchronous: Option<AsyncRequest>,
     now: Timestamp,
 }
 
 impl ClaimRequest {
     pub(super) fn pay(self, tx: &mut Transaction<'_>, payment: Payment) -> Result<ClaimResult, LedgerError> {
         let (now, entry) = (self.now, self.entry);
-        if let Some(mut known) = TrackedRow::<PaymentRow>::find(tx, entry)? {
-            if known.row.payment.content != payment.content {
+        if let Some(mut existing) = TrackedRow::<PaymentRow>::find(tx, entry)? {
+            if existing.row.payment.content != payment.content {
                 return Ok(ClaimResult::OrderIdReused);
             }
-            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
-                return self.again(tx, known.row.claim, claim);
+            if let Some(claim) = ClaimRow::load(tx, existing.row.claim)? {
+                return self.bind_key(tx, existing.row.claim, claim);
             }
-            known.row.claim = self.told(tx, IntentKind::Pay, known.id, None)?;
-            known.save(tx)?;
-            return Ok(ClaimResult::AlreadyExists(Record::Payment(known.row.payment)));
+            existing.row.claim = self.insert_finished(tx, IntentKind::Pay, existing.id, None)?;
+            existing.save(tx)?;
+            return Ok(ClaimResult::AlreadyExists(Record::Payment(existing.row.payment)));
         }
         if let Some(full) = self.full() {
             return Ok(ClaimResult::QueueFull(full));
@@ -115,36 +116,37 @@ impl ClaimRequest {
             ..payment
         };
         let id = tx.new_id(now);
-        let begun = self.run(tx, &payment.merchant, IntentKind::Pay, id, None)?;
+        let new_claim = self.insert(tx, &payment.merchant, IntentKind::Pay, id, None)?;
         tx.put(Space::Index, &entry.0, id.0);
         let (channel, amount) = (payment.channel.clone(), payment.amount);
-        let mut kept = TrackedRow::new(id, PaymentRow::new(payment, begun.claim));
-        kept.save(tx)?;
+        let mut tracked = TrackedRow::new(id, PaymentRow::new(payment, new_claim.claim));
+        tracked.save(tx)?;
         timeline::begin(tx, id, TimelineEvent::Claimed { action: IntentKind::Pay, channel, amount }, now)?;
-        begun.told(tx, id, kept.row.payment, None, now)
+        new_claim.result(tx, id, tracked.row.payment, None, now)
     }
 
     pub(super) fn refund(self, tx: &mut Transaction<'_>, refund: Refund) -> Result<ClaimResult, LedgerError> {
         let (now, entry) = (self.now, self.entry);
-        if let Some(mut known) = TrackedRow::<RefundRow>::find(tx, entry)? {
-            if known.row.refund.content != refund.content {
+        if let Some(mut existing) = TrackedRow::<RefundRow>::find(tx, entry)? {
+            if existing.row.refund.content != refund.content {
                 return Ok(ClaimResult::OrderIdReused);
             }
-            if let Some(claim) = ClaimRow::load(tx, known.row.claim)? {
-                return self.again(tx, known.row.claim, claim);
+            if let Some(claim) = ClaimRow::load(tx, existing.row.claim)? {
+                return self.bind_key(tx, existing.row.claim, claim);
             }
-            known.row.claim = self.told(tx, IntentKind::Refund, known.row.payment, Some(known.id))?;
-            known.save(tx)?;
-            return Ok(ClaimResult::AlreadyExists(Record::Refund(known.row.refund)));
+            existing.row.claim =
+                self.insert_finished(tx, IntentKind::Refund, existing.row.payment, Some(existing.id))?;
+            existing.save(tx)?;
+            return Ok(ClaimResult::AlreadyExists(Record::Refund(existing.row.refund)));
         }
-        let Some(mut kept) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
+        let Some(mut tracked) = rows::find_payment(tx, &refund.merchant, &refund.order_id)? else {
             return Ok(ClaimResult::NotFound);
         };
-        let paid = &kept.row.payment;
+        let paid = &tracked.row.payment;
         if paid.status != Status::Succeeded || paid.amount.currency != refund.amount.currency {
-            return Ok(ClaimResult::Refused(kept.row.payment));
+            return Ok(ClaimResult::Refused(tracked.row.payment));
         }
-        let left = paid.amount.value.saturating_sub(kept.row.refunding);
+        let left = paid.amount.value.saturating_sub(tracked.row.refunding);
         if refund.amount.value > left {
             return Ok(ClaimResult::ExceedsBalance { left });
         }
@@ -163,50 +165,50 @@ impl ClaimRequest {
             ..refund
         };
         let id = tx.new_id(now);
-        let begun = self.run(tx, &refund.merchant, IntentKind::Refund, kept.id, Some(id))?;
+        let new_claim = self.insert(tx, &refund.merchant, IntentKind::Refund, tracked.id, Some(id))?;
         tx.put(Space::Index, &entry.0, id.0);
-        let (previous, released) = (kept.row.last_refund, false);
+        let (previous, released) = (tracked.row.last_refund, false);
         let row = RefundRow {
             refund: refund.clone(),
-            payment: kept.id,
-            claim: begun.claim,
+            payment: tracked.id,
+            claim: new_claim.claim,
             previous,
             released,
             mismatch: None,
         };
         TrackedRow::new(id, row).save(tx)?;
-        kept.row.last_refund = Some(id);
-        kept.row.refunding = kept.row.refunding.saturating_add(refund.amount.value);
-        kept.save(tx)?;
+        tracked.row.last_refund = Some(id);
+        tracked.row.refunding = tracked.row.refunding.saturating_add(refund.amount.value);
+        tracked.save(tx)?;
         let (channel, amount) = (refund.channel.clone(), refund.amount);
-        let what = TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount };
-        timeline::add(tx, kept.id, Some(&refund.refund_id), what, now)?;
-        begun.told(tx, kept.id, kept.row.payment, Some(refund), now)
+        let action = TimelineEvent::Claimed { action: IntentKind::Refund, channel, amount };
+        timeline::add(tx, tracked.id, Some(&refund.refund_id), action, now)?;
+        new_claim.result(tx, tracked.id, tracked.row.payment, Some(refund), now)
     }
 
     pub(super) fn close(self, tx: &mut Transaction<'_>) -> Result<ClaimResult, LedgerError> {
-        let Some(mut kept) = TrackedRow::<PaymentRow>::find(tx, self.entry)? else {
+        let Some(mut tracked) = TrackedRow::<PaymentRow>::find(tx, self.entry)? else {
             return Ok(ClaimResult::NotFound);
         };
-        match kept.row.payment.status {
-            Status::Succeeded => return Ok(ClaimResult::Refused(kept.row.payment)),
+        match tracked.row.payment.status {
+            Status::Succeeded => return Ok(ClaimResult::Refused(tracked.row.payment)),
             Status::Failed | Status::Closed => {
-                return Ok(ClaimResult::AlreadyExists(Record::Payment(kept.row.payment)));
+                return Ok(ClaimResult::AlreadyExists(Record::Payment(tracked.row.payment)));
             }
-            // It is closed as soon as it is known to be open.
+            // The close is scheduled until the payment is known to be open.
             Status::Unknown => {
-                inquiries::after_close(tx, &mut kept, self.now)?;
-                return Ok(ClaimResult::AlreadyExists(Record::Payment(kept.row.payment)));
+                inquiries::after_close(tx, &mut tracked, self.now)?;
+                return Ok(ClaimResult::AlreadyExists(Record::Payment(tracked.row.payment)));
             }
             Status::Pending => {}
         }
-        // A close that overtakes the payment it closes would find nothing to close, and the payment would live on.
-        for id in [Some(kept.row.claim), kept.row.close].into_iter().flatten() {
+        // A close that overtakes its payment's request would find nothing to close, and the payment would stay open.
+        for id in [Some(tracked.row.claim), tracked.row.close].into_iter().flatten() {
             let Some(claim) = ClaimRow::load(tx, id)? else { continue };
             match claim.state {
                 State::Running => return Ok(ClaimResult::Running),
-                State::Queued if claim.what == IntentKind::Pay => {
-                    return jobs::cancel_queued(tx, id, claim, kept, self.now);
+                State::Queued if claim.action == IntentKind::Pay => {
+                    return jobs::cancel_queued(tx, id, claim, tracked, self.now);
                 }
                 State::Queued => return claim.repeat(tx),
                 State::Done(_) | State::Unknown => {}
@@ -215,20 +217,26 @@ impl ClaimRequest {
         if let Some(full) = self.full() {
             return Ok(ClaimResult::QueueFull(full));
         }
-        let (now, channel, amount) = (self.now, kept.row.payment.channel.clone(), kept.row.payment.amount);
-        let begun = self.run(tx, &kept.row.payment.merchant, IntentKind::Close, kept.id, None)?;
-        timeline::add(tx, kept.id, None, TimelineEvent::Claimed { action: IntentKind::Close, channel, amount }, now)?;
-        kept.row.close = Some(begun.claim);
-        kept.save(tx)?;
-        begun.told(tx, kept.id, kept.row.payment, None, now)
+        let (now, channel, amount) = (self.now, tracked.row.payment.channel.clone(), tracked.row.payment.amount);
+        let new_claim = self.insert(tx, &tracked.row.payment.merchant, IntentKind::Close, tracked.id, None)?;
+        timeline::add(
+            tx,
+            tracked.id,
+            None,
+            TimelineEvent::Claimed { action: IntentKind::Close, channel, amount },
+            now,
+        )?;
+        tracked.row.close = Some(new_claim.claim);
+        tracked.save(tx)?;
+        new_claim.result(tx, tracked.id, tracked.row.payment, None, now)
     }
 
-    /// The same content under another key: that key is bound to it from now on.
-    fn again(self, tx: &mut Transaction<'_>, id: Id, mut claim: ClaimRow) -> Result<ClaimResult, LedgerError> {
+    /// Binds another key to the claim of the same content.
+    fn bind_key(self, tx: &mut Transaction<'_>, id: Id, mut claim: ClaimRow) -> Result<ClaimResult, LedgerError> {
         KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
-        // Only a running claim can be released, and then its keys go with it. Later ones grow old by themselves, so that
-        // the claim stays small.
-        if claim.state == State::Running && claim.errand.is_none() {
+        // Only a running claim can be released, and then its keys are deleted with it. Later keys expire by
+        // themselves, so that the claim stays small.
+        if claim.state == State::Running && claim.job.is_none() {
             claim.names.push(self.name);
         } else {
             retention::age(tx, Kind::LateKeys, self.name, self.now);
@@ -238,84 +246,84 @@ impl ClaimRequest {
         claim.repeat(tx)
     }
 
-    /// A repetition of what was done so long ago that its claim is gone: it is told how it stands, and its key is kept as
-    /// any.
-    fn told(
+    /// Inserts a finished claim for a repetition of a request whose claim was purged. The caller gets the record's
+    /// present state.
+    fn insert_finished(
         self,
         tx: &mut Transaction<'_>,
-        what: IntentKind,
+        action: IntentKind,
         payment: Id,
         refund: Option<Id>,
     ) -> Result<Id, LedgerError> {
-        self.begin(tx, what, payment, refund, State::Unknown, None)
+        self.insert_row(tx, action, payment, refund, State::Unknown, None)
     }
 
     fn full(&self) -> Option<QueueFull> {
-        self.later.as_ref().and_then(|later| later.full)
+        self.asynchronous.as_ref().and_then(|asynchronous| asynchronous.full)
     }
 
-    /// Begins a claim that runs now, or waits until somebody takes it.
-    fn run(
+    /// Inserts a claim that runs now or is queued.
+    fn insert(
         mut self,
         tx: &mut Transaction<'_>,
         merchant: &str,
-        what: IntentKind,
+        action: IntentKind,
         payment: Id,
         refund: Option<Id>,
     ) -> Result<NewClaim, LedgerError> {
         let now = self.now;
-        let errand = self.later.take().map(|later| later.errand(what, now));
-        let state = if errand.is_some() { State::Queued } else { State::Running };
-        let claim = self.begin(tx, what, payment, refund, state, errand.clone())?;
-        match &errand {
-            Some(errand) => jobs::list(tx, claim, errand, merchant),
+        let job = self.asynchronous.take().map(|asynchronous| asynchronous.job(action, now));
+        let state = if job.is_some() { State::Queued } else { State::Running };
+        let claim = self.insert_row(tx, action, payment, refund, state, job.clone())?;
+        match &job {
+            Some(job) => jobs::schedule_job(tx, claim, job, merchant),
             None => tx.put(Space::Running, &claim.0, []),
         }
-        Ok(NewClaim { claim, what, waits: errand.is_some() })
+        Ok(NewClaim { claim, action, is_queued: job.is_some() })
     }
 
-    fn begin(
+    fn insert_row(
         self,
         tx: &mut Transaction<'_>,
-        what: IntentKind,
+        action: IntentKind,
         payment: Id,
         refund: Option<Id>,
         state: State,
-        errand: Option<Job>,
+        job: Option<Job>,
     ) -> Result<Id, LedgerError> {
         let id = tx.new_id(self.now);
         let names = vec![self.name];
         let (created_at, bound_at) = (self.now, None);
-        ClaimRow { what, payment, refund, names, state, created_at, bound_at, errand, turn: None }.save(tx, id)?;
+        ClaimRow { action, payment, refund, names, state, created_at, bound_at, job, execution: None }.save(tx, id)?;
         KeyRow { claim: id, fingerprint: self.fingerprint }.save(tx, self.name);
         Ok(id)
     }
 }
 
-/// A claim that was begun.
+/// Claim that was just inserted.
 struct NewClaim {
     claim: Id,
-    what: IntentKind,
-    /// For somebody to take it.
-    waits: bool,
+    action: IntentKind,
+    /// Whether the claim waits in the queue.
+    is_queued: bool,
 }
 
 impl NewClaim {
-    /// What whoever asked is told.
-    fn told(
+    /// Returns the result for the caller.
+    fn result(
         self,
         tx: &mut Transaction<'_>,
-        kept: Id,
+        tracked: Id,
         payment: Payment,
         refund: Option<Refund>,
         now: Timestamp,
     ) -> Result<ClaimResult, LedgerError> {
-        if !self.waits {
-            let turn = ExecutionId { claim: self.claim, number: None };
-            return Ok(ClaimResult::Run(ExecutionPermit::new(turn, payment, refund)));
+        if !self.is_queued {
+            let execution = ExecutionId { claim: self.claim, number: None };
+            return Ok(ClaimResult::Run(ExecutionPermit::new(execution, payment, refund)));
         }
         let refund_id = refund.as_ref().map(|refund| refund.refund_id.as_str());
-        timeline::add(tx, kept, refund_id, TimelineEvent::Queued { action: self.what }, now)?;
+        timeline::add(tx, tracked, refund_id, TimelineEvent::Queued { action: self.action }, now)?;
         Ok(ClaimResult::Accepted(refund.map_or(Record::Payment(payment), Record::Refund)))
     }
 }

@@ -1,15 +1,16 @@
-//! What was accepted to be made later: it waits until somebody takes it, and runs then as any claim does.
+//! Asynchronous jobs: enqueued, then dequeued and executed like any other claim.
 //!
-//! It is taken in one transaction, so that one process has it, with a turn of its own. It comes back only from the hands of
-//! whoever has that turn, with the proof that nothing was sent; whatever else ends a turn makes it unknown.
+//! A job is dequeued in one transaction, so that only one process gets it, with an execution id of its own. Only the
+//! holder of that execution may requeue it, with the proof that nothing was sent. Every other end of an execution
+//! makes the claim unknown.
 
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::Status;
 
 use super::row::{ClaimRow, State};
-use super::{end_as_lost, is_untouched};
+use super::{end_as_interrupted, is_untouched};
 use crate::ledger::abandoned_attempts;
-use crate::ledger::apply::hear_payment;
+use crate::ledger::apply::apply_to_payment;
 use crate::ledger::claim_guard::ExecutionId;
 use crate::ledger::ids::{Id, millis, millis_at, time};
 use crate::ledger::inquiries;
@@ -17,43 +18,43 @@ use crate::ledger::limits::{DueLimit, QueueFull};
 use crate::ledger::outbox;
 use crate::ledger::records::{ClaimResult, ExecutionPermit, Job, LedgerError, Reason, Record, Update};
 use crate::ledger::rows::{self, PaymentRow, Target, TrackedRow};
-use crate::ledger::schedule::Agenda;
+use crate::ledger::schedule::Schedule;
 use crate::ledger::timeline::{IntentKind, LossCause, Origin, TimelineEvent};
 use crate::ledger::transaction::{Pair, Space, Transaction};
 
-/// The event that tells what was made and is not at its end: the payer can pay now, or it is as open as before.
-const PENDING: &str = "payment.pending";
-/// The longest pause before another try; the first is a second, and each is twice the one before.
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
+/// Type of the event about a job whose payment is still pending: the payer can pay now, or a close failed.
+const PAYMENT_PENDING: &str = "payment.pending";
+/// Longest retry delay. The first is 1 s, and each is twice the previous one.
+const MAX_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(30);
 
-/// A later due time than this was written by a clock that was wrong.
+/// Bound on due times. A later due time was written by a wrong clock.
 pub(in crate::ledger) const LATEST_DUE: SignedDuration = SignedDuration::from_mins(5);
 
-/// That something is to be made later.
+/// Asynchronous part of a claim request.
 #[derive(Clone)]
 pub(in crate::ledger) struct AsyncRequest {
-    /// As [`Errand::body`].
+    /// See [`Job::body`].
     pub(in crate::ledger) body: String,
-    /// Whether so many are in the queue that no more may.
+    /// Limit of the queue that is reached, if any.
     pub(in crate::ledger) full: Option<QueueFull>,
 }
 
 impl AsyncRequest {
-    pub(super) fn errand(self, action: IntentKind, now: Timestamp) -> Job {
+    pub(super) fn job(self, action: IntentKind, now: Timestamp) -> Job {
         Job { action, body: self.body, since: now, tries: 0, due: now, last_error: None, may_be_known: false }
     }
 }
 
-/// Whether a turn in which nothing was sent counts as a try of its job. A job is given up only after a try.
+/// Whether an execution that sent nothing counts as an attempt of its job. A job expires only after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ledger) enum Attempt {
     /// A channel was tried, or the configuration names none.
     Made,
-    /// This gateway was not allowed to send, or nobody ever had the ticket.
+    /// This gateway was not allowed to send, or the permit never reached its caller.
     None,
 }
 
-/// As [`Ledger::take`](crate::ledger::Ledger::take).
+/// Implements [`Ledger::dequeue`](crate::ledger::Ledger::dequeue).
 pub(in crate::ledger) fn take(
     tx: &mut Transaction<'_>,
     id: Id,
@@ -61,52 +62,54 @@ pub(in crate::ledger) fn take(
     now: Timestamp,
 ) -> Result<Option<ExecutionPermit>, LedgerError> {
     let Some(mut claim) = ClaimRow::load(tx, id)?.filter(|claim| claim.state == State::Queued) else { return Ok(None) };
-    let Some(errand) = claim.errand.clone() else { return Ok(None) };
-    unlist(tx, id, &errand);
+    let Some(job) = claim.job.clone() else { return Ok(None) };
+    unschedule_job(tx, id, &job);
     let mut target = claim.target(tx)?;
     match &mut target {
         Target::Payment(payment)
-            if claim.what == IntentKind::Close && payment.row.payment.status == Status::Pending => {}
-        // It has ended, or is closed as soon as it is known to be open.
-        Target::Payment(payment) if claim.what == IntentKind::Close => {
+            if claim.action == IntentKind::Close && payment.row.payment.status == Status::Pending => {}
+        // The payment has ended, or the close is scheduled until it is known to be open.
+        Target::Payment(payment) if claim.action == IntentKind::Close => {
             inquiries::after_close(tx, payment, now)?;
             return claim.end(tx, id, State::Unknown).map(|()| None);
         }
-        // Somebody told of what was never sent: that is to be found out, not to be sent.
+        // An update arrived about a request that was never sent: the provider must be asked, and nothing may be sent.
         target if !is_untouched(target) => {
-            return end_as_lost(tx, id, claim, LossCause::KnownToProvider, now).map(|()| None);
+            return end_as_interrupted(tx, id, claim, LossCause::KnownToProvider, now).map(|()| None);
         }
         _ => {}
     }
-    let turn = ExecutionId { claim: id, number: Some(tx.new_id(now)) };
-    claim.turn = turn.number;
+    let execution = ExecutionId { claim: id, number: Some(tx.new_id(now)) };
+    claim.execution = execution.number;
     claim.state = State::Running;
     claim.save(tx, id)?;
-    // With the merchant, in whose share it stays until its end.
-    let listed = turn.number.map(|number| [&number.0[..], merchant_of(&target).as_bytes()].concat());
+    // The merchant is part of the value, because an executing job still counts for its queue limit.
+    let listed = execution.number.map(|number| [&number.0[..], merchant_of(&target).as_bytes()].concat());
     tx.put(Space::Running, &id.0, listed.unwrap_or_default());
     target.add(tx, TimelineEvent::Dequeued { by: by.to_owned() }, now)?;
-    if claim.what != IntentKind::Close && !errand.may_be_known {
+    if claim.action != IntentKind::Close && !job.may_be_known {
         set_sending_time(tx, &mut target, now)?;
     }
     let (payment, refund) = match target {
-        Target::Payment(kept) => (kept.row.payment, None),
-        Target::Refund(kept) => (TrackedRow::<PaymentRow>::must(tx, claim.payment)?.row.payment, Some(kept.row.refund)),
+        Target::Payment(tracked) => (tracked.row.payment, None),
+        Target::Refund(tracked) => {
+            (TrackedRow::<PaymentRow>::must(tx, claim.payment)?.row.payment, Some(tracked.row.refund))
+        }
     };
-    Ok(Some(ExecutionPermit { errand: Some(errand), ..ExecutionPermit::new(turn, payment, refund) }))
+    Ok(Some(ExecutionPermit { job: Some(job), ..ExecutionPermit::new(execution, payment, refund) }))
 }
 
-/// Records the time of this sending, durable before anything is sent: a query after a crash names this time.
+/// Records the time of sending, durable before anything is sent, because a query after a crash names this time.
 fn set_sending_time(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
     let sent_at = match target {
-        Target::Payment(kept) => &mut kept.row.payment.sent_at,
-        Target::Refund(kept) => &mut kept.row.refund.sent_at,
+        Target::Payment(tracked) => &mut tracked.row.payment.sent_at,
+        Target::Refund(tracked) => &mut tracked.row.refund.sent_at,
     };
     *sent_at = Some(now);
     target.save(tx)
 }
 
-/// Nothing was sent in this turn: it waits for the next one.
+/// Requeues a job of which nothing was sent in this execution.
 pub(super) fn requeue(
     tx: &mut Transaction<'_>,
     id: Id,
@@ -115,18 +118,18 @@ pub(super) fn requeue(
     (attempt, last_error): (Attempt, Option<String>),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(errand) = &mut claim.errand else { return Ok(()) };
-    errand.last_error = last_error.or(errand.last_error.take());
-    // A clock that was wrong may have written the future.
-    errand.since = errand.since.min(now);
-    errand.due = now.saturating_add(pause(errand.tries, claim.turn)).unwrap_or(now);
-    errand.tries = errand.tries.saturating_add(u32::from(attempt == Attempt::Made));
+    let Some(job) = &mut claim.job else { return Ok(()) };
+    job.last_error = last_error.or(job.last_error.take());
+    // A wrong clock may have written a time in the future.
+    job.since = job.since.min(now);
+    job.due = now.saturating_add(retry_delay(job.tries, claim.execution)).unwrap_or(now);
+    job.tries = job.tries.saturating_add(u32::from(attempt == Attempt::Made));
     tx.remove(Space::Running, &id.0);
-    list(tx, id, errand, merchant_of(&target));
-    let due = errand.due;
-    (claim.state, claim.turn) = (State::Queued, None);
+    schedule_job(tx, id, job, merchant_of(&target));
+    let due = job.due;
+    (claim.state, claim.execution) = (State::Queued, None);
     if let Target::Payment(payment) = &mut target
-        && claim.what == IntentKind::Pay
+        && claim.action == IntentKind::Pay
     {
         abandoned_attempts::discard(tx, &payment.row)?;
         payment.row.attempts.clear();
@@ -136,7 +139,7 @@ pub(super) fn requeue(
     target.add(tx, TimelineEvent::Requeued { due }, now)
 }
 
-/// A payment that nobody has taken yet is closed by not making it.
+/// Cancels a queued payment that a close request names.
 pub(super) fn cancel_queued(
     tx: &mut Transaction<'_>,
     id: Id,
@@ -145,61 +148,68 @@ pub(super) fn cancel_queued(
     now: Timestamp,
 ) -> Result<ClaimResult, LedgerError> {
     if !payment.row.payment.status.is_final() {
-        hear_payment(tx, &mut payment, &Update::NotSent(Status::Closed, Reason::default()), Origin::Request, now)?;
+        apply_to_payment(tx, &mut payment, &Update::NotSent(Status::Closed, Reason::default()), Origin::Request, now)?;
     }
     claim.end(tx, id, State::Unknown)?;
     Ok(ClaimResult::AlreadyExists(Record::Payment(payment.row.payment)))
 }
 
-/// Tells the merchant how a payment stands that was made, or could not be closed; what has ended is told of anyway. The event
-/// says why a close was refused; the payment does not.
-pub(super) fn tell(
+/// Publishes the status of a payment that is still pending after its job or close. Final statuses publish an event
+/// anyway. The event carries the reason of a refused close; the payment does not.
+pub(super) fn publish_result(
     tx: &mut Transaction<'_>,
     target: &mut Target,
     refused_close: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Target::Payment(kept) = target else { return Ok(()) };
-    if kept.row.payment.status != Status::Pending {
+    let Target::Payment(tracked) = target else { return Ok(()) };
+    if tracked.row.payment.status != Status::Pending {
         return Ok(());
     }
-    let mut told = kept.row.payment.clone();
+    let mut event_data = tracked.row.payment.clone();
     if let Some(why) = refused_close {
-        (told.provider_error, told.status_reason) = (None, Reason::sentence(why).sentence);
+        (event_data.provider_error, event_data.status_reason) = (None, Reason::sentence(why).sentence);
     }
-    outbox::publish(tx, kept, PENDING, rows::payment_subject(&kept.row.payment), Record::Payment(told), now)?;
-    kept.save(tx)
+    outbox::publish(
+        tx,
+        tracked,
+        PAYMENT_PENDING,
+        rows::payment_subject(&tracked.row.payment),
+        Record::Payment(event_data),
+        now,
+    )?;
+    tracked.save(tx)
 }
 
-/// Puts it on the list of what waits.
-pub(super) fn list(tx: &mut Transaction<'_>, id: Id, errand: &Job, merchant: &str) {
-    tx.put(Space::Jobs, &key(id, errand), merchant.as_bytes());
+/// Adds a job to the due index.
+pub(super) fn schedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job, merchant: &str) {
+    tx.put(Space::Jobs, &key(id, job), merchant.as_bytes());
     tx.wake();
 }
 
 fn merchant_of(target: &Target) -> &str {
     match target {
-        Target::Payment(kept) => &kept.row.payment.merchant,
-        Target::Refund(kept) => &kept.row.refund.merchant,
+        Target::Payment(tracked) => &tracked.row.payment.merchant,
+        Target::Refund(tracked) => &tracked.row.refund.merchant,
     }
 }
 
-/// Whose job a row of the list of what runs is; nothing where it is no job.
+/// Returns the merchant of a running job; `None` if the row belongs to no job.
 pub(in crate::ledger) fn merchant_of_running(value: &[u8]) -> Option<&[u8]> {
     value.get(16..).filter(|merchant| !merchant.is_empty())
 }
 
-pub(super) fn unlist(tx: &mut Transaction<'_>, id: Id, errand: &Job) {
-    tx.remove(Space::Jobs, &key(id, errand));
+pub(super) fn unschedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job) {
+    tx.remove(Space::Jobs, &key(id, job));
 }
 
-/// As [`Ledger::due_jobs`](crate::ledger::Ledger::due_jobs).
-pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
-    let due = agenda.errands.iter().take_while(|(key, _)| millis_at(key) <= millis(now));
-    // Put there by a clock that was wrong.
-    let lost = agenda.errands.range(inquiries::after(now, LATEST_DUE)..);
+/// Implements [`Ledger::due_jobs`](crate::ledger::Ledger::due_jobs).
+pub(in crate::ledger) fn due(schedule: &Schedule, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
+    let due = schedule.jobs.iter().take_while(|(key, _)| millis_at(key) <= millis(now));
+    // Due times that a wrong clock wrote.
+    let misdated = schedule.jobs.range(inquiries::after(now, LATEST_DUE)..);
     let mut taken = limit.under_way.clone();
-    let within_share = due.chain(lost).filter_map(|(key, merchant)| {
+    let within_share = due.chain(misdated).filter_map(|(key, merchant)| {
         let merchant = String::from_utf8_lossy(merchant);
         let of_merchant = match taken.get_mut(&*merchant) {
             Some(known) => known,
@@ -214,34 +224,36 @@ pub(in crate::ledger) fn due(agenda: &Agenda, now: Timestamp, limit: &DueLimit) 
     within_share.take(limit.total).collect()
 }
 
-/// The claims that rows of the list name, and whose they are.
+/// Returns the claims in rows of the due index, with their merchants.
 pub(in crate::ledger) fn jobs(rows: &[Pair]) -> Vec<(Id, String)> {
     let job = |(key, merchant): &Pair| Some((claim_of(key)?, String::from_utf8_lossy(merchant).into_owned()));
     rows.iter().filter_map(job).collect()
 }
 
-/// The claims that keys of the list name.
+/// Returns the claims in keys of the due index.
 #[cfg(test)]
 pub(in crate::ledger) fn ids(keys: &[Vec<u8>]) -> Vec<Id> {
     keys.iter().filter_map(|key| claim_of(key)).collect()
 }
 
-/// Since when the oldest waits: a claim's id begins with the time when it was made.
-pub(in crate::ledger) fn oldest(agenda: &Agenda) -> Option<Timestamp> {
-    agenda.errands.keys().filter_map(|key| claim_of(key)).map(|claim| time(millis_at(&claim.0))).min()
+/// Returns when the oldest job was enqueued: the id of a claim begins with its creation time.
+pub(in crate::ledger) fn oldest(schedule: &Schedule) -> Option<Timestamp> {
+    schedule.jobs.keys().filter_map(|key| claim_of(key)).map(|claim| time(millis_at(&claim.0))).min()
 }
 
 fn claim_of(key: &[u8]) -> Option<Id> {
     key.get(8..).and_then(|claim| Id::from_bytes(claim).ok())
 }
 
-fn key(id: Id, errand: &Job) -> Vec<u8> {
-    [&millis(errand.due).to_be_bytes()[..], &id.0].concat()
+fn key(id: Id, job: &Job) -> Vec<u8> {
+    [&millis(job.due).to_be_bytes()[..], &id.0].concat()
 }
 
-/// From three quarters to five quarters of the pause, so that what came back together does not go out together.
-fn pause(tries: u32, turn: Option<Id>) -> SignedDuration {
-    let wanted = SignedDuration::from_secs(1 << tries.min(10)).min(LONGEST_PAUSE);
-    let chance = turn.map_or(0, |turn| turn.0.iter().fold(0u32, |sum, byte| sum * 31 % 251 + u32::from(*byte))) % 256;
+/// Returns the retry delay with jitter: 75 % to 125 %, so that jobs requeued together are not sent together.
+fn retry_delay(tries: u32, execution: Option<Id>) -> SignedDuration {
+    let wanted = SignedDuration::from_secs(1 << tries.min(10)).min(MAX_RETRY_DELAY);
+    let chance = execution
+        .map_or(0, |execution| execution.0.iter().fold(0u32, |sum, byte| sum * 31 % 251 + u32::from(*byte)))
+        % 256;
     wanted * 3 / 4 + wanted / 2 * i32::try_from(chance).unwrap_or(0) / 256
 }

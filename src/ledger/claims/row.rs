@@ -1,4 +1,4 @@
-//! How claims and their keys lie on disk, and when they may go.
+//! Rows of claims and idempotency keys, and when they may be purged.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::ledger::rows::{PaymentRow, RefundRow, Target, TrackedRow};
 use crate::ledger::timeline::IntentKind;
 use crate::ledger::transaction::{Read, Space, Transaction};
 
-/// A claim with the keys that it began with, when nobody repeats its request any more.
+/// Returns the rows of an expired claim: the claim and the keys it began with. `None` while the claim is retained.
 pub(in crate::ledger) fn old(
     from: &impl Read,
     id: Id,
@@ -23,20 +23,20 @@ pub(in crate::ledger) fn old(
     if !is_over(claim.bound_at.unwrap_or(claim.created_at)) || claim.is_open(from)? {
         return Ok(None);
     }
-    let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|kept| kept.row.payment);
+    let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|tracked| tracked.row.payment);
     let order = payment.map(|payment| lock_scope::name(&payment.merchant, &payment.order_id));
     let mut gone = vec![(Space::Claims, id.0.to_vec())];
     gone.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
     Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: gone }))
 }
 
-/// Whether what a key stands for is still open.
+/// Returns whether the claim of a key is still open.
 pub(in crate::ledger) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
     let Some(key) = KeyRow::load(from, name)? else { return Ok(false) };
     ClaimRow::load(from, key.claim)?.map_or(Ok(false), |claim| claim.is_open(from))
 }
 
-/// What a key stands for: on disk the one behind the other. Older ledgers have them as JSON, which is longer.
+/// Row of an idempotency key: claim id and fingerprint, 48 bytes. Older ledgers have JSON, which is longer.
 #[derive(Deserialize)]
 pub(super) struct KeyRow {
     pub(super) claim: Id,
@@ -57,37 +57,38 @@ impl KeyRow {
     }
 }
 
-/// One request that was let through once.
+/// Row of a claim.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ClaimRow {
-    pub(super) what: IntentKind,
+    #[serde(rename = "what")]
+    pub(super) action: IntentKind,
     pub(super) payment: Id,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refund: Option<Id>,
-    /// Where its keys lie.
+    /// Row ids of its keys.
     pub(super) names: Vec<Id>,
     pub(super) state: State,
     pub(super) created_at: Timestamp,
-    /// When the last further key came to it.
+    /// When the last further key was bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
-    /// What is to be made later, until it is made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) errand: Option<Job>,
-    /// Which of its turns runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) turn: Option<Id>,
+    /// The job, until it ends.
+    #[serde(rename = "errand", skip_serializing_if = "Option::is_none")]
+    pub(super) job: Option<Job>,
+    /// Number of the running execution of a job.
+    #[serde(rename = "turn", skip_serializing_if = "Option::is_none")]
+    pub(super) execution: Option<Id>,
 }
 
-/// How far it has come.
+/// State of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
-    /// Until somebody takes it.
+    /// Waits to be dequeued.
     Queued,
     Running,
     Done(Answer),
-    /// Its end is told by how its record stands.
+    /// The result is the state of the record.
     Unknown,
 }
 
@@ -104,18 +105,18 @@ impl ClaimRow {
         tx.put_row(Space::Claims, &id.0, self)
     }
 
-    /// The claim, if it runs and this is its turn.
-    pub(super) fn running(from: &impl Read, turn: ExecutionId) -> Result<Option<Self>, LedgerError> {
-        Ok(Self::load(from, turn.claim)?.filter(|claim| claim.runs(turn)))
+    /// Loads the claim if this execution of it is running.
+    pub(super) fn running(from: &impl Read, execution: ExecutionId) -> Result<Option<Self>, LedgerError> {
+        Ok(Self::load(from, execution.claim)?.filter(|claim| claim.runs(execution)))
     }
 
-    pub(super) fn runs(&self, turn: ExecutionId) -> bool {
-        self.state == State::Running && self.turn == turn.number
+    pub(super) fn runs(&self, execution: ExecutionId) -> bool {
+        self.state == State::Running && self.execution == execution.number
     }
 
     pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
-        match self.errand.take() {
-            Some(errand) if self.state == State::Queued => jobs::unlist(tx, id, &errand),
+        match self.job.take() {
+            Some(job) if self.state == State::Queued => jobs::unschedule_job(tx, id, &job),
             _ => tx.remove(Space::Running, &id.0),
         }
         self.state = state;
@@ -129,25 +130,25 @@ impl ClaimRow {
         }
     }
 
-    /// Whether it runs, or its end is not known for certain yet.
+    /// Returns whether the claim runs, or its record is not final yet.
     fn is_open(&self, from: &impl Read) -> Result<bool, LedgerError> {
         if matches!(self.state, State::Queued | State::Running) {
             return Ok(true);
         }
         let is_open = match self.refund {
             Some(refund) => TrackedRow::<RefundRow>::load(from, refund)?
-                .map(|kept| retention::is_open(kept.row.refund.status, kept.row.refund.search.as_ref())),
+                .map(|tracked| retention::is_open(tracked.row.refund.status, tracked.row.refund.search.as_ref())),
             None => TrackedRow::<PaymentRow>::load(from, self.payment)?
-                .map(|kept| retention::is_open(kept.row.payment.status, kept.row.payment.search.as_ref())),
+                .map(|tracked| retention::is_open(tracked.row.payment.status, tracked.row.payment.search.as_ref())),
         };
         Ok(is_open.unwrap_or(false))
     }
 
-    /// What a repetition of the request gets.
+    /// Returns the result of a repeated request.
     pub(super) fn repeat(self, from: &impl Read) -> Result<ClaimResult, LedgerError> {
         Ok(match &self.state {
             State::Queued => ClaimResult::Queued(self.target(from)?.record()),
-            State::Running if self.errand.is_some() => ClaimResult::Queued(self.target(from)?.record()),
+            State::Running if self.job.is_some() => ClaimResult::Queued(self.target(from)?.record()),
             State::Running => ClaimResult::Running,
             State::Unknown => ClaimResult::AlreadyExists(self.target(from)?.record()),
             State::Done(answer) => ClaimResult::Replay(answer.clone()),
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_read_as_they_are_written_and_as_older_ledgers_have_them() {
+    fn key_row_is_read_as_written_and_in_the_json_of_older_ledgers() {
         let (claim, fingerprint) = (Id([0xab; 16]), [7; 32]);
         let written = [&claim.0[..], &fingerprint].concat();
         let older = serde_json::json!({ "claim": claim, "fingerprint": fingerprint }).to_string();

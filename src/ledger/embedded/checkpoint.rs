@@ -1,29 +1,31 @@
-//! The thread that writes what the log holds into the tables.
+//! Checkpoint thread: writes full WAL segments to the tables.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::store::Failure;
 use super::wal::Segment;
-use super::write_request::words;
-use super::{AGAIN, Shared};
+use super::write_request::panic_message;
+use super::{RETRY_INTERVAL, Shared};
 
 impl Shared {
-    /// Files a full segment; again when the disk was full, as soon as there is room.
-    pub(super) fn file(&self, segment: &Segment) {
+    /// Writes a full segment to the tables. Retried after the disk was full, once there is room.
+    pub(super) fn checkpoint(&self, segment: &Segment) {
         loop {
-            // What the storage engine panics about is as fatal as what it says.
-            let filed = catch_unwind(AssertUnwindSafe(|| self.trip("filing").and_then(|()| self.disk.file())));
-            let filed = filed.unwrap_or_else(|panic| Err(Failure { why: words(panic.as_ref()), is_full: false }));
-            match filed.and_then(|()| self.disk.filed(segment).map_err(|error| Failure::for_good(&error))) {
+            // A panic of the storage engine is as fatal as an error.
+            let result =
+                catch_unwind(AssertUnwindSafe(|| self.failpoint("checkpoint").and_then(|()| self.disk.checkpoint())));
+            let result =
+                result.unwrap_or_else(|panic| Err(Failure { why: panic_message(panic.as_ref()), is_full: false }));
+            match result.and_then(|()| self.disk.recycle_segment(segment).map_err(|error| Failure::permanent(&error))) {
                 Ok(()) => return,
-                Err(failure) => self.fail("filing failed", failure),
+                Err(failure) => self.fail("a checkpoint failed", failure),
             }
-            // The log has it until then, and a start goes on with it.
+            // Until then the WAL has the rows, and the next start writes them to the tables.
             while self.failed.lock().is_some() {
-                if !self.waits_for_room() || self.jobs.lock().is_none() {
+                if !self.is_disk_full() || self.requests.lock().is_none() {
                     return;
                 }
-                std::thread::sleep(AGAIN);
+                std::thread::sleep(RETRY_INTERVAL);
             }
         }
     }

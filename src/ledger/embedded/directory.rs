@@ -1,4 +1,4 @@
-//! The ledger's directory: which entries in it are the ledger's own, and that only their owner may read them.
+//! Directory of the ledger: which entries belong to it, and their access rights.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,15 +9,15 @@ use std::path::Path;
 use super::{LOG, tables};
 use crate::ledger::moved::MARK;
 
-/// Directory of the nonces of signed requests, which lies beside the tables.
+/// Directory of the nonces of signed requests, beside the tables.
 const NONCES: &str = "nonces";
 
-/// Whether there is a ledger, whole or not.
+/// Returns whether a ledger exists, complete or not.
 pub(in crate::ledger) fn holds_ledger(path: &Path) -> io::Result<bool> {
     Ok(path.join(LOG).try_exists()? || tables::any(path)?)
 }
 
-/// Refuses a directory that is in use for something else: `ledger.path` is a typing error then.
+/// Rejects a directory with other content, because `ledger.path` is then probably mistyped.
 pub(super) fn refuse_foreign(path: &Path) -> io::Result<()> {
     if holds_ledger(path)? {
         return Ok(());
@@ -36,7 +36,8 @@ pub(super) fn refuse_foreign(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes every right to the directory and the ledger's entries from everybody but the owner. Other entries are left alone.
+/// Removes all access rights of group and others from the directory and the ledger's entries. Other entries stay as
+/// they are.
 pub(super) fn close_to_others(path: &Path) -> io::Result<()> {
     restrict(path)?;
     for entry in fs::read_dir(path)? {
@@ -48,7 +49,7 @@ pub(super) fn close_to_others(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether an entry of this name is the ledger's. Journals are the tables' own, as in `0.jnl`.
+/// Returns whether an entry belongs to the ledger. Files like `0.jnl` are fjall's journals.
 fn is_own(name: &OsStr) -> bool {
     let is_journal = Path::new(name).extension().is_some_and(|extension| extension == "jnl");
     is_journal || tables::NAMES.iter().chain(&[LOG, NONCES, MARK]).any(|own| name == *own)
@@ -56,7 +57,7 @@ fn is_own(name: &OsStr) -> bool {
 
 fn close_entry(path: &Path) -> io::Result<()> {
     let is_directory = match restrict(path) {
-        // Its process has removed it meanwhile.
+        // The process that owned the entry has removed it meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         restricted => restricted?,
     };
@@ -68,7 +69,7 @@ fn close_entry(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the rights of others to one entry. Returns whether it is a directory; a link is left alone.
+/// Removes the rights of group and others from one entry, unless it is a link. Returns whether it is a directory.
 fn restrict(path: &Path) -> io::Result<bool> {
     let found = fs::symlink_metadata(path)?;
     let mode = found.permissions().mode();
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_with_other_files_and_no_ledger_is_refused_and_left_as_it_was() {
+    fn directory_with_foreign_files_and_no_ledger_is_rejected_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("srv");
         fs::create_dir_all(path.join("www")).unwrap();
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn root_of_a_volume_is_taken_and_entries_of_others_keep_their_modes() {
+    fn volume_root_is_accepted_and_foreign_entries_keep_their_modes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("volume");
         for name in ["lost+found", ".snapshots", LOG] {

@@ -1,4 +1,4 @@
-//! What the ledger's tests see of the writing thread, and how they make it fail.
+//! Failpoints and counters of the writer thread, for the ledger's tests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,26 +6,26 @@ use parking_lot::Mutex;
 
 use super::store::Failure;
 
-/// Lets a test make the next commit or sync fail, and see how much was committed together and how often it was synced.
+/// Makes the next commit, sync or checkpoint fail, and counts batches and syncs.
 #[derive(Default)]
-pub(in crate::ledger) struct Hooks {
-    /// At which step, and whether as on a full disk.
+pub(in crate::ledger) struct Failpoints {
+    /// Step that fails, and whether as on a full disk.
     fails: Mutex<Option<(&'static str, bool)>>,
     sizes: Mutex<Vec<usize>>,
     syncs: AtomicUsize,
     waiting: AtomicUsize,
 }
 
-impl Hooks {
+impl Failpoints {
     pub(in crate::ledger) fn fail_next(&self, step: &'static str) {
         *self.fails.lock() = Some((step, false));
     }
 
-    pub(in crate::ledger) fn meet_full_disk(&self) {
-        self.meet_full_disk_at("commit");
+    pub(in crate::ledger) fn fail_next_with_full_disk(&self) {
+        self.fail_next_with_full_disk_at("commit");
     }
 
-    pub(in crate::ledger) fn meet_full_disk_at(&self, step: &'static str) {
+    pub(in crate::ledger) fn fail_next_with_full_disk_at(&self, step: &'static str) {
         *self.fails.lock() = Some((step, true));
     }
 
@@ -37,12 +37,12 @@ impl Hooks {
         self.syncs.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many transactions have been handed to the thread since [`Hooks::start_counting`].
-    pub(in crate::ledger) async fn crowd(&self, size: usize) {
+    /// Waits until this many transactions were submitted since [`Failpoints::start_counting`].
+    pub(in crate::ledger) async fn wait_for_submitted(&self, size: usize) {
         while self.waiting.load(Ordering::SeqCst) < size {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        // The counter runs ahead of the channel by one instruction.
+        // The counter is incremented just before the request is sent.
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 

@@ -1,4 +1,4 @@
-//! What was written since the tables were filled last lies over them in memory, and readers see both as one.
+//! Memtables: rows written since the last checkpoint, merged with the tables for readers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -12,25 +12,27 @@ use super::store::Store;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Key, Pair, Read, Rows, Space, Value};
 
-/// What is written of each space.
+/// One memtable: the writes of each space.
 #[derive(Default)]
-pub(super) struct Layer([Part; Space::ALL.len()]);
+pub(super) struct Memtable([Part; Space::ALL.len()]);
 
-impl Layer {
+impl Memtable {
     fn get(&self, space: Space, key: &[u8]) -> Option<&Option<Value>> {
         self.0[space as usize].get(key)
     }
 
     pub(super) fn insert(&mut self, space: Space, key: impl Into<Key>, value: Option<Value>) {
         let (part, key) = (&mut self.0[space as usize], key.into());
-        match part.place(&key) {
-            Ok(place) => part.ascending[place].1 = value,
-            Err(place) if place == part.ascending.len() && !space.is_hashed() => part.ascending.push((key, value)),
+        match part.position(&key) {
+            Ok(position) => part.ascending[position].1 = value,
+            Err(position) if position == part.ascending.len() && !space.is_hashed() => {
+                part.ascending.push((key, value))
+            }
             Err(_) => drop(part.others.insert(key, value)),
         }
     }
 
-    /// A part of a space, in order.
+    /// Returns a range of a space, in order.
     pub(super) fn range<'a>(
         &'a self,
         space: Space,
@@ -40,7 +42,7 @@ impl Layer {
         let is_within = |key: &Key| RangeBounds::<[u8]>::contains(&bounds, &**key);
         let mut others: Vec<_> = others.iter().filter(|(key, _)| is_within(key)).collect();
         others.sort_unstable_by_key(|(key, _)| *key);
-        // Whoever purges asks for a few of many, while the writing thread waits.
+        // Binary search, because a purge reads few of many rows while the writer waits.
         let up_to = |key: &[u8]| ascending.partition_point(|(row, _)| **row <= *key);
         let before = |key: &[u8]| ascending.partition_point(|(row, _)| **row < *key);
         let from = match bounds.0 {
@@ -62,13 +64,13 @@ impl Layer {
         })
     }
 
-    /// All of a space, in order.
+    /// Returns all rows of a space, in order.
     pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Value>)> {
         self.range(space, ALL)
     }
 
-    /// Without its rows; the room for as many stays.
-    pub(super) fn emptied(mut self) -> Self {
+    /// Removes all rows. The capacity stays.
+    pub(super) fn cleared(mut self) -> Self {
         for part in &mut self.0 {
             part.ascending.clear();
             part.others.clear();
@@ -81,48 +83,49 @@ impl Layer {
         part.ascending.last().map(|(key, _)| key).max(part.others.keys().max())
     }
 
-    /// Takes in what was written later.
+    /// Merges later writes.
     pub(super) fn merge(&mut self, later: &mut Rows) {
         later.drain().for_each(|(space, key, value)| self.insert(space, key, value));
     }
 }
 
-/// A space's rows; `None` for one that goes.
+/// Rows of a space; `None` for a deleted one.
 #[derive(Default)]
 struct Part {
-    /// Those that came with a greater key than all before, as ids do: to put one here touches no other memory.
+    /// Rows whose keys came in ascending order, as ids do. Appending here touches no other memory.
     ascending: Vec<(Key, Option<Value>)>,
-    /// All of those whose keys are hashes, and the others.
+    /// Rows with hashed keys, and all others.
     others: HashMap<Key, Option<Value>, RandomState>,
 }
 
 impl Part {
     fn get(&self, key: &[u8]) -> Option<&Option<Value>> {
-        match self.place(key) {
-            Ok(place) => Some(&self.ascending[place].1),
+        match self.position(key) {
+            Ok(position) => Some(&self.ascending[position].1),
             Err(_) => self.others.get(key),
         }
     }
 
-    /// Where it is among the ascending ones, or would be. Looked for from their end: who has come last is asked for most.
-    fn place(&self, key: &[u8]) -> Result<usize, usize> {
+    /// Searches the ascending rows from their end, where most lookups hit. Returns the index, or where the key would
+    /// be.
+    fn position(&self, key: &[u8]) -> Result<usize, usize> {
         let rows = &self.ascending;
         let mut near = 1;
         while near < rows.len() && *rows[rows.len() - near].0 > *key {
             near *= 2;
         }
         let from = rows.len().saturating_sub(near);
-        let place = rows[from..].binary_search_by(|(row, _)| (**row).cmp(key));
-        place.map(|place| from + place).map_err(|place| from + place)
+        let position = rows[from..].binary_search_by(|(row, _)| (**row).cmp(key));
+        position.map(|position| from + position).map_err(|position| from + position)
     }
 }
 
-/// The rows that may not be in the tables yet.
+/// Memtables whose rows may not be in the tables yet.
 pub(super) struct Memtables {
-    /// Those of the segment that is being written.
-    pub(super) active: Layer,
-    /// Those of the segment before it, while they are being filed into the tables.
-    pub(super) immutable: Option<Arc<Layer>>,
+    /// Rows of the WAL segment that is being written.
+    pub(super) active: Memtable,
+    /// Rows of the previous segment, while they are being written to the tables.
+    pub(super) immutable: Option<Arc<Memtable>>,
 }
 
 impl Memtables {
@@ -130,46 +133,45 @@ impl Memtables {
         self.active.get(space, key).or_else(|| self.immutable.as_ref()?.get(space, key))
     }
 
-    /// What lies over a part of a space, with `what` is needed of its values.
-    fn over<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Value) -> V) -> BTreeMap<Key, Option<V>> {
-        let layers = self.immutable.as_deref().into_iter().chain([&self.active]);
-        let rows = layers.flat_map(|rows| rows.range(space, bounds));
+    /// Returns the merged rows of a range, with `what` of each value.
+    fn overlay<V>(&self, space: Space, bounds: Bounds<'_>, what: impl Fn(&Value) -> V) -> BTreeMap<Key, Option<V>> {
+        let memtables = self.immutable.as_deref().into_iter().chain([&self.active]);
+        let rows = memtables.flat_map(|rows| rows.range(space, bounds));
         rows.map(|(key, value)| (key.clone(), value.map(&what))).collect()
     }
 }
 
-/// From where to where.
+/// Key range.
 pub(in crate::ledger) type Bounds<'a> = (std::ops::Bound<&'a [u8]>, std::ops::Bound<&'a [u8]>);
 
 const ALL: Bounds<'static> = (Unbounded, Unbounded);
 
-/// The whole ledger at one moment. Whoever has one keeps the writing thread waiting, so it is for a few rows, or for when
-/// nobody writes.
+/// Consistent view of the ledger. Blocks the writer, so it is used for few rows or when nothing is written.
 pub(in crate::ledger) struct View<'a> {
-    layers: RwLockReadGuard<'a, Memtables>,
+    memtables: RwLockReadGuard<'a, Memtables>,
     store: Arc<Store>,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(layers: RwLockReadGuard<'a, Memtables>, store: Arc<Store>) -> Self {
-        Self { layers, store }
+    pub(super) fn new(memtables: RwLockReadGuard<'a, Memtables>, store: Arc<Store>) -> Self {
+        Self { memtables, store }
     }
 
-    /// Every row of a space, in order.
+    /// Returns every row of a space, in order.
     pub(in crate::ledger) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
         self.each(space).collect()
     }
 
-    /// As [`all`](Self::all), one after another.
+    /// Returns an iterator over [`all`](Self::all).
     pub(in crate::ledger) fn each(&self, space: Space) -> impl Iterator<Item = Result<Pair, LedgerError>> + use<> {
         let rows = self.store.space(space).iter().map(|row| {
             let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), value.to_vec()))
         });
-        merged(self.layers.over(space, ALL, |value| value.to_vec()), rows)
+        merged(self.memtables.overlay(space, ALL, |value| value.to_vec()), rows)
     }
 
-    /// The keys of a space from one on and before another, for reading them without the view.
+    /// Returns the keys of a space in a range. The view may be dropped while they are read.
     pub(super) fn keys(
         self,
         space: Space,
@@ -181,42 +183,42 @@ impl<'a> View<'a> {
             let key = row.key().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), ()))
         });
-        let keys = merged(self.layers.over(space, bounds, |_| ()), keys);
+        let keys = merged(self.memtables.overlay(space, bounds, |_| ()), keys);
         keys.map(|key| key.map(|(key, ())| key))
     }
 
-    /// A key than which none of the space's is greater; it may be gone.
+    /// Returns the greatest key of a space, which may be a deleted one.
     pub(in crate::ledger) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, LedgerError> {
         let last = self.store.space(space).last_key_value().map(fjall::Guard::key).transpose();
         let stored = last.map_err(|error| LedgerError(error.to_string()))?.map(|key| key.to_vec());
-        let layers = self.layers.immutable.as_deref().into_iter().chain([&self.layers.active]);
-        let written = layers.filter_map(|rows| rows.last_key(space).map(|key| key.to_vec()));
+        let memtables = self.memtables.immutable.as_deref().into_iter().chain([&self.memtables.active]);
+        let written = memtables.filter_map(|rows| rows.last_key(space).map(|key| key.to_vec()));
         Ok(written.chain(stored).max())
     }
 }
 
 impl Read for View<'_> {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
-        match self.layers.get(space, key) {
+        match self.memtables.get(space, key) {
             Some(known) => Ok(known.clone()),
             None => self.store.bytes(space, key),
         }
     }
 }
 
-/// What lies over the tables hides what is under it.
+/// Merges memtable rows over stored rows. A memtable row hides the stored one.
 fn merged<V>(
-    over: BTreeMap<Key, Option<V>>,
-    under: impl Iterator<Item = Result<(Vec<u8>, V), LedgerError>>,
+    overlay: BTreeMap<Key, Option<V>>,
+    stored: impl Iterator<Item = Result<(Vec<u8>, V), LedgerError>>,
 ) -> impl Iterator<Item = Result<(Vec<u8>, V), LedgerError>> {
-    let (mut over, mut under) = (over.into_iter().peekable(), under.peekable());
+    let (mut overlay, mut stored) = (overlay.into_iter().peekable(), stored.peekable());
     std::iter::from_fn(move || {
         loop {
-            let is_over = match (over.peek(), under.peek()) {
+            let is_over = match (overlay.peek(), stored.peek()) {
                 (Some((own, _)), Some(Ok((key, _)))) => {
                     let order = (**own).cmp(key);
                     if order.is_eq() {
-                        under.next();
+                        stored.next();
                     }
                     order.is_le()
                 }
@@ -224,9 +226,9 @@ fn merged<V>(
                 (_, Some(_)) => false,
             };
             if !is_over {
-                return under.next();
+                return stored.next();
             }
-            if let Some((key, Some(value))) = over.next() {
+            if let Some((key, Some(value))) = overlay.next() {
                 return Some(Ok((key.to_vec(), value)));
             }
         }
@@ -239,23 +241,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_over_hides_what_is_under_and_all_comes_in_order() {
-        let over = [(1, Some(10)), (3, None), (4, Some(40)), (9, None)];
-        let over = over.into_iter().map(|(key, value)| (Key::from([key]), value)).collect();
-        let under = [(vec![2], 2), (vec![3], 3), (vec![4], 4), (vec![5], 5)].into_iter().map(Ok);
-        let found: Vec<_> = merged(over, under).map(Result::unwrap).collect();
+    fn memtable_rows_hide_stored_rows_and_merge_in_order() {
+        let overlay = [(1, Some(10)), (3, None), (4, Some(40)), (9, None)];
+        let overlay = overlay.into_iter().map(|(key, value)| (Key::from([key]), value)).collect();
+        let stored = [(vec![2], 2), (vec![3], 3), (vec![4], 4), (vec![5], 5)].into_iter().map(Ok);
+        let found: Vec<_> = merged(overlay, stored).map(Result::unwrap).collect();
         assert_eq!(found, [(vec![1], 10), (vec![2], 2), (vec![4], 40), (vec![5], 5)]);
     }
 
     #[test]
-    fn a_layer_has_the_last_of_each_in_order_however_they_come() {
+    fn memtable_keeps_last_write_of_each_key_in_order_for_any_insertion_order() {
         let mut shuffled: Vec<u8> = (0..=255).collect();
         shuffled.sort_by_key(|number| number.wrapping_mul(167));
         for coming in [(0..=255).collect(), (0..=255).rev().collect(), shuffled] {
-            let mut layer = Layer::default();
+            let mut memtable = Memtable::default();
             for round in 0..2_u8 {
                 for key in coming.iter().filter(|key| round == 0 || **key % 3 > 0) {
-                    layer.insert(Space::Claims, [*key], (round == 0 || *key % 3 == 1).then(|| [round].into()));
+                    memtable.insert(Space::Claims, [*key], (round == 0 || *key % 3 == 1).then(|| [round].into()));
                 }
             }
             let wanted = |key: u8| match key % 3 {
@@ -264,24 +266,24 @@ mod tests {
                 _ => None,
             };
             let all: Vec<(Key, Option<Value>)> = (0..=255).map(|key| ([key].into(), wanted(key))).collect();
-            let found = layer.of(Space::Claims);
+            let found = memtable.of(Space::Claims);
             assert_eq!(
                 found.collect::<Vec<_>>(),
                 all.iter().map(|(key, value)| (key, value.as_ref())).collect::<Vec<_>>()
             );
-            assert!(all.iter().all(|(key, value)| layer.get(Space::Claims, key) == Some(value)));
-            assert_eq!((layer.get(Space::Claims, &[7, 7]), layer.get(Space::Keys, &[7])), (None, None));
-            assert_eq!(layer.last_key(Space::Claims), Some(&[255].into()));
+            assert!(all.iter().all(|(key, value)| memtable.get(Space::Claims, key) == Some(value)));
+            assert_eq!((memtable.get(Space::Claims, &[7, 7]), memtable.get(Space::Keys, &[7])), (None, None));
+            assert_eq!(memtable.last_key(Space::Claims), Some(&[255].into()));
             let [low, high] = [9, 12].map(|key| [key]);
             let from = [Included(&low[..]), Excluded(&low), Unbounded, Included(&high)];
             let until = [Included(&high[..]), Excluded(&high), Unbounded, Excluded(&low)];
             for bounds in from.into_iter().flat_map(|from| until.map(|until| (from, until))) {
                 let is_within = |key: &&Key| RangeBounds::<[u8]>::contains(&bounds, &***key);
                 let wanted = all.iter().map(|(key, _)| key).filter(is_within).collect::<Vec<_>>();
-                let found = layer.range(Space::Claims, bounds).map(|(key, _)| key).collect::<Vec<_>>();
+                let found = memtable.range(Space::Claims, bounds).map(|(key, _)| key).collect::<Vec<_>>();
                 assert_eq!(found, wanted, "{bounds:?}");
             }
-            assert!(layer.emptied().of(Space::Claims).next().is_none());
+            assert!(memtable.cleared().of(Space::Claims).next().is_none());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The tables on disk, how much room they have there, and how they are opened again after the disk was full.
+//! Tables on disk, their free disk space, and how they are reopened after the disk was full.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -12,61 +12,61 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::fs::Mode;
 
-use super::memtable::{Layer, Memtables, View};
+use super::memtable::{Memtable, Memtables, View};
 use super::wal::{Segment, Wal, create_durably};
-use super::{LOG, SEGMENT};
+use super::{LOG, SEGMENT_BYTES};
 use super::{directory, tables};
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Read, Space, Value};
 
-/// So much is free at least before a database that met a full disk is opened again, whatever the reserve: for what is still to be
-/// filed.
-const TO_GO_ON: u64 = SEGMENT;
+/// Minimum free space in bytes to reopen a database after a full disk, whatever the reserve: room for the pending
+/// checkpoint.
+const MIN_FREE_TO_REOPEN: u64 = SEGMENT_BYTES;
 
-/// Why something could not be written.
+/// Why a write failed.
 pub(super) struct Failure {
     pub(super) why: String,
-    /// The disk was full, and all that was written before is as it was.
+    /// The disk was full, and all earlier writes are intact.
     pub(super) is_full: bool,
 }
 
 impl Failure {
-    pub(super) fn of(error: &(dyn Error + 'static), room: &DiskSpace) -> Self {
+    pub(super) fn of(error: &(dyn Error + 'static), disk_space: &DiskSpace) -> Self {
         let is_full = match error.downcast_ref() {
-            // Somebody behind the scenes met it first; what it was is not told.
-            Some(fjall::Error::Poisoned) => !room.has(room.reserve),
-            _ => says_full(error),
+            // A background thread of fjall met the error first; its kind is not reported.
+            Some(fjall::Error::Poisoned) => !disk_space.has(disk_space.reserve),
+            _ => is_disk_full_error(error),
         };
         Self { why: error.to_string(), is_full }
     }
 
-    pub(super) fn for_good(error: &io::Error) -> Self {
+    pub(super) fn permanent(error: &io::Error) -> Self {
         Self { why: error.to_string(), is_full: false }
     }
 }
 
-/// Whether a full disk is at the bottom of it.
-fn says_full(error: &(dyn Error + 'static)) -> bool {
+/// Returns whether a full disk is the root cause.
+fn is_disk_full_error(error: &(dyn Error + 'static)) -> bool {
     match error.downcast_ref().map(io::Error::kind) {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => true,
-        _ => error.source().is_some_and(says_full),
+        _ => error.source().is_some_and(is_disk_full_error),
     }
 }
 
-/// The space under the database.
+/// Free space of the disk under the database.
 pub(super) struct DiskSpace {
     path: PathBuf,
-    /// What is kept free for the ends of what is under way.
+    /// Bytes kept free for claims in progress.
     reserve: u64,
     was_enough: AtomicBool,
-    /// When it was looked last whether that is free, and whether it was.
-    looked: Mutex<Option<(Instant, bool)>>,
+    /// Time and result of the last check.
+    last_check: Mutex<Option<(Instant, bool)>>,
     #[cfg(test)]
-    pretended: Mutex<Option<u64>>,
+    simulated_free: Mutex<Option<u64>>,
 }
 
-/// For so long it is not looked again: much less is written in it than a usual reserve holds.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long a check is valid. Within that time much less than a usual reserve is written.
+const FREE_SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl DiskSpace {
     fn new(path: &Path, reserve: u64) -> Self {
@@ -74,22 +74,24 @@ impl DiskSpace {
             path: path.to_owned(),
             reserve,
             was_enough: AtomicBool::new(true),
-            looked: Mutex::default(),
+            last_check: Mutex::default(),
             #[cfg(test)]
-            pretended: Mutex::default(),
+            simulated_free: Mutex::default(),
         }
     }
 
-    /// Whether more than the reserve is free.
+    /// Checks that the reserve is free.
     pub(super) fn check(&self) -> Result<(), LedgerError> {
         let is_enough = self.has_reserve();
         let was_enough = self.was_enough.swap(is_enough, Ordering::Relaxed);
         match is_enough {
-            true if !was_enough => tracing::info!("there is room on the ledger's disk again: payments go on"),
+            true if !was_enough => {
+                tracing::info!("the ledger's disk has enough free space again: new payments are accepted")
+            }
             false if was_enough => tracing::error!(
                 path = %self.path.display(),
                 reserve = self.reserve,
-                "the ledger's disk is nearly full: no new payment is begun until there is room again"
+                "the ledger's disk is nearly full: new payments are rejected until space is freed"
             ),
             _ => {}
         }
@@ -97,63 +99,63 @@ impl DiskSpace {
             return Ok(());
         }
         let (path, reserve) = (self.path.display(), self.reserve >> 20);
-        let why = format!("no more than {reserve} MiB are free under {path}; free some, and it goes on by itself");
+        let why = format!("less than {reserve} MiB free on {path}: new payments are rejected until space is freed");
         Err(LedgerError(why))
     }
 
     fn has_reserve(&self) -> bool {
-        let mut looked = self.looked.lock();
-        match *looked {
-            Some((at, is_enough)) if at.elapsed() < LOOK => is_enough,
-            _ => looked.insert((Instant::now(), self.has(self.reserve))).1,
+        let mut last_check = self.last_check.lock();
+        match *last_check {
+            Some((at, is_enough)) if at.elapsed() < FREE_SPACE_CHECK_INTERVAL => is_enough,
+            _ => last_check.insert((Instant::now(), self.has(self.reserve))).1,
         }
     }
 
     fn has(&self, least: u64) -> bool {
-        // Where it cannot be told, writing will show it.
+        // If the free space is unknown, writing will show it.
         self.free().is_none_or(|free| free >= least)
     }
 
     #[cfg(not(test))]
     fn free(&self) -> Option<u64> {
-        self.really_free()
+        self.measured_free()
     }
 
     #[cfg(test)]
     fn free(&self) -> Option<u64> {
-        self.pretended.lock().or_else(|| self.really_free())
+        self.simulated_free.lock().or_else(|| self.measured_free())
     }
 
-    fn really_free(&self) -> Option<u64> {
+    fn measured_free(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(&self.path).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     #[cfg(test)]
-    pub(in crate::ledger) fn pretend(&self, free: Option<u64>) {
-        *self.pretended.lock() = free;
-        *self.looked.lock() = None;
+    pub(in crate::ledger) fn simulate_free(&self, free: Option<u64>) {
+        *self.simulated_free.lock() = free;
+        *self.last_check.lock() = None;
     }
 }
 
-/// The tables in use, what lies over them, and the disk under them.
+/// Tables, memtables, WAL and disk space.
 pub(super) struct Disk {
-    pub(super) room: DiskSpace,
+    pub(super) disk_space: DiskSpace,
     path: PathBuf,
-    /// None while they could be shut, but not yet opened again.
+    /// `None` while the tables are closed and cannot be reopened yet.
     store: RwLock<Option<Arc<Store>>>,
-    pub(super) layers: RwLock<Memtables>,
+    pub(super) memtables: RwLock<Memtables>,
     pub(super) wal: Arc<Wal>,
-    /// Next segment of the log, as soon as what was in its file is in the tables, with the room for its rows.
-    spare: Mutex<Option<(Segment, Layer)>>,
-    is_spare: Condvar,
+    /// Next WAL segment with a reusable memtable, once the rows of its file are in the tables.
+    free_segment: Mutex<Option<(Segment, Memtable)>>,
+    segment_freed: Condvar,
 }
 
 impl Disk {
-    /// Opens the tables and the log. Returns the segment to write too.
+    /// Opens the tables and the WAL. Returns the active segment as well.
     pub(super) fn open(path: &Path, reserve: u64) -> Result<(Self, Segment), LedgerError> {
         let cannot = |error: &dyn Display| LedgerError(format!("cannot open {}: {error}", path.display()));
-        // The tables' files are made by threads of the database, which sets no mode: this process's mask does.
+        // fjall creates its files without a mode, so the process's umask protects them.
         let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
         rustix::process::umask(mask | Mode::RWXG | Mode::RWXO);
         create_durably(path).map_err(|error| cannot(&error))?;
@@ -169,96 +171,96 @@ impl Disk {
         }
         let store = Store::open(path)?;
         tables::list(path).and_then(|found| wal.set_tables(found)).map_err(|error| cannot(&error))?;
-        // From here on, what was read from the log is durable in another place, whether the log is or not.
+        // From here on the rows of the WAL are durable in the tables, too.
         store.ingest(&rows).map_err(|error| cannot(&error))?;
-        let [active, spare] = Arc::clone(&wal).begin().map_err(|error| cannot(&error))?;
+        let [active, free_segment] = Arc::clone(&wal).begin().map_err(|error| cannot(&error))?;
         let disk = Self {
-            room: DiskSpace::new(path, reserve),
+            disk_space: DiskSpace::new(path, reserve),
             path: path.to_owned(),
             store: RwLock::new(Some(Arc::new(store))),
-            layers: RwLock::new(Memtables { active: rows.emptied(), immutable: None }),
+            memtables: RwLock::new(Memtables { active: rows.cleared(), immutable: None }),
             wal,
-            spare: Mutex::new(Some((spare, Layer::default()))),
-            is_spare: Condvar::new(),
+            free_segment: Mutex::new(Some((free_segment, Memtable::default()))),
+            segment_freed: Condvar::new(),
         };
         Ok((disk, active))
     }
 
     pub(super) fn store(&self) -> Result<Arc<Store>, LedgerError> {
         let store = self.store.read().clone();
-        store.ok_or_else(|| LedgerError("it is being opened again, since the disk was full".to_owned()))
+        store.ok_or_else(|| LedgerError("the ledger is being reopened after the disk was full".to_owned()))
     }
 
-    /// Everything that was written, as it is at this moment.
+    /// Returns a consistent view of all writes.
     pub(super) fn view(&self) -> Result<View<'_>, LedgerError> {
         let store = self.store()?;
-        Ok(View::new(self.layers.read(), store))
+        Ok(View::new(self.memtables.read(), store))
     }
 
-    /// The segment after the one that is full, if there is one by then.
-    pub(super) fn spare(&self, patience: Duration) -> Option<(Segment, Layer)> {
-        let mut spare = self.spare.lock();
-        if spare.is_none() && !patience.is_zero() {
-            self.is_spare.wait_for(&mut spare, patience);
+    /// Returns the next segment, waiting for at most `timeout` until one is free.
+    pub(super) fn take_free_segment(&self, timeout: Duration) -> Option<(Segment, Memtable)> {
+        let mut free_segment = self.free_segment.lock();
+        if free_segment.is_none() && !timeout.is_zero() {
+            self.segment_freed.wait_for(&mut free_segment, timeout);
         }
-        spare.take()
+        free_segment.take()
     }
 
-    /// Files what was sealed into the tables, durably. Done twice, it is as if it had been done once.
-    pub(super) fn file(&self) -> Result<(), Failure> {
+    /// Writes the immutable memtable to the tables, durably. Idempotent.
+    pub(super) fn checkpoint(&self) -> Result<(), Failure> {
         let store = self.store().map_err(|error| Failure { why: error.0, is_full: true })?;
-        let sealed = self.layers.read().immutable.clone();
-        sealed.map_or(Ok(()), |rows| store.ingest(&rows)).map_err(|error| Failure::of(&error, &self.room))
+        let immutable = self.memtables.read().immutable.clone();
+        immutable.map_or(Ok(()), |rows| store.ingest(&rows)).map_err(|error| Failure::of(&error, &self.disk_space))
     }
 
-    /// The log does not need the sealed segment any more: its file may be written again.
-    pub(super) fn filed(&self, segment: &Segment) -> io::Result<()> {
+    /// Recycles the file of a segment whose rows are in the tables.
+    pub(super) fn recycle_segment(&self, segment: &Segment) -> io::Result<()> {
         let next = Arc::clone(&self.wal).recycle(segment)?;
-        let filed = self.layers.write().immutable.take();
-        // Nobody waits while it is emptied.
-        let empty = filed.and_then(Arc::into_inner).map_or_else(Layer::default, Layer::emptied);
-        *self.spare.lock() = Some((next, empty));
-        self.is_spare.notify_all();
+        let recycle_segment = self.memtables.write().immutable.take();
+        // Cleared outside the lock.
+        let empty = recycle_segment.and_then(Arc::into_inner).map_or_else(Memtable::default, Memtable::cleared);
+        *self.free_segment.lock() = Some((next, empty));
+        self.segment_freed.notify_all();
         Ok(())
     }
 
-    /// Shuts the tables and opens them again once there is room. False when it must be tried again later; until they are shut,
-    /// reading goes on.
+    /// Closes and reopens the tables if there is room. Returns false if that must be retried later. Reads work until
+    /// the tables are closed.
     pub(super) fn reopen(&self) -> Result<bool, LedgerError> {
-        if !self.room.has(self.room.reserve.max(TO_GO_ON)) || !self.shut() {
+        if !self.disk_space.has(self.disk_space.reserve.max(MIN_FREE_TO_REOPEN)) || !self.shut() {
             return Ok(false);
         }
         *self.store.write() = Some(Arc::new(Store::open(&self.path)?));
         Ok(true)
     }
 
-    /// False while somebody reads: the old ones must have their end before others begin to write there.
+    /// Closes the tables. Returns false while a reader uses them, because two open instances must not overlap.
     fn shut(&self) -> bool {
-        let mut place = self.store.write();
-        let Some(store) = place.take() else { return true };
+        let mut slot = self.store.write();
+        let Some(store) = slot.take() else { return true };
         match Arc::try_unwrap(store) {
             Ok(store) => {
-                // Nobody waits for it.
-                drop(place);
+                // Closed outside the lock.
+                drop(slot);
                 drop(store);
                 true
             }
             Err(store) => {
-                *place = Some(store);
+                *slot = Some(store);
                 false
             }
         }
     }
 }
 
-/// A row at a time: nobody waits for whoever reads.
+/// Reads one row at a time, without blocking writers.
 impl Read for Disk {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         self.view()?.bytes(space, key)
     }
 }
 
-/// The tables.
+/// The tables, one keyspace for each space.
 pub(super) struct Store {
     database: Database,
     spaces: Vec<Keyspace>,
@@ -267,7 +269,7 @@ pub(super) struct Store {
 impl Store {
     fn open(path: &Path) -> Result<Self, LedgerError> {
         let cannot = |error| LedgerError(format!("cannot open {}: {error}", path.display()));
-        // One thread behind the scenes: of several, the first hands all compaction on and does nothing else for as long as it lasts.
+        // One worker thread: of several, the first would hand over all compaction and do nothing else while it lasts.
         let database = Database::builder(path).worker_threads(1).open().map_err(cannot)?;
         let spaces = Space::ALL.iter().map(|space| database.keyspace(space.name(), KeyspaceCreateOptions::default));
         let spaces = spaces.collect::<Result<Vec<_>, _>>().map_err(cannot)?;
@@ -278,15 +280,16 @@ impl Store {
         &self.spaces[space as usize]
     }
 
-    /// Makes a sorted table of each space's rows, past the database's own journal: ours has them until they are synced here.
-    fn ingest(&self, rows: &Layer) -> fjall::Result<()> {
-        // Says whether somebody behind the scenes has failed.
+    /// Ingests the rows of each space as a sorted table, bypassing fjall's own journal. Our WAL has them until they
+    /// are synced here.
+    fn ingest(&self, rows: &Memtable) -> fjall::Result<()> {
+        // Fails if a background thread of fjall has failed.
         self.database.persist(PersistMode::Buffer)?;
         for space in Space::ALL {
             let keyspace = self.space(space);
             let mut table = None;
             for (key, value) in rows.of(space) {
-                // What came and went in between leaves nothing behind.
+                // A row inserted and deleted since the last checkpoint leaves no tombstone.
                 if value.is_none() && !keyspace.contains_key(key)? {
                     continue;
                 }

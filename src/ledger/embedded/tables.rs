@@ -1,26 +1,27 @@
-//! Whether the tables' files are there. fjall takes a missing file for one that was never made: it forgets a table space whose
-//! directory is gone, deletes one without its `current` file, and all of them when its own list of names is gone.
+//! Checks that the tables' files exist. fjall treats a missing file as one that was never created. It drops a
+//! keyspace whose directory is gone, deletes one without its `current` file, and deletes all if its list of names is
+//! gone.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// Written when a database was created.
+/// File written when a database was created.
 const VERSION: &str = "version";
-/// Holds a directory for each table space.
+/// Directory with a subdirectory for each keyspace.
 const SPACES: &str = "keyspaces";
-/// Names the version of a table space in force.
+/// File with the present version of a keyspace.
 const CURRENT: &str = "current";
 
-/// Names of the files and directories beside which the log lies. Journals have a number as well, as in `0.jnl`.
+/// Names of fjall's files and directories beside the WAL. Its journals are numbered, as in `0.jnl`.
 pub(super) const NAMES: [&str; 3] = [VERSION, SPACES, "lock"];
 
-/// Whether there are tables, whole or not.
+/// Returns whether tables exist, complete or not.
 pub(super) fn any(path: &Path) -> io::Result<bool> {
     Ok(path.join(VERSION).try_exists()? || path.join(SPACES).try_exists()?)
 }
 
-/// Directories of the table spaces.
+/// Returns the directories of the keyspaces.
 pub(super) fn list(path: &Path) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path.join(SPACES))? {
@@ -30,7 +31,7 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Fails unless all of these are there; says which file is missing.
+/// Checks that all of these exist. The error names the missing file.
 pub(super) fn check(path: &Path, known: &[u32]) -> Result<(), String> {
     let version = path.join(VERSION);
     let files = known.iter().map(|space| path.join(SPACES).join(space.to_string()).join(CURRENT));
@@ -48,7 +49,7 @@ fn is_file(path: &PathBuf) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
 }
 
-/// Removes what a creation left that did not come to its end. Nothing was ever written to such tables.
+/// Removes the files of an interrupted creation. Nothing was ever written to such tables.
 pub(super) fn remove_unfinished(path: &Path) -> io::Result<()> {
     let ignore_missing = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) };
     fs::remove_dir_all(path.join(SPACES)).or_else(ignore_missing)?;

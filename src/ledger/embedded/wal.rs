@@ -42,7 +42,7 @@ use self::record::Contents;
 pub(super) use self::segment::Segment;
 pub(super) use self::storage::create_durably;
 use self::storage::{Directory, Storage};
-use super::memtable::Layer;
+use super::memtable::Memtable;
 
 /// Names of the segments' files.
 const SEGMENTS: [&str; 2] = ["0", "1"];
@@ -117,11 +117,11 @@ impl Wal {
 
     /// Opens the log in a directory, or creates it. Returns the rows that are to be written to the tables before
     /// [`begin`](Self::begin). `has_tables`: there are tables, so there must be a log.
-    pub(super) fn open(path: &Path, has_tables: bool) -> Result<(Self, Layer), OpenError> {
+    pub(super) fn open(path: &Path, has_tables: bool) -> Result<(Self, Memtable), OpenError> {
         Self::open_on(Arc::new(Directory::open(path)?), has_tables)
     }
 
-    fn open_on(storage: Arc<dyn Storage>, has_tables: bool) -> Result<(Self, Layer), OpenError> {
+    fn open_on(storage: Arc<dyn Storage>, has_tables: bool) -> Result<(Self, Memtable), OpenError> {
         let damaged = |name, at, why: &str| {
             let file = storage.path(name);
             Err(OpenError::Damaged { file, at, why: why.to_owned() })
@@ -134,7 +134,7 @@ impl Wal {
             }
             let manifest = Manifest::new();
             manifest.create(&*storage)?;
-            return Ok((Self::new(storage, manifest, [0; 2]), Layer::default()));
+            return Ok((Self::new(storage, manifest, [0; 2]), Memtable::default()));
         };
         let (mut manifest, is_spoiled) = match Manifest::read(&bytes) {
             Ok(read) => read,
@@ -168,7 +168,7 @@ impl Wal {
                 return damaged(name, contents.end as u64, why);
             }
         }
-        let mut rows = Layer::default();
+        let mut rows = Memtable::default();
         for (_, name, contents) in &contents {
             for record in contents.records() {
                 if segment::take(record, &mut rows).is_none() {

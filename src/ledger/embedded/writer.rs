@@ -1,4 +1,4 @@
-//! The thread that runs every transaction and writes the log.
+//! Writer thread: runs every transaction and appends to the WAL.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,43 +11,43 @@ use super::memtable::Memtables;
 use super::store::{Failure, Store};
 use super::wal::Segment;
 use super::wal_sync::SyncRequest;
-use super::write_request::{Answers, TransactionEnd, WriteRequest, words};
-use super::{AGAIN, BATCH, Durability, SYNC_LAG, Shared};
+use super::write_request::{PendingReplies, TransactionEnd, WriteRequest, panic_message};
+use super::{Durability, MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL, Shared};
 use crate::ledger::change_feed::Changes;
 use crate::ledger::ids::Ids;
 use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Read, Rows, Space, Transaction, Value, Writes};
 use crate::telemetry::METRICS;
 
-/// What only this thread has.
+/// State of the writer thread.
 pub(super) struct Writer {
     pub(super) ids: Mutex<Ids>,
     pub(super) log: Segment,
-    /// Where those go who wait for a sync.
+    /// Channel to the sync thread.
     pub(super) syncing: Sender<SyncRequest>,
-    /// Where full segments go.
-    pub(super) filing: Sender<Segment>,
-    /// Since when something has been written whose sync nobody has asked for.
+    /// Channel of full segments to the checkpoint thread.
+    pub(super) checkpoints: Sender<Segment>,
+    /// When the oldest write was made for which no sync was requested.
     pub(super) unsynced: Option<Instant>,
-    /// Empty: the room that the batch before had.
+    /// Empty buffer of the previous batch, reused for its capacity.
     pub(super) rows: Rows,
 }
 
 impl Shared {
-    /// Writes a batch into the log, into its next segment when this one is full.
+    /// Appends a batch to the WAL, to the next segment if this one is full.
     fn append(&self, writes: &Writes, writer: &mut Writer) -> Result<(), Failure> {
         if writer.log.len() >= self.segment {
             self.rotate(writer)?;
         }
-        writer.log.append(&writes.rows).map_err(|error| Failure::of(&error, &self.disk.room))
+        writer.log.append(&writes.rows).map_err(|error| Failure::of(&error, &self.disk.disk_space))
     }
 
-    /// Goes on in the log's next segment. While the one before is still being filed, this one grows on, up to twice its
-    /// length; then everybody waits.
+    /// Rotates the WAL to its next segment. While the previous segment is being checkpointed, this one grows up to
+    /// twice its size; then all transactions wait.
     fn rotate(&self, writer: &mut Writer) -> Result<(), Failure> {
         let (next, empty) = loop {
             let must = writer.log.len() >= 2 * self.segment;
-            match self.disk.spare(if must { AGAIN } else { Duration::ZERO }) {
+            match self.disk.take_free_segment(if must { RETRY_INTERVAL } else { Duration::ZERO }) {
                 Some(next) => break next,
                 None if !must => return Ok(()),
                 None => {}
@@ -56,44 +56,44 @@ impl Shared {
                 return Err(Failure { why: failure.why.clone(), is_full: failure.is_full });
             }
         };
-        // Before anything is behind it.
+        // The full segment is synced before the next one is written.
         let (synced, is_synced) = channel();
-        let mut answers = Answers::default();
-        let told = move || {
+        let mut replies = PendingReplies::default();
+        let notify = move || {
             let _ = synced.send(());
         };
-        answers.push(None, Box::new(told));
+        replies.push(None, Box::new(notify));
         let upto = Some(writer.log.position());
-        let _ = writer.syncing.send(SyncRequest { upto, since: Instant::now(), wakes: false, answers });
+        let _ = writer.syncing.send(SyncRequest { upto, since: Instant::now(), wakes: false, replies });
         is_synced.recv().map_err(|_| Failure { why: "a sync failed".into(), is_full: false })?;
         let full = std::mem::replace(&mut writer.log, next);
-        let mut layers = self.disk.layers.write();
-        layers.immutable = Some(Arc::new(std::mem::replace(&mut layers.active, empty)));
-        drop(layers);
-        writer.filing.send(full).map_err(|_| Failure { why: "the filing thread ended".into(), is_full: false })
+        let mut memtables = self.disk.memtables.write();
+        memtables.immutable = Some(Arc::new(std::mem::replace(&mut memtables.active, empty)));
+        drop(memtables);
+        writer.checkpoints.send(full).map_err(|_| Failure { why: "the checkpoint thread ended".into(), is_full: false })
     }
 
-    pub(super) fn run(self: &Arc<Self>, jobs: &Receiver<WriteRequest>, mut writer: Writer) {
+    pub(super) fn run(self: &Arc<Self>, requests: &Receiver<WriteRequest>, mut writer: Writer) {
         loop {
-            let waits_for_room = self.waits_for_room();
+            let is_disk_full = self.is_disk_full();
             let first = match writer.unsynced {
-                _ if waits_for_room => jobs.recv_timeout(AGAIN),
-                Some(since) => jobs.recv_timeout(SYNC_LAG.saturating_sub(since.elapsed())),
-                None => jobs.recv_timeout(AGAIN),
+                _ if is_disk_full => requests.recv_timeout(RETRY_INTERVAL),
+                Some(since) => requests.recv_timeout(MAX_SYNC_DELAY.saturating_sub(since.elapsed())),
+                None => requests.recv_timeout(RETRY_INTERVAL),
             };
-            // Nobody comes any more once another thread has met a full disk: that is seen here, too.
-            if !waits_for_room && writer.unsynced.is_none() && matches!(first, Err(RecvTimeoutError::Timeout)) {
-                self.look_at_directory();
+            // No requests arrive after another thread has met a full disk, so it is checked here as well.
+            if !is_disk_full && writer.unsynced.is_none() && matches!(first, Err(RecvTimeoutError::Timeout)) {
+                self.check_directory();
                 continue;
             }
             let is_last = matches!(first, Err(RecvTimeoutError::Disconnected));
-            if waits_for_room {
+            if is_disk_full {
                 self.resume_after_full_disk();
             }
-            let batch = first.into_iter().chain(jobs.try_iter().take(BATCH - 1)).collect();
-            // What the storage engine panics about is as fatal as what it says.
+            let batch = first.into_iter().chain(requests.try_iter().take(MAX_BATCH - 1)).collect();
+            // A panic of the storage engine is as fatal as an error.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut writer))) {
-                self.fail("it panicked", Failure { why: words(panic.as_ref()), is_full: false });
+                self.fail("the writer panicked", Failure { why: panic_message(panic.as_ref()), is_full: false });
                 writer.unsynced = None;
             }
             if is_last {
@@ -102,94 +102,94 @@ impl Shared {
         }
     }
 
-    /// While nothing is written, nobody else would notice that the directory is gone.
-    fn look_at_directory(&self) {
+    /// Checks that the directory still exists. Without writes nothing else would notice its loss.
+    fn check_directory(&self) {
         if self.failed.lock().is_none()
             && let Err(error) = self.disk.wal.check_in_place()
         {
-            self.fail("its files are gone", Failure::for_good(&error));
+            self.fail("the ledger's files are gone", Failure::permanent(&error));
         }
     }
 
-    /// Dropping a job or its answer tells the waiter that it was not done. An empty batch syncs what is unsynced.
+    /// Runs a batch. A dropped request or reply tells its caller that nothing was done. An empty batch only syncs.
     pub(super) fn commit(&self, batch: Vec<WriteRequest>, writer: &mut Writer) {
         if self.failed.lock().is_some() {
-            // Where it goes on, that is to be synced still.
-            writer.unsynced = writer.unsynced.filter(|_| self.waits_for_room());
+            // After a full disk unsynced writes still have to be synced.
+            writer.unsynced = writer.unsynced.filter(|_| self.is_disk_full());
             return;
         }
         let size = batch.len();
         let store = match self.disk.store() {
             Ok(store) => store,
-            Err(error) => return tracing::error!(%error, "nothing can be written"),
+            Err(error) => return tracing::error!(%error, "the ledger is not writable"),
         };
         let mut writes = Writes { rows: std::mem::take(&mut writer.rows), ..Writes::default() };
-        let (mut applied, mut durable) = (Answers::default(), Answers::default());
-        let layers = self.disk.layers.read();
-        for job in batch {
-            let batch = Batch { store: &store, layers: &layers, writes: &writes };
+        let (mut applied, mut durable) = (PendingReplies::default(), PendingReplies::default());
+        let memtables = self.disk.memtables.read();
+        for request in batch {
+            let batch = Batch { store: &store, memtables: &memtables, writes: &writes };
             let mut transaction = Transaction::new(&batch, &writer.ids);
-            let (verdict, answer) = (job.work)(&mut transaction);
+            let (end, reply) = (request.work)(&mut transaction);
             let own = transaction.into_writes();
-            match verdict {
+            match end {
                 TransactionEnd::Commit => writes.merge(own),
                 TransactionEnd::Rollback => {}
                 TransactionEnd::Panicked(why) => {
                     self.fail("a transaction panicked", Failure { why, is_full: false });
-                    answer();
+                    reply();
                     break;
                 }
             }
-            let answers = if job.durability == Durability::Applied { &mut applied } else { &mut durable };
-            answers.push(job.runtime, answer);
+            let replies = if request.durability == Durability::Applied { &mut applied } else { &mut durable };
+            replies.push(request.runtime, reply);
         }
-        drop((layers, store));
+        drop((memtables, store));
         let start = Instant::now();
         if !writes.is_empty() {
             let changes = Changes::of(&writes);
             if let Some(listener) = self.listener.get() {
                 listener.before_commit(&changes);
             }
-            if let Err(failure) = self.trip("commit").and_then(|()| self.append(&writes, writer)) {
+            if let Err(failure) = self.failpoint("commit").and_then(|()| self.append(&writes, writer)) {
                 return self.fail("a commit failed", failure);
             }
             writer.unsynced.get_or_insert(start);
-            let mut layers = self.disk.layers.write();
-            self.agenda.lock().follow(&writes);
-            layers.active.merge(&mut writes.rows);
-            drop(layers);
+            let mut memtables = self.disk.memtables.write();
+            self.schedule.lock().follow(&writes);
+            memtables.active.merge(&mut writes.rows);
+            drop(memtables);
             if let Some(listener) = self.listener.get() {
                 listener.after_commit(&changes);
             }
         }
         writer.rows = writes.rows;
-        applied.tell();
+        applied.send_all();
         if size > 0 {
             METRICS.ledger_batch_size.observe(size as f64);
         }
         #[cfg(test)]
-        self.hooks.committed(size);
-        let is_due = writer.unsynced.is_some_and(|since| size == 0 || since.elapsed() >= SYNC_LAG);
+        self.failpoints.committed(size);
+        let is_due = writer.unsynced.is_some_and(|since| size == 0 || since.elapsed() >= MAX_SYNC_DELAY);
         if !is_due && !writes.wakes && durable.is_empty() {
             return;
         }
-        // What a read says may rest on what is not synced yet, or is just being synced.
+        // Even a read may have seen writes that are not synced yet.
         let upto = writer.unsynced.take().map(|_| writer.log.position());
-        // Without the syncing thread nobody is answered.
-        let _ = writer.syncing.send(SyncRequest { upto, since: start, wakes: writes.wakes, answers: durable });
+        // If the sync thread has ended, the replies are dropped.
+        let _ = writer.syncing.send(SyncRequest { upto, since: start, wakes: writes.wakes, replies: durable });
     }
 }
 
-/// What there is, under what the batch has so far.
+/// Reader over the tables, the memtables and the batch so far.
 struct Batch<'a> {
     store: &'a Store,
-    layers: &'a Memtables,
+    memtables: &'a Memtables,
     writes: &'a Writes,
 }
 
 impl Read for Batch<'_> {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
-        match self.writes.rows.get(space, key).or_else(|| self.layers.get(space, key)) {
+        match self.writes.rows.get(space, key).or_else(|| self.memtables.get(space, key)) {
             Some(known) => Ok(known.clone()),
             None => self.store.bytes(space, key),
         }

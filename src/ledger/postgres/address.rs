@@ -1,4 +1,4 @@
-//! Where the PostgreSQL is, and how the way to it is protected.
+//! Address of the PostgreSQL server, and TLS to it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tollgate_plugins::secret::Secret;
 
-/// How long reaching one host may take.
+/// Timeout of reaching one host.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long a machine that is gone may go unnoticed.
+/// Timeout after which a silent host counts as gone.
 const UNANSWERED: Duration = Duration::from_secs(8);
 
-/// The URL of a PostgreSQL, understood. Never printed: there is a password in it.
+/// Parsed URL of a PostgreSQL server. Printed without its password.
 #[derive(Clone)]
 pub struct Address {
     pub(super) config: Arc<Config>,
-    /// The same for each host alone, so that one that hangs does not keep the next from being tried.
+    /// One configuration for each host, so that a host that does not answer does not block the next.
     pub(super) hosts: Arc<[Config]>,
-    /// Which of the hosts took writes last.
+    /// Index of the host that was last writable.
     pub(super) preferred: Arc<AtomicUsize>,
-    /// `None` on this machine or when it was refused in so many words.
+    /// `None` for this machine, or if TLS was explicitly disabled.
     pub(super) tls: Option<MakeRustlsConnect>,
     url: Secret,
     authorities: Option<Vec<Vec<u8>>>,
 }
 
 impl Address {
-    /// Understands `postgres://user:password@host:port/database?sslmode=…`; the server is known by the public authorities'
-    /// word, or by those that are given (DER). Says what is wrong without repeating what may be secret.
+    /// Parses `postgres://user:password@host:port/database?sslmode=…`. The server's certificate is verified by public
+    /// authorities, or by `ca` (DER). Errors do not repeat what may be secret.
     pub fn parse(url: &Secret, authorities: Option<&[Vec<u8>]>) -> Result<Self, String> {
         let text = std::str::from_utf8(url.expose()).map_err(|_| "it is not UTF-8 text".to_owned())?;
         if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
@@ -97,7 +97,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Host and database.
+/// Writes host and database.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PostgreSQL")?;
@@ -117,7 +117,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The same, with one of its hosts only.
+/// Returns a configuration with one of the hosts.
 fn alone(config: &Config, number: usize) -> Config {
     let mut one = Config::new();
     match config.get_hosts().get(number) {
@@ -184,7 +184,7 @@ fn connector(authorities: Option<&[Vec<u8>]>) -> Result<MakeRustlsConnect, Strin
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// An error with its causes, which is where they say what happened.
+/// Returns an error with its causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_another_machine_is_protected_unless_refused_in_so_many_words() {
+    fn tls_is_required_for_remote_hosts_unless_explicitly_disabled() {
         for (url, is_protected) in [
             ("postgres://tollgate:s3cret@db.example/pay", true),
             ("postgres://tollgate:s3cret@db.example/pay?sslmode=verify-full&target_session_attrs=any", true),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_without_repeating_it() {
+    fn invalid_url_is_rejected_without_repeating_its_secrets() {
         for (url, why) in [
             ("mysql://a:s3cret@db.example/pay", "must begin with postgres://"),
             ("host=db.example password=s3cret", "must begin with postgres://"),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_without_its_password() {
+    fn address_is_displayed_without_password() {
         let address = parse("postgres://tollgate:s3cret@db.example:5433,other.example:5434/pay").unwrap();
         assert_eq!(address.to_string(), "PostgreSQL at db.example:5433, other.example:5434, database pay");
         assert_eq!(format!("{address:?}"), address.to_string());

@@ -1,4 +1,4 @@
-//! The measurement of PostgreSQL's clock, which decides in every gateway that shares the ledger.
+//! Measurement of PostgreSQL's clock, which is authoritative for all gateways of the ledger.
 
 use std::time::{Duration, Instant};
 
@@ -9,29 +9,29 @@ use crate::clock;
 use crate::ledger::ids::{millis_at, time};
 use crate::ledger::transaction::Space;
 
-/// A slower answer says too little at a start.
-const EXACT: Duration = Duration::from_millis(200);
-/// How often a start tries for an exact answer.
-const TRIES: u32 = 5;
+/// Round-trip time above which a measurement at a start is repeated.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(200);
+/// Maximum number of measurements at a start.
+const MAX_MEASUREMENTS: u32 = 5;
 
-/// Asks PostgreSQL for its time.
+/// Measures PostgreSQL's clock. Returns the round-trip time.
 pub(super) fn measure(session: &Session) -> Result<Duration, Failure> {
     const TIME: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let sent = Instant::now();
     let rows = session.query(TIME, &[])?;
     let received = Instant::now();
-    let told = rows.first().and_then(|row| Timestamp::from_microsecond(row.get(0)).ok());
-    let told = told.ok_or_else(|| Failure::other("PostgreSQL tells no time"))?;
-    clock::measured(sent, received, told);
+    let server_time = rows.first().and_then(|row| Timestamp::from_microsecond(row.get(0)).ok());
+    let server_time = server_time.ok_or_else(|| Failure::other("PostgreSQL returned no time"))?;
+    clock::measured(sent, received, server_time);
     Ok(received.duration_since(sent))
 }
 
-/// Asks until an answer is exact, because everything after it is decided by that time. The first round trip prepares the
-/// statement as well.
+/// Measures until a measurement is exact, because all later decisions use it. The first round trip also prepares the
+/// statement.
 pub(super) fn measure_first(session: &Session) -> Result<(), Failure> {
     measure(session)?;
-    for _ in 1..TRIES {
-        if measure(session)? <= EXACT {
+    for _ in 1..MAX_MEASUREMENTS {
+        if measure(session)? <= MAX_ROUND_TRIP {
             break;
         }
     }

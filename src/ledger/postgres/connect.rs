@@ -1,4 +1,4 @@
-//! A way to the server that takes writes, whichever of the named hosts that is at the moment.
+//! Connection to whichever of the configured hosts is writable.
 
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
@@ -12,12 +12,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::address::Address;
 use super::failure::{Failure, Kind};
 
-/// How long one host may take, until it has said that it takes writes. The others are tried after it.
+/// Timeout of one host, until it has confirmed that it is writable. The next host is tried after it.
 const HOST_TIMEOUT: Duration = Duration::from_secs(4);
 
 type Protected = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
-/// The half of a connection that carries bytes.
+/// Driver of a connection, which transfers its bytes.
 pub(super) enum Link {
     Plain(Box<Connection<Socket, NoTlsStream>>),
     Protected(Box<Connection<Socket, Protected>>),
@@ -34,13 +34,13 @@ impl Link {
         }
     }
 
-    /// Carries until the end.
+    /// Drives the connection until it ends.
     pub(super) async fn carry(mut self) {
         while let Some(Ok(_)) = poll_fn(|context| self.poll_message(context)).await {}
     }
 }
 
-/// Connects to the first host that takes writes, beginning with the one that did last.
+/// Connects to the first writable host, starting with the last one that was.
 pub(super) async fn connect(address: &Address) -> Result<(Client, Link), Failure> {
     let count = address.hosts.len().max(1);
     let first = address.preferred.load(Ordering::Relaxed);
@@ -61,9 +61,9 @@ pub(super) async fn connect(address: &Address) -> Result<(Client, Link), Failure
                 return Ok(connected);
             }
             Ok(Err(error)) => Failure::of(&error),
-            Err(_) => Failure::lost("PostgreSQL does not answer"),
+            Err(_) => Failure::disconnected("PostgreSQL does not answer"),
         };
-        // That one host has no room says more than that another is down.
+        // A host that allows no further connections says more than one that is down.
         if refused.as_ref().is_none_or(|before| before.kind != Kind::Crowded) {
             refused = Some(failure);
         }

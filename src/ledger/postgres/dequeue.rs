@@ -1,4 +1,4 @@
-//! What is waiting, shared between processes: whoever takes a row has it for a while, and nobody waits for anybody.
+//! Dequeue with SKIP LOCKED: a process reserves due rows for a while, and no process waits for another.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,41 +15,42 @@ use crate::ledger::outbox;
 use crate::ledger::records::{Backlog, LedgerError};
 use crate::ledger::transaction::{Pair, Space};
 
-/// How long a row is its taker's. Longer than a delivery or a question takes; when the taker is gone, the next takes it
+/// How long a row is reserved. Longer than a delivery or a query takes; if the process dies, another one gets the row
 /// after this time.
-const TAKEN: Duration = Duration::from_secs(45);
+const RESERVATION: Duration = Duration::from_secs(45);
 
-/// How many of one merchant's events are looked at; no merchant has more places.
-const LANE: i64 = 64;
+/// Maximum number of events read for one merchant. No merchant has more concurrent deliveries.
+const MAX_EVENTS_PER_MERCHANT: i64 = 64;
 
-/// How often it is looked for what a wrong clock has written.
-const LOST_LOOK: Duration = Duration::from_secs(10);
+/// Interval of the scans for due times that a wrong clock wrote.
+const MISDATED_SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A range of due times that are looked for.
-pub(super) struct When {
+/// Range of due times.
+pub(super) struct DueRange {
     from: Vec<u8>,
     until: Vec<u8>,
 }
 
-/// When each space was last searched for what a wrong clock has written.
+/// Time of the last scan of each space for misdated rows.
 #[derive(Default)]
-pub(super) struct Looks(Mutex<BTreeMap<i16, Instant>>);
+pub(super) struct DueScans(Mutex<BTreeMap<i16, Instant>>);
 
-impl Looks {
-    /// Returns what is to be looked for in a space: what is due and, now and then, what a wrong clock has written, because
-    /// nothing else is due later than `latest` from now.
-    pub(super) fn when(&self, space: Space, now: Timestamp, latest: SignedDuration) -> Vec<When> {
-        let mut when = vec![When { from: Vec::new(), until: after(now, SignedDuration::ZERO) }];
-        let (mut looks, space) = (self.0.lock(), schema::number(space));
-        if looks.get(&space).is_none_or(|last| last.elapsed() >= LOST_LOOK) {
-            looks.insert(space, Instant::now());
-            when.push(When { from: after(now, latest), until: vec![0xff; 9] });
+impl DueScans {
+    /// Returns the ranges to read in a space: due rows and, every 10 s, rows due later than `latest` from now, which
+    /// a wrong clock wrote.
+    pub(super) fn ranges(&self, space: Space, now: Timestamp, latest: SignedDuration) -> Vec<DueRange> {
+        let mut ranges = vec![DueRange { from: Vec::new(), until: after(now, SignedDuration::ZERO) }];
+        let (mut scans, space) = (self.0.lock(), schema::number(space));
+        if scans.get(&space).is_none_or(|last| last.elapsed() >= MISDATED_SCAN_INTERVAL) {
+            scans.insert(space, Instant::now());
+            ranges.push(DueRange { from: after(now, latest), until: vec![0xff; 9] });
         }
-        when
+        ranges
     }
 }
 
-/// Whether process `$1` may take the row `it`: nobody has it, or not any more, or who has it is dead.
+/// Condition that process `$1` may reserve the row `it`: it is not reserved, the reservation has expired, or its
+/// process is dead.
 macro_rules! free {
     () => {
         "(owner IS NULL OR owner = $1 OR taken_until < clock_timestamp() OR NOT EXISTS (
@@ -57,11 +58,11 @@ macro_rules! free {
     };
 }
 
-/// Takes searches that are due and returns their keys: urgent ones first, and none of the channels that are `busy`.
-pub(super) fn take_searches(
+/// Reserves due inquiries and returns their keys: urgent ones first, and none of `busy` channels.
+pub(super) fn reserve_inquiries(
     session: &Session,
     owner: u32,
-    when: &[When],
+    ranges: &[DueRange],
     limit: usize,
     busy: &[String],
 ) -> Result<Vec<Vec<u8>>, Failure> {
@@ -78,31 +79,36 @@ pub(super) fn take_searches(
     let (owner, space, patient) = (i64::from(owner), schema::number(Space::Inquiries), [inquiries::PATIENT]);
     let busy: Vec<&[u8]> = busy.iter().map(String::as_bytes).collect();
     let take = |is_patient: bool, limit: usize| -> Result<Vec<Vec<u8>>, Failure> {
-        let mut taken = Vec::new();
-        for When { from, until } in when {
-            let (left, time, patient) = (many(limit.saturating_sub(taken.len())), TAKEN.as_secs_f64(), &patient[..]);
+        let mut reserved = Vec::new();
+        for DueRange { from, until } in ranges {
+            let (left, time, patient) =
+                (many(limit.saturating_sub(reserved.len())), RESERVATION.as_secs_f64(), &patient[..]);
             let rows =
                 session.query(TAKE, &[&owner, &space, until, &left, &time, from, &patient, &is_patient, &busy])?;
             let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
             keys.sort();
-            taken.extend(keys);
+            reserved.extend(keys);
         }
-        Ok(taken)
+        Ok(reserved)
     };
     let share = inquiries::patient_share(limit);
     let mut patient = take(true, share)?;
-    let mut taken = take(false, limit - patient.len())?;
-    if patient.len() == share && taken.len() + share < limit {
+    let mut reserved = take(false, limit - patient.len())?;
+    if patient.len() == share && reserved.len() + share < limit {
         // The same rows again, and more.
-        patient = take(true, limit - taken.len())?;
+        patient = take(true, limit - reserved.len())?;
     }
-    taken.append(&mut patient);
-    Ok(taken)
+    reserved.append(&mut patient);
+    Ok(reserved)
 }
 
-/// Rows of the outbox that are due and that nobody else has, by merchant.
-pub(super) fn lanes(session: &Session, owner: u32, when: &[When]) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
-    // From lane to lane by the index, so that a merchant with many events costs no more than one with few.
+/// Returns due outbox rows that no other process has reserved, by merchant.
+pub(super) fn due_by_merchant(
+    session: &Session,
+    owner: u32,
+    ranges: &[DueRange],
+) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
+    // A loose index scan from merchant to merchant, so that a long queue costs no more than a short one.
     const LOOK: &str = concat!(
         "WITH RECURSIVE lanes AS (
             (SELECT lane FROM tollgate_due WHERE lane IS NOT NULL ORDER BY lane LIMIT 1)
@@ -115,17 +121,17 @@ pub(super) fn lanes(session: &Session, owner: u32, when: &[When]) -> Result<BTre
         " ORDER BY key LIMIT $3) AS due
         WHERE lanes.lane IS NOT NULL"
     );
-    let mut lanes = BTreeMap::<String, Vec<Pair>>::new();
-    for When { from, until } in when {
-        for row in session.query(LOOK, &[&i64::from(owner), until, &LANE, from])? {
-            lanes.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+    let mut due_by_merchant = BTreeMap::<String, Vec<Pair>>::new();
+    for DueRange { from, until } in ranges {
+        for row in session.query(LOOK, &[&i64::from(owner), until, &MAX_EVENTS_PER_MERCHANT, from])? {
+            due_by_merchant.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
         }
     }
-    Ok(lanes)
+    Ok(due_by_merchant)
 }
 
-/// Takes those rows of the outbox that nobody else has taken meanwhile.
-pub(super) fn take_deliveries(session: &Session, owner: u32, chosen: &[Pair]) -> Result<Vec<Pair>, Failure> {
+/// Reserves the chosen outbox rows, except those reserved meanwhile.
+pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair]) -> Result<Vec<Pair>, Failure> {
     const TAKE: &str = concat!(
         "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $2 AND key = ANY (ARRAY(
@@ -137,31 +143,36 @@ pub(super) fn take_deliveries(session: &Session, owner: u32, chosen: &[Pair]) ->
     );
     let keys: Vec<&[u8]> = chosen.iter().map(|(key, _)| key.as_slice()).collect();
     let number = schema::number(Space::Outbox);
-    let rows = session.query(TAKE, &[&i64::from(owner), &number, &keys, &TAKEN.as_secs_f64()])?;
-    let mut taken: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    taken.sort();
-    Ok(taken)
+    let rows = session.query(TAKE, &[&i64::from(owner), &number, &keys, &RESERVATION.as_secs_f64()])?;
+    let mut reserved: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    reserved.sort();
+    Ok(reserved)
 }
 
-/// Of what is due in the lanes, what there are places for, the longest due first.
+/// Chooses due rows, the longest due first, within each merchant's free slots.
 pub(super) fn choose(
-    lanes: BTreeMap<String, Vec<Pair>>,
+    due_by_merchant: BTreeMap<String, Vec<Pair>>,
     limit: usize,
     free: impl Fn(&str) -> usize,
     under_way: impl Fn(&str, &str) -> bool,
 ) -> Vec<Pair> {
     let of_merchant = |(merchant, due): (String, Vec<Pair>)| {
-        let waiting = due.into_iter().filter(|(key, _)| outbox::waits(&merchant, key, &under_way));
-        waiting.take(free(&merchant)).collect::<Vec<_>>()
+        let backlog = due.into_iter().filter(|(key, _)| outbox::waits(&merchant, key, &under_way));
+        backlog.take(free(&merchant)).collect::<Vec<_>>()
     };
-    let mut chosen: Vec<Pair> = lanes.into_iter().flat_map(of_merchant).collect();
+    let mut chosen: Vec<Pair> = due_by_merchant.into_iter().flat_map(of_merchant).collect();
     chosen.sort();
     chosen.truncate(limit);
     chosen
 }
 
-/// Jobs that are due, taken; none of merchants that have all their places.
-pub(super) fn take_jobs(session: &Session, owner: u32, when: &[When], limit: &DueLimit) -> Result<Vec<Pair>, Failure> {
+/// Reserves due jobs, except those of merchants that already use their share.
+pub(super) fn reserve_jobs(
+    session: &Session,
+    owner: u32,
+    ranges: &[DueRange],
+    limit: &DueLimit,
+) -> Result<Vec<Pair>, Failure> {
     const TAKE: &str = concat!(
         "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
@@ -174,38 +185,42 @@ pub(super) fn take_jobs(session: &Session, owner: u32, when: &[When], limit: &Du
     let is_busy = |(_, count): &(&String, &usize)| **count >= limit.each;
     let busy: Vec<&[u8]> = limit.under_way.iter().filter(is_busy).map(|(merchant, _)| merchant.as_bytes()).collect();
     let (owner, space) = (i64::from(owner), schema::number(Space::Jobs));
-    let mut taken = Vec::new();
-    for When { from, until } in when {
-        let left = many(limit.total.saturating_sub(taken.len()));
-        let rows = session.query(TAKE, &[&owner, &space, until, &left, &TAKEN.as_secs_f64(), &busy, from])?;
+    let mut reserved = Vec::new();
+    for DueRange { from, until } in ranges {
+        let left = many(limit.total.saturating_sub(reserved.len()));
+        let rows = session.query(TAKE, &[&owner, &space, until, &left, &RESERVATION.as_secs_f64(), &busy, from])?;
         let mut rows: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         rows.sort();
-        taken.extend(rows);
+        reserved.extend(rows);
     }
-    Ok(taken)
+    Ok(reserved)
 }
 
-/// Fewer transactions than this accept jobs at the same time, on all machines together.
-const AT_ONCE: u64 = 512;
+/// Upper bound of transactions that enqueue jobs at the same time, on all machines together.
+const MAX_CONCURRENT_ENQUEUES: u64 = 512;
 
-/// Which limit of the queue is reached for a merchant, inside a transaction that may accept a job. Near a limit one such
-/// transaction waits for another, so that together they do not pass it.
-pub(super) fn queue_is(session: &Session, merchant: &str, limit: QueueLimit) -> Result<Option<QueueFull>, Failure> {
-    // Any number that is no order's; the same in every version.
+/// Returns the limit of the queue that is reached for a merchant, inside a transaction that enqueues a job. Near a
+/// limit such transactions run one after another, so that they cannot exceed it together.
+pub(super) fn reached_limit(
+    session: &Session,
+    merchant: &str,
+    limit: QueueLimit,
+) -> Result<Option<QueueFull>, Failure> {
+    // Arbitrary lock number that belongs to no order; the same in every version.
     const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453002178192741)";
-    let (total, own) = jobs(session, merchant)?;
-    let is_near = total + AT_ONCE >= limit.total || own + AT_ONCE >= limit.each;
+    let (total, own) = count_jobs(session, merchant)?;
+    let is_near = total + MAX_CONCURRENT_ENQUEUES >= limit.total || own + MAX_CONCURRENT_ENQUEUES >= limit.each;
     if limit.reached(total, own).is_some() || !is_near {
         return Ok(limit.reached(total, own));
     }
     session.query(LOCK, &[])?;
-    let (total, own) = jobs(session, merchant)?;
+    let (total, own) = count_jobs(session, merchant)?;
     Ok(limit.reached(total, own))
 }
 
-/// Jobs that wait or are executed: of all, and of a merchant.
-fn jobs(session: &Session, merchant: &str) -> Result<(u64, u64), Failure> {
-    // Behind the number of an execution stands its merchant; where no job runs, nothing does.
+/// Counts queued and executing jobs: of all merchants, and of one.
+fn count_jobs(session: &Session, merchant: &str) -> Result<(u64, u64), Failure> {
+    // In a row of a running job the merchant follows the 16 bytes of the execution number.
     const COUNT: &str = "SELECT count(*), count(*) FILTER (WHERE merchant = $3) FROM (
         SELECT value AS merchant FROM tollgate_due WHERE space = $1
         UNION ALL SELECT substr(value, 17) FROM tollgate_due WHERE space = $2 AND length(value) > 16) AS it";
@@ -215,7 +230,7 @@ fn jobs(session: &Session, merchant: &str) -> Result<(u64, u64), Failure> {
     Ok((count(0), count(1)))
 }
 
-pub(super) fn waiting(session: &Session) -> Result<Backlog, LedgerError> {
+pub(super) fn backlog(session: &Session) -> Result<Backlog, LedgerError> {
     let count = |space: i16| -> Result<u64, Failure> {
         let rows = session.query("SELECT count(*) FROM tollgate_due WHERE space = $1", &[&space])?;
         Ok(rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
@@ -223,13 +238,13 @@ pub(super) fn waiting(session: &Session) -> Result<Backlog, LedgerError> {
     let unknown = schema::number(Space::Unknown);
     let oldest = session.query("SELECT key FROM tollgate_due WHERE space = $1 ORDER BY key LIMIT 1", &[&unknown])?;
     let oldest_unknown = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
-    // Behind the time when it is due, a key has the claim, which begins with the time when it was made.
+    // A key is the due time followed by the claim's id, which begins with its creation time.
     const OLDEST: &str = "SELECT substr(key, 9, 8) AS since FROM tollgate_due WHERE space = $1 ORDER BY since LIMIT 1";
-    let errands = schema::number(Space::Jobs);
-    let oldest = session.query(OLDEST, &[&errands])?;
-    let oldest_errand = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
+    let count_jobs = schema::number(Space::Jobs);
+    let oldest = session.query(OLDEST, &[&count_jobs])?;
+    let oldest_job = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
     let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);
-    Ok(Backlog { deliveries, unknown, oldest_unknown, errands: count(errands)?, oldest_errand })
+    Ok(Backlog { deliveries, unknown, oldest_unknown, jobs: count(count_jobs)?, oldest_job })
 }
 
 fn many(limit: usize) -> i64 {

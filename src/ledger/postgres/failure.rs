@@ -1,31 +1,32 @@
-//! Why a statement failed, by PostgreSQL's code for it and never by its words.
+//! Failure of a statement, classified by PostgreSQL's error code and never by its text.
 
 use tokio_postgres::error::SqlState;
 
 use super::address::chain;
 use crate::ledger::records::LedgerError;
 
-/// What a pooler that gives each transaction another connection breaks.
+/// Error codes that a transaction pooler causes.
 pub(super) const POOLER: &str = "LISTEN or prepared statements do not work over this connection: is it a pooler in transaction mode? Name \
     PostgreSQL itself in `ledger.url`, or a pooler in session mode";
 
-/// Why a statement failed.
+/// Failure of a statement.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) kind: Kind,
     pub(super) why: String,
 }
 
-/// What can be done about it.
+/// Kind, which decides whether to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The connection is of no use any more; another one may work.
+    /// The connection is unusable; another one may work.
     Lost,
     /// The server, the database or the role allows no more connections.
     Crowded,
-    /// Other transactions were in the way (serialization, deadlock, lock time-out), or somebody cancelled it; the same again may work.
+    /// A conflict with other transactions (serialization, deadlock, lock timeout) or a cancellation; a retry may
+    /// succeed.
     Conflict,
-    /// The same will fail again.
+    /// A retry would fail again.
     Other,
 }
 
@@ -34,16 +35,16 @@ impl Failure {
         Self { kind: Kind::Other, why: why.into() }
     }
 
-    pub(super) fn lost(why: impl Into<String>) -> Self {
+    pub(super) fn disconnected(why: impl Into<String>) -> Self {
         Self { kind: Kind::Lost, why: why.into() }
     }
 
-    /// From the client's error.
+    /// Classifies an error of the client.
     pub(super) fn of(error: &tokio_postgres::Error) -> Self {
         let why = format!("PostgreSQL: {}", chain(error));
         match error.code() {
-            // It came from the network or the protocol.
-            None => Self::lost(why),
+            // An error of the network or the protocol.
+            None => Self::disconnected(why),
             Some(code) => {
                 Self { kind: kind(code), why: if is_pooler(code) { format!("{why} ({POOLER})") } else { why } }
             }
@@ -64,7 +65,7 @@ fn kind(code: &SqlState) -> Kind {
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::QUERY_CANCELED,
     ];
-    // The server leaves, became a standby, or knows nothing of this session's state.
+    // The server shuts down, became a standby, or lost the session's state.
     const LOST: [SqlState; 7] = [
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,
@@ -78,7 +79,7 @@ fn kind(code: &SqlState) -> Kind {
         Kind::Crowded
     } else if CONFLICTS.contains(code) {
         Kind::Conflict
-    // 08: connection exception; 57P05: idle session time-out.
+    // Class 08: connection exception. 57P05: idle session timeout.
     } else if LOST.contains(code) || is_pooler(code) || code.code().starts_with("08") || code.code() == "57P05" {
         Kind::Lost
     } else {
@@ -86,7 +87,7 @@ fn kind(code: &SqlState) -> Kind {
     }
 }
 
-/// A prepared statement is gone, or belongs to somebody else.
+/// Returns whether a prepared statement is missing or belongs to another session.
 fn is_pooler(code: &SqlState) -> bool {
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code)
 }
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_told_apart_by_their_code() {
+    fn failures_are_classified_by_error_code() {
         for (codes, expected) in [
             (
                 &["25006", "57P01", "57P02", "57P03", "57P05", "25P03", "26000", "42P05", "0A000", "08006", "08P01"][..],

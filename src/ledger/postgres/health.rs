@@ -1,17 +1,17 @@
-//! Whether the server can be used, as was seen last.
+//! Health of the server, as last observed.
 
 use parking_lot::Mutex;
 
-/// Who saw it.
+/// Observer of the server's health.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
-    /// The threads that work for requests.
+    /// Worker threads.
     Pool,
-    /// The thread that renews the lease.
+    /// Thread that renews the lease.
     Keeper,
 }
 
-/// Why the server cannot be used, for each part.
+/// Why the server is unusable, by observer.
 #[derive(Default)]
 pub(super) struct Health(Mutex<[Option<String>; 2]>);
 
@@ -29,7 +29,7 @@ impl Health {
         let was_bad = reasons.iter().any(Option::is_some);
         reasons[part as usize] = None;
         if was_bad && reasons.iter().all(Option::is_none) {
-            tracing::info!("the ledger can be reached again");
+            tracing::info!("the ledger is reachable again");
         }
     }
 

@@ -1,13 +1,14 @@
-//! The lease of this process: until when no other process may hold it for dead.
+//! Lease of this process: until it expires, no other process may take over its claims.
 //!
-//! Each process has a lease, which it renews while it lives, by the server's clock. A claim names the process that runs
-//! it. When the lease is over, any other process ends the claim as unknown, which means: the provider is asked, nothing is
-//! sent again; and what a process had before its lease was over it may not send after it was renewed. From then on the claim runs no more, so that what the old process may still bring is heard as late news; to
-//! run it a second time is not possible, because a claim begins to run when it is made, or when one process takes it from
-//! the queue, and goes back there only from the hands of the process that had that turn.
+//! Each process renews its lease by the server's clock. A claim names the process that executes it. When the lease
+//! has expired, any other process may end the claim as unknown: the provider is then asked, and nothing is sent
+//! again. Permits granted before the lease expired stay invalid after a later renewal.
 //!
-//! Renewal waits for nothing else: it has a thread and a connection of its own, and short time-outs. Where the server allows no
-//! further connection, it goes before all other work over one of the pool's.
+//! A claim cannot be executed twice. It starts to run when it is created or when one process dequeues it, and only
+//! the holder of that execution may requeue it. An update from an old holder is applied like a late notification.
+//!
+//! Renewal has a thread and a connection of its own and short timeouts. If the server allows no further connection,
+//! the renewal runs first on a connection of the pool.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, mpsc};
@@ -22,29 +23,29 @@ use super::health::Part;
 use super::pool::Next;
 use super::session::{Failure, Session};
 
-/// How long a process may be silent before it is held for dead.
-const LEASE: Duration = Duration::from_secs(15);
-/// How often it speaks.
-pub(super) const BEAT: Duration = Duration::from_secs(3);
-/// How soon it tries again when it was not heard.
+/// Duration of the lease.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// Interval of renewals.
+pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_secs(3);
+/// Interval of retries after a failed renewal.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// How long one renewal may take, in seconds: several fit into a lease.
-pub(super) const RENEWAL: u64 = 3;
+/// Timeout of one renewal, in seconds. Several retries fit into a lease.
+pub(super) const RENEWAL_TIMEOUT_SECS: u64 = 3;
 
-/// Until when nobody holds this process for dead.
+/// Present lease of this process.
 #[derive(Default)]
 pub(in crate::ledger) struct Lease(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     until: Option<Instant>,
-    /// Grows whenever somebody may have held it for dead in between: what it had before it has no right to any more.
+    /// Incremented when the lease may have expired in between. Permits of an earlier term are invalid.
     term: u64,
     renewals: u64,
-    /// Why it could not be renewed the last time.
+    /// Why the last renewal failed.
     why: Option<String>,
-    /// The operator knows that it is over.
-    is_told: bool,
+    /// Whether the expiry was logged.
+    is_reported: bool,
 }
 
 impl Lease {
@@ -52,14 +53,14 @@ impl Lease {
         self.0.lock().term
     }
 
-    /// How often it was renewed.
+    /// Returns the number of renewals.
     #[cfg(test)]
     pub(in crate::ledger) fn renewals(&self) -> u64 {
         self.0.lock().renewals
     }
 
-    /// Says why nothing may be sent, once the lease is over. The first who asks then also tells the operator.
-    pub(super) fn over(&self) -> Option<String> {
+    /// Returns why nothing may be sent, if the lease has expired. The first call after the expiry logs it.
+    pub(super) fn expired_reason(&self) -> Option<String> {
         let mut state = self.0.lock();
         let until = state.until.filter(|until| *until <= Instant::now());
         let ago = match (until, state.until) {
@@ -70,25 +71,25 @@ impl Lease {
         let cause = state.why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
         let why = format!(
             "the lease of this gateway in PostgreSQL ended {ago} and could not be renewed{cause}: the other gateways end its payments, \
-             and nothing is sent until it is renewed; see that PostgreSQL answers within {RENEWAL} s"
+             and nothing is sent until it is renewed; see that PostgreSQL answers within {RENEWAL_TIMEOUT_SECS} s"
         );
-        if !std::mem::replace(&mut state.is_told, true) {
+        if !std::mem::replace(&mut state.is_reported, true) {
             tracing::error!("{why}");
         }
         Some(why)
     }
 
-    /// It was renewed by a statement that began then.
+    /// Records a renewal whose statement started at `from`.
     fn renewed(&self, from: Instant) {
         let mut state = self.0.lock();
-        // Heard in time, it was renewed in time.
+        // A renewal before the expiry continues the term.
         if state.until.is_none_or(|until| until < Instant::now()) {
             state.term += 1;
         }
-        state.until = Some(from + LEASE);
+        state.until = Some(from + LEASE_DURATION);
         state.renewals += 1;
         state.why = None;
-        if std::mem::replace(&mut state.is_told, false) {
+        if std::mem::replace(&mut state.is_reported, false) {
             tracing::info!("the lease of this gateway is renewed: payments go on");
         }
     }
@@ -99,31 +100,31 @@ impl Lease {
         let was_held = state.until.is_some();
         drop(state);
         if was_held {
-            self.over();
+            self.expired_reason();
         }
     }
 
-    /// Ends the lease, as a renewal that fails for too long does.
+    /// Ends the lease, as if renewals had failed for too long.
     #[cfg(test)]
-    pub(in crate::ledger) fn let_end(&self) {
+    pub(in crate::ledger) fn expire(&self) {
         self.0.lock().until = None;
     }
 
-    /// Begins a new term, as a renewal that comes too late does.
+    /// Starts a new term, as a late renewal does.
     #[cfg(test)]
-    pub(in crate::ledger) fn let_break(&self) {
+    pub(in crate::ledger) fn start_new_term(&self) {
         self.0.lock().term += 1;
     }
 }
 
-/// Gives this process a number that no other ever had.
+/// Returns a number for this process that no other process ever had.
 pub(super) fn number(session: &Session) -> Result<u32, Failure> {
     let rows = session.query("SELECT nextval('tollgate_owner_numbers')", &[])?;
     let number = rows.first().and_then(|row| u32::try_from(row.get::<_, i64>(0)).ok());
     number.ok_or_else(|| Failure::other("PostgreSQL gave no number to this process"))
 }
 
-/// Keeps the lease until the other end of `stop` is gone, then gives it up.
+/// Renews the lease until `stop` is disconnected, then deletes it.
 pub(super) fn keep(
     shared: &Arc<Shared>,
     session: Session,
@@ -137,13 +138,13 @@ pub(super) fn keep(
             Ok(()) => shared.health.good(Part::Keeper),
             Err(failure) => {
                 shared.lease.failed(&failure.why);
-                // A renewal that was only slow says nothing about payments, as long as the lease lasts.
+                // A slow renewal says nothing about payments while the lease lasts.
                 if failure.kind != Kind::Conflict {
                     shared.health.bad(Part::Keeper, &failure.why);
                 }
             }
         }
-        let pause = if renewed.is_ok() { BEAT } else { RETRY_INTERVAL };
+        let pause = if renewed.is_ok() { RENEWAL_INTERVAL } else { RETRY_INTERVAL };
         let _ = ready.send(renewed);
         if stop.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             break;
@@ -154,7 +155,7 @@ pub(super) fn keep(
     }
 }
 
-/// Renews the lease over the own connection, a new one, or one of the pool's.
+/// Renews the lease on the own connection, a new one, or one of the pool.
 fn renew(shared: &Arc<Shared>, own: &mut Option<Session>) -> Result<(), Failure> {
     if let Some(session) = own.take().filter(|session| !session.is_broken()) {
         let renewed = renew_lease(shared, &session);
@@ -163,33 +164,33 @@ fn renew(shared: &Arc<Shared>, own: &mut Option<Session>) -> Result<(), Failure>
             return renewed;
         }
     }
-    match Session::connect(&shared.address).and_then(|session| session.hasty(RENEWAL)) {
+    match Session::connect(&shared.address).and_then(|session| session.with_timeout(RENEWAL_TIMEOUT_SECS)) {
         Ok(session) => renew_lease(shared, own.insert(session)),
         Err(failure) if shared.queue.connected() == 0 => Err(failure),
-        Err(failure) => over_the_pool(shared).unwrap_or(Err(failure)),
+        Err(failure) => renew_over_pool(shared).unwrap_or(Err(failure)),
     }
 }
 
-fn over_the_pool(shared: &Arc<Shared>) -> Option<Result<(), Failure>> {
-    let (said, renewed) = channel();
+fn renew_over_pool(shared: &Arc<Shared>) -> Option<Result<(), Failure>> {
+    let (done, renewed) = channel();
     let weak = Arc::downgrade(shared);
     shared.queue.push_first(Box::new(move |session| {
         if let (Ok(session), Some(shared)) = (session, weak.upgrade()) {
-            let _ = said.send(renew_lease(&shared, session));
+            let _ = done.send(renew_lease(&shared, session));
         }
         Next::Done
     }));
-    renewed.recv_timeout(Duration::from_secs(RENEWAL)).ok()
+    renewed.recv_timeout(Duration::from_secs(RENEWAL_TIMEOUT_SECS)).ok()
 }
 
-/// Renews the lease.
+/// Renews the lease on this connection.
 fn renew_lease(shared: &Shared, session: &Session) -> Result<(), Failure> {
     const RENEW: &str = "\
         INSERT INTO tollgate_owners (owner, expires) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
         ON CONFLICT (owner) DO UPDATE SET expires = excluded.expires";
-    // From before it is asked: what is ours ends rather too early than too late.
+    // Measured before the statement, so that the local deadline is never later than the server's.
     let from = Instant::now();
-    session.query(RENEW, &[&i64::from(shared.owner), &LEASE.as_secs_f64()])?;
+    session.query(RENEW, &[&i64::from(shared.owner), &LEASE_DURATION.as_secs_f64()])?;
     shared.lease.renewed(from);
     clock::measure(session)?;
     Ok(())

@@ -1,14 +1,14 @@
-//! Identity of a ledger: a random name that it gets once and keeps in a copy, and the moves that filled it.
+//! Identity of a ledger: a random name, which copies keep, and the migrations that filled it.
 
 use super::schema::ABOUT;
 use super::session::{Failure, Session};
 
 /// Key of the ledger's name.
 const NAME: &[u8] = b"name";
-/// Begins the key of a move.
+/// Key prefix of migrations.
 const MOVE: &[u8] = b"move:";
 
-/// Returns the ledger's name; a ledger without one gets it now.
+/// Returns the ledger's name, which is created at the first call.
 pub(super) fn name(session: &Session) -> Result<String, Failure> {
     const GIVE: &str = "\
         INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, decode(md5(gen_random_uuid()::text), 'hex'))
@@ -23,7 +23,7 @@ pub(super) fn name(session: &Session) -> Result<String, Failure> {
     name.ok_or_else(|| Failure::other("PostgreSQL did not keep the name of the ledger"))
 }
 
-/// Returns the ids of the moves that filled this ledger.
+/// Returns the ids of the migrations that filled this ledger.
 pub(super) fn moves(session: &Session) -> Result<Vec<String>, Failure> {
     const READ: &str = "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3";
     let until: &[u8] = b"move;";
@@ -32,7 +32,7 @@ pub(super) fn moves(session: &Session) -> Result<Vec<String>, Failure> {
     Ok(rows.iter().map(|row| id(row.get(0))).collect())
 }
 
-/// Writes down the move that fills this ledger.
+/// Records the migration that fills this ledger.
 pub(super) fn moved(session: &Session, id: &str) -> Result<(), Failure> {
     const WRITE: &str = "INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, '')";
     let key = [MOVE, id.as_bytes()].concat();

@@ -1,18 +1,18 @@
-//! What a transaction wants to write, in one statement.
+//! Writes of a transaction, saved in one statement.
 
 use super::schema::{self, QUEUED};
 use super::session::{Failure, Session};
 use crate::ledger::outbox;
 use crate::ledger::transaction::{Space, Writes};
 
-/// Rows that may exist already are replaced; what is written once only is refused when it is there.
+/// Upserts rows. Rows that are written only once are inserted without an upsert, so that a duplicate fails.
 const SAVE: &str = "\
     WITH once AS (
         INSERT INTO tollgate_records (space, key, value) SELECT * FROM unnest($1::smallint[], $2::bytea[], $3::bytea[])),
     kept AS (
         INSERT INTO tollgate_records (space, key, value) SELECT * FROM unnest($4::smallint[], $5::bytea[], $6::bytea[])
         ON CONFLICT (space, key) DO UPDATE SET value = excluded.value),
-    gone AS (
+    deleted AS (
         DELETE FROM tollgate_records AS it USING unnest($7::smallint[], $8::bytea[]) AS old (space, key)
         WHERE it.space = old.space AND it.key = old.key),
     due AS (
@@ -29,7 +29,7 @@ struct Rows<'a> {
     spaces: Vec<i16>,
     keys: Vec<&'a [u8]>,
     values: Vec<&'a [u8]>,
-    lanes: Vec<Option<&'a str>>,
+    merchants: Vec<Option<&'a str>>,
     owners: Vec<Option<i64>>,
 }
 
@@ -44,31 +44,31 @@ impl<'a> Rows<'a> {
         self.values.push(value);
     }
 
-    fn add_due(&mut self, space: i16, key: &'a [u8], value: &'a [u8], lane: Option<&'a str>, owner: Option<i64>) {
+    fn add_due(&mut self, space: i16, key: &'a [u8], value: &'a [u8], merchant: Option<&'a str>, owner: Option<i64>) {
         self.add(space, key, value);
-        self.lanes.push(lane);
+        self.merchants.push(merchant);
         self.owners.push(owner);
     }
 }
 
-/// Writes everything. A claim that begins to run is `owner`'s.
+/// Saves all writes. A claim that starts to run gets the owner `owner`.
 pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(), Failure> {
-    let [mut once, mut kept, mut gone, mut due, mut done]: [Rows<'_>; 5] = Default::default();
-    // In one order everywhere, so that two transactions wait for each other and not each for the other.
+    let [mut once, mut upserts, mut deleted, mut due, mut done]: [Rows<'_>; 5] = Default::default();
+    // The same order in every transaction avoids deadlocks.
     let mut rows: Vec<_> = writes.rows.iter().collect();
     rows.sort_unstable_by_key(|(space, key, _)| (*space, *key));
     for (space, key, value) in rows {
         let number = schema::number(space);
         match value {
             Some(value) if schema::is_due(space) => {
-                let lane = (space == Space::Outbox).then(|| outbox::merchant(value));
+                let merchant = (space == Space::Outbox).then(|| outbox::merchant(value));
                 let owner = (space == Space::Running).then_some(i64::from(owner));
-                due.add_due(number, key, value, lane, owner);
+                due.add_due(number, key, value, merchant, owner);
             }
             Some(value) if schema::is_unique(space) => once.add(number, key, value),
-            Some(value) => kept.add(number, key, value),
+            Some(value) => upserts.add(number, key, value),
             None if schema::is_due(space) => done.name(number, key),
-            None => gone.name(number, key),
+            None => deleted.name(number, key),
         }
     }
     for (event, joined) in &writes.queued {
@@ -84,15 +84,15 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
             &once.spaces,
             &once.keys,
             &once.values,
-            &kept.spaces,
-            &kept.keys,
-            &kept.values,
-            &gone.spaces,
-            &gone.keys,
+            &upserts.spaces,
+            &upserts.keys,
+            &upserts.values,
+            &deleted.spaces,
+            &deleted.keys,
             &due.spaces,
             &due.keys,
             &due.values,
-            &due.lanes,
+            &due.merchants,
             &due.owners,
             &done.spaces,
             &done.keys,

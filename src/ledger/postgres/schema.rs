@@ -1,14 +1,16 @@
-//! The tables, and how they come up to date by themselves.
+//! Tables and their migration.
 //!
-//! Two versions of the program run side by side while one is rolled out, so a step only ever adds: the older version goes
-//! on as if nothing had happened, and a database that is newer than this program is none of its concern.
+//! During a rollout two versions run side by side, so a step only adds. The older version ignores the additions, and
+//! a program ignores a newer database.
 
 use super::session::{Failure, Session};
 use crate::ledger::transaction::Space;
 
-/// Each brings the tables from its position's version to the next. Never changed once released.
+/// Migration steps. Each brings the tables from the version of its position to the next. Never changed after its
+/// release.
 const STEPS: [&str; 1] = [
-    // Records are found by key alone. What is due is apart, in a table that stays small, so that the dead rows of what was
+    // Records are read by key only. Due rows are in a table of their own that stays small, so that its dead rows are
+    // few and vacuumed soon.
     // done are few and soon gone.
     "CREATE TABLE tollgate_records (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (space, key));
@@ -21,13 +23,13 @@ const STEPS: [&str; 1] = [
      CREATE TABLE tollgate_owners (owner bigint PRIMARY KEY, expires timestamptz NOT NULL);",
 ];
 
-/// Any number; the same in every version, so that only one process at a time brings the tables up to date.
+/// Arbitrary lock number, the same in every version, so that only one process migrates at a time.
 const LOCK: i64 = 0x746f_6c6c_6761_7465;
 
-/// Brings the tables up to date.
+/// Migrates the tables.
 pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
     let newest = STEPS.len() as i32;
-    // Without the lock first, so that whoever may not change tables can run on tables that are there.
+    // Checked before the lock, so that a role without the right to change tables can use existing ones.
     let is_there = session.query("SELECT to_regclass('tollgate_schema') IS NOT NULL", &[])?;
     if is_there.first().is_some_and(|row| row.get(0)) && version(session)? >= newest {
         return Ok(());
@@ -38,7 +40,7 @@ pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
     ))?;
     for (number, step) in (1..).zip(STEPS).skip(version(session)?.max(0) as usize) {
         session.run(&format!("{step} INSERT INTO tollgate_schema (version) VALUES ({number})"))?;
-        tracing::info!(version = number, "the ledger's tables were brought up to date");
+        tracing::info!(version = number, "the ledger's tables were migrated");
     }
     session.run("COMMIT")
 }
@@ -48,24 +50,24 @@ fn version(session: &Session) -> Result<i32, Failure> {
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
-/// How a space is numbered in the tables.
+/// Returns the number of a space in the tables.
 pub(super) fn number(space: Space) -> i16 {
     space as i16
 }
 
-/// Events that no merchant has yet: only counted.
+/// Number of the undelivered events, which are only counted.
 pub(super) const QUEUED: i16 = 100;
 
-/// What the ledger knows of itself, among the records: its name and the moves that filled it.
+/// Number of the ledger's own rows: its name and the migrations that filled it.
 pub(super) const ABOUT: i16 = 101;
 
-/// Whether rows of a space are waiting for something; they are in a table of their own.
+/// Returns whether rows of a space are due rows, which are in a table of their own.
 pub(super) fn is_due(space: Space) -> bool {
     matches!(space, Space::Running | Space::Outbox | Space::Inquiries | Space::Unknown | Space::Jobs)
 }
 
-/// Whether a row of a space is written once and never changed: then a second one under the same key is refused, which is
-/// the last line behind the locks.
+/// Returns whether rows of a space are written once and never changed. A second row under the same key then fails, as
+/// the last defence behind the locks.
 pub(super) fn is_unique(space: Space) -> bool {
     matches!(space, Space::Index | Space::Keys)
 }

@@ -1,4 +1,4 @@
-//! One connection, used by one thread: statements, and one transaction of the rules over them.
+//! Connection used by one thread: statements, and transactions of the rules over them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,19 +25,20 @@ use crate::ledger::records::LedgerError;
 use crate::ledger::transaction::{Nothing, Read, Space, Transaction, Value};
 use crate::telemetry::METRICS;
 
-/// How long one statement may take, waiting for locks included. The server gives up a little earlier, so that it says why.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long the server may take to say that it still takes writes.
-const CHECKED: Duration = Duration::from_secs(3);
+/// Timeout of one statement, including lock waits. The server's timeout is a little shorter, so that its error has
+/// the reason.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Timeout of the check that the server is writable.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What every session begins with. Plans are by key always: tables that were empty when a plan was made must not be read
-/// from end to end later. Whoever set the database to forget commits did not think of money.
+/// Settings of every session. Plans always use the indexes, because a plan made for empty tables would later scan
+/// them. `synchronous_commit = off` of the database is overridden, because it may lose commits.
 const SETTINGS: &str = "SET statement_timeout = '7s'; SET lock_timeout = '2s'; \
     SET idle_in_transaction_session_timeout = '10s'; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// What a statement sees is what was committed before it began, so that what is read behind a lock is the truth.
+/// A statement sees what was committed before it began, so a read after a lock sees the latest state.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// A connection.
@@ -45,18 +46,18 @@ pub(super) struct Session {
     runtime: Runtime,
     client: Client,
     statements: RefCell<HashMap<&'static str, Statement>>,
-    /// Nothing more can be said over it.
+    /// The connection must not be used any more.
     broken: Cell<bool>,
-    /// A statement of the present transaction failed, so that it must not be committed, whoever overlooked it.
+    /// A statement of the present transaction failed, so it must not be committed.
     failed: Cell<bool>,
-    /// Why the last statement failed that did, since the present work began.
-    trouble: Cell<Option<Kind>>,
-    /// A commit was sent, and nobody knows what became of it.
+    /// Kind of the last failed statement since the last [`reset`](Self::reset).
+    last_failure: Cell<Option<Kind>>,
+    /// A commit was sent and its result is unknown.
     in_doubt: Cell<bool>,
-    /// How long an answer is waited for.
-    patience: Cell<Duration>,
+    /// Timeout of a statement.
+    timeout: Cell<Duration>,
     used: Cell<Instant>,
-    /// When the server said last that it takes writes.
+    /// When the server last confirmed that it is writable.
     checked: Cell<Instant>,
 }
 
@@ -72,9 +73,9 @@ impl Session {
             statements: RefCell::default(),
             broken: Cell::new(false),
             failed: Cell::new(false),
-            trouble: Cell::new(None),
+            last_failure: Cell::new(None),
             in_doubt: Cell::new(false),
-            patience: Cell::new(PATIENCE),
+            timeout: Cell::new(STATEMENT_TIMEOUT),
             used: Cell::new(Instant::now()),
             checked: Cell::new(Instant::now()),
         };
@@ -82,77 +83,77 @@ impl Session {
         Ok(session)
     }
 
-    /// The same for work that must not wait long: the server gives up after these seconds, and the client a second later.
-    pub(super) fn hasty(self, seconds: u64) -> Result<Self, Failure> {
+    /// Sets another timeout, in seconds. The client waits a second longer than the server.
+    pub(super) fn with_timeout(self, seconds: u64) -> Result<Self, Failure> {
         self.run(&format!("SET statement_timeout = '{seconds}s'; SET lock_timeout = '{seconds}s'"))?;
-        self.patience.set(Duration::from_secs(seconds + 1));
+        self.timeout.set(Duration::from_secs(seconds + 1));
         Ok(self)
     }
 
-    /// Begins another piece of work, with nothing known of the one before.
-    pub(super) fn fresh(&self) -> &Self {
-        self.trouble.set(None);
+    /// Clears the state of earlier work.
+    pub(super) fn reset(&self) -> &Self {
+        self.last_failure.set(None);
         self.in_doubt.set(false);
         self
     }
 
-    /// Whether a statement failed since then, so that an error says nothing about the rows.
-    pub(super) fn is_in_trouble(&self) -> bool {
-        self.trouble.get().is_some()
+    /// Returns whether a statement has failed, so that an error says nothing about the rows.
+    pub(super) fn has_failed_statement(&self) -> bool {
+        self.last_failure.get().is_some()
     }
 
-    /// Whether the present work failed for a reason that passes, and certainly did nothing.
+    /// Returns whether the work failed temporarily and certainly committed nothing.
     pub(super) fn may_repeat(&self) -> bool {
-        self.trouble.get().is_some_and(|kind| kind != Kind::Other) && !self.in_doubt.get()
+        self.last_failure.get().is_some_and(|kind| kind != Kind::Other) && !self.in_doubt.get()
     }
 
-    /// Whether nobody knows if the present work was committed.
+    /// Returns whether it is unknown if the work was committed.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.in_doubt.get()
     }
 
-    /// Makes sure that the server is there and still takes writes: one that became a standby keeps its connections.
+    /// Checks that the server responds and is writable. A server that became a standby keeps its connections.
     pub(super) fn check(&self) -> Result<(), Failure> {
         const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
-        let patience = self.patience.replace(CHECKED);
+        let timeout = self.timeout.replace(CHECK_TIMEOUT);
         let answer = self.wait(self.client.simple_query(IS_READ_ONLY));
-        self.patience.set(patience);
-        if says_yes(&answer?) {
-            return Err(self.must_go("PostgreSQL takes no more writes here: it became a standby or read-only"));
+        self.timeout.set(timeout);
+        if is_true(&answer?) {
+            return Err(self.mark_broken("PostgreSQL takes no more writes here: it became a standby or read-only"));
         }
         self.checked.set(Instant::now());
         Ok(())
     }
 
-    /// Says that this connection must not be used any more.
-    pub(super) fn must_go(&self, why: &str) -> Failure {
+    /// Marks the connection as broken.
+    pub(super) fn mark_broken(&self, why: &str) -> Failure {
         self.failed.set(true);
-        self.trouble.set(Some(Kind::Lost));
+        self.last_failure.set(Some(Kind::Lost));
         self.broken.set(true);
-        Failure::lost(why)
+        Failure::disconnected(why)
     }
 
-    /// For how long that is known.
+    /// Returns the time since the server was last confirmed writable.
     pub(super) fn unchecked(&self) -> Duration {
         self.checked.get().elapsed()
     }
 
-    /// Whether it is of no use any more.
+    /// Returns whether the connection must not be used any more.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.get() || self.client.is_closed()
     }
 
-    /// Since when nobody has heard of the server over it.
+    /// Returns the time since the last answer of the server.
     pub(super) fn idle(&self) -> Duration {
         self.used.get().elapsed()
     }
 
-    /// Statements without arguments, one after another.
+    /// Runs statements without arguments.
     pub(super) fn run(&self, statements: &str) -> Result<(), Failure> {
         self.wait(self.client.batch_execute(statements))
     }
 
-    /// One statement, prepared the first time.
+    /// Runs one statement, which is prepared at its first use.
     pub(super) fn query(
         &self,
         statement: &'static str,
@@ -171,71 +172,74 @@ impl Session {
     }
 
     fn wait<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(self.patience.get(), answer).await });
+        let answer = self.runtime.block_on(async { tokio::time::timeout(self.timeout.get(), answer).await });
         self.used.set(Instant::now());
         let failure = match answer {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => Failure::of(&error),
-            // What it does with the statement nobody knows: this connection must not be used for anything else.
-            Err(_) => Failure::lost("PostgreSQL does not answer"),
+            // After a timeout it is unknown what the server does, so the connection must not be reused.
+            Err(_) => Failure::disconnected("PostgreSQL does not answer"),
         };
         self.failed.set(true);
-        self.trouble.set(Some(failure.kind));
+        self.last_failure.set(Some(failure.kind));
         if matches!(failure.kind, Kind::Lost | Kind::Crowded) {
             self.broken.set(true);
         }
         Err(failure)
     }
 
-    /// Looks at everything as it is at one moment.
-    pub(super) fn look<T>(&self, mut look: impl FnMut(&dyn Read) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+    /// Reads a consistent snapshot.
+    pub(super) fn read_snapshot<T>(
+        &self,
+        mut read: impl FnMut(&dyn Read) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
         self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-        let found = look(self);
+        let found = read(self);
         self.end(found, "COMMIT")
     }
 
-    /// One transaction of the rules. What is about one order is done one after another, by locks on the order's name that
-    /// every process takes before it looks. Tells whether something became due sooner.
+    /// Runs one transaction of the rules. Every process first locks the name of the order, so transactions about one
+    /// order run one after another. Returns the value and whether something became due sooner.
     ///
-    /// An error means that it was not done, with one exception: when the connection is lost while it is committed, nobody
-    /// knows. For a claim that is as good as an error, because its ticket has not been given out; so nothing is sent, and
-    /// its holder's end takes the claim back.
+    /// An error means that nothing was committed, with one exception: if the connection is lost during the commit,
+    /// the result is unknown. For a claim this is as good as an error: its permit was not returned, so nothing is
+    /// sent, and the drop of the guard releases the claim.
     pub(super) fn transaction<T>(
         &self,
         durability: Durability,
-        about: &LockScope,
+        scope: &LockScope,
         shared: &Shared,
         work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<(T, bool), LedgerError> {
-        let is_known = match about {
+        let is_known = match scope {
             LockScope::Names(_) => {
-                let names = about.names(self)?.unwrap_or_default();
+                let names = scope.names(self)?.unwrap_or_default();
                 self.begin_alone(&names)?;
                 true
             }
             _ => {
                 self.begin(BEGIN)?;
-                match about.names(self).and_then(|names| names.map(|names| Ok(self.run(&locks(&names))?)).transpose()) {
+                match scope.names(self).and_then(|names| names.map(|names| Ok(self.run(&locks(&names))?)).transpose()) {
                     Ok(locked) => locked.is_some(),
                     Err(error) => return self.end(Err(error), ""),
                 }
             }
         };
-        // What there was nothing of before the lock must not be there behind it, where no lock protects it.
+        // If there was no record before the lock, none may be read behind it, because no lock protects it.
         self.finish(if is_known { self } else { &Nothing }, durability, shared, work)
     }
 
-    /// Begins a transaction that is alone with these names. Its end is [`finish`](Self::finish).
+    /// Begins a transaction and locks these names. [`finish`](Self::finish) ends it.
     pub(super) fn begin_alone(&self, names: &[Id]) -> Result<(), Failure> {
         self.begin(&format!("{BEGIN}{}", locks(names)))
     }
 
-    /// Gives up a transaction that was begun.
-    pub(super) fn give_up(&self) {
+    /// Rolls back a transaction that was begun.
+    pub(super) fn abort(&self) {
         self.roll_back();
     }
 
-    /// Runs the rules over what can be read in a transaction that was begun, and commits.
+    /// Runs the rules in a transaction that was begun, and commits.
     pub(super) fn finish<T>(
         &self,
         base: &dyn Read,
@@ -251,7 +255,7 @@ impl Session {
             if !writes.is_empty() {
                 save(self, &writes, shared.owner)?;
             }
-            // When it is written: whoever waits for what is under way sees that there is a transaction.
+            // Announced after the writes, so that `quiesce` sees the transaction.
             Ok((value, Announced::before(shared, self, Changes::of(&writes))?))
         });
         let may_be_late = durability == Durability::Applied && !writes.wakes;
@@ -263,7 +267,7 @@ impl Session {
         Ok((value, writes.wakes))
     }
 
-    /// The first keys of a space of records from one on and before another.
+    /// Returns the first keys of a space in the range from `from` (inclusive) to `until` (exclusive).
     pub(super) fn keys(&self, space: Space, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
         const KEYS: &str =
             "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3 ORDER BY key LIMIT $4";
@@ -277,13 +281,13 @@ impl Session {
         self.run(statements).inspect_err(|_| self.roll_back())
     }
 
-    /// Commits, or rolls back what went wrong.
+    /// Commits, or rolls back after an error.
     fn end<T>(&self, done: Result<T, LedgerError>, commit: &str) -> Result<T, LedgerError> {
         let done = done.and_then(|value| {
             if self.failed.get() {
                 return Err(LedgerError("a statement failed".to_owned()));
             }
-            // A conflict at the commit has rolled it back; of what else goes wrong there nobody knows.
+            // A conflict rolls the commit back. After any other error its result is unknown.
             self.run(commit).inspect_err(|failure| self.in_doubt.set(failure.kind != Kind::Conflict))?;
             Ok(value)
         });
@@ -312,8 +316,8 @@ impl Read for Session {
     }
 }
 
-/// Whether the answer to a question of one value is true.
-pub(super) fn says_yes(answer: &[SimpleQueryMessage]) -> bool {
+/// Returns whether the answer to a boolean query is true.
+pub(super) fn is_true(answer: &[SimpleQueryMessage]) -> bool {
     answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")))
 }
 

@@ -1,11 +1,11 @@
-//! Ends the claims of processes that are gone, and those of our own that nobody holds.
+//! Sweeper: ends the claims of dead processes, and abandoned claims of this process.
 //!
-//! It works beside the keeper, so that no lease waits for it, in batches that the living share: each takes some claims for a
-//! while, and no two end the same. A batch is one transaction over rows that were read together, so that thousands of claims
-//! cost few round trips.
+//! Runs beside the lease keeper, so that it never delays a renewal. Each process reserves a batch of claims, so that
+//! no two end the same one. A batch is one transaction over rows that are read together, so that thousands of claims
+//! need few round trips.
 //!
-//! A process looks after its own claims too: one that runs according to the tables and of which nobody here has the ticket
-//! (its end could not be written, or was lost with the server's memory) is ended as well.
+//! A process also ends its own claims that are running in the tables but have no permit here: their end could not be
+//! written, or was lost in the server's memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
-use super::lease::BEAT;
+use super::lease::RENEWAL_INTERVAL;
 use super::pool::Next;
 use super::schema;
 use super::session::{Failure, Session};
@@ -27,26 +27,26 @@ use crate::ledger::rows::{PaymentRow, TrackedRow};
 use crate::ledger::transaction::{Read, Space, Transaction, Value};
 use crate::telemetry::METRICS;
 
-/// Claims that are ended in one transaction.
-const BATCH: i64 = 64;
-/// How long a batch is its taker's. After that another process takes it.
-const TAKEN: Duration = Duration::from_secs(30);
-/// How long after the end of a lease its claims are looked for.
-const ENDED: Duration = Duration::from_millis(20);
-/// How long a batch is waited for, with what waits for a connection before it.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Batches that a start waits for, so that what was left behind is mostly ended when it serves.
-const AT_START: usize = 16;
+/// Maximum number of claims ended in one transaction.
+const MAX_BATCH: i64 = 64;
+/// How long a batch is reserved for a process.
+const CLAIM_LOCK_DURATION: Duration = Duration::from_secs(30);
+/// Delay between the expiry of a lease and the next sweep.
+const EXPIRED_LEASE_DELAY: Duration = Duration::from_millis(20);
+/// Maximum wait for a batch, including the wait for a connection.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum number of batches that a start waits for, so that most abandoned claims are ended before it serves.
+const MAX_BATCHES_AT_START: usize = 16;
 
-/// Sweeps at every beat, and as soon as a lease ends, until the other end of `stop` is gone. Says when the first batches are
-/// done.
+/// Sweeps at every renewal interval and after each expiry of a lease, until `stop` is disconnected. Drops `started`
+/// after the first batches.
 pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>, started: std::sync::mpsc::Sender<()>) {
     let mut started = Some(started);
     let mut batches = 0;
     loop {
         let pause = batch(shared);
         batches += 1;
-        if !pause.is_zero() || batches == AT_START {
+        if !pause.is_zero() || batches == MAX_BATCHES_AT_START {
             started.take();
         }
         if stop.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
@@ -55,39 +55,40 @@ pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>, started: std::sync:
     }
 }
 
-/// Ends some claims. Returns the pause before the next batch: none while there may be more.
+/// Ends some claims. Returns the pause before the next batch; zero while there may be more.
 fn batch(shared: &Arc<Shared>) -> Duration {
-    let (said, swept) = channel();
+    let (done, result) = channel();
     let weak = Arc::downgrade(shared);
     shared.queue.push(Box::new(move |session| {
         let (Ok(session), Some(shared)) = (session, weak.upgrade()) else { return Next::Done };
-        let swept = sweep(&shared, session);
-        if let Err(error) = &swept {
-            tracing::warn!(%error, "claims that nobody runs could not be ended; they are tried again in {BEAT:?}");
+        let result = sweep(&shared, session);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "claims of dead processes could not be ended; retried in {RENEWAL_INTERVAL:?}");
         }
-        let _ = said.send(swept.unwrap_or(BEAT));
+        let _ = done.send(result.unwrap_or(RENEWAL_INTERVAL));
         Next::Done
     }));
-    swept.recv_timeout(PATIENCE).unwrap_or(BEAT)
+    result.recv_timeout(BATCH_TIMEOUT).unwrap_or(RENEWAL_INTERVAL)
 }
 
 fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerError> {
-    const FORGET: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
-    let taken = take(shared, session)?;
-    let is_full = taken.len() as i64 >= BATCH;
-    let mut turns: Vec<_> = taken.into_iter().map(|turn| (turn, Abandoned::Abandoned)).collect();
+    const DELETE_EXPIRED: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
+    let expired_executions = take(shared, session)?;
+    let is_full = expired_executions.len() as i64 >= MAX_BATCH;
+    let mut executions: Vec<_> =
+        expired_executions.into_iter().map(|execution| (execution, Abandoned::Abandoned)).collect();
     if !is_full {
-        turns.extend(own(shared, session)?);
-        session.query(FORGET, &[])?;
+        executions.extend(own(shared, session)?);
+        session.query(DELETE_EXPIRED, &[])?;
     }
-    for turns in turns.chunks(BATCH as usize) {
-        end_all(shared, session, turns)?;
+    for executions in executions.chunks(MAX_BATCH as usize) {
+        end_all(shared, session, executions)?;
     }
     if is_full { Ok(Duration::ZERO) } else { Ok(pause(session, shared.owner)?) }
 }
 
-/// Returns the time until the next sweep: a beat, or less where the lease of another process ends sooner. A process that lives has
-/// renewed its lease long before.
+/// Returns the time until the next sweep: the renewal interval, or less if the lease of another process expires
+/// sooner. A living process renews its lease long before that.
 pub(super) fn pause(session: &Session, owner: u32) -> Result<Duration, Failure> {
     const SOONEST: &str = "\
         SELECT extract(epoch FROM min(expires) - clock_timestamp())::float8 FROM tollgate_owners
@@ -95,10 +96,10 @@ pub(super) fn pause(session: &Session, owner: u32) -> Result<Duration, Failure> 
     let rows = session.query(SOONEST, &[&i64::from(owner)])?;
     let soonest = rows.first().and_then(|row| row.get::<_, Option<f64>>(0));
     let soonest = soonest.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    Ok(soonest.map_or(BEAT, |soonest| (soonest + ENDED).min(BEAT)))
+    Ok(soonest.map_or(RENEWAL_INTERVAL, |soonest| (soonest + EXPIRED_LEASE_DELAY).min(RENEWAL_INTERVAL)))
 }
 
-/// Takes claims of processes whose lease is over.
+/// Reserves claims of processes whose lease has expired.
 fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerError> {
     const TAKE: &str = "\
         UPDATE tollgate_due SET taken_until = clock_timestamp() + make_interval(secs => $4)
@@ -109,28 +110,32 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerEr
             ORDER BY key LIMIT $3 FOR UPDATE SKIP LOCKED))
         RETURNING key, value";
     let (space, owner) = (schema::number(Space::Running), i64::from(shared.owner));
-    let rows = session.query(TAKE, &[&space, &owner, &BATCH, &TAKEN.as_secs_f64()])?;
+    let rows = session.query(TAKE, &[&space, &owner, &MAX_BATCH, &CLAIM_LOCK_DURATION.as_secs_f64()])?;
     Ok(rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok()).collect())
 }
 
-/// Our own claims of which nobody has the ticket.
+/// Returns running claims of this process without a permit.
 fn own(shared: &Shared, session: &Session) -> Result<Vec<(ExecutionId, Abandoned)>, LedgerError> {
     const OWN: &str = "SELECT key, value FROM tollgate_due WHERE space = $1 AND owner = $2";
     let rows = session.query(OWN, &[&schema::number(Space::Running), &i64::from(shared.owner)])?;
-    let turns = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
-    let tickets = shared.tickets.lock();
-    Ok(turns.filter_map(|turn| Some((turn, tickets.end(turn)?))).collect())
+    let executions = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
+    let running = shared.running_executions.lock();
+    Ok(executions.filter_map(|execution| Some((execution, running.end(execution)?))).collect())
 }
 
-/// Ends claims together, or one by one where one of them cannot be read: it must not keep all others from being served.
-fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(ExecutionId, Abandoned)]) -> Result<(), LedgerError> {
-    match end_together(shared, session.fresh(), turns) {
+/// Ends claims in one transaction. If one cannot be read, ends them one by one, so that it does not block the others.
+fn end_all(
+    shared: &Arc<Shared>,
+    session: &Session,
+    executions: &[(ExecutionId, Abandoned)],
+) -> Result<(), LedgerError> {
+    match end_batch(shared, session.reset(), executions) {
         Err(error) if session.is_broken() => return Err(error),
         Err(_) => {}
         Ok(()) => return Ok(()),
     }
-    for (turn, end) in turns {
-        let error = match end_claim(shared, session.fresh(), *turn, *end) {
+    for (execution, end) in executions {
+        let error = match end_claim(shared, session.reset(), *execution, *end) {
             Ok(ended) => {
                 count(ended.into());
                 continue;
@@ -140,95 +145,96 @@ fn end_all(shared: &Arc<Shared>, session: &Session, turns: &[(ExecutionId, Aband
         if session.is_broken() {
             return Err(error);
         }
-        let claim = String::from(turn.claim);
-        if session.is_in_trouble() {
-            tracing::warn!(%error, claim, "a claim that nobody runs could not be ended; it is tried again");
+        let claim = String::from(execution.claim);
+        if session.has_failed_statement() {
+            tracing::warn!(%error, claim, "an abandoned claim could not be ended; it is retried");
         } else {
-            tracing::error!(%error, claim, "a claim that nobody runs cannot be ended; a person must look at it");
+            tracing::error!(%error, claim, "an abandoned claim cannot be ended; a person must review it");
         }
     }
     Ok(())
 }
 
-fn end_together(
+fn end_batch(
     shared: &Arc<Shared>,
     session: &Session,
-    turns: &[(ExecutionId, Abandoned)],
+    executions: &[(ExecutionId, Abandoned)],
 ) -> Result<(), LedgerError> {
-    let names = Together::read(session, turns)?.names(turns)?;
+    let names = PreloadedRows::read(session, executions)?.names(executions)?;
     session.begin_alone(&names)?;
-    // Anew behind the locks.
-    let base = Together::read(session, turns).inspect_err(|_| session.give_up())?;
+    // Read again under the locks.
+    let base = PreloadedRows::read(session, executions).inspect_err(|_| session.abort())?;
     let work = |tx: &mut Transaction<'_>| {
         let mut ended = 0;
-        for (turn, end) in turns {
-            ended += u64::from(claims::is_running(tx, *turn)?);
-            end.of(tx, *turn)?;
+        for (execution, end) in executions {
+            ended += u64::from(claims::is_running(tx, *execution)?);
+            end.of(tx, *execution)?;
         }
         Ok(ended)
     };
     let (ended, wakes) = session.finish(&base, Durability::Durable, shared, work)?;
     count(ended);
-    turns.iter().for_each(|(turn, _)| shared.tickets.lock().ended(*turn));
+    executions.iter().for_each(|(execution, _)| shared.running_executions.lock().ended(*execution));
     if wakes {
         shared.wake();
     }
     Ok(())
 }
 
-/// Counts claims that ran until now. Our own may have ended between the look at the tables and the look at the tickets.
+/// Counts claims that were still running. A claim of this process may have ended between reading the tables and the
+/// permits.
 fn count(ended: u64) {
     METRICS.stores.ledger_claims_taken_over_total.inc_by(ended);
 }
 
-/// Ends one claim that runs; one that does not is left alone. Returns whether it ran.
+/// Ends one claim if it is running. Returns whether it was.
 pub(super) fn end_claim(
     shared: &Arc<Shared>,
     session: &Session,
-    turn: ExecutionId,
+    execution: ExecutionId,
     end: Abandoned,
 ) -> Result<bool, LedgerError> {
     let work = move |tx: &mut Transaction<'_>| {
-        let runs = claims::is_running(tx, turn)?;
-        end.of(tx, turn)?;
+        let runs = claims::is_running(tx, execution)?;
+        end.of(tx, execution)?;
         Ok(runs)
     };
-    let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(turn.claim), shared, work)?;
-    shared.tickets.lock().ended(turn);
+    let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(execution.claim), shared, work)?;
+    shared.running_executions.lock().ended(execution);
     if wakes {
         shared.wake();
     }
     Ok(ran)
 }
 
-/// Ends a claim as soon as there is a connection; what fails is left to the next sweep.
+/// Ends a claim as soon as a connection is free. The sweeper retries a failure.
 pub(super) fn end_soon(
     weak: &Weak<Shared>,
-    turn: ExecutionId,
+    execution: ExecutionId,
     end: Abandoned,
     session: Result<&Session, LedgerError>,
 ) -> Next {
     let Some(shared) = weak.upgrade() else { return Next::Done };
-    let ended = session.and_then(|session| end_claim(&shared, session, turn, end));
+    let ended = session.and_then(|session| end_claim(&shared, session, execution, end));
     if let Err(error) = ended {
-        tracing::warn!(%error, "a claim that nobody holds any more could not be ended yet; it is tried again in {BEAT:?}");
+        tracing::warn!(%error, "an abandoned claim could not be ended yet; retried in {RENEWAL_INTERVAL:?}");
     }
     Next::Done
 }
 
-/// The rows that claims are about, read together.
-struct Together<'a> {
+/// Rows of several claims, read together.
+struct PreloadedRows<'a> {
     session: &'a Session,
     rows: BTreeMap<(Space, Vec<u8>), Option<Value>>,
 }
 
-impl<'a> Together<'a> {
-    fn read(session: &'a Session, turns: &[(ExecutionId, Abandoned)]) -> Result<Self, LedgerError> {
+impl<'a> PreloadedRows<'a> {
+    fn read(session: &'a Session, executions: &[(ExecutionId, Abandoned)]) -> Result<Self, LedgerError> {
         let mut it = Self { session, rows: BTreeMap::new() };
-        it.fetch(Space::Claims, turns.iter().map(|(turn, _)| turn.claim))?;
+        it.fetch(Space::Claims, executions.iter().map(|(execution, _)| execution.claim))?;
         let (mut payments, mut refunds) = (BTreeSet::new(), BTreeSet::new());
-        for (turn, _) in turns {
-            if let Some((payment, refund)) = claims::records_of(&it, turn.claim)? {
+        for (execution, _) in executions {
+            if let Some((payment, refund)) = claims::records_of(&it, execution.claim)? {
                 payments.insert(payment);
                 refunds.extend(refund);
             }
@@ -253,20 +259,20 @@ impl<'a> Together<'a> {
         Ok(())
     }
 
-    /// What to lock, in one order.
-    fn names(&self, turns: &[(ExecutionId, Abandoned)]) -> Result<Vec<Id>, LedgerError> {
+    /// Returns the names to lock, sorted.
+    fn names(&self, executions: &[(ExecutionId, Abandoned)]) -> Result<Vec<Id>, LedgerError> {
         let mut names = BTreeSet::new();
-        for (turn, _) in turns {
-            let Some((payment, _)) = claims::records_of(self, turn.claim)? else { continue };
-            if let Some(kept) = TrackedRow::<PaymentRow>::load(self, payment)? {
-                names.insert(lock_scope::name(&kept.row.payment.merchant, &kept.row.payment.order_id));
+        for (execution, _) in executions {
+            let Some((payment, _)) = claims::records_of(self, execution.claim)? else { continue };
+            if let Some(tracked) = TrackedRow::<PaymentRow>::load(self, payment)? {
+                names.insert(lock_scope::name(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
             }
         }
         Ok(names.into_iter().collect())
     }
 }
 
-impl Read for Together<'_> {
+impl Read for PreloadedRows<'_> {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
         match self.rows.get(&(space, key.to_vec())) {
             Some(value) => Ok(value.clone()),

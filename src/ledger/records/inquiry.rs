@@ -1,31 +1,31 @@
-//! How the questions about a payment or refund stand.
+//! State of the status inquiry of a payment or refund.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// How the search for the truth stands: about an unknown outcome at once, about a pending one after a while, because a
-/// notification may never come.
+/// Pending status inquiry of a record. It is due at once for an unknown result. For a pending one it is due after a
+/// delay, because a notification may never come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inquiry {
-    /// When it came to its status.
+    /// When the record reached its present status.
     pub since: Timestamp,
-    /// When the provider is asked next.
+    /// When the provider is queried next.
     pub due: Timestamp,
-    /// How often it was asked.
+    /// Number of queries so far.
     pub asked: u32,
-    /// How often, since the settle window ended, it said that it does not know the order.
+    /// Number of "not found" answers since the grace period (`not_found_grace`) ended.
     pub absent: u32,
-    /// Given up to a person; asked still, but seldom.
+    /// Marked for manual review. Queries continue at long intervals.
     pub needs_person: bool,
-    /// It is to be closed (or reversed) as long as it is open.
+    /// The order is to be closed (or reversed) as soon as it is known to be open.
     pub closing: bool,
-    /// The provider has confirmed that it has it, so "not known" proves nothing any more.
+    /// The provider has confirmed the record, so "not found" proves nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub confirmed: bool,
     /// The provider has accepted a reversal of a scanned payment that it did not know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reversed: bool,
-    /// How often the identical create was sent again. Counted before each is sent.
+    /// Number of repetitions of the identical create, counted before each is sent.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeated_creates: u32,
 }
@@ -35,7 +35,7 @@ fn is_zero(count: &u32) -> bool {
 }
 
 impl Inquiry {
-    /// A search that starts now and is due at once.
+    /// Returns an inquiry that starts now and is due at once.
     pub fn new(now: Timestamp) -> Self {
         Self {
             since: now,

@@ -1,4 +1,4 @@
-//! What becomes known of payments and refunds, and what merchants are told of it.
+//! Updates of payments and refunds, and the events that merchants receive.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,37 +7,37 @@ use tollgate_plugins::payment::{Money, Outcome, Status};
 
 use super::{Record, RecordId};
 
-/// What is newly known about a payment or refund.
+/// Update of a payment or refund.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// The provider's verified outcome. A `Closed` for a refund never happens.
+    /// The provider's verified outcome. Never `Closed` for a refund.
     Outcome(Outcome),
-    /// The provider refused; final, no money moved.
+    /// The provider refused the request. Final; no money moved.
     Declined(ProviderError),
-    /// Something was sent and no trustworthy answer came.
+    /// Something was sent, and no trustworthy answer came.
     Unknown(Reason),
-    /// Known after all: the provider never had it (believed after the settle window, twice).
+    /// The provider never had the request: it answered "not found" twice after the grace period.
     NotFoundAtProvider,
-    /// A payment's time is surely over and the provider does not know it: nobody has opened it, and nobody can any more.
+    /// The payment has expired and the provider does not know it: nobody has opened it, and nobody can any more.
     Expired,
-    /// Provably nothing was sent, and nothing will be: it was given up (failed) or taken back (closed).
+    /// Provably nothing was sent and nothing will be: the job expired (`Failed`) or was cancelled (`Closed`).
     NotSent(Status, Reason),
 }
 
-/// Why a record stands as it does: the provider's word where it gave one, else a sentence of the gateway.
+/// Reason of a status: the provider's error if there is one, else the gateway's sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     /// The provider's code and message.
     pub word: Option<ProviderError>,
-    /// The gateway's sentence, where the provider gave no word.
+    /// The gateway's sentence, where the provider gave no error.
     pub sentence: Option<String>,
 }
 
-/// The longest sentence of a reason, in characters.
+/// Maximum length of a reason's sentence, in characters.
 const LONGEST_REASON: usize = 200;
 
 impl Reason {
-    /// A sentence of the gateway.
+    /// Returns a reason with a sentence of the gateway, cut to 200 characters.
     pub fn sentence(sentence: impl Into<String>) -> Self {
         let mut sentence = sentence.into();
         if let Some((end, _)) = sentence.char_indices().nth(LONGEST_REASON) {
@@ -56,65 +56,65 @@ impl From<&Error> for Reason {
     }
 }
 
-/// What [`Ledger::record`](crate::ledger::Ledger::record) did with a notification.
+/// Result of [`Ledger::record`](crate::ledger::Ledger::record).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// It was news and is durable.
+    /// The notification was new and is durable.
     Applied(RecordId),
-    /// It had been recorded before, or says nothing new; durable all the same.
+    /// The notification was recorded before, or changes nothing. It is durable as well.
     Duplicate,
-    /// So much went back to the payer by a refund that was not made here; an event tells the merchant.
+    /// This amount was refunded outside this gateway. An event tells the merchant.
     RefundedElsewhere(RecordId, Money),
-    /// It is about a refund that was not made here and by which no money has gone back; the timeline has it. With the reason why a
-    /// person must look at it, if one must.
+    /// The notification is about a refund made outside this gateway that returned no money. The timeline records it.
+    /// Carries the reason for a manual review, if one is needed.
     RefundElsewhere(RecordId, Option<&'static str>),
-    /// It is about a refund, and the payment's success is not known yet: the provider is asked. Nothing is recorded of the refund,
-    /// so the provider must send the notification again.
+    /// The notification is about a refund of a payment whose success is not known yet. The provider is queried.
+    /// Nothing is recorded of the refund, so the provider must repeat the notification.
     TooEarly(RecordId),
-    /// No such order here.
+    /// The order does not exist here.
     UnknownOrder,
-    /// Amount, currency or channel differ from ours; an event `mismatch` is recorded, the payment is unchanged.
+    /// Amount, currency or channel differ from the record. A mismatch event is published; the payment is unchanged.
     Mismatch(RecordId),
 }
 
-/// What the merchant is told.
+/// Event for the merchant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// `evt_…`, ordered by time.
+    /// Event id, `evt_…`, ordered by time.
     pub id: String,
-    /// As in `payment.succeeded`.
+    /// Type, as in `payment.succeeded`.
     #[serde(rename = "type")]
     pub kind: String,
     /// When it happened.
     pub created_at: Timestamp,
-    /// What it is about.
+    /// Record that the event is about.
     pub subject: RecordId,
-    /// The payment or refund as it was then.
+    /// The payment or refund at that time.
     pub data: Record,
 }
 
-/// One event on its way to a merchant.
+/// Event that is to be delivered to a merchant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// What is told.
+    /// Event to deliver.
     pub event: Event,
-    /// When the next try is due.
+    /// When the next attempt is due.
     pub due: Timestamp,
-    /// Tries so far.
+    /// Number of attempts so far.
     pub tries: u32,
 }
 
-/// How much is waiting.
+/// Size of the backlog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Deliveries.
+    /// Undelivered events.
     pub deliveries: u64,
-    /// Payments and refunds whose end is unknown.
+    /// Payments and refunds with an unknown result.
     pub unknown: u64,
-    /// Since when the oldest of them is.
+    /// When the oldest of them became unknown.
     pub oldest_unknown: Option<Timestamp>,
-    /// What was accepted to be made later and that nobody has taken.
-    pub errands: u64,
-    /// Since when the oldest of it waits.
-    pub oldest_errand: Option<Timestamp>,
+    /// Jobs that no process has dequeued.
+    pub jobs: u64,
+    /// When the oldest of them was enqueued.
+    pub oldest_job: Option<Timestamp>,
 }

@@ -17,7 +17,7 @@ const NEWS: [(&str, &str); 7] = [
 ];
 const STATUSES: [Status; 5] = [Status::Pending, Status::Succeeded, Status::Failed, Status::Closed, Status::Unknown];
 
-fn news(name: &str) -> Update {
+fn update(name: &str) -> Update {
     match name {
         "declined" => Update::Declined(word()),
         "unknown" => Update::Unknown(Reason::default()),
@@ -32,18 +32,18 @@ fn standing(status: Status) -> Payment {
 }
 
 #[test]
-fn every_news_in_every_status_from_everyone() {
+fn transition_table_of_every_update_in_every_status_from_every_origin() {
     for (name, row) in NEWS {
         for (from, to) in STATUSES.into_iter().zip(row.split(' ')) {
-            for source in [Request, Query, Notification] {
+            for origin in [Request, Query, Notification] {
                 let only_own = from == Status::Pending && (name == "unknown" || name == "never");
                 let expected = match STATUSES.into_iter().find(|status| status.as_str()[..1] == to.to_lowercase()) {
-                    Some(_) if only_own && source != Request => None,
+                    Some(_) if only_own && origin != Request => None,
                     expected => expected,
                 };
                 let mut after = standing(from);
-                let change = payment(&mut after, &news(name), source, at(5));
-                let place = format!("{name} from {source:?} meets {from:?}");
+                let change = payment(&mut after, &update(name), origin, at(5));
+                let place = format!("{name} from {origin:?} meets {from:?}");
                 assert_eq!(
                     change,
                     Change { changed: expected.is_some(), became: expected, mismatch: false },
@@ -59,7 +59,7 @@ fn every_news_in_every_status_from_everyone() {
 
                 let mut refunded = a_refund("o", "r", 5);
                 (refunded.status, refunded.search) = (from, standing(from).search);
-                let became = refund(&mut refunded, &news(name), source, at(5)).became;
+                let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
                 assert_eq!(became, as_refund, "refund: {place}");
             }
@@ -68,7 +68,7 @@ fn every_news_in_every_status_from_everyone() {
 }
 
 #[test]
-fn money_states_say_what_the_status_means() {
+fn money_state_follows_status() {
     assert_eq!(money_state(Status::Pending), MoneyState::NotMoved);
     assert_eq!(money_state(Status::Succeeded), MoneyState::Moved);
     assert_eq!(money_state(Status::Failed), MoneyState::NotMoved);
@@ -77,7 +77,7 @@ fn money_states_say_what_the_status_means() {
 }
 
 #[test]
-fn the_first_answer_brings_its_facts_and_later_ones_fill_gaps_only() {
+fn first_answer_sets_fields_and_later_answers_only_fill_empty_ones() {
     let action = |data: &str| Some(NextAction::Qr { data: data.into() });
     let mut it = a_payment("o");
     let first = Outcome { action: action("a"), amount: Some(cny(1000)), ..Outcome::of(Status::Pending) };
@@ -102,7 +102,7 @@ fn the_first_answer_brings_its_facts_and_later_ones_fill_gaps_only() {
 }
 
 #[test]
-fn money_that_moved_after_all_takes_the_refusal_back() {
+fn success_after_decline_replaces_the_failure() {
     let mut it = a_payment("o");
     payment(&mut it, &Update::Declined(word()), Request, at(1));
     assert_eq!(it.provider_error, Some(word()));
@@ -111,16 +111,16 @@ fn money_that_moved_after_all_takes_the_refusal_back() {
 }
 
 #[test]
-fn another_amount_is_believed_from_nobody() {
+fn outcome_with_another_amount_is_rejected_from_every_origin() {
     for status in STATUSES {
-        for (source, amount) in
+        for (origin, amount) in
             [(Request, cny(999)), (Query, cny(1001)), (Notification, Money { currency: usd(), ..cny(1000) })]
         {
             let mut it = standing(status);
-            let news = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
-            let change = payment(&mut it, &news, source, at(5));
+            let update = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
+            let change = payment(&mut it, &update, origin, at(5));
             assert!(change.mismatch);
-            let own_pending = source == Request && status == Status::Pending;
+            let own_pending = origin == Request && status == Status::Pending;
             assert_eq!(it.status, if own_pending { Status::Unknown } else { status });
             assert_eq!(change.changed, own_pending);
         }
@@ -128,35 +128,39 @@ fn another_amount_is_believed_from_nobody() {
 }
 
 #[test]
-fn the_search_goes_on_until_the_end_is_known() {
-    for source in [Query, Notification] {
+fn inquiry_continues_until_final_status_is_confirmed_by_query() {
+    for origin in [Query, Notification] {
         for name in ["pending", "unknown", "never"] {
             let mut it = standing(Status::Pending);
-            let change = payment(&mut it, &news(name), source, at(5));
+            let change = payment(&mut it, &update(name), origin, at(5));
             let search = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
-            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {source:?}");
+            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {origin:?}");
         }
         let mut it = standing(Status::Pending);
-        payment(&mut it, &outcome(Status::Closed), source, at(5));
+        payment(&mut it, &outcome(Status::Closed), origin, at(5));
         assert_eq!(it.search, None);
     }
     // A doubt about what had ended is over as soon as the provider answers.
     let mut doubted = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed) };
-    payment(&mut doubted, &news("failed"), Notification, at(5));
+    payment(&mut doubted, &update("failed"), Notification, at(5));
     assert!(doubted.search.is_some());
-    payment(&mut doubted, &news("failed"), Query, at(5));
+    payment(&mut doubted, &update("failed"), Query, at(5));
     assert_eq!((doubted.search, doubted.status), (None, Status::Closed));
 }
 
 #[test]
-fn what_is_to_be_closed_stays_so_while_it_is_open() {
+fn scheduled_close_survives_while_the_payment_is_open() {
     let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
     let mut it = Payment { search: Some(wanted), ..standing(Status::Unknown) };
-    payment(&mut it, &news("pending"), Query, at(5));
+    payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(it.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
     let mut it = standing(Status::Unknown);
-    payment(&mut it, &news("pending"), Query, at(5));
-    assert_eq!(it.search, Some(Inquiry { confirmed: true, ..watch(at(5)) }), "the others wait for their notification");
+    payment(&mut it, &update("pending"), Query, at(5));
+    assert_eq!(
+        it.search,
+        Some(Inquiry { confirmed: true, ..delayed_inquiry(at(5)) }),
+        "the others wait for their notification"
+    );
 }
 
 fn unclear() -> Update {
@@ -164,7 +168,7 @@ fn unclear() -> Update {
 }
 
 #[test]
-fn what_ends_keeps_the_word_that_it_began_with() {
+fn final_status_without_reason_keeps_the_earlier_provider_error() {
     for end in [Update::NotFoundAtProvider, outcome(Status::Failed), outcome(Status::Closed)] {
         let mut it = a_payment("o");
         payment(&mut it, &unclear(), Request, at(1));
@@ -186,7 +190,7 @@ fn what_ends_keeps_the_word_that_it_began_with() {
 }
 
 #[test]
-fn reason_of_the_end_replaces_that_of_the_beginning_and_success_needs_none() {
+fn final_reason_replaces_the_first_and_success_clears_it() {
     let mut it = a_payment("o");
     payment(&mut it, &unclear(), Request, at(1));
     let reason = Some(ProviderError { code: "PAYERROR".into(), message: "失败".into() });
@@ -198,7 +202,7 @@ fn reason_of_the_end_replaces_that_of_the_beginning_and_success_needs_none() {
 }
 
 #[test]
-fn without_a_word_of_the_provider_the_gateway_says_why() {
+fn status_reason_is_set_when_the_provider_gave_no_error() {
     let sentence = |it: &Payment| it.status_reason.clone().unwrap_or_default();
     let mut it = a_payment("o");
     let error = tollgate_plugins::error::Error::unclear("no answer in time");
@@ -220,13 +224,13 @@ fn without_a_word_of_the_provider_the_gateway_says_why() {
 }
 
 #[test]
-fn payment_that_must_be_reversed_is_marked_and_its_money_is_not_certain() {
+fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
-    for (status, source) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
+    for (status, origin) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
         let mut it = Payment { method, ..standing(status) };
         let reason = Some(ProviderError { code: "PAYERROR".into(), message: String::new() });
         let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
-        payment(&mut it, &Update::Outcome(wrong.clone()), source, at(5));
+        payment(&mut it, &Update::Outcome(wrong.clone()), origin, at(5));
         assert_eq!((it.status, it.money_state, &it.provider_error), (Status::Pending, MoneyState::Unknown, &reason));
         let search = it.search.clone().unwrap();
         assert!(search.closing && search.due <= at(5), "{search:?}");
@@ -240,7 +244,7 @@ fn payment_that_must_be_reversed_is_marked_and_its_money_is_not_certain() {
 }
 
 #[test]
-fn only_an_open_payment_expires() {
+fn only_a_sent_pending_payment_expires() {
     for status in STATUSES {
         let mut it = standing(status);
         let change = payment(&mut it, &Update::Expired, Query, at(5));
@@ -256,7 +260,7 @@ fn only_an_open_payment_expires() {
 }
 
 #[test]
-fn refund_that_only_was_accepted_fails_when_the_provider_does_not_have_it() {
+fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
     let accepted = |provider_id: Option<&str>| {
         let mut it = a_refund("o", "r", 5);
         let taken = Outcome { provider_id: provider_id.map(str::to_owned), ..Outcome::of(Status::Pending) };
@@ -267,7 +271,7 @@ fn refund_that_only_was_accepted_fails_when_the_provider_does_not_have_it() {
     assert_eq!(it.search, Some(Inquiry::new(at(1))), "it is asked about at once");
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)).became, Some(Status::Failed));
     let mut it = accepted(Some("50000"));
-    assert_eq!(it.search, Some(Inquiry { confirmed: true, ..watch(at(1)) }));
+    assert_eq!(it.search, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)), Change::default());
     let mut it = accepted(None);
     refund(&mut it, &outcome(Status::Pending), Query, at(2));
@@ -275,14 +279,14 @@ fn refund_that_only_was_accepted_fails_when_the_provider_does_not_have_it() {
 }
 
 #[test]
-fn till_payment_that_waits_for_a_password_fails_when_the_provider_does_not_have_it() {
+fn scanned_payment_waiting_for_password_fails_when_not_found_at_provider() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
     let mut it = Payment { method, ..standing(Status::Pending) };
     assert_eq!(payment(&mut it, &Update::NotFoundAtProvider, Query, at(5)).became, Some(Status::Failed));
 }
 
 #[test]
-fn create_request_is_kept_until_the_payer_can_pay() {
+fn create_request_is_retained_until_the_action_is_known() {
     let create_request = Some(Box::new(super::super::records::CreateRequest {
         description: "tea".into(),
         payer: tollgate_plugins::payment::Payer::default(),

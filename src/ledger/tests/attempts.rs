@@ -10,17 +10,17 @@ const LEFT: &str = "o/wechat";
 impl Bench {
     /// A payment that went from `wechat` to `backup` after an attempt that ended so.
     async fn moved(&self, why: Error) -> ExecutionPermit {
-        let mut ticket = self.run("k", pay("o")).await;
+        let mut permit = self.run("k", pay("o")).await;
         let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
         tried.ended(&Err(why));
-        ticket.evidence.push(tried);
-        self.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
-        ticket
+        permit.evidence.push(tried);
+        self.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
+        permit
     }
 
     async fn moved_and_paid(&self) {
-        let ticket = self.moved(Error::NotSent("refused".into())).await;
-        self.settle(ticket, outcome(Status::Succeeded)).await;
+        let permit = self.moved(Error::NotSent("refused".into())).await;
+        self.settle(permit, outcome(Status::Succeeded)).await;
     }
 }
 
@@ -29,7 +29,7 @@ fn paid(id: &str) -> ProviderEvent {
 }
 
 #[tokio::test]
-async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears_of_it() {
+async fn abandoned_attempt_is_queried_and_closed_without_merchant_events() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0, "the merchant has nothing that is unknown");
@@ -46,27 +46,27 @@ async fn what_was_tried_elsewhere_is_looked_for_and_closed_and_no_merchant_hears
 }
 
 #[tokio::test]
-async fn what_a_filter_held_back_left_nothing_anywhere() {
+async fn reroute_after_a_filter_rejection_leaves_no_attempt() {
     let bench = Bench::new();
-    let ticket = bench.moved(Error::Rejected { why: "the breaker is open".into(), retry_after: 1 }).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.moved(Error::Rejected { why: "the breaker is open".into(), retry_after: 1 }).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(bench.ledger.payment("shop", LEFT).await.unwrap(), None);
     let stray = bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap();
     assert_eq!(stray, Recorded::Mismatch(of("o")), "a channel where it never was");
 }
 
 #[tokio::test]
-async fn a_release_takes_what_was_left_along() {
+async fn release_deletes_abandoned_attempts() {
     let bench = Bench::new();
-    let ticket = bench.moved(Error::NotSent("refused".into())).await;
-    bench.ledger.release(ticket).await.unwrap();
+    let permit = bench.moved(Error::NotSent("refused".into())).await;
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", LEFT).await.unwrap(), None);
     assert!(bench.ledger.due_searches(at(1_000_000_000), 10, &[]).await.is_empty());
     bench.moved_and_paid().await;
 }
 
 #[tokio::test]
-async fn money_on_both_is_told_once_and_goes_back_once() {
+async fn duplicate_payment_publishes_one_event_and_is_refunded_once() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
     let version = bench.payment("o").await.version;
@@ -79,23 +79,23 @@ async fn money_on_both_is_told_once_and_goes_back_once() {
     assert_eq!((left.status, left.provider_payment_id.as_deref()), (Status::Succeeded, Some("first")));
     assert_eq!(bench.due().await.len(), 1, "it is to be given back");
 
-    let ticket = bench.run("", give_back(LEFT, "double", 1000)).await;
-    assert_eq!(ticket.refund.as_ref().unwrap().channel, "wechat");
+    let permit = bench.run("", give_back(LEFT, "double", 1000)).await;
+    assert_eq!(permit.refund.as_ref().unwrap().channel, "wechat");
     assert!(matches!(bench.claim("", give_back(LEFT, "double", 1000)).await, ClaimResult::Running));
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     bench.ledger.save_inquiry(&of(LEFT), None).await.unwrap();
     assert!(bench.due().await.is_empty());
     let mut kinds = bench.kinds().await;
     kinds.sort();
     assert_eq!(kinds, ["payment.double_payment", "payment.succeeded", "refund.succeeded"]);
     assert_eq!(bench.payment("o").await.refunded, 0, "the payment itself stays paid");
-    let lives = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
-    let named: Vec<_> = lives.iter().map(|life| (life.payment.order_id.as_str(), life.refunds.len())).collect();
+    let histories = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
+    let named: Vec<_> = histories.iter().map(|history| (history.payment.order_id.as_str(), history.refunds.len())).collect();
     assert_eq!(named, [("o", 0), (LEFT, 1)]);
 }
 
 #[tokio::test]
-async fn money_that_turns_up_after_it_was_given_up_is_found_too() {
+async fn late_success_of_a_closed_attempt_is_a_duplicate_payment() {
     let bench = Bench::new();
     bench.moved_and_paid().await;
     bench.ledger.apply(&of(LEFT), Update::NotFoundAtProvider, at(9)).await.unwrap();
@@ -105,17 +105,17 @@ async fn money_that_turns_up_after_it_was_given_up_is_found_too() {
 }
 
 #[tokio::test]
-async fn news_of_the_payments_own_channel_are_its_own() {
+async fn notification_of_the_present_channel_applies_to_the_payment() {
     let bench = Bench::new();
-    let ticket = bench.moved(Error::NotSent("refused".into())).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.moved(Error::NotSent("refused".into())).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert_eq!(bench.ledger.record("backup", paid("n"), at(2)).await.unwrap(), Recorded::Applied(of("o")));
     assert_eq!(bench.payment(LEFT).await.status, Status::Unknown);
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
 }
 
 #[tokio::test]
-async fn money_on_two_channels_is_counted_after_the_commit_only() {
+async fn duplicate_payment_is_counted_only_after_the_commit() {
     let bench = Bench::new();
     // The counter is the process's: each engine's test has a channel of its own.
     let channel = format!("{}-double", module_path!());
@@ -137,7 +137,7 @@ async fn money_on_two_channels_is_counted_after_the_commit_only() {
 
 /// What is sent has the `public_url` and the end of its first sending, and the ledger has them before.
 #[tokio::test]
-async fn address_and_end_of_the_sending_are_written_down_without_another_channel() {
+async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt() {
     let bench = Bench::new();
     let Intent::Pay(payment) = pay("o") else { panic!() };
     let create_request = Some(Box::new(CreateRequest {
@@ -147,19 +147,19 @@ async fn address_and_end_of_the_sending_are_written_down_without_another_channel
         public_url: "https://old.example.com".into(),
     }));
     bench.accept("o", Intent::Pay(Payment { create_request, ..payment })).await;
-    let mut ticket = bench.take().await.unwrap();
-    let kept = ticket.payment.clone();
+    let mut permit = bench.take().await.unwrap();
+    let tracked = permit.payment.clone();
     let to = Destination {
-        channel: kept.channel.clone(),
-        account: kept.account.clone(),
+        channel: tracked.channel.clone(),
+        account: tracked.account.clone(),
         expires_at: Some(at(900)),
         public_url: "https://new.example.com".into(),
     };
-    bench.ledger.reroute(&mut ticket, to, at(1)).await.unwrap();
+    bench.ledger.reroute(&mut permit, to, at(1)).await.unwrap();
     let after = bench.crash();
     let payment = after.payment("o").await;
     assert_eq!(payment.create_request.unwrap().public_url, "https://new.example.com");
-    assert_eq!((payment.channel, payment.expires_at), (kept.channel, Some(at(900))));
+    assert_eq!((payment.channel, payment.expires_at), (tracked.channel, Some(at(900))));
     let (_, timeline) = after.ledger.timeline("shop", "o").await.unwrap().unwrap();
     assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, TimelineEvent::Rerouted { .. })), "{timeline:?}");
 }

@@ -5,10 +5,10 @@ use tollgate_plugins::payment::NextAction as ActionOf;
 use super::*;
 
 #[tokio::test]
-async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
+async fn status_change_publishes_one_event_with_the_present_record() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
@@ -28,12 +28,12 @@ async fn each_change_of_status_makes_one_event_with_the_record_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_refund_that_succeeds_is_added_to_its_payment_once() {
+async fn successful_refund_is_added_to_its_payment_once() {
     let bench = Bench::new();
     bench.paid("o").await;
     let paid = bench.payment("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert_eq!(bench.payment("o").await, paid, "nothing is certain yet");
     let event = told("e1", "o", Some("r"), Outcome { at: Some(at(5)), ..Outcome::of(Status::Succeeded) });
     let recorded = bench.ledger.record("wechat", event.clone(), at(6)).await.unwrap();
@@ -52,21 +52,21 @@ async fn a_refund_that_succeeds_is_added_to_its_payment_once() {
 }
 
 #[tokio::test]
-async fn a_closed_refund_failed() {
+async fn closed_refund_counts_as_failed() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     assert_eq!(bench.refund("o", "r").await.status, Status::Failed);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.failed"]);
     bench.run("r2", give_back("o", "r2", 1000)).await;
 }
 
 #[tokio::test]
-async fn a_notification_counts_once_per_channel_and_only_when_it_is_ours() {
+async fn duplicate_notification_is_ignored_per_channel_and_foreign_ones_are_unknown() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let paid = |id| told(id, "o", None, Outcome::of(Status::Succeeded));
     let unknown = bench.ledger.record("wechat", told("e0", "other", None, Outcome::of(Status::Succeeded)), at(2)).await;
     assert_eq!(unknown.unwrap(), Recorded::UnknownOrder);
@@ -82,7 +82,7 @@ async fn a_notification_counts_once_per_channel_and_only_when_it_is_ours() {
 }
 
 #[tokio::test]
-async fn a_refunds_notification_under_another_order_is_about_nothing_of_ours() {
+async fn refund_notification_with_another_order_is_unknown_order() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.paid("p").await;
@@ -96,10 +96,10 @@ async fn a_refunds_notification_under_another_order_is_about_nothing_of_ours() {
 }
 
 #[tokio::test]
-async fn another_amount_or_channel_is_told_once_and_never_believed() {
+async fn mismatched_amount_or_channel_publishes_one_mismatch_and_changes_nothing() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let before = bench.payment("o").await;
     let wrong = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
     let right = Outcome { amount: Some(cny(1000)), ..wrong.clone() };
@@ -130,7 +130,7 @@ async fn another_amount_or_channel_is_told_once_and_never_believed() {
 }
 
 #[tokio::test]
-async fn a_notification_that_was_believed_is_not_looked_at_again() {
+async fn applied_notification_is_deduplicated() {
     let bench = Bench::new();
     bench.paid("o").await;
     let event = told("e", "o", None, Outcome::of(Status::Succeeded));
@@ -145,19 +145,19 @@ async fn a_notification_that_was_believed_is_not_looked_at_again() {
 }
 
 #[tokio::test]
-async fn an_answer_about_another_amount_is_no_answer() {
+async fn response_with_another_amount_makes_the_payment_unknown() {
     let bench = Bench::new();
     let wrong = Update::Outcome(Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) });
-    let ticket = bench.run("k", pay("o")).await;
-    let Record::Payment(payment) = bench.settle(ticket, wrong.clone()).await else { panic!() };
+    let permit = bench.run("k", pay("o")).await;
+    let Record::Payment(payment) = bench.settle(permit, wrong.clone()).await else { panic!() };
     assert_eq!((payment.status, payment.money_state), (Status::Unknown, MoneyState::Unknown));
     assert_eq!(bench.kinds().await, ["payment.unknown", "payment.mismatch"]);
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
     // A close, likewise, but the payment's status stays.
-    let ticket = bench.run("k2", pay("o2")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
-    let ticket = bench.run("c", close("o2")).await;
-    bench.settle(ticket, wrong.clone()).await;
+    let permit = bench.run("k2", pay("o2")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o2")).await;
+    bench.settle(permit, wrong.clone()).await;
     let payment = bench.payment("o2").await;
     assert_eq!(payment.status, Status::Pending);
     assert!(payment.search.is_some());
@@ -165,25 +165,25 @@ async fn an_answer_about_another_amount_is_no_answer() {
     assert!(matches!(bench.claim("c", close("o2")).await, ClaimResult::AlreadyExists(_)));
     // A refund.
     bench.paid("o3").await;
-    let ticket = bench.run("r", give_back("o3", "r", 300)).await;
-    bench.settle(ticket, wrong).await;
+    let permit = bench.run("r", give_back("o3", "r", 300)).await;
+    bench.settle(permit, wrong).await;
     assert_eq!(bench.refund("o3", "r").await.status, Status::Unknown);
     assert_eq!(bench.payment("o3").await.refunded, 0);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"]);
 }
 
 #[tokio::test]
-async fn a_notification_before_the_answer_wins_over_it() {
+async fn notification_before_the_response_takes_precedence() {
     let bench = Bench::new();
-    for (order, news) in [
+    for (order, update) in [
         ("a", Update::Unknown(Reason::default())),
         ("b", outcome(Status::Pending)),
         ("c", Update::Declined(word())),
         ("d", outcome(Status::Closed)),
     ] {
-        let ticket = bench.run(order, pay(order)).await;
+        let permit = bench.run(order, pay(order)).await;
         bench.ledger.record("wechat", told(order, order, None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
-        bench.settle(ticket, news).await;
+        bench.settle(permit, update).await;
         let payment = bench.payment(order).await;
         assert_eq!((payment.status, payment.money_state, payment.provider_error), (Status::Succeeded, MoneyState::Moved, None));
         assert!(matches!(bench.claim(order, pay(order)).await, ClaimResult::Replay(_)));
@@ -193,10 +193,10 @@ async fn a_notification_before_the_answer_wins_over_it() {
 }
 
 #[tokio::test]
-async fn action_that_was_lost_and_found_is_an_event() {
+async fn recovered_action_publishes_payment_pending() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let found = Outcome { action: Some(ActionOf::Qr { data: "x".into() }), ..Outcome::of(Status::Pending) };
     for at_second in [2, 3] {
         bench.ledger.apply(&of("o"), Update::Outcome(found.clone()), at(at_second)).await.unwrap();
@@ -209,15 +209,15 @@ async fn action_that_was_lost_and_found_is_an_event() {
 }
 
 #[tokio::test]
-async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_others() {
+async fn busy_channels_do_not_starve_pending_inquiries_of_others() {
     let bench = Bench::new();
     for number in 0..12 {
         let order = format!("unknown-{number}");
-        let ticket = bench.run(&order, pay(&order)).await;
-        bench.settle(ticket, Update::Unknown(Reason::default())).await;
+        let permit = bench.run(&order, pay(&order)).await;
+        bench.settle(permit, Update::Unknown(Reason::default())).await;
     }
-    let ticket = bench.run("pending", pay("pending")).await;
-    bench.settle(ticket, Update::Outcome(Outcome::of(Status::Pending))).await;
+    let permit = bench.run("pending", pay("pending")).await;
+    bench.settle(permit, Update::Outcome(Outcome::of(Status::Pending))).await;
     bench.ledger.save_inquiry(&of("pending"), Some(Inquiry { due: at(50), ..Inquiry::new(at(1)) })).await.unwrap();
     let due = bench.ledger.due_searches(at(60), 8, &[]).await;
     let is_pending = |record: &Record| matches!(record, Record::Payment(it) if it.status == Status::Pending);
@@ -225,15 +225,15 @@ async fn channels_that_have_too_much_to_ask_leave_room_for_pending_orders_of_oth
 }
 
 #[tokio::test]
-async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
+async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
     let bench = Bench::new();
-    for (order, news) in [
+    for (order, update) in [
         ("pending", Update::Outcome(Outcome::of(Status::Pending))),
         ("unknown", Update::Unknown(Reason::default())),
         ("closing", Update::Outcome(Outcome::of(Status::Pending))),
     ] {
-        let ticket = bench.run(order, pay(order)).await;
-        bench.settle(ticket, news).await;
+        let permit = bench.run(order, pay(order)).await;
+        bench.settle(permit, update).await;
     }
     let channel = bench.payment("unknown").await.channel;
     let search = |due, closing| Inquiry { due: at(due), closing, ..Inquiry::new(at(1)) };
@@ -257,12 +257,12 @@ async fn urgent_searches_come_first_and_those_of_busy_channels_are_left_out() {
 }
 
 #[tokio::test]
-async fn searches_are_due_in_order_and_end_with_the_truth() {
+async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     let bench = Bench::new();
     let wake = bench.ledger.wake();
     for order in ["a", "b"] {
-        let ticket = bench.run(order, pay(order)).await;
-        bench.settle(ticket, Update::Unknown(Reason::default())).await;
+        let permit = bench.run(order, pay(order)).await;
+        bench.settle(permit, Update::Unknown(Reason::default())).await;
     }
     // Settling is not waited for; anything that is comes after it.
     bench.ledger.apply(&of("nothing"), Update::Unknown(Reason::default()), at(1)).await.unwrap();
@@ -293,10 +293,10 @@ async fn searches_are_due_in_order_and_end_with_the_truth() {
 }
 
 #[tokio::test]
-async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
+async fn escalation_happens_once_and_only_for_open_records() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let ask = async || bench.ledger.escalate(&of("o"), "nobody knows", at(90_000)).await.unwrap();
     // As it would be when the process ends behind the first, before the next question has its time.
     assert_eq!((ask().await, ask().await), (true, false));
@@ -308,11 +308,11 @@ async fn a_person_is_asked_once_and_only_for_what_is_still_open() {
 }
 
 #[tokio::test]
-async fn what_the_provider_leaves_to_a_person_is_news_though_the_status_stays() {
+async fn outcome_that_needs_a_person_is_recorded_without_status_change() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let stuck = Outcome { needs_person: Some("the card refused".into()), ..Outcome::of(Status::Pending) };
     let subject = RecordId { refund_id: Some("r".into()), ..of("o") };
     for expected in [Recorded::Applied(subject), Recorded::Duplicate] {
@@ -323,10 +323,10 @@ async fn what_the_provider_leaves_to_a_person_is_news_though_the_status_stays() 
 }
 
 #[tokio::test]
-async fn news_that_proves_nothing_starts_a_question() {
+async fn notification_without_proof_schedules_a_query() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(bench.due().await.is_empty());
     let rumour = ProviderEvent { outcome: None, ..told("e", "o", None, Outcome::of(Status::Succeeded)) };
     let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
@@ -349,10 +349,10 @@ async fn news_that_proves_nothing_starts_a_question() {
 }
 
 #[tokio::test]
-async fn what_is_pending_is_asked_about_after_a_silence() {
+async fn pending_record_is_queried_after_the_notification_wait() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(bench.ledger.due_searches(at(299), 10, &[]).await.is_empty());
     assert_eq!(bench.ledger.due_searches(at(302), 10, &[]).await.len(), 1);
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(302)).await.unwrap();
@@ -360,16 +360,16 @@ async fn what_is_pending_is_asked_about_after_a_silence() {
     bench.ledger.save_inquiry(&of("o"), None).await.unwrap();
     assert!(bench.payment("o").await.search.is_none(), "or nothing more is expected");
     bench.paid("paid").await;
-    let ticket = bench.run("r", give_back("paid", "r", 10)).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("r", give_back("paid", "r", 10)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert_eq!(bench.ledger.due_searches(at(1000), 10, &[]).await.len(), 1, "refunds too");
 }
 
 #[tokio::test]
-async fn what_is_unknown_is_closed_once_it_is_known_to_be_open() {
+async fn close_of_unknown_payment_is_scheduled_until_it_is_open() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
     let search = bench.payment("o").await.search.unwrap();

@@ -3,14 +3,14 @@
 use super::*;
 
 #[tokio::test]
-async fn the_same_key_runs_once_then_replays_to_the_byte() {
+async fn same_idempotency_key_executes_once_then_replays_the_response() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    assert_eq!((ticket.payment.version, ticket.payment.money_state), (1, MoneyState::NotSent));
+    let permit = bench.run("k", pay("o")).await;
+    assert_eq!((permit.payment.version, permit.payment.money_state), (1, MoneyState::NotSent));
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Running));
     let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
     assert!(matches!(other, ClaimResult::KeyReused));
-    let (record, said) = bench.ledger.settle(ticket, Update::Declined(word()), at(1), answer).await.unwrap();
+    let (record, said) = bench.ledger.settle(permit, Update::Declined(word()), at(1), answer).await.unwrap();
     let Record::Payment(payment) = record else { panic!() };
     assert_eq!((payment.status, payment.money_state), (Status::Failed, MoneyState::NotMoved));
     assert_eq!(payment.provider_error, Some(word()));
@@ -20,7 +20,7 @@ async fn the_same_key_runs_once_then_replays_to_the_byte() {
 }
 
 #[tokio::test]
-async fn keys_differ_by_merchant_method_path_and_key() {
+async fn idempotency_keys_differ_by_merchant_method_path_and_key() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
     for (place, change) in [
@@ -47,7 +47,7 @@ async fn keys_differ_by_merchant_method_path_and_key() {
 }
 
 #[tokio::test]
-async fn under_a_number_that_is_not_its_own_nothing_is_made() {
+async fn claim_with_a_foreign_provider_number_is_rejected() {
     let bench = Bench::new();
     bench.paid("o").await;
     let of_another = Payment { order_id: "twin".into(), ..a_payment("o") };
@@ -55,19 +55,19 @@ async fn under_a_number_that_is_not_its_own_nothing_is_made() {
     let refund = Refund { refund_id: "twin".into(), ..a_refund("o", "r", 1) };
     for intent in [Intent::Pay(of_another), Intent::Pay(of_a_rest), Intent::Refund(refund)] {
         let error = bench.ledger.claim(claim_key("twin", ""), intent, at(0)).await.unwrap_err();
-        assert!(error.0.contains("is not the provider's number"), "{error}");
+        assert!(error.0.contains("is not the provider number"), "{error}");
     }
     assert_eq!(bench.ledger.refund("shop", "o", "twin").await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn one_order_is_one_payment_whatever_the_key() {
+async fn same_order_under_another_key_is_the_same_payment() {
     let bench = Bench::new();
-    let ticket = bench.run("k1", pay("o")).await;
+    let permit = bench.run("k1", pay("o")).await;
     assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Running));
     let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
     assert!(matches!(bench.claim("k3", other.clone()).await, ClaimResult::OrderIdReused));
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     for key in ["k2", "k4"] {
         assert!(matches!(bench.claim(key, pay("o")).await, ClaimResult::Replay(a) if a.body == "o pending"));
     }
@@ -79,10 +79,10 @@ async fn one_order_is_one_payment_whatever_the_key() {
 }
 
 #[tokio::test]
-async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
+async fn retry_of_an_unknown_claim_returns_its_state_and_never_resends() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let unknown = bench.payment("o").await;
     assert_eq!((unknown.status, unknown.money_state), (Status::Unknown, MoneyState::Unknown));
     assert!(unknown.search.is_some());
@@ -96,7 +96,7 @@ async fn what_ended_unknown_gives_its_present_state_and_never_runs_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_hundred_at_once_one_runs() {
+async fn concurrent_duplicate_claims_execute_once() {
     let bench = Bench::new();
     let tasks = (0..200).map(|number| {
         let ledger = bench.ledger.clone();
@@ -104,24 +104,24 @@ async fn of_two_hundred_at_once_one_runs() {
         let key = if number % 2 == 0 { "k".to_owned() } else { format!("k{number}") };
         tokio::spawn(async move { ledger.claim(claim_key(&key, "body"), pay("o"), at(0)).await.unwrap() })
     });
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
         match task.await.unwrap() {
-            ClaimResult::Run(ticket) => tickets.push(ticket),
+            ClaimResult::Run(permit) => permits.push(permit),
             other => assert!(matches!(other, ClaimResult::Running), "{other:?}"),
         }
     }
-    assert_eq!(tickets.len(), 1);
+    assert_eq!(permits.len(), 1);
 }
 
 #[tokio::test]
-async fn a_released_claim_leaves_no_trace() {
+async fn released_claim_is_rolled_back_completely() {
     let bench = Bench::new();
-    let mut ticket = bench.run("k1", pay("o")).await;
+    let mut permit = bench.run("k1", pay("o")).await;
     assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Running));
-    let moved = bench.ledger.reroute(&mut ticket, destination("wechat-backup", "wechat-v3:2"), at(1)).await.unwrap();
+    let moved = bench.ledger.reroute(&mut permit, destination("wechat-backup", "wechat-v3:2"), at(1)).await.unwrap();
     assert_eq!((moved.channel.as_str(), moved.version), ("wechat-backup", 2));
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", "o").await.unwrap(), None);
     let gone = bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await;
     assert_eq!(gone.unwrap(), Recorded::UnknownOrder);
@@ -131,34 +131,34 @@ async fn a_released_claim_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn a_release_forgets_nothing_that_was_heard() {
+async fn release_after_a_notification_keeps_the_record() {
     let bench = Bench::new();
-    let mut ticket = bench.run("k", pay("o")).await;
+    let mut permit = bench.run("k", pay("o")).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
-    assert!(bench.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.is_err(), "it is paid: send nothing");
-    bench.ledger.release(ticket).await.unwrap();
+    assert!(bench.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.is_err(), "it is paid: send nothing");
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded);
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
     // Nor that the provider merely has it: it was sent, so it is searched.
-    let ticket = bench.run("k2", pay("o2")).await;
+    let permit = bench.run("k2", pay("o2")).await;
     bench.ledger.record("wechat", told("e2", "o2", None, Outcome::of(Status::Pending)), at(1)).await.unwrap();
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o2").await.status, Status::Unknown);
     // Nor a mismatch.
-    let ticket = bench.run("k3", pay("o3")).await;
+    let permit = bench.run("k3", pay("o3")).await;
     bench.ledger.mismatch(&of("o3"), at(1)).await.unwrap();
     bench.hear_all().await;
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o3").await.status, Status::Unknown);
     // Nor for a refund.
-    let ticket = bench.run("r", give_back("o", "r", 10)).await;
+    let permit = bench.run("r", give_back("o", "r", 10)).await;
     bench.ledger.record("wechat", told("e3", "o", Some("r"), Outcome::of(Status::Pending)), at(1)).await.unwrap();
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.refund("o", "r").await.status, Status::Unknown);
 }
 
 #[tokio::test]
-async fn a_ticket_that_is_lost_makes_it_unknown() {
+async fn dropped_permit_makes_the_claim_unknown() {
     let bench = Bench::new();
     drop(bench.run("k", pay("o")).await);
     // The thread takes requests in order, so this one comes after.
@@ -168,7 +168,7 @@ async fn a_ticket_that_is_lost_makes_it_unknown() {
 }
 
 #[tokio::test]
-async fn a_caller_who_never_got_its_ticket_sent_nothing() {
+async fn claim_whose_caller_never_got_the_permit_is_released() {
     let bench = Bench::new();
     {
         let claim = bench.ledger.claim(claim_key("k", "b"), pay("o"), at(0));
@@ -191,43 +191,43 @@ async fn futures_now<F: Future + Unpin>(mut future: F) -> bool {
 }
 
 #[tokio::test]
-async fn refunds_want_a_paid_payment_in_their_currency() {
+async fn refund_is_rejected_without_a_successful_payment_in_its_currency() {
     let bench = Bench::new();
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::NotFound));
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::Refused(_)));
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("r", give_back("o", "r", 1)).await, ClaimResult::Refused(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
     let mut dollars = a_refund("o", "r", 1);
     dollars.amount.currency = Currency::parse("USD").unwrap();
     assert!(matches!(bench.claim("r", Intent::Refund(dollars)).await, ClaimResult::Refused(_)));
-    let ticket = bench.run("r", give_back("o", "r", 1)).await;
-    let refund = ticket.refund.as_ref().unwrap();
-    assert_eq!((refund.channel.as_str(), ticket.payment.order_id.as_str()), ("wechat", "o"));
-    assert_eq!(ticket.subject, of_refund("o", "r"));
+    let permit = bench.run("r", give_back("o", "r", 1)).await;
+    let refund = permit.refund.as_ref().unwrap();
+    assert_eq!((refund.channel.as_str(), permit.payment.order_id.as_str()), ("wechat", "o"));
+    assert_eq!(permit.subject, of_refund("o", "r"));
 }
 
 #[tokio::test]
-async fn refunds_are_once_only_too() {
+async fn duplicate_refund_executes_once() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("a", give_back("o", "r", 10)).await;
+    let permit = bench.run("a", give_back("o", "r", 10)).await;
     assert!(matches!(bench.claim("a", give_back("o", "r", 10)).await, ClaimResult::Running));
     assert!(matches!(bench.claim("b", give_back("o", "r", 10)).await, ClaimResult::Running));
     assert!(matches!(bench.claim("c", give_back("o", "r", 11)).await, ClaimResult::OrderIdReused));
     assert!(matches!(bench.claim("a", give_back("o", "r2", 10)).await, ClaimResult::KeyReused));
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let claimed = bench.claim("b", give_back("o", "r", 10)).await;
     assert!(matches!(claimed, ClaimResult::AlreadyExists(Record::Refund(refund)) if refund.status == Status::Unknown));
-    let ticket = bench.run("d", give_back("o", "r3", 10)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("d", give_back("o", "r3", 10)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     let claimed = bench.claim("e", give_back("o", "r3", 10)).await;
     assert!(matches!(claimed, ClaimResult::Replay(answer) if answer.body == "r3 succeeded"));
 }
 
 #[tokio::test]
-async fn refunds_never_exceed_what_was_paid() {
+async fn refund_exceeding_the_balance_is_rejected() {
     let bench = Bench::new();
     bench.paid("o").await;
     assert!(matches!(bench.claim("a", give_back("o", "a", 1001)).await, ClaimResult::ExceedsBalance { left: 1000 }));
@@ -237,17 +237,17 @@ async fn refunds_never_exceed_what_was_paid() {
     bench.settle(open, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", give_back("o", "c", 401)).await, ClaimResult::ExceedsBalance { left: 400 }));
     bench.ledger.apply(&of_refund("o", "b"), Update::NotFoundAtProvider, at(2)).await.unwrap();
-    let ticket = bench.run("c", give_back("o", "c", 1000)).await;
-    bench.ledger.release(ticket).await.unwrap();
-    let ticket = bench.run("c", give_back("o", "c", 1000)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("c", give_back("o", "c", 1000)).await;
+    bench.ledger.release(permit).await.unwrap();
+    let permit = bench.run("c", give_back("o", "c", 1000)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(bench.payment("o").await.refunded, 1000);
     assert!(matches!(bench.claim("d", give_back("o", "d", 1)).await, ClaimResult::ExceedsBalance { left: 0 }));
     assert!(matches!(bench.claim("e", give_back("o", "e", u64::MAX)).await, ClaimResult::ExceedsBalance { left: 0 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refunds_at_once_never_exceed_what_was_paid() {
+async fn concurrent_refunds_never_exceed_the_paid_amount() {
     let bench = Bench::new();
     bench.paid("o").await;
     let tasks = (0..60).map(|number| {
@@ -255,8 +255,8 @@ async fn refunds_at_once_never_exceed_what_was_paid() {
         tokio::spawn(async move {
             let intent = give_back("o", &format!("r{number}"), 70);
             let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
-            let ClaimResult::Run(ticket) = claimed else { return 0 };
-            ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+            let ClaimResult::Run(permit) = claimed else { return 0 };
+            ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
             70
         })
     });
@@ -268,37 +268,37 @@ async fn refunds_at_once_never_exceed_what_was_paid() {
 }
 
 #[tokio::test]
-async fn closes_want_an_open_payment() {
+async fn close_is_rejected_unless_the_payment_is_open() {
     let bench = Bench::new();
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::NotFound));
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::Running), "it may overtake the payment");
-    bench.settle(ticket, outcome(Status::Pending)).await;
-    let ticket = bench.run("c", close("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Running));
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Pending, "only the claim is gone");
-    let ticket = bench.run("c2", close("o")).await;
-    let Record::Payment(closed) = bench.settle(ticket, outcome(Status::Closed)).await else { panic!() };
+    let permit = bench.run("c2", close("o")).await;
+    let Record::Payment(closed) = bench.settle(permit, outcome(Status::Closed)).await else { panic!() };
     assert_eq!((closed.status, closed.money_state), (Status::Closed, MoneyState::NotMoved));
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
     assert!(matches!(bench.claim("c3", close("o")).await, ClaimResult::AlreadyExists(_)));
     bench.paid("paid").await;
     assert!(matches!(bench.claim("c4", close("paid")).await, ClaimResult::Refused(_)));
-    let ticket = bench.run("k2", pay("unknown")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k2", pay("unknown")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c5", close("unknown")).await, ClaimResult::AlreadyExists(_)));
 }
 
 #[tokio::test]
-async fn payment_that_succeeds_while_it_is_reversed_is_a_mismatch() {
+async fn payment_that_succeeds_during_its_reversal_is_a_mismatch() {
     for ended in [Status::Closed, Status::Failed] {
         let bench = Bench::new();
-        let ticket = bench.run("k", pay("o")).await;
-        bench.settle(ticket, outcome(Status::Pending)).await;
-        let ticket = bench.run("c", close("o")).await;
+        let permit = bench.run("k", pay("o")).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
+        let permit = bench.run("c", close("o")).await;
         bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
-        bench.settle(ticket, outcome(ended)).await;
+        bench.settle(permit, outcome(ended)).await;
         assert_eq!(bench.payment("o").await.status, Status::Succeeded, "{ended:?}");
         assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"], "{ended:?}");
     }
@@ -342,13 +342,13 @@ async fn success_of_a_payment_that_is_being_closed_is_confirmed_by_one_more_quer
 }
 
 #[tokio::test]
-async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
+async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let before = bench.payment("o").await;
-    let ticket = bench.run("c", close("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let after = bench.payment("o").await;
     assert_eq!((after.status, after.version), (Status::Pending, before.version));
     assert_eq!(bench.due().await, [Record::Payment(after)]);
@@ -357,8 +357,8 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     // Another unclear close makes a search that has time urgent again.
     let later = Inquiry { due: at(500), ..bench.payment("o").await.search.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
-    let ticket = bench.run("c1", close("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("c1", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
     // The truth was asked: it is open still, and is closed until it is.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
@@ -366,9 +366,9 @@ async fn an_unclear_close_leaves_the_payment_and_starts_a_search() {
     let unmarked = Inquiry { closing: false, ..bench.payment("o").await.search.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(unmarked)).await.unwrap();
     assert!(bench.payment("o").await.search.unwrap().closing, "who asks does not forget what is wanted");
-    let ticket = bench.run("c2", close("o")).await;
+    let permit = bench.run("c2", close("o")).await;
     // A refused close says nothing about the payment.
-    bench.settle(ticket, Update::Declined(word())).await;
+    bench.settle(permit, Update::Declined(word())).await;
     let after = bench.payment("o").await;
     assert_eq!((after.status, after.provider_error), (Status::Pending, None));
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));

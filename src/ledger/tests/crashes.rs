@@ -4,19 +4,19 @@ use super::super::transaction::Transaction;
 use super::*;
 
 #[tokio::test]
-async fn after_a_crash_what_ran_is_unknown_and_searched() {
+async fn crash_makes_running_claims_unknown_and_schedules_inquiries() {
     let bench = Bench::new();
     bench.paid("paid").await;
     bench.paid("refunding").await;
-    let ticket = bench.run("k", pay("open")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
-    let ticket = bench.run("done", pay("unpaid")).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.run("k", pay("open")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("done", pay("unpaid")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     let known = bench.hear_all().await.len();
     let _running = [("p", pay("o")), ("r", give_back("refunding", "r", 10)), ("c", close("open")), ("q", pay("told"))];
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for (key, intent) in _running {
-        tickets.push(bench.run(key, intent).await);
+        permits.push(bench.run(key, intent).await);
     }
     bench.ledger.record("wechat", told("e", "told", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
 
@@ -50,7 +50,7 @@ async fn after_a_crash_what_ran_is_unknown_and_searched() {
 }
 
 #[tokio::test]
-async fn repeated_create_and_reversal_that_were_marked_are_known_after_a_crash() {
+async fn repeated_create_and_reversal_marks_survive_a_crash() {
     let create_request = Box::new(CreateRequest {
         description: "tea".into(),
         payer: tollgate_plugins::payment::Payer::default(),
@@ -94,10 +94,10 @@ fn name(record: &Record) -> String {
 }
 
 #[tokio::test]
-async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory() {
+async fn acknowledged_notification_survives_a_crash_with_its_event_and_dedupe_key() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = told("e", "o", None, Outcome::of(Status::Succeeded));
     bench.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     let after = bench.crash();
@@ -107,27 +107,27 @@ async fn a_notification_that_was_answered_survives_with_its_event_and_its_memory
 }
 
 #[tokio::test]
-async fn a_transaction_that_errs_writes_nothing_and_harms_nobody() {
+async fn failed_transaction_is_rolled_back_without_affecting_others() {
     let bench = Bench::new();
     let _ticket = bench.run("k", pay("o")).await;
-    let (key, about) = (claim_key("twin", ""), LockScope::order("shop", "twin"));
+    let (key, scope) = (claim_key("twin", ""), LockScope::order("shop", "twin"));
     let errs = move |tx: &mut Transaction<'_>| {
         assert!(matches!(super::super::claims::claim(tx, *Request::new(&key, pay("twin"), None, at(0))?)?, ClaimResult::Run(_)));
         Err::<(), _>(LedgerError("an example".into()))
     };
-    assert_eq!(bench.ledger.engine.write(Durable, about, errs).await.unwrap_err().0, "an example");
+    assert_eq!(bench.ledger.engine.write(Durable, scope, errs).await.unwrap_err().0, "an example");
     assert!(bench.ledger.is_healthy());
     assert_eq!(bench.ledger.payment("shop", "twin").await.unwrap(), None);
     bench.run("twin", pay("twin")).await;
 }
 
 #[tokio::test]
-async fn what_is_applied_is_seen_at_once() {
+async fn applied_transaction_is_visible_at_once() {
     let bench = Bench::new();
     for number in 0..50 {
         let order = format!("o{number}");
-        let ticket = bench.run(&order, pay(&order)).await;
-        let record = bench.settle(ticket, outcome(Status::Succeeded)).await;
+        let permit = bench.run(&order, pay(&order)).await;
+        let record = bench.settle(permit, outcome(Status::Succeeded)).await;
         assert_eq!(Record::Payment(bench.payment(&order).await), record);
         assert!(matches!(bench.claim(&order, pay(&order)).await, ClaimResult::Replay(_)));
     }

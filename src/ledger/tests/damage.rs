@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::engine;
 use super::backends::{Backend, Tables};
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 const PAYMENTS: usize = 12;
@@ -56,7 +56,7 @@ fn all_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn missing_empty_or_flipped_file_is_noticed_or_harmless() {
+async fn missing_empty_or_corrupt_file_is_detected_or_harmless() {
     let place = closed().await;
     let mut noticed = 0;
     for file in all_files(place.path()) {
@@ -81,7 +81,7 @@ async fn missing_empty_or_flipped_file_is_noticed_or_harmless() {
 }
 
 #[tokio::test]
-async fn missing_directory_of_tables_is_refused_before_anything_is_changed() {
+async fn missing_tables_directory_is_rejected_before_any_change() {
     let place = closed().await;
     for space in fs::read_dir(place.path().join("keyspaces")).unwrap() {
         let name = space.unwrap().file_name();
@@ -95,7 +95,7 @@ async fn missing_directory_of_tables_is_refused_before_anything_is_changed() {
 }
 
 #[tokio::test]
-async fn flipped_bit_in_the_log_is_refused_with_file_and_position() {
+async fn corrupt_wal_is_rejected_with_file_and_position() {
     let place = closed().await;
     let file = place.path().join("journal/0");
     let mut bytes = fs::read(&file).unwrap();
@@ -106,7 +106,7 @@ async fn flipped_bit_in_the_log_is_refused_with_file_and_position() {
 }
 
 #[tokio::test]
-async fn interrupted_creation_is_finished_by_the_next_start() {
+async fn interrupted_creation_is_completed_by_the_next_start() {
     let place = Tables::new();
     drop(open(&place).unwrap());
     // Before anything was written, at different points.
@@ -128,7 +128,7 @@ async fn interrupted_creation_is_finished_by_the_next_start() {
 }
 
 #[tokio::test]
-async fn files_are_readable_by_the_owner_only_also_those_that_were_there() {
+async fn all_files_are_readable_by_the_owner_only() {
     let bench = super::Fixture::<Tables>::new();
     for number in 0..40 {
         bench.paid(&format!("o{number}")).await;
@@ -162,7 +162,7 @@ fn engine(ledger: &Ledger) -> &embedded::Engine {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn directory_that_is_removed_or_replaced_while_it_is_used_is_noticed() {
+async fn directory_removed_or_replaced_while_in_use_is_detected() {
     for is_removed in [true, false] {
         let bench = super::Fixture::<Directory>::new();
         bench.paid("o").await;

@@ -5,8 +5,8 @@ use super::*;
 /// One payment with three events in its queue.
 async fn three() -> Bench {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     bench
@@ -18,7 +18,7 @@ async fn kinds_due(bench: &Bench, now: Timestamp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
+async fn deliveries_are_ordered_per_payment_and_do_not_delay_other_payments() {
     let bench = three().await;
     bench.paid("p").await;
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
@@ -45,7 +45,7 @@ async fn order_is_kept_per_payment_and_one_payment_delays_no_other() {
 }
 
 #[tokio::test]
-async fn delivered_twice_or_never_sent_changes_nothing() {
+async fn duplicate_delivered_report_is_idempotent() {
     let bench = three().await;
     let head = bench.deliveries(at(10), 1).await.remove(0);
     for _ in 0..2 {
@@ -62,20 +62,20 @@ async fn delivered_twice_or_never_sent_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_refunds_events_stand_in_its_payments_queue() {
+async fn refund_events_share_the_delivery_queue_of_their_payment() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(kinds_due(&bench, at(10)).await, ["payment.succeeded"]);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
 
 #[tokio::test]
-async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
+async fn event_ids_grow_when_the_clock_is_set_back_across_a_restart() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.ledger.settle(ticket, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
+    let permit = bench.run("k", pay("o")).await;
+    bench.ledger.settle(permit, Update::Unknown(Reason::default()), at(900_000_000), answer).await.unwrap();
     bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(5)).await.unwrap();
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
@@ -84,7 +84,7 @@ async fn ids_grow_even_when_the_clock_is_set_back_over_a_restart() {
 }
 
 #[tokio::test]
-async fn the_longest_due_come_first_up_to_the_limit() {
+async fn due_deliveries_are_returned_oldest_first_up_to_the_limit() {
     let bench = Bench::new();
     for order in ["a", "b", "c"] {
         bench.paid(order).await;
@@ -99,7 +99,7 @@ async fn the_longest_due_come_first_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn a_lane_gets_what_it_has_places_for_and_what_is_under_way_is_not_given_out_again() {
+async fn merchant_gets_at_most_its_free_slots_and_no_delivery_under_way_twice() {
     let bench = Bench::new();
     for number in 0..20 {
         bench.paid(&format!("o{number}")).await;

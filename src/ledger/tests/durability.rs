@@ -18,7 +18,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_ledger_that_was_closed_opens_as_it_was() {
+async fn closed_ledger_reopens_unchanged() {
     let bench = Bench::new();
     bench.paid("o").await;
     let payment = bench.payment("o").await;
@@ -30,7 +30,7 @@ async fn a_ledger_that_was_closed_opens_as_it_was() {
 }
 
 #[tokio::test]
-async fn two_at_once_may_not_open_it() {
+async fn ledger_cannot_be_opened_twice_at_once() {
     let bench = Bench::new();
     assert!(Ledger::open(bench.place.path()).is_err());
 }
@@ -51,12 +51,12 @@ async fn hold(engine: Arc<Engine>) -> (mpsc::Sender<()>, tokio::task::JoinHandle
         held.write(Durability::Durable, work).await.unwrap();
     });
     has_started.await.unwrap();
-    engine.hooks().start_counting();
+    engine.failpoints().start_counting();
     (release, task)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_shares_one_sync() {
+async fn concurrent_transactions_share_one_sync() {
     let bench = Bench::new();
     let (release, held) = hold(bench.engine().clone()).await;
     let tasks = (0..64).map(|number| {
@@ -66,42 +66,42 @@ async fn a_crowd_shares_one_sync() {
         })
     });
     let tasks: Vec<_> = tasks.collect();
-    bench.engine().hooks().crowd(64).await;
-    let before = bench.engine().hooks().sizes().len();
+    bench.engine().failpoints().wait_for_submitted(64).await;
+    let before = bench.engine().failpoints().sizes().len();
     drop(release);
     held.await.unwrap();
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for task in tasks {
-        tickets.push(task.await.unwrap());
-        assert!(matches!(tickets.last(), Some(ClaimResult::Run(_))));
+        permits.push(task.await.unwrap());
+        assert!(matches!(permits.last(), Some(ClaimResult::Run(_))));
     }
-    let sizes = bench.engine().hooks().sizes().split_off(before);
+    let sizes = bench.engine().failpoints().sizes().split_off(before);
     assert!(sizes.iter().any(|size| *size >= 60) && sizes.len() <= 4, "{sizes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changes_nothing_is_told_without_a_sync_of_its_own() {
+async fn applied_transaction_shares_the_sync_of_a_later_one() {
     let bench = Bench::new();
     bench.paid("o").await;
     let (release, held) = hold(bench.engine().clone()).await;
-    let before = bench.engine().hooks().syncs();
+    let before = bench.engine().failpoints().syncs();
     let (noting, changing) = (bench.ledger.clone(), bench.ledger.clone());
     let note = vec![TimelineEvent::ManualReview { why: "x".into() }];
     let noted = tokio::spawn(async move { noting.append_timeline(&of("o"), note, at(1)).await });
-    bench.engine().hooks().crowd(1).await;
+    bench.engine().failpoints().wait_for_submitted(1).await;
     let changed = tokio::spawn(async move { changing.mismatch(&of("o"), at(2)).await });
-    bench.engine().hooks().crowd(2).await;
+    bench.engine().failpoints().wait_for_submitted(2).await;
     drop(release);
     held.await.unwrap();
     noted.await.unwrap().unwrap();
     changed.await.unwrap().unwrap();
-    assert_eq!(bench.engine().hooks().syncs(), before + 1, "what was noted went along with the change");
+    assert_eq!(bench.engine().failpoints().syncs(), before + 1, "what was noted went along with the change");
     let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
     assert!(matches!(timeline.entries[3].what, TimelineEvent::ManualReview { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_fails_fails_for_all_and_for_good() {
+async fn failed_batch_fails_all_its_transactions_permanently() {
     for step in ["commit", "sync"] {
         let bench = Bench::new();
         bench.paid("o").await;
@@ -118,8 +118,8 @@ async fn a_batch_that_fails_fails_for_all_and_for_good() {
             let ledger = bench.ledger.clone();
             tokio::spawn(async move { ledger.settle(running, outcome(Status::Pending), at(1), answer).await })
         };
-        bench.engine().hooks().crowd(9).await;
-        bench.engine().hooks().fail_next(step);
+        bench.engine().failpoints().wait_for_submitted(9).await;
+        bench.engine().failpoints().fail_next(step);
         drop(release);
         held.await.unwrap();
         for task in tasks {
@@ -135,10 +135,10 @@ async fn a_batch_that_fails_fails_for_all_and_for_good() {
 }
 
 #[tokio::test]
-async fn a_panic_inside_a_transaction_is_an_error_not_a_silence() {
+async fn panic_in_a_transaction_returns_an_error() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    let settled = bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), |_| panic!("no answer")).await;
+    let permit = bench.run("k", pay("o")).await;
+    let settled = bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), |_| panic!("no answer")).await;
     assert!(settled.unwrap_err().to_string().contains("no answer"));
     assert!(!bench.ledger.is_healthy());
     assert!(bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.is_err());
@@ -148,30 +148,30 @@ async fn a_panic_inside_a_transaction_is_an_error_not_a_silence() {
 }
 
 #[tokio::test]
-async fn what_nobody_waited_for_is_synced_soon_and_at_the_latest_at_the_end() {
+async fn applied_writes_are_synced_soon_and_at_shutdown() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    let before = bench.engine().hooks().syncs();
-    bench.settle(ticket, outcome(Status::Pending)).await;
-    while bench.engine().hooks().syncs() == before {
+    let permit = bench.run("k", pay("o")).await;
+    let before = bench.engine().failpoints().syncs();
+    bench.settle(permit, outcome(Status::Pending)).await;
+    while bench.engine().failpoints().syncs() == before {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    let ticket = bench.run("last", pay("last")).await;
+    let permit = bench.run("last", pay("last")).await;
     let shared = bench.engine().weak().upgrade().unwrap();
-    let before = shared.hooks().syncs();
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let before = shared.failpoints().syncs();
+    bench.settle(permit, outcome(Status::Pending)).await;
     let Bench { ledger, place } = bench;
     drop(ledger);
-    assert_eq!(shared.hooks().syncs(), before + 1);
+    assert_eq!(shared.failpoints().syncs(), before + 1);
     drop((shared, place));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_goes_out_when_it_is_on_the_disk_and_not_before() {
+async fn event_is_delivered_only_after_it_is_durable() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.engine().hooks().fail_next("sync");
-    bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    let permit = bench.run("k", pay("o")).await;
+    bench.engine().failpoints().fail_next("sync");
+    bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "it is seen already");
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 1);
     assert!(bench.deliveries(at(10), 10).await.is_empty(), "a power cut would take it back");

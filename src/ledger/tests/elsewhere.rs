@@ -18,7 +18,7 @@ fn part(value: u64) -> Refunded {
 }
 
 #[tokio::test]
-async fn refund_made_elsewhere_is_told_once_and_counts() {
+async fn refund_made_elsewhere_publishes_one_event_and_reduces_the_balance() {
     let bench = Bench::new();
     bench.paid("o").await;
     let before = bench.payment("o").await;
@@ -48,7 +48,7 @@ async fn refund_made_elsewhere_is_told_once_and_counts() {
 }
 
 #[tokio::test]
-async fn repeated_notification_of_a_whole_refund_made_elsewhere_is_a_duplicate() {
+async fn duplicate_notification_of_a_full_refund_made_elsewhere_is_ignored() {
     for refund in [part(1000), part(600), total(1000)] {
         let bench = Bench::new();
         bench.paid("o").await;
@@ -63,16 +63,16 @@ async fn repeated_notification_of_a_whole_refund_made_elsewhere_is_a_duplicate()
 }
 
 #[tokio::test]
-async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
+async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
     let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
     // While a refund of ours is open, whose sum it is cannot be told: the provider sends it again.
     assert_eq!(record(refunded("a", "o", None, total(300))).await, Recorded::TooEarly(of("o")));
     let ours = provider_number(&["shop", "o", "r"]);
     assert_eq!(record(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(record(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
     assert_eq!(bench.payment("o").await.refunded_elsewhere, 0);
     // What is more than that went back elsewhere, though no number says so.
@@ -82,10 +82,10 @@ async fn sum_of_our_own_refunds_is_none_made_elsewhere() {
 }
 
 #[tokio::test]
-async fn refund_of_a_payment_that_is_not_known_to_be_paid_is_asked_about_and_told_later() {
+async fn refund_elsewhere_of_an_unpaid_payment_schedules_a_query_and_is_recorded_later() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = || refunded("a", "o", Some("CONSOLE-1"), total(300));
     let early = bench.ledger.record("wechat", event(), at(5)).await.unwrap();
     assert_eq!(early, Recorded::TooEarly(of("o")));
@@ -116,7 +116,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn refund_made_elsewhere_by_which_no_money_went_back_is_noted_once_and_changes_nothing() {
+async fn unsuccessful_refund_elsewhere_is_added_to_the_timeline_once() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.hear_all().await;
@@ -143,10 +143,10 @@ async fn refund_made_elsewhere_by_which_no_money_went_back_is_noted_once_and_cha
 }
 
 #[tokio::test]
-async fn failed_refund_made_elsewhere_of_a_payment_that_is_not_known_to_be_paid_is_noted_and_asked_about() {
+async fn failed_refund_elsewhere_of_an_unpaid_payment_is_noted_and_schedules_a_query() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let event = refunded("a", "o", Some("C-1"), Refunded::Failed);
     let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
     assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));

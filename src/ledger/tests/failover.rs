@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tollgate_plugins::secret::Secret;
 
 use super::backends::shared;
-use super::outages::until;
+use super::postgres_outage::until;
 use super::relay::Relay;
 use super::server::Server;
 use super::*;
@@ -34,7 +34,7 @@ impl Schema {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn conflicts_and_lost_connections_are_retried_inside() {
+async fn conflicts_and_lost_connections_are_retried() {
     for codes in [&["40001", "40P01", "55P03", "57014", "40001"][..], &["25006", "26000", "0A000", "57P01", "57P03"]] {
         let place = Schema::new();
         let bench = Fixture { ledger: place.connect(2), place };
@@ -46,7 +46,7 @@ async fn conflicts_and_lost_connections_are_retried_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_write_itself_is_not_retried() {
+async fn permanent_statement_error_is_not_retried() {
     let place = Schema::new();
     let bench = Fixture { ledger: place.connect(1), place };
     bench.place.refuse(&["23514", "23514"]);
@@ -83,7 +83,7 @@ fn pair() -> ([Server; 2], Address) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn switchover_to_a_standby_is_followed_and_loses_nothing() {
+async fn switchover_to_a_standby_loses_nothing() {
     let ([first, second], both) = pair();
     let bench = Fixture { ledger: Ledger::connect(both).unwrap(), place: Schema::on(&first) };
     for number in 0..20 {
@@ -134,8 +134,8 @@ async fn figures_of_a_switchover() {
         payments.push(tokio::spawn(async move {
             let (order, at_second) = (format!("o{number}"), began.elapsed().as_secs());
             let claimed = ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await;
-            let Ok(ClaimResult::Run(ticket)) = claimed else { return (at_second, "refused") };
-            match ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await {
+            let Ok(ClaimResult::Run(permit)) = claimed else { return (at_second, "refused") };
+            match ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await {
                 Ok(_) => (at_second, "paid"),
                 Err(_) => (at_second, "unknown"),
             }
@@ -151,7 +151,7 @@ async fn figures_of_a_switchover() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_that_became_read_only_is_left_for_the_one_that_takes_writes() {
+async fn read_only_server_is_replaced_by_the_writable_one() {
     let [one, other] = [Server::start(&[]), Server::start(&[])];
     drop(Ledger::connect(address(&other.url)).unwrap());
     let both = format!("postgres://tollgate@{},{}/postgres", socket(&one), socket(&other));
@@ -171,7 +171,7 @@ async fn server_that_became_read_only_is_left_for_the_one_that_takes_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn process_works_with_the_connections_that_it_gets() {
+async fn connection_limit_degrades_the_pool_without_errors() {
     for limit in [2, 6] {
         let place = Schema::new();
         let role = format!("few_{limit}_{}", place.name());
@@ -219,7 +219,7 @@ impl ChangeListener for Ear {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listener_whose_notifications_are_swallowed_knows_that_it_is_deaf() {
+async fn listener_with_swallowed_notifications_reports_disconnection() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     let ledger = relay.ledger(&place);
@@ -235,7 +235,7 @@ async fn listener_whose_notifications_are_swallowed_knows_that_it_is_deaf() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pooler_in_transaction_mode_is_refused_at_the_start() {
+async fn transaction_pooler_is_rejected_at_startup() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     relay.swallows.store(true, Ordering::SeqCst);

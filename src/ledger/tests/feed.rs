@@ -58,7 +58,7 @@ async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
 
 async fn run(ledger: &Ledger, order: &str) -> ExecutionPermit {
     match ledger.claim(claim_key(order, ""), pay(order), at(0)).await.unwrap() {
-        ClaimResult::Run(ticket) => ticket,
+        ClaimResult::Run(permit) => permit,
         other => panic!("{other:?}"),
     }
 }
@@ -78,30 +78,30 @@ fn became(ear: &Ear, order: &str, version: u64) -> [bool; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_has_heard_of_everything_that_is_durable() {
+async fn caught_up_listener_has_received_every_durable_change() {
     let server = Server::start(&[]);
     let (_place, [maker, other], ear) = two(Schema::on(&server)).await;
     for number in 0..50 {
         let order = format!("o-{number}");
-        let ticket = run(&maker, &order).await;
+        let permit = run(&maker, &order).await;
         assert!(other.caught_up().await);
         assert!(is_born(&ear, &order), "{order}");
-        maker.settle(ticket, outcome(Status::Pending), at(1), answer).await.unwrap();
+        maker.settle(permit, outcome(Status::Pending), at(1), answer).await.unwrap();
         assert!(other.caught_up().await);
         assert!(became(&ear, &order, 2)[0], "{order}");
     }
     until(|| async { became(&ear, "o-49", 2) == [true, true] }).await;
     // What a process changes itself it hears without asking anybody.
-    let ticket = run(&other, "own").await;
+    let permit = run(&other, "own").await;
     assert!(is_born(&ear, "own") && became(&ear, "own", 1) == [true, true]);
-    other.release(ticket).await.unwrap();
+    other.release(permit).await.unwrap();
     let gone = |told: &Told| matches!(told, Told::After(changes) if changes.deleted.contains(&name("own")));
     assert!(ear.0.lock().iter().any(gone));
     assert!(!ear.0.lock().contains(&Told::Deaf));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_announce_beforehand_tells_in_the_transaction() {
+async fn transaction_sends_notify_itself_when_the_announcer_fails() {
     let server = Server::start(&[]);
     let (place, [maker, other], ear) = two(Schema::on(&server)).await;
     drop(run(&maker, "first").await);
@@ -118,7 +118,7 @@ async fn who_cannot_announce_beforehand_tells_in_the_transaction() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_was_cut_off_knows_it_and_hears_again() {
+async fn disconnected_listener_is_reported_and_resubscribes() {
     let server = Server::start(&[]);
     let (place, [maker, other], ear) = two(Schema::on(&server)).await;
     place.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tollgate feed'");
@@ -129,7 +129,7 @@ async fn a_listener_that_was_cut_off_knows_it_and_hears_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_listens_when_a_whole_ledger_is_moved_in_knows_that_it_knows_nothing() {
+async fn import_of_a_ledger_disconnects_running_listeners() {
     let server = Server::start(&[]);
     let (place, [_, other], ear) = two(Schema::on(&server)).await;
     let old = Fixture::<Directory>::new();
@@ -142,7 +142,7 @@ async fn who_listens_when_a_whole_ledger_is_moved_in_knows_that_it_knows_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_under_way_has_its_end_before_the_names_are_read() {
+async fn quiesce_waits_for_transactions_in_progress() {
     let server = Server::start(&[]);
     let (place, [_, other], _) = two(Schema::on(&server)).await;
     let address = place.address();

@@ -5,18 +5,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 type Bench = super::Fixture<Directory>;
 
 #[tokio::test]
-async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_way() {
+async fn nearly_full_disk_rejects_new_claims_and_completes_running_ones() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("k", pay("p")).await;
+    let permit = bench.run("k", pay("p")).await;
     let engine = bench.engine().clone();
-    engine.pretend_free(Some(RESERVE - 1));
+    engine.simulate_free(Some(RESERVE - 1));
     for intent in [pay("new"), give_back("o", "r", 10)] {
         let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
         assert!(error.to_string().contains("256 MiB"), "{error}");
@@ -27,22 +27,22 @@ async fn a_disk_that_is_nearly_full_begins_nothing_new_and_ends_what_is_under_wa
     assert!(bench.ledger.is_healthy());
     assert!(matches!(bench.claim("pay o", pay("o")).await, ClaimResult::Replay(_)));
     assert!(matches!(bench.claim("k", pay("p")).await, ClaimResult::Running));
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     let paid = told("e", "p", None, Outcome::of(Status::Succeeded));
     assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.succeeded"]);
-    engine.pretend_free(Some(RESERVE));
+    engine.simulate_free(Some(RESERVE));
     bench.run("new", pay("new")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_met_a_full_disk_is_followed_by_none_until_there_is_room() {
+async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
     let bench = Bench::new();
     bench.paid("o").await;
     let [held, lost] = [bench.run("held", pay("held")).await, bench.run("lost", pay("lost")).await];
     let engine = bench.engine().clone();
-    engine.pretend_free(Some(0));
-    engine.hooks().meet_full_disk();
+    engine.simulate_free(Some(0));
+    engine.failpoints().fail_next_with_full_disk();
     let settled = bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
     assert!(settled.unwrap_err().to_string().contains("commit failed"));
     assert!(!bench.ledger.is_healthy());
@@ -50,7 +50,7 @@ async fn a_commit_that_met_a_full_disk_is_followed_by_none_until_there_is_room()
     assert!(refused.is_err(), "nothing is written while it is full");
     assert!(bench.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
-    engine.pretend_free(None);
+    engine.simulate_free(None);
     until("it is healthy", async || bench.ledger.is_healthy()).await;
     // Whoever has a ticket goes on with it; whose end could not be written is asked about.
     bench.settle(held, outcome(Status::Succeeded)).await;
@@ -67,7 +67,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 
 /// Runs the test below in a process with a small disk of its own.
 #[test]
-fn on_a_small_disk_that_fills_up_nothing_is_lost_and_all_goes_on() {
+fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
         exec \"$2\" --exact ledger::tests::full_disk::inside_a_small_disk --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();
@@ -120,9 +120,9 @@ async fn begin(ledger: &Ledger, order: &str) -> Result<ClaimResult, LedgerError>
     ledger.claim(claim_key(order, ""), pay(order), at(0)).await
 }
 
-fn ticket(claimed: ClaimResult) -> ExecutionPermit {
+fn permit(claimed: ClaimResult) -> ExecutionPermit {
     match claimed {
-        ClaimResult::Run(ticket) => ticket,
+        ClaimResult::Run(permit) => permit,
         other => panic!("{other:?}"),
     }
 }
@@ -130,7 +130,7 @@ fn ticket(claimed: ClaimResult) -> ExecutionPermit {
 async fn with_a_reserve(folder: &Path) {
     let reserve = 16 << 20;
     let ledger = Ledger::open_with(&folder.join("reserve"), reserve).unwrap();
-    let under_way = ticket(begin(&ledger, "under way").await.unwrap());
+    let under_way = permit(begin(&ledger, "under way").await.unwrap());
     let filler = Filler::leave(folder, reserve);
     // A moment ago there was room.
     until("there is no room", async || ledger.check_disk_space().is_err()).await;
@@ -139,20 +139,20 @@ async fn with_a_reserve(folder: &Path) {
     assert!(ledger.is_healthy());
     drop(filler);
     until("there is room", async || ledger.check_disk_space().is_ok()).await;
-    ticket(begin(&ledger, "new").await.unwrap());
+    permit(begin(&ledger, "new").await.unwrap());
 }
 
 async fn without_a_reserve(folder: &Path) {
     let path = folder.join("none");
     let ledger = Ledger::open_with(&path, 0).unwrap();
-    let mut under_way = vec![ticket(begin(&ledger, "first").await.unwrap())];
+    let mut under_way = vec![permit(begin(&ledger, "first").await.unwrap())];
     let filler = Filler::leave(folder, 0);
     let (mut orders, mut refused) = (vec!["first".to_owned()], Vec::new());
     for number in 0..10_000 {
         let order = format!("o{number}");
         match begin(&ledger, &order).await {
             Ok(claimed) => {
-                under_way.push(ticket(claimed));
+                under_way.push(permit(claimed));
                 orders.push(order);
             }
             Err(_) => refused.push(order),
@@ -166,13 +166,13 @@ async fn without_a_reserve(folder: &Path) {
     assert_eq!(ledger.payment("shop", "first").await.unwrap().unwrap().status, Status::Pending, "reading goes on");
     drop(filler);
     until("it is healthy", async || ledger.is_healthy()).await;
-    for ticket in under_way {
-        ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    for permit in under_way {
+        ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     }
     // What was refused was not sent: it may run now, or its claim came to the disk after all and is asked about.
     for order in &refused {
         match begin(&ledger, order).await.unwrap() {
-            ClaimResult::Run(ticket) => ledger.release(ticket).await.unwrap(),
+            ClaimResult::Run(permit) => ledger.release(permit).await.unwrap(),
             other => assert!(matches!(other, ClaimResult::AlreadyExists(_) | ClaimResult::Running), "{other:?}"),
         }
     }

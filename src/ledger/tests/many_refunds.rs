@@ -52,23 +52,23 @@ impl Memory {
         self.run(|tx| claims::claim(tx, *request))
     }
 
-    fn settle(&mut self, claimed: ClaimResult, news: Update) -> [usize; 3] {
-        let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
-        let turn = ticket.turn;
-        self.run(|tx| claims::settle(tx, turn, news.into(), at(1), answer)).1
+    fn settle(&mut self, claimed: ClaimResult, update: Update) -> [usize; 3] {
+        let ClaimResult::Run(permit) = claimed else { panic!("{claimed:?}") };
+        let execution = permit.execution;
+        self.run(|tx| claims::settle(tx, execution, update.into(), at(1), answer)).1
     }
 }
 
 #[test]
-fn refund_costs_the_same_however_many_the_payment_has() {
+fn refund_cost_is_constant_in_the_number_of_refunds() {
     let mut ledger = Memory { rows: transaction::Rows::default(), ids: Ids::of(1).into() };
     let (claimed, _) = ledger.claim("pay", pay("o"));
     ledger.settle(claimed, outcome(Status::Succeeded));
     let mut costs = Vec::new();
     for number in 0..600 {
         let (claimed, claim) = ledger.claim(&format!("k{number:04}"), give_back("o", &format!("r{number:04}"), 1));
-        let news = if number < 300 { Update::Declined(word()) } else { Update::Unknown(Reason::default()) };
-        costs.push((claim, ledger.settle(claimed, news)));
+        let update = if number < 300 { Update::Declined(word()) } else { Update::Unknown(Reason::default()) };
+        costs.push((claim, ledger.settle(claimed, update)));
     }
     let sum = |(claim, settle): &([usize; 3], [usize; 3])| -> usize { claim.iter().chain(settle).sum() };
     assert!(sum(&costs[599]) < sum(&costs[301]) + 100, "{:?} {:?}", costs[301], costs[599]);
@@ -76,34 +76,34 @@ fn refund_costs_the_same_however_many_the_payment_has() {
 }
 
 #[tokio::test]
-async fn released_refund_is_gone_wherever_it_stood_among_the_others() {
+async fn released_refund_is_removed_at_any_position_of_the_list() {
     for released in ["a", "b", "c"] {
         let bench = super::Fixture::<Directory>::new();
         bench.paid("o").await;
         let mut left = Vec::new();
         for refund in ["a", "b", "c"] {
-            let ticket = bench.run(refund, give_back("o", refund, 300)).await;
-            left.push((refund, ticket));
+            let permit = bench.run(refund, give_back("o", refund, 300)).await;
+            left.push((refund, permit));
         }
         let at = left.iter().position(|(refund, _)| *refund == released).unwrap();
-        let (_, ticket) = left.remove(at);
-        bench.ledger.release(ticket).await.unwrap();
+        let (_, permit) = left.remove(at);
+        bench.ledger.release(permit).await.unwrap();
         assert!(bench.ledger.refund("shop", "o", released).await.unwrap().is_none());
         assert!(matches!(
             bench.claim("much", give_back("o", "much", 401)).await,
             ClaimResult::ExceedsBalance { left: 400 }
         ));
         let refunds = async |bench: &super::Fixture<Directory>| -> Vec<String> {
-            let lives = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
-            lives[0].refunds.iter().map(|refund| refund.refund_id.clone()).collect()
+            let histories = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
+            histories[0].refunds.iter().map(|refund| refund.refund_id.clone()).collect()
         };
         let others: Vec<_> = left.iter().map(|(refund, _)| (*refund).to_owned()).collect();
         assert_eq!(refunds(&bench).await, others);
         // The same again, and this time it is made.
-        let ticket = bench.run("again", give_back("o", released, 400)).await;
-        bench.settle(ticket, outcome(Status::Succeeded)).await;
-        for (_, ticket) in left {
-            bench.settle(ticket, Update::Declined(word())).await;
+        let permit = bench.run("again", give_back("o", released, 400)).await;
+        bench.settle(permit, outcome(Status::Succeeded)).await;
+        for (_, permit) in left {
+            bench.settle(permit, Update::Declined(word())).await;
         }
         assert_eq!(refunds(&bench).await, [others, vec![released.to_owned()]].concat());
         assert!(matches!(

@@ -3,13 +3,13 @@
 use super::*;
 
 #[tokio::test]
-async fn an_embedded_ledger_moves_with_all_that_it_knows() {
+async fn migration_copies_the_whole_embedded_ledger() {
     let old = Fixture::<Directory>::new();
     old.paid("paid").await;
-    let ticket = old.run("r", give_back("paid", "r", 300)).await;
-    old.settle(ticket, outcome(Status::Succeeded)).await;
-    let ticket = old.run("unknown", pay("unknown")).await;
-    old.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = old.run("r", give_back("paid", "r", 300)).await;
+    old.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = old.run("unknown", pay("unknown")).await;
+    old.settle(permit, Update::Unknown(Reason::default())).await;
     let event = told("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
     std::mem::forget(old.run("running", pay("running")).await);
@@ -38,8 +38,8 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
     assert_eq!(bench.due().await.len(), 2);
     let [claim] = bench.ledger.due_job_ids(at(9), 9).await[..] else { panic!() };
     assert!(matches!(bench.claim("waits", pay("waits")).await, ClaimResult::Queued(_)));
-    let ticket = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(matches!(bench.claim("pay paid", pay("paid")).await, ClaimResult::Replay(_)));
     assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::AlreadyExists(_)));
     assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, ClaimResult::ExceedsBalance { left: 700 }));
@@ -58,10 +58,10 @@ async fn an_embedded_ledger_moves_with_all_that_it_knows() {
 }
 
 #[tokio::test]
-async fn where_there_is_no_ledger_none_is_made() {
+async fn migration_of_a_missing_ledger_creates_nothing() {
     let (place, empty) = (Schema::new(), Directory::new());
     for missing in [empty.path().to_owned(), empty.path().join("none")] {
-        assert!(migrate(&missing, place.address()).unwrap_err().to_string().contains("there is none in"));
+        assert!(migrate(&missing, place.address()).unwrap_err().to_string().contains("holds no ledger"));
     }
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }
@@ -74,7 +74,7 @@ async fn one_payment() -> Directory {
 }
 
 #[tokio::test]
-async fn moved_ledger_refuses_to_be_opened_and_says_what_to_do() {
+async fn migrated_ledger_cannot_be_opened_and_says_what_to_do() {
     let (old, place) = (one_payment().await, Schema::new());
     migrate(old.path(), place.address()).unwrap();
     let refused = Ledger::open(old.path()).err().unwrap().to_string();
@@ -84,7 +84,7 @@ async fn moved_ledger_refuses_to_be_opened_and_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn crash_before_the_commit_leaves_both_ledgers_unused_and_second_migrate_finishes() {
+async fn crash_before_the_commit_leaves_both_ledgers_closed_and_retry_completes_the_migration() {
     let (old, place) = (one_payment().await, Schema::new());
     moved::Mark::begin(place.address().to_string()).write(old.path()).unwrap();
     let refused = Ledger::open(old.path()).err().unwrap().to_string();
@@ -95,7 +95,7 @@ async fn crash_before_the_commit_leaves_both_ledgers_unused_and_second_migrate_f
 }
 
 #[tokio::test]
-async fn crash_after_the_commit_is_finished_by_second_migrate_without_a_second_copy() {
+async fn crash_after_the_commit_is_completed_by_retry_without_a_second_copy() {
     let (old, place) = (one_payment().await, Schema::new());
     migrate(old.path(), place.address()).unwrap();
     let mark = moved::Mark::read(old.path()).unwrap().unwrap();
@@ -112,14 +112,14 @@ async fn crash_after_the_commit_is_finished_by_second_migrate_without_a_second_c
 }
 
 #[tokio::test]
-async fn mark_that_cannot_be_read_keeps_the_ledger_shut() {
+async fn unreadable_migration_mark_keeps_the_ledger_closed() {
     let old = one_payment().await;
     std::fs::write(old.path().join(moved::MARK), "{").unwrap();
     assert!(Ledger::open(old.path()).err().unwrap().to_string().contains("cannot be read"));
 }
 
 #[tokio::test]
-async fn postgres_on_which_a_gateway_was_only_started_is_filled() {
+async fn migration_into_a_started_but_unused_postgres_succeeds() {
     let (old, place) = (one_payment().await, Schema::new());
     let started = place.open();
     started.purge_time(&mut PurgeGuard::default(), crate::clock::reading()).await.unwrap();

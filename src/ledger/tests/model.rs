@@ -52,11 +52,11 @@ impl Rows {
     }
 
     fn payment(&self) -> Option<PaymentRow> {
-        find_payment(self, "shop", "o").unwrap().map(|kept: TrackedRow<PaymentRow>| kept.row)
+        find_payment(self, "shop", "o").unwrap().map(|tracked: TrackedRow<PaymentRow>| tracked.row)
     }
 
     /// Which of its turns a claim is in.
-    fn turn(&self, claim: Id) -> Option<ExecutionId> {
+    fn execution(&self, claim: Id) -> Option<ExecutionId> {
         let number = self.0.get(&(Space::Running, claim.0.to_vec()))?;
         Some(ExecutionId::listed(&claim.0, number).unwrap())
     }
@@ -65,7 +65,7 @@ impl Rows {
 /// A ticket in the hands of a machine.
 #[derive(Clone)]
 struct Hand {
-    turn: ExecutionId,
+    execution: ExecutionId,
     is_errand: bool,
     term: u8,
     sent: bool,
@@ -74,7 +74,7 @@ struct Hand {
 #[derive(Clone, Default)]
 struct Machine {
     /// Grows with each death.
-    life: u8,
+    history: u8,
     has_no_lease: bool,
     term: u8,
     hand: Option<Hand>,
@@ -163,7 +163,7 @@ impl World {
             if space == Space::Running {
                 let claim = Id::from_bytes(key).unwrap();
                 match value {
-                    Some(_) => drop(self.owners.insert(claim, (machine, self.machines[machine].life))),
+                    Some(_) => drop(self.owners.insert(claim, (machine, self.machines[machine].history))),
                     None => drop(self.owners.remove(&claim)),
                 }
             }
@@ -200,13 +200,15 @@ impl World {
     fn essence(&self) -> String {
         let claims: Vec<Id> = self.rows.of(Space::Claims).map(|(key, _)| Id::from_bytes(key).unwrap()).collect();
         let rank = |id: Id| claims.iter().position(|claim| *claim == id);
-        let turn = |turn: &ExecutionId| (rank(turn.claim), self.rows.turn(turn.claim) == Some(*turn));
+        let execution =
+            |execution: &ExecutionId| (rank(execution.claim), self.rows.execution(execution.claim) == Some(*execution));
         let claimed: Vec<_> = claims
             .iter()
             .map(|id| {
                 let claim = self.rows.claim(*id);
                 let state = claim["state"].as_str().unwrap_or("done").to_owned();
-                let owner = self.owners.get(id).map(|(owner, life)| (*owner, self.machines[*owner].life == *life));
+                let owner =
+                    self.owners.get(id).map(|(owner, history)| (*owner, self.machines[*owner].history == *history));
                 (state, claim["errand"].is_null(), claim["names"].as_array().map(Vec::len), owner)
             })
             .collect();
@@ -221,8 +223,12 @@ impl World {
             })
             .collect();
         let machines = self.machines.each_ref().map(|it| {
-            let hand = it.hand.as_ref().map(|hand| (turn(&hand.turn), hand.is_errand, hand.sent, hand.term == it.term));
-            let mut ends: Vec<_> = it.ends.iter().map(|(of, end)| (turn(of), *end == Abandoned::MaybeSent)).collect();
+            let hand = it
+                .hand
+                .as_ref()
+                .map(|hand| (execution(&hand.execution), hand.is_errand, hand.sent, hand.term == it.term));
+            let mut ends: Vec<_> =
+                it.ends.iter().map(|(of, end)| (execution(of), *end == Abandoned::MaybeSent)).collect();
             ends.sort();
             (it.has_no_lease, hand, ends)
         });
@@ -278,7 +284,7 @@ fn walk(broken: Broken, left: Left) -> Result<Met, String> {
 }
 
 #[test]
-fn no_interleaving_executes_twice_or_after_the_merchant_was_told_of_none() {
+fn no_interleaving_executes_twice_or_after_a_reported_rejection() {
     // With a second channel, and with a second fault: both at once would take minutes.
     let mut ends = BTreeSet::new();
     for left in [Left { asks: 2, faults: 1, returns: 1, moves: 1 }, Left { asks: 2, faults: 2, returns: 1, moves: 0 }] {
@@ -301,7 +307,7 @@ fn no_interleaving_executes_twice_or_after_the_merchant_was_told_of_none() {
 }
 
 #[test]
-fn it_finds_each_rule_that_is_broken() {
+fn model_detects_every_injected_rule_violation() {
     for broken in [Broken::Turns, Broken::Terms, Broken::Losses] {
         let left = Left { asks: 1, faults: 2, returns: 2, moves: 0 };
         let way = walk(broken, left).err().unwrap_or_else(|| panic!("{broken:?} was not found"));

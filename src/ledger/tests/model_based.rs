@@ -12,39 +12,39 @@ enum Step {
     Refund { order: u8, refund: u8, key: u8, later: bool },
     Close { order: u8, key: u8, later: bool },
     Take,
-    GiveUp { ticket: usize },
-    Settle { ticket: usize, news: u8 },
-    Release { ticket: usize },
-    Lose { ticket: usize },
-    Apply { order: u8, refund: Option<u8>, news: u8 },
-    Notify { order: u8, refund: Option<u8>, news: u8, id: u8 },
+    GiveUp { permit: usize },
+    Settle { permit: usize, update: u8 },
+    Release { permit: usize },
+    Lose { permit: usize },
+    Apply { order: u8, refund: Option<u8>, update: u8 },
+    Notify { order: u8, refund: Option<u8>, update: u8, id: u8 },
     Hear,
     Crash,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (order, key, refund, news) = (0..2u8, 0..4u8, 0..3u8, 0..8u8);
-    let (about, later) = (proptest::option::of(refund.clone()), proptest::bool::ANY);
+    let (order, key, refund, update) = (0..2u8, 0..4u8, 0..3u8, 0..8u8);
+    let (scope, later) = (proptest::option::of(refund.clone()), proptest::bool::ANY);
     prop_oneof![
         4 => (order.clone(), key.clone(), later).prop_map(|(order, key, later)| Step::Pay { order, key, later }),
         4 => (order.clone(), refund, key.clone(), later)
             .prop_map(|(order, refund, key, later)| Step::Refund { order, refund, key, later }),
         2 => (order.clone(), key, later).prop_map(|(order, key, later)| Step::Close { order, key, later }),
         4 => Just(Step::Take),
-        1 => (0..4usize).prop_map(|ticket| Step::GiveUp { ticket }),
-        6 => (0..4usize, news.clone()).prop_map(|(ticket, news)| Step::Settle { ticket, news }),
-        2 => (0..4usize).prop_map(|ticket| Step::Release { ticket }),
-        1 => (0..4usize).prop_map(|ticket| Step::Lose { ticket }),
-        3 => (order.clone(), about.clone(), news.clone())
-            .prop_map(|(order, refund, news)| Step::Apply { order, refund, news }),
-        3 => (order, about, news, 0..4u8)
-            .prop_map(|(order, refund, news, id)| Step::Notify { order, refund, news, id }),
+        1 => (0..4usize).prop_map(|permit| Step::GiveUp { permit }),
+        6 => (0..4usize, update.clone()).prop_map(|(permit, update)| Step::Settle { permit, update }),
+        2 => (0..4usize).prop_map(|permit| Step::Release { permit }),
+        1 => (0..4usize).prop_map(|permit| Step::Lose { permit }),
+        3 => (order.clone(), scope.clone(), update.clone())
+            .prop_map(|(order, refund, update)| Step::Apply { order, refund, update }),
+        3 => (order, scope, update, 0..4u8)
+            .prop_map(|(order, refund, update, id)| Step::Notify { order, refund, update, id }),
         1 => Just(Step::Hear),
         1 => Just(Step::Crash),
     ]
 }
 
-fn news(number: u8) -> Update {
+fn update(number: u8) -> Update {
     match number {
         0 => outcome(Status::Pending),
         1 | 2 => outcome(Status::Succeeded),
@@ -59,7 +59,7 @@ fn news(number: u8) -> Update {
 /// What was seen so far.
 struct History {
     bench: Bench,
-    tickets: Vec<ExecutionPermit>,
+    permits: Vec<ExecutionPermit>,
     /// How often each payment or refund may still be run.
     rights: BTreeMap<RecordId, i32>,
     /// The last state of each.
@@ -81,43 +81,43 @@ impl History {
                 self.claim(&format!("c{key}"), close(&format!("o{order}")), later).await;
             }
             Step::Take => {
-                if let Some(ticket) = self.bench.take().await {
-                    let is_close = ticket.errand.as_ref().is_some_and(|errand| errand.action == IntentKind::Close);
-                    self.given(ticket, is_close);
+                if let Some(permit) = self.bench.take().await {
+                    let is_close = permit.job.as_ref().is_some_and(|job| job.action == IntentKind::Close);
+                    self.given(permit, is_close);
                 }
             }
-            Step::GiveUp { ticket } => {
-                let is_errand = self.tickets.get(ticket % self.tickets.len().max(1)).is_some_and(|it| it.errand.is_some());
-                if let Some(ticket) = self.ticket(ticket).filter(|_| is_errand) {
-                    self.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
+            Step::GiveUp { permit } => {
+                let is_errand = self.permits.get(permit % self.permits.len().max(1)).is_some_and(|it| it.job.is_some());
+                if let Some(permit) = self.permit(permit).filter(|_| is_errand) {
+                    self.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
                 }
             }
-            Step::Settle { ticket, news: number } => {
-                if let Some(ticket) = self.ticket(ticket) {
-                    self.settle(ticket, news(number)).await;
+            Step::Settle { permit, update: number } => {
+                if let Some(permit) = self.permit(permit) {
+                    self.settle(permit, update(number)).await;
                 }
             }
-            Step::Release { ticket } => {
-                let Some(ticket) = self.ticket(ticket) else { return };
-                let (subject, claim, errand) = (ticket.subject.clone(), ticket.turn.claim, ticket.errand.clone());
-                self.bench.ledger.release(ticket).await.unwrap();
+            Step::Release { permit } => {
+                let Some(permit) = self.permit(permit) else { return };
+                let (subject, claim, job) = (permit.subject.clone(), permit.execution.claim, permit.job.clone());
+                self.bench.ledger.release(permit).await.unwrap();
                 let waits = self.bench.ledger.due_job_ids(at(1_000_000_000), 1000).await.contains(&claim);
-                assert!(!waits || errand.is_some(), "it was never accepted to be made later");
+                assert!(!waits || job.is_some(), "it was never accepted to be made later");
                 if self.look(&subject).await.is_none() {
                     *self.rights.entry(subject.clone()).or_insert(1) += 1;
                     self.last.remove(&subject);
-                } else if waits && errand.is_some_and(|errand| errand.action != IntentKind::Close) {
+                } else if waits && job.is_some_and(|job| job.action != IntentKind::Close) {
                     *self.rights.entry(subject.clone()).or_insert(1) += 1;
                 }
             }
-            Step::Lose { ticket } => drop(self.ticket(ticket)),
-            Step::Apply { order, refund, news: number } => {
+            Step::Lose { permit } => drop(self.permit(permit)),
+            Step::Apply { order, refund, update: number } => {
                 let subject = subject(order, refund);
-                let applied = self.bench.ledger.apply(&subject, news(number), at(2)).await.unwrap();
+                let applied = self.bench.ledger.apply(&subject, update(number), at(2)).await.unwrap();
                 assert_eq!(applied, self.look(&subject).await);
             }
-            Step::Notify { order, refund, news: number, id } => {
-                let Update::Outcome(outcome) = news(number) else { return };
+            Step::Notify { order, refund, update: number, id } => {
+                let Update::Outcome(outcome) = update(number) else { return };
                 let refund = refund.map(|refund| format!("r{refund}"));
                 let event = told(&format!("{id}"), &format!("o{order}"), refund.as_deref(), outcome);
                 self.bench.ledger.record("wechat", event, at(3)).await.unwrap();
@@ -125,7 +125,7 @@ impl History {
             Step::Hear => self.hear().await,
             Step::Crash => {
                 let after = self.bench.crash();
-                self.tickets.clear();
+                self.permits.clear();
                 self.bench = after;
             }
         }
@@ -136,38 +136,38 @@ impl History {
         let is_close = matches!(intent, Intent::Close(_));
         let claimed = if later { self.bench.accept(key, intent).await } else { self.bench.claim(key, intent).await };
         match claimed {
-            ClaimResult::Run(ticket) if !later => self.given(ticket, is_close),
-            ClaimResult::Run(ticket) => panic!("what is to be made later runs: {ticket:?}"),
+            ClaimResult::Run(permit) if !later => self.given(permit, is_close),
+            ClaimResult::Run(permit) => panic!("what is to be made later runs: {permit:?}"),
             _ => {}
         }
     }
 
     /// A right to send was given out.
-    fn given(&mut self, ticket: ExecutionPermit, is_close: bool) {
+    fn given(&mut self, permit: ExecutionPermit, is_close: bool) {
         if is_close {
-            let closes = self.tickets.iter().filter(|other| other.subject == ticket.subject && other.refund.is_none());
+            let closes = self.permits.iter().filter(|other| other.subject == permit.subject && other.refund.is_none());
             assert_eq!(closes.count(), 0, "closed while something runs");
         } else {
-            let rights = self.rights.entry(ticket.subject.clone()).or_insert(1);
+            let rights = self.rights.entry(permit.subject.clone()).or_insert(1);
             *rights -= 1;
-            assert!(*rights >= 0, "run twice: {:?}", ticket.subject);
+            assert!(*rights >= 0, "run twice: {:?}", permit.subject);
         }
-        self.tickets.push(ticket);
+        self.permits.push(permit);
     }
 
-    async fn settle(&mut self, ticket: ExecutionPermit, news: Update) {
-        let (subject, errand) = (ticket.subject.clone(), ticket.errand.clone());
-        let is_unclear = news == Update::Unknown(Reason::default());
-        let record = self.bench.settle(ticket, news).await;
+    async fn settle(&mut self, permit: ExecutionPermit, update: Update) {
+        let (subject, job) = (permit.subject.clone(), permit.job.clone());
+        let is_unclear = update == Update::Unknown(Reason::default());
+        let record = self.bench.settle(permit, update).await;
         // Nobody waits for its answer, so that it is told even though the status is the same.
-        if errand.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {
+        if job.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {
             self.changes.push((subject, Status::Pending));
         }
     }
 
-    fn ticket(&mut self, number: usize) -> Option<ExecutionPermit> {
-        let number = number.checked_rem(self.tickets.len())?;
-        Some(self.tickets.swap_remove(number))
+    fn permit(&mut self, number: usize) -> Option<ExecutionPermit> {
+        let number = number.checked_rem(self.permits.len())?;
+        Some(self.permits.swap_remove(number))
     }
 
     async fn look(&self, subject: &RecordId) -> Option<Record> {
@@ -249,7 +249,7 @@ proptest! {
         runtime.block_on(async {
             let mut history = History {
                 bench: Bench::new(),
-                tickets: Vec::new(),
+                permits: Vec::new(),
                 rights: BTreeMap::new(),
                 last: BTreeMap::new(),
                 changes: Vec::new(),

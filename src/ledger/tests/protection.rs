@@ -11,7 +11,7 @@ fn certificate() -> CertifiedKey<KeyPair> {
 }
 
 #[tokio::test]
-async fn only_the_server_that_is_meant_hears_the_ledger() {
+async fn server_with_another_certificate_is_rejected_before_login() {
     let folder = tempfile::tempdir().unwrap();
     let [theirs, others] = [certificate(), certificate()];
     let files = [("cert", theirs.cert.pem()), ("key", theirs.signing_key.serialize_pem())].map(|(name, text)| {

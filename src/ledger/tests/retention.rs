@@ -55,11 +55,11 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn what_is_old_goes_with_all_that_is_its_and_then_its_number_is_free() {
+async fn expired_payment_is_purged_completely_and_its_order_id_is_free() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     bench.ledger.record("wechat", told("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
     assert!(matches!(bench.claim("late", pay("o")).await, ClaimResult::Replay(_)));
     bench.hear_all().await;
@@ -78,7 +78,7 @@ async fn what_is_old_goes_with_all_that_is_its_and_then_its_number_is_free() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_open_or_undelivered_stays() {
+async fn unknown_open_or_undelivered_records_are_never_purged() {
     let bench = Bench::new();
     let unknown = bench.run("unknown", pay("unknown")).await;
     bench.settle(unknown, Update::Unknown(Reason::default())).await;
@@ -126,7 +126,7 @@ async fn what_is_unknown_open_or_undelivered_stays() {
 }
 
 #[tokio::test]
-async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its_order() {
+async fn order_is_still_deduplicated_after_its_idempotency_key_expired() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.purge(at(DAY - 1)).await;
@@ -151,12 +151,12 @@ async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its
     assert_eq!(bench.count(Space::Payments).await, 1);
 
     // A refund's, and a close's.
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
-    let ticket = bench.run("p", pay("p")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
-    let ticket = bench.run("close p", close("p")).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = bench.run("p", pay("p")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("close p", close("p")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     bench.purge(at(9 * DAY)).await;
     assert_eq!(bench.count(Space::Claims).await, 0);
     let again = bench.claim_at("r", give_back("o", "r", 300), at(9 * DAY)).await;
@@ -168,7 +168,7 @@ async fn idempotency_keys_live_for_a_day_and_then_the_payment_still_protects_its
 }
 
 #[tokio::test]
-async fn a_payment_outlives_the_claims_that_lead_to_it() {
+async fn payment_is_purged_after_its_claims() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.hear_all().await;
@@ -181,10 +181,10 @@ async fn a_payment_outlives_the_claims_that_lead_to_it() {
 }
 
 #[tokio::test]
-async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back() {
+async fn interrupted_purge_continues_and_retained_rows_do_not_block_it() {
     let bench = Bench::new();
-    let ticket = bench.run("first", pay("first")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("first", pay("first")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     for number in 0..80 {
         bench.paid(&format!("o{number}")).await;
     }
@@ -214,7 +214,7 @@ async fn a_purge_that_is_interrupted_goes_on_and_what_stays_keeps_nothing_back()
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_lets_nothing_go() {
+async fn clock_set_back_purges_nothing() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.hear_all().await;

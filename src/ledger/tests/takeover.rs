@@ -1,7 +1,7 @@
 //! What a dead process leaves behind, and the leases of those that clear it away.
 
 use super::backends::shared;
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 /// A process with so many claims under way is held for dead.
@@ -31,7 +31,7 @@ fn dies(place: &Schema) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_of_a_dead_process_are_each_ended_once_by_its_survivors() {
+async fn claims_of_a_dead_process_are_each_ended_once() {
     let place = left_behind(300).await;
     let survivors = [place.connect(3), place.connect(3)];
     dies(&place);
@@ -49,7 +49,7 @@ async fn claims_of_a_dead_process_are_each_ended_once_by_its_survivors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sweep_comes_when_the_lease_of_a_dead_process_ends_and_not_a_beat_later() {
+async fn sweep_runs_when_the_lease_of_a_dead_process_expires() {
     let place = left_behind(1).await;
     let survivor = place.connect(2);
     let Engine::Postgres(engine) = &survivor.engine else { panic!() };
@@ -82,8 +82,8 @@ async fn figures_of_a_takeover() {
         let order = format!("paid {paid}");
         let at_begin = std::time::Instant::now();
         let claimed = survivors[paid % 2].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap();
-        let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
-        survivors[paid % 2].settle(ticket, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+        let ClaimResult::Run(permit) = claimed else { panic!("{claimed:?}") };
+        survivors[paid % 2].settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
         (paid, longest) = (paid + 1, longest.max(at_begin.elapsed()));
         if paid % 10 == 0 {
             said = survivors[0].waiting().await.unwrap().unknown;
@@ -97,7 +97,7 @@ async fn figures_of_a_takeover() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claim_that_cannot_be_read_keeps_no_other_of_its_batch() {
+async fn unreadable_claim_does_not_block_its_sweep_batch() {
     let place = left_behind(5).await;
     place.sql("UPDATE tollgate_records SET value = 'x' WHERE space = 2 AND key = (SELECT key FROM tollgate_records WHERE space = 2 ORDER BY key LIMIT 1)");
     dies(&place);
@@ -106,7 +106,7 @@ async fn claim_that_cannot_be_read_keeps_no_other_of_its_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lease_is_renewed_while_the_sweep_waits() {
+async fn lease_is_renewed_while_the_sweeper_is_blocked() {
     let place = left_behind(200).await;
     let survivor = place.connect(2);
     let Engine::Postgres(engine) = &survivor.engine else { panic!() };
@@ -126,14 +126,14 @@ async fn lease_is_renewed_while_the_sweep_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn process_with_an_expired_lease_is_not_ready_and_says_why() {
     let bench = Fixture::<Schema>::new();
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     assert_eq!(bench.ledger.not_ready(), None);
     let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
-    engine.lease().let_end();
+    engine.lease().expire();
     assert!(!bench.ledger.may_work(), "what it took now it could not send");
     let why = bench.ledger.not_ready().unwrap();
     assert!(why.contains("the lease of this gateway in PostgreSQL ended"), "{why}");
-    assert!(bench.ledger.may_send(ticket.turn).unwrap_err().to_string().contains("the lease of this gateway"));
+    assert!(bench.ledger.may_send(permit.execution).unwrap_err().to_string().contains("the lease of this gateway"));
     until("it is renewed", async || bench.ledger.not_ready().is_none()).await;
-    assert!(bench.ledger.may_send(ticket.turn).is_err(), "others may have ended it meanwhile");
+    assert!(bench.ledger.may_send(permit.execution).is_err(), "others may have ended it meanwhile");
 }

@@ -28,7 +28,7 @@ impl Bench {
 }
 
 fn words(entry: &Entry) -> String {
-    let about = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("{refund}: "));
+    let scope = entry.refund_id.as_ref().map_or(String::new(), |refund| format!("{refund}: "));
     let what = match &entry.what {
         TimelineEvent::Claimed { action, channel, .. } => format!("claimed {action:?} {channel}"),
         TimelineEvent::Queued { action } => format!("queued {action:?}"),
@@ -50,27 +50,27 @@ fn words(entry: &Entry) -> String {
         TimelineEvent::DeliveryAbandoned { why, .. } => format!("dropped {why}"),
     };
     let times = if entry.times == 1 { String::new() } else { format!(" x{}", entry.times) };
-    format!("{about}{what}{times}")
+    format!("{scope}{what}{times}")
 }
 
 fn sent(kind: Kind, written: BytesSent, result: Result<Outcome, Error>) -> ProviderCall {
-    let mut exchanged = ProviderCall::begun(kind, "wechat", at(0));
-    exchanged.written = written;
-    exchanged.ended(&result);
-    exchanged
+    let mut call = ProviderCall::begun(kind, "wechat", at(0));
+    call.written = written;
+    call.ended(&result);
+    call
 }
 
 #[tokio::test]
-async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
+async fn timeline_records_the_whole_history_in_order_and_survives_a_crash() {
     let bench = Bench::new();
-    let mut ticket = bench.run("k", pay("o")).await;
-    ticket.evidence.push(sent(Kind::Pay, BytesSent::No, Err(Error::NotSent("refused".into()))));
-    bench.ledger.reroute(&mut ticket, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
-    assert!(ticket.evidence.is_empty(), "told already");
-    ticket.evidence.push(sent(Kind::Pay, BytesSent::Maybe, Err(Error::unclear("cut"))));
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let mut permit = bench.run("k", pay("o")).await;
+    permit.evidence.push(sent(Kind::Pay, BytesSent::No, Err(Error::NotSent("refused".into()))));
+    bench.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.unwrap();
+    assert!(permit.evidence.is_empty(), "told already");
+    permit.evidence.push(sent(Kind::Pay, BytesSent::Maybe, Err(Error::unclear("cut"))));
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     let query = || sent(Kind::Query, BytesSent::Yes, Ok(Outcome::of(Status::Pending)));
-    let heard = UpdateWithEvidence { news: outcome(Status::Pending), evidence: vec![query()] };
+    let heard = UpdateWithEvidence { update: outcome(Status::Pending), evidence: vec![query()] };
     bench.ledger.apply(&of("o"), heard, at(2)).await.unwrap();
     let seen = BodyDigest { key_id: Some("KEY".into()), ..BodyDigest::of(b"abc") };
     let notification = told("n", "o", None, Outcome::of(Status::Succeeded));
@@ -79,9 +79,9 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
     bench.ledger.record("backup", notification, at(4)).await.unwrap();
     let again = told("n2", "o", None, Outcome::of(Status::Succeeded));
     bench.ledger.record("backup", again, at(4)).await.unwrap();
-    let mut ticket = bench.run("r", give_back("o", "r", 300)).await;
-    ticket.evidence.push(sent(Kind::Refund, BytesSent::Yes, Ok(Outcome::of(Status::Succeeded))));
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    let mut permit = bench.run("r", give_back("o", "r", 300)).await;
+    permit.evidence.push(sent(Kind::Refund, BytesSent::Yes, Ok(Outcome::of(Status::Succeeded))));
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     bench.hear_all().await;
     let expected = [
         "claimed Pay wechat",
@@ -107,8 +107,8 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
     assert_eq!(bench.told("o").await, expected);
     let timeline = bench.timeline("o").await;
     assert_eq!(timeline.left_out, 0);
-    let TimelineEvent::NotificationReceived { seen: kept, .. } = &timeline.entries[8].what else { panic!() };
-    assert_eq!(kept.as_ref(), Some(&seen));
+    let TimelineEvent::NotificationReceived { seen: tracked, .. } = &timeline.entries[8].what else { panic!() };
+    assert_eq!(tracked.as_ref(), Some(&seen));
     assert_eq!(seen.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(bench.crash().timeline("o").await, timeline);
     let stranger = bench.ledger.timeline("another", "o").await.unwrap();
@@ -116,12 +116,12 @@ async fn a_whole_life_in_order_and_as_it_was_after_a_crash() {
 }
 
 #[tokio::test]
-async fn what_was_given_back_lost_closed_or_wrong_is_told() {
+async fn timeline_records_release_interruption_close_and_mismatch() {
     let bench = Bench::new();
     bench.paid("o").await;
-    let mut ticket = bench.run("r", give_back("o", "r", 300)).await;
-    ticket.evidence.push(sent(Kind::Refund, BytesSent::No, Err(Error::NotSent("refused".into()))));
-    bench.ledger.release(ticket).await.unwrap();
+    let mut permit = bench.run("r", give_back("o", "r", 300)).await;
+    permit.evidence.push(sent(Kind::Refund, BytesSent::No, Err(Error::NotSent("refused".into()))));
+    bench.ledger.release(permit).await.unwrap();
     let given_back = ["r: claimed Refund wechat", "r: refund No not_sent", "r: released Refund"];
     assert_eq!(bench.told("o").await[3..], given_back);
 
@@ -132,16 +132,16 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
     assert!(matches!(bench.claim("c2", close("lost")).await, ClaimResult::AlreadyExists(_)));
     assert_eq!(bench.told("lost").await[4..], ["to be closed"], "once");
 
-    let ticket = bench.run("p", pay("p")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("p", pay("p")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     for _ in 0..2 {
         let wrong = Outcome { amount: Some(cny(1)), ..Outcome::of(Status::Succeeded) };
         bench.ledger.record("wechat", told("w", "p", None, wrong), at(2)).await.unwrap();
     }
     let rumour = ProviderEvent { outcome: None, ..told("a", "p", None, Outcome::of(Status::Pending)) };
     bench.ledger.record("wechat", rumour, at(2)).await.unwrap();
-    let ticket = bench.run("c3", close("p")).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.run("c3", close("p")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     let expected = [
         "claimed Pay wechat",
         "pending v2 Own",
@@ -155,19 +155,19 @@ async fn what_was_given_back_lost_closed_or_wrong_is_told() {
     assert_eq!(bench.told("p").await, expected);
 
     // Nothing was ever sent for it, so that it is as if it had never been.
-    let ticket = bench.run("x", pay("x")).await;
+    let permit = bench.run("x", pay("x")).await;
     let id = bench.id("x").await;
-    bench.ledger.release(ticket).await.unwrap();
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.ledger.timeline("shop", "x").await.unwrap(), None);
     let row = bench.ledger.engine.read(move |from| from.bytes(Space::Timeline, &id.0)).await;
     assert_eq!(row.unwrap(), None, "no row is left behind");
-    let ticket = bench.run("x", pay("x")).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("x", pay("x")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert_eq!(bench.told("x").await, ["claimed Pay wechat", "pending v2 Own"]);
 }
 
 #[tokio::test]
-async fn a_payment_that_is_older_than_timelines_goes_on() {
+async fn payment_without_a_timeline_row_starts_one() {
     let bench = Bench::new();
     bench.paid("o").await;
     let id = bench.id("o").await;
@@ -178,17 +178,17 @@ async fn a_payment_that_is_older_than_timelines_goes_on() {
     bench.ledger.engine.write(Durable, LockScope::subject(&of("o")), forget).await.unwrap();
     let bench = bench.crash();
     assert_eq!(bench.timeline("o").await, Timeline::default());
-    let ticket = bench.run("r", give_back("o", "r", 300)).await;
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert_eq!(bench.told("o").await, ["r: claimed Refund wechat", "r: pending v2 Own"]);
-    let lives = bench.ledger.find_histories("o", vec!["shop".into(), "another".into()]).await.unwrap();
+    let histories = bench.ledger.find_histories("o", vec!["shop".into(), "another".into()]).await.unwrap();
     let number = bench.ledger.find_histories(&provider_number(&["shop", "o"]), Vec::new()).await.unwrap();
-    assert_eq!((lives.len(), lives[0].refunds.len(), &lives), (1, 1, &number));
+    assert_eq!((histories.len(), histories[0].refunds.len(), &histories), (1, 1, &number));
     assert_eq!(bench.ledger.find_histories("nothing", vec!["shop".into()]).await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn deliveries_are_told_however_they_end() {
+async fn timeline_records_delivery_failure_success_and_abandonment() {
     let bench = Bench::new();
     bench.paid("o").await;
     let event = bench.deliveries(at(10), 1).await.remove(0).event;
@@ -204,10 +204,10 @@ async fn deliveries_are_told_however_they_end() {
 }
 
 #[tokio::test]
-async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
+async fn timeline_of_a_payment_queried_for_weeks_stays_bounded() {
     let bench = Bench::new();
-    let ticket = bench.run("k", pay("o")).await;
-    bench.settle(ticket, Update::Unknown(Reason::default())).await;
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
     for second in 0..50 {
         let mut query = sent(Kind::Query, BytesSent::Yes, Err(Error::unclear("busy")));
         query.answer = Some(BodyDigest::of(&[second]));
@@ -232,7 +232,7 @@ async fn a_payment_that_is_asked_about_for_weeks_stays_small() {
 }
 
 #[tokio::test]
-async fn what_is_noted_is_seen_at_once_and_after_a_crash() {
+async fn appended_timeline_events_are_visible_at_once_and_survive_a_crash() {
     let bench = Bench::new();
     bench.paid("o").await;
     let noted = bench.ledger.append_timeline(&of("o"), vec![TimelineEvent::ManualReview { why: "x".into() }], at(1)).await;

@@ -1,4 +1,4 @@
-//! The things that can happen to a payment, and what is kept of each.
+//! Timeline events and the evidence of provider calls.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,156 +8,156 @@ use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
 
 use crate::ledger::records::MoneyState;
 
-/// The longest text in an entry, in characters.
+/// Maximum length of a text in an entry, in characters.
 const LONGEST_TEXT: usize = 200;
 
-/// What can happen. No secrets, no personal data, no bodies: of bytes only their length and digest.
+/// Timeline event. Contains no secrets, personal data or bodies; of bodies only length and digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum TimelineEvent {
-    /// The merchant asked, and nothing like it runs or ran: the claim was made durable before anything was sent.
+    /// The merchant's request was claimed, durably and before anything was sent.
     Claimed {
-        /// What is to be done.
+        /// Operation.
         action: IntentKind,
-        /// Over which channel.
+        /// Channel of the payment.
         channel: String,
-        /// Over how much.
+        /// Amount.
         amount: Money,
     },
-    /// It was accepted to be made by the queue.
+    /// The request was enqueued.
     Queued {
-        /// What is to be done.
+        /// Operation.
         action: IntentKind,
     },
-    /// Somebody took it from the queue to make it.
+    /// A gateway dequeued the job.
     Dequeued {
-        /// Which gateway.
+        /// Name of the gateway.
         by: String,
     },
-    /// Provably nothing was sent, so it waits in the queue for another try.
+    /// Provably nothing was sent, so the job was requeued.
     Requeued {
-        /// When it is due.
+        /// When the job is due again.
         due: Timestamp,
     },
-    /// Nothing was sent on the channel before, so it goes to this one.
+    /// Nothing was sent on the earlier channel, so the payment was moved to this one.
     Rerouted {
-        /// The channel.
+        /// Present channel.
         channel: String,
     },
-    /// Money was found on a channel that it had gone away from.
+    /// Money was found on a channel that the payment had been moved away from.
     DuplicatePayment {
-        /// The channel.
+        /// That channel.
         channel: String,
     },
-    /// A provider was asked, or was to be asked.
+    /// A provider was called, or was to be called.
     ProviderCall(ProviderCall),
-    /// Provably nothing was done, so the claim was given back.
+    /// Provably nothing was sent, so the claim was released.
     Released {
-        /// What is not done.
+        /// Operation.
         action: IntentKind,
     },
-    /// How an execution ended is not known, so the provider is asked.
+    /// The result of an execution is unknown, so the provider is asked.
     Interrupted {
-        /// What was to be done.
+        /// Operation.
         action: IntentKind,
-        /// What is known of the end.
+        /// Cause, as far as it is known.
         #[serde(default)]
         cause: LossCause,
     },
-    /// It is to be closed as soon as it is known to be open.
+    /// The order will be closed as soon as it is known to be open.
     CloseScheduled,
-    /// The provider told of a refund that was not made here, and by which no money has gone back.
+    /// The provider reported a refund that was made outside this gateway and returned no money.
     RefundElsewhere {
-        /// The refund's number at the provider.
+        /// Number of the refund at the provider.
         number: String,
-        /// `failed`, or `pending` where the end is open.
+        /// `failed`, or `pending` where its result is open.
         status: Status,
     },
-    /// The record changed.
+    /// The record has changed.
     StatusChanged {
-        /// What it came to.
+        /// New status.
         status: Status,
-        /// What is certain about the money.
+        /// Where the money is.
         money_state: MoneyState,
-        /// The record's version.
+        /// Version of the record.
         version: u64,
-        /// Who brought the news.
+        /// Origin of the update.
         by: Origin,
     },
-    /// The provider told something by itself.
+    /// The provider sent a notification.
     NotificationReceived {
-        /// On which channel.
+        /// Channel of the notification.
         channel: String,
-        /// The notification's id.
+        /// Id of the notification.
         id: String,
-        /// What was made of it.
+        /// Effect of the notification.
         verdict: NotificationVerdict,
-        /// The notification as it came in.
+        /// Digest of the notification's body.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<BodyDigest>,
     },
-    /// A person was asked to look at it.
+    /// The record was marked for manual review.
     ManualReview {
-        /// Why.
+        /// Reason.
         why: String,
     },
-    /// The merchant is to hear of it.
+    /// An event for the merchant was published.
     Event {
-        /// The event's id.
+        /// Id of the event.
         id: String,
-        /// As in `payment.succeeded`.
+        /// Type, as in `payment.succeeded`.
         kind: String,
     },
-    /// The merchant took an event.
+    /// The merchant received an event.
     Delivered {
-        /// The event's id.
+        /// Id of the event.
         id: String,
     },
-    /// The merchant did not take an event; it is sent again.
+    /// An attempt to deliver an event failed; it is retried.
     Undelivered {
-        /// The event's id.
+        /// Id of the event.
         id: String,
         /// What happened instead.
         why: String,
     },
-    /// An event is sent no more.
+    /// The delivery of an event was abandoned.
     DeliveryAbandoned {
-        /// The event's id.
+        /// Id of the event.
         id: String,
-        /// Why.
+        /// Reason.
         why: String,
     },
 }
 
-/// What a claim is for.
+/// Operation of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IntentKind {
-    /// To take money.
+    /// Takes money.
     Pay,
-    /// To close a payment.
+    /// Closes a payment.
     Close,
-    /// To give money back.
+    /// Returns money.
     Refund,
 }
 
-/// What is known of an execution whose end is not known.
+/// Why the result of an execution is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossCause {
-    /// Nothing; entries of older versions say no more.
+    /// No cause was recorded (entries of older versions).
     #[default]
     Unknown,
-    /// It was running when the gateway that ran it stopped, or lost its lease on the ledger.
+    /// The gateway that executed the request stopped or lost its lease on the ledger.
     Abandoned,
-    /// It ended in the running gateway without a result.
+    /// The execution ended in this gateway without a result.
     NoResult,
-    /// This gateway sent nothing, but the provider has told of it.
+    /// This gateway sent nothing, but the provider knows the request.
     KnownToProvider,
 }
 
 impl LossCause {
-    /// Says what is known, as the reason of the record.
+    /// Returns the cause as the reason of the record.
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Unknown => "it is not known whether it was sent",
@@ -170,60 +170,60 @@ impl LossCause {
     }
 }
 
-/// Who brings news; it decides what the news may do.
+/// Origin of an update; it decides which transitions are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// The end of the very request that was sent. Only it may make a pending one unknown.
+    /// Response to the request itself. Only this origin may make a pending record unknown.
     Request,
-    /// The provider's answer to a question. It ends a search.
+    /// The provider's answer to a query. Ends the inquiry.
     Query,
-    /// A notification. It may be late.
+    /// A notification, which may be late.
     Notification,
 }
 
-/// What was made of a notification.
+/// Effect of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotificationVerdict {
-    /// It was news.
+    /// The record has changed.
     Applied,
-    /// All of it was known.
+    /// Everything was known already.
     NoChange,
-    /// It proves nothing by itself: the provider is asked.
+    /// The notification proves nothing by itself: the provider is queried.
     Verify,
-    /// It names another amount or came over another channel.
+    /// The notification names another amount or came over another channel.
     Mismatch,
 }
 
-/// One request to a provider and what came back.
+/// Evidence of one provider call: the request and its response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderCall {
-    /// As in `pay`, `query_refund`.
+    /// Operation, as in `pay` or `query_refund`.
     pub operation: String,
-    /// On which channel.
+    /// Channel of the call.
     pub channel: String,
-    /// When it was about to be sent.
+    /// When the call started.
     pub sent_at: Timestamp,
-    /// How long until the whole answer was there, or until it was given up, in milliseconds.
+    /// Milliseconds until the whole response was received or the call was abandoned.
     pub took_ms: u64,
-    /// Whether anything of it was written.
+    /// Whether request bytes were written.
     pub written: BytesSent,
-    /// The answer's HTTP status.
+    /// HTTP status of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
-    /// The answer as it came in.
+    /// Digest of the response's body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<BodyDigest>,
-    /// What the provider said, as in `succeeded`; else why there is no outcome, as in `unclear` or `declined`.
+    /// Status in the provider's answer, as in `succeeded`; else the error code, as in `unclear` or `declined`.
     pub result: String,
-    /// More about why, in the gateway's words or by the provider's code.
+    /// Details of the error: the gateway's sentence or the provider's code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
 impl ProviderCall {
-    /// One that is about to be sent.
+    /// Returns the evidence of a call that starts now.
     pub fn begun(operation: Kind, channel: &str, sent_at: Timestamp) -> Self {
         Self {
             operation: operation.as_str().to_owned(),
@@ -238,7 +238,7 @@ impl ProviderCall {
         }
     }
 
-    /// Takes in how it ended. The provider's own sentences are left out: a person may be named in them.
+    /// Records the result. The provider's sentences are left out, because they may name a person.
     pub fn ended(&mut self, result: &Result<Outcome, Error>) {
         self.result = result.as_ref().map_or_else(|error| error.code(), |outcome| outcome.status.as_str()).to_owned();
         self.why = match result {
@@ -263,17 +263,18 @@ impl ProviderCall {
         };
     }
 
-    /// Whether an attempt was made to reach the provider: no filter held it back, and its answer could be verified.
+    /// Returns whether the call was attempted: no filter rejected it, and the answer could be verified.
     pub fn was_tried(&self) -> bool {
         !["held", "unverifiable"].contains(&self.result.as_str())
     }
 
-    /// Whether the provider may know the request: bytes left, and no verified answer says that it did nothing for now.
+    /// Returns whether the provider may know the request: bytes were sent, and no verified answer says that it is
+    /// busy and did nothing.
     pub fn may_have_reached(&self) -> bool {
         self.written != BytesSent::No && self.result != "provider_busy"
     }
 
-    /// What it says, without when and by which bytes.
+    /// Returns the content without times and bytes, for comparison.
     fn says(&self) -> impl PartialEq + '_ {
         let key_id = self.answer.as_ref().map(|seen| seen.key_id.as_deref());
         let why = self.why.as_deref();
@@ -281,44 +282,44 @@ impl ProviderCall {
     }
 }
 
-/// Whether a request's bytes left this machine.
+/// Whether the bytes of a request were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BytesSent {
     /// Provably none.
     No,
-    /// Some or all, and nobody knows whether they arrived.
+    /// Some or all, with no proof that they arrived.
     Maybe,
-    /// All, for an answer came.
+    /// All: a response was received.
     Yes,
 }
 
-/// Bytes that somebody sent, without the bytes.
+/// Length, digest and key id of a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BodyDigest {
     /// SHA-256 in hexadecimal.
     pub sha256: String,
-    /// How many.
+    /// Length in bytes.
     pub bytes: u64,
-    /// Whose signature over them was verified, by the key's id; `None`: they were not believed for their signature.
+    /// Id of the key whose signature over the body was verified; `None` if no signature was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
 }
 
 impl BodyDigest {
-    /// What is kept of these bytes.
+    /// Returns the digest of a body.
     pub fn of(bytes: &[u8]) -> Self {
         Self { sha256: hex::encode(Sha256::digest(bytes)), bytes: bytes.len() as u64, key_id: None }
     }
 }
 
 impl TimelineEvent {
-    /// Requests that changed nothing.
+    /// Returns the events of provider calls that changed no record.
     pub fn exchanges(evidence: Vec<ProviderCall>) -> Vec<Self> {
         evidence.into_iter().map(Self::ProviderCall).collect()
     }
 
-    /// Whether it is the same once more. Two answers that say the same differ in their bytes.
+    /// Returns whether the event repeats the last one. Responses of equal content may differ in their bytes.
     pub(super) fn repeats(&self, last: &Self) -> bool {
         match (self, last) {
             (Self::ProviderCall(it), Self::ProviderCall(last)) => it.says() == last.says(),
@@ -326,7 +327,7 @@ impl TimelineEvent {
         }
     }
 
-    /// Cuts off what others say at too great length.
+    /// Cuts texts of others to the maximum length.
     pub(super) fn shorten(&mut self) {
         let why = match self {
             Self::ProviderCall(ProviderCall { why: Some(why), .. })

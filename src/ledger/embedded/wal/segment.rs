@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::manifest::Slot;
 use super::{PIECE, Position, SEGMENTS, Wal, record};
-use crate::ledger::embedded::memtable::Layer;
+use crate::ledger::embedded::memtable::Memtable;
 use crate::ledger::transaction::{Rows, Space};
 
 /// A value's length where the row is deleted.
@@ -116,7 +116,7 @@ impl Segment {
 }
 
 /// Takes a record's rows in; `None` when they make no sense.
-pub(super) fn take(mut body: &[u8], rows: &mut Layer) -> Option<()> {
+pub(super) fn take(mut body: &[u8], rows: &mut Memtable) -> Option<()> {
     while let Some((&space, rest)) = body.split_first() {
         let space = *Space::ALL.get(usize::from(space))?;
         let (&key_length, rest) = rest.split_first()?;

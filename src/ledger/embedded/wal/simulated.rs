@@ -80,8 +80,8 @@ impl Simulated {
         // All or nothing of what was not synced now and then, else any part.
         let share = [0.0, 1.0, 0.5, 0.9][random.random_range(0..4)];
         let mut names = state.durable_names.clone();
-        let kept = state.renamed.iter().take_while(|_| random.random_bool(share)).count();
-        for (from, to, inode) in &state.renamed[..kept] {
+        let tracked = state.renamed.iter().take_while(|_| random.random_bool(share)).count();
+        for (from, to, inode) in &state.renamed[..tracked] {
             from.map(|from| names.remove(from));
             names.insert(to, *inode);
         }

@@ -17,11 +17,11 @@ struct World {
     disk: Arc<Simulated>,
     wal: Arc<Wal>,
     active: Segment,
-    spare: Option<Segment>,
+    free_segment: Option<Segment>,
     /// Full and not yet in the tables, with its rows.
     full: Option<(Segment, Tables)>,
     /// Rows of the active segment.
-    fresh: Tables,
+    active_rows: Tables,
     tables: Tables,
 }
 
@@ -47,13 +47,13 @@ impl World {
         tables.extend(read(&rows));
         let begun = known.and_then(|()| Arc::clone(&wal).begin());
         match begun {
-            Ok([active, spare]) => Ok(Self {
+            Ok([active, free_segment]) => Ok(Self {
                 disk: Arc::clone(disk),
                 wal,
                 active,
-                spare: Some(spare),
+                free_segment: Some(free_segment),
                 full: None,
-                fresh: Tables::new(),
+                active_rows: Tables::new(),
                 tables,
             }),
             Err(error) => Err((error.into(), tables)),
@@ -66,7 +66,7 @@ impl World {
         text.resize(4 + length, b'x');
         rows.insert(Space::Claims, key.to_be_bytes(), Some(text.as_slice().into()));
         self.active.append(&rows)?;
-        self.fresh.insert(key, value);
+        self.active_rows.insert(key, value);
         Ok(())
     }
 
@@ -78,9 +78,9 @@ impl World {
     fn rotate(&mut self) -> io::Result<()> {
         self.file()?;
         self.sync()?;
-        if let Some(next) = self.spare.take() {
+        if let Some(next) = self.free_segment.take() {
             let full = std::mem::replace(&mut self.active, next);
-            self.full = Some((full, std::mem::take(&mut self.fresh)));
+            self.full = Some((full, std::mem::take(&mut self.active_rows)));
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl World {
     fn file(&mut self) -> io::Result<()> {
         if let Some((full, rows)) = &self.full {
             self.tables.extend(rows);
-            self.spare = Some(Arc::clone(&self.wal).recycle(full)?);
+            self.free_segment = Some(Arc::clone(&self.wal).recycle(full)?);
             self.full = None;
         }
         Ok(())
@@ -99,12 +99,12 @@ impl World {
     fn all(&self) -> Tables {
         let mut all = self.tables.clone();
         self.full.iter().for_each(|(_, rows)| all.extend(rows));
-        all.extend(&self.fresh);
+        all.extend(&self.active_rows);
         all
     }
 }
 
-fn read(rows: &Layer) -> Tables {
+fn read(rows: &Memtable) -> Tables {
     let number = |bytes: &[u8]| bytes[..4].try_into().unwrap();
     let row = |(key, value): (&crate::ledger::transaction::Key, Option<&crate::ledger::transaction::Value>)| {
         (u32::from_be_bytes(number(key)), u32::from_le_bytes(number(value.unwrap())))
@@ -250,12 +250,12 @@ const SCRIPT: [Step; 18] = [
 ];
 
 #[test]
-fn power_cut_at_every_step_keeps_what_was_acknowledged_and_is_no_damage() {
+fn power_cut_at_every_step_keeps_acknowledged_writes_and_is_not_reported_as_damage() {
     (0..12).for_each(|seed| break_off(&SCRIPT, seed, Fault::PowerCut));
 }
 
 #[test]
-fn failed_sync_at_every_step_is_not_believed_by_the_next_start() {
+fn failed_sync_at_every_step_is_not_trusted_by_the_next_start() {
     (0..8).for_each(|seed| break_off(&SCRIPT, seed, Fault::FailedSync));
 }
 
@@ -273,7 +273,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
-    fn power_cut_in_any_workload_keeps_what_was_acknowledged(
+    fn power_cut_in_any_workload_keeps_acknowledged_writes(
         steps in prop::collection::vec(step(), 1..16),
         seed in any::<u32>(),
     ) {

@@ -1,14 +1,14 @@
-//! What is told, as text: who tells it, and items of equal length in base64.
+//! Text format of change notifications: the sender, and items of equal length in base64.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 use crate::ledger::change_feed::{Changes, RecordKey, Version};
 
-/// Items in one message: PostgreSQL takes less than 8,000 bytes.
+/// Maximum number of items in a message. PostgreSQL accepts payloads below 8,000 bytes.
 const TOGETHER: usize = 170;
 
-/// One thing that is told, in as many bytes as any other.
+/// One change, in a fixed number of bytes.
 pub(super) type Item = [u8; SIZE];
 const SIZE: usize = 33;
 
@@ -34,7 +34,7 @@ pub(super) fn items(changes: &Changes, is_done: bool) -> Vec<Item> {
     born.chain(gone).chain(became.map(|(name, age)| item(CHANGES, *name, *age))).collect()
 }
 
-/// What is about to happen, and what has.
+/// Splits items into changes before and after the commit.
 pub(super) fn changes(items: &[Item]) -> (Changes, Changes) {
     let (mut before, mut after) = (Changes::default(), Changes::default());
     for item in items {
@@ -70,9 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_is_what_is_heard_and_fits_into_messages() {
+    fn encoded_changes_decode_to_the_same_and_fit_into_messages() {
         let name = |number: u16| RecordKey(std::array::from_fn(|place| number.to_be_bytes()[place % 2]));
-        let told = Changes {
+        let announced = Changes {
             inserted: (0..200).map(name).collect(),
             deleted: (200..300).map(name).collect(),
             updated: (300..600)
@@ -80,18 +80,18 @@ mod tests {
                 .collect(),
         };
         for is_done in [false, true] {
-            let messages = messages(u32::MAX, &items(&told, is_done));
+            let messages = messages(u32::MAX, &items(&announced, is_done));
             assert!(messages.iter().all(|message| message.len() < 8000));
             let mut items = Vec::new();
             for (owner, more) in messages.iter().filter_map(|message| read(message)) {
                 assert_eq!(owner, u32::MAX);
                 items.extend(more);
             }
-            let done = Changes { updated: told.updated.clone(), ..Changes::default() };
+            let done = Changes { updated: announced.updated.clone(), ..Changes::default() };
             let (before, after) = changes(&items);
             assert_eq!(
                 (before, after),
-                if is_done { (Changes::default(), done) } else { (told.clone(), Changes::default()) }
+                if is_done { (Changes::default(), done) } else { (announced.clone(), Changes::default()) }
             );
         }
         for wrong in ["", "1", "x AAAA", "1 AAAA", "1 ***"] {

@@ -31,8 +31,8 @@ impl World {
             next.told_none &= self.rows.payment().is_some();
             let waits = later.then(|| AsyncRequest { body: "{}".into(), full: None });
             let claimed = next.write(machine, hears, |tx| claim(tx, "k", pay("o"), waits)).unwrap();
-            if let ClaimResult::Run(ticket) = claimed {
-                next.give(machine, ticket.turn, false, hears);
+            if let ClaimResult::Run(permit) = claimed {
+                next.give(machine, permit.execution, false, hears);
             } else if hears != Hears::All && !later {
                 continue;
             }
@@ -50,8 +50,8 @@ impl World {
         for (claim, hears) in jobs::ids(&waiting).into_iter().flat_map(|id| Hears::ANY.map(|hears| (id, hears))) {
             let Some(mut next) = self.hearing(hears) else { continue };
             let taken = next.write(machine, hears, |tx| jobs::take(tx, claim, "here", at(0))).unwrap();
-            if let Some(ticket) = taken {
-                next.give(machine, ticket.turn, true, hears);
+            if let Some(permit) = taken {
+                next.give(machine, permit.execution, true, hears);
                 steps.push((format!("{machine} takes it, hears {hears:?}"), next));
             } else {
                 steps.push((format!("{machine} finds nothing to be made"), next));
@@ -59,12 +59,12 @@ impl World {
         }
     }
 
-    fn give(&mut self, machine: usize, turn: ExecutionId, is_errand: bool, hears: Hears) {
+    fn give(&mut self, machine: usize, execution: ExecutionId, is_errand: bool, hears: Hears) {
         let it = &mut self.machines[machine];
         match hears {
-            Hears::All => it.hand = Some(Hand { turn, is_errand, term: it.term, sent: false }),
+            Hears::All => it.hand = Some(Hand { execution, is_errand, term: it.term, sent: false }),
             // Its ticket never came to anybody.
-            _ => it.ends.push((turn, Abandoned::NotSent)),
+            _ => it.ends.push((execution, Abandoned::NotSent)),
         }
     }
 
@@ -72,18 +72,18 @@ impl World {
     fn go_on(&self, machine: usize, hand: &Hand, steps: &mut Steps) {
         let it = &self.machines[machine];
         if hand.sent {
-            for (news, name) in [
+            for (update, name) in [
                 (outcome(Status::Succeeded), "an answer: done"),
                 (Update::Declined(word()), "an answer: refused"),
                 (Update::Unknown(Reason::default()), "no answer"),
             ] {
-                let is_possible = match news {
+                let is_possible = match update {
                     Update::Outcome(_) => self.executed > 0,
                     Update::Declined(_) => self.on_its_way > 0,
                     _ => true,
                 };
                 if is_possible {
-                    self.settle(machine, hand, &news, name, steps);
+                    self.settle(machine, hand, &update, name, steps);
                 }
             }
         } else {
@@ -100,23 +100,23 @@ impl World {
             }
         }
         if let Some(mut next) = self.fault() {
-            next.lose(machine, hand.turn);
+            next.lose(machine, hand.execution);
             steps.push((format!("{machine} loses its ticket"), next));
         }
     }
 
-    fn settle(&self, machine: usize, hand: &Hand, news: &Update, name: &str, steps: &mut Steps) {
+    fn settle(&self, machine: usize, hand: &Hand, update: &Update, name: &str, steps: &mut Steps) {
         for hears in Hears::ANY {
             let Some(mut next) = self.hearing(hears) else { continue };
-            if matches!(news, Update::Declined(_)) {
+            if matches!(update, Update::Declined(_)) {
                 next.on_its_way -= 1;
             }
-            let heard = timeline::UpdateWithEvidence::from(news.clone());
-            let settled = next.write(machine, hears, |tx| claims::settle(tx, hand.turn, heard, at(1), answer));
+            let heard = timeline::UpdateWithEvidence::from(update.clone());
+            let settled = next.write(machine, hears, |tx| claims::settle(tx, hand.execution, heard, at(1), answer));
             if hears == Hears::All && settled.is_ok() {
                 next.machines[machine].hand = None;
             } else {
-                next.lose(machine, hand.turn);
+                next.lose(machine, hand.execution);
             }
             steps.push((format!("{machine} settles it ({name}), hears {hears:?}"), next));
         }
@@ -128,7 +128,7 @@ impl World {
         let mut tried = ProviderCall::begun(Kind::Pay, "wechat", at(0));
         tried.ended(&Err(Error::NotSent("refused".into())));
         let to = destination("backup", "wechat-v3:2");
-        let moved = next.write(machine, Hears::All, |tx| claims::reroute(tx, hand.turn, to, vec![tried], at(1)));
+        let moved = next.write(machine, Hears::All, |tx| claims::reroute(tx, hand.execution, to, vec![tried], at(1)));
         if moved.is_ok() {
             steps.push((format!("{machine} goes to another channel"), next));
         }
@@ -139,22 +139,23 @@ impl World {
         for hears in Hears::ANY {
             let Some(mut next) = self.hearing(hears) else { continue };
             next.left.returns = returns;
-            next.write(machine, hears, |tx| claims::release(tx, hand.turn, Attempt::Made, Vec::new(), at(1))).unwrap();
+            next.write(machine, hears, |tx| claims::release(tx, hand.execution, Attempt::Made, Vec::new(), at(1)))
+                .unwrap();
             if hears == Hears::All {
                 next.machines[machine].hand = None;
                 // 503: nothing was sent.
                 next.told_none |= next.rows.payment().is_none();
             } else {
-                next.lose(machine, hand.turn);
+                next.lose(machine, hand.execution);
             }
             steps.push((format!("{machine} gives it back, hears {hears:?}"), next));
         }
     }
 
-    fn lose(&mut self, machine: usize, turn: ExecutionId) {
+    fn lose(&mut self, machine: usize, execution: ExecutionId) {
         let it = &mut self.machines[machine];
         it.hand = None;
-        it.ends.push((turn, Abandoned::MaybeSent));
+        it.ends.push((execution, Abandoned::MaybeSent));
     }
 
     /// What a machine does beside its requests, and what may happen to it.
@@ -162,21 +163,21 @@ impl World {
         let it = &self.machines[machine];
         for place in 0..it.ends.len() {
             let mut next = self.clone();
-            let (turn, end) = next.machines[machine].ends.remove(place);
-            next.end(machine, turn, end);
+            let (execution, end) = next.machines[machine].ends.remove(place);
+            next.end(machine, execution, end);
             steps.push((format!("{machine} ends what it has no ticket of: {end:?}"), next));
         }
-        for (claim, (owner, life)) in &self.owners {
-            let Some(turn) = self.rows.turn(*claim) else { continue };
+        for (claim, (owner, history)) in &self.owners {
+            let Some(execution) = self.rows.execution(*claim) else { continue };
             let owned_by = &self.machines[*owner];
-            let is_known = it.ends.iter().any(|(ended, _)| *ended == turn);
-            let is_dead = owned_by.life != *life || owned_by.has_no_lease;
-            let is_held = it.hand.as_ref().is_some_and(|hand| hand.turn == turn);
-            let is_ours = *owner == machine && it.life == *life;
+            let is_known = it.ends.iter().any(|(ended, _)| *ended == execution);
+            let is_dead = owned_by.history != *history || owned_by.has_no_lease;
+            let is_held = it.hand.as_ref().is_some_and(|hand| hand.execution == execution);
+            let is_ours = *owner == machine && it.history == *history;
             if !is_known && ((is_dead && !is_ours) || (is_ours && !is_held)) {
                 // Found in one transaction, written in another.
                 let mut next = self.clone();
-                next.machines[machine].ends.push((turn, Abandoned::MaybeSent));
+                next.machines[machine].ends.push((execution, Abandoned::MaybeSent));
                 steps.push((format!("{machine} finds that nobody runs it"), next));
             }
         }
@@ -190,19 +191,19 @@ impl World {
             steps.push((format!("{machine} has no lease"), next));
         }
         if let Some(mut next) = self.fault() {
-            next.machines[machine] = Machine { life: it.life + 1, ..Machine::default() };
+            next.machines[machine] = Machine { history: it.history + 1, ..Machine::default() };
             steps.push((format!("{machine} dies and starts again"), next));
         }
     }
 
-    fn end(&mut self, machine: usize, turn: ExecutionId, end: Abandoned) {
-        let turn = match self.broken {
-            Broken::Turns => self.rows.turn(turn.claim).unwrap_or(turn),
-            _ => turn,
+    fn end(&mut self, machine: usize, execution: ExecutionId, end: Abandoned) {
+        let execution = match self.broken {
+            Broken::Turns => self.rows.execution(execution.claim).unwrap_or(execution),
+            _ => execution,
         };
-        let is_errand = !self.rows.claim(turn.claim)["errand"].is_null();
+        let is_errand = !self.rows.claim(execution.claim)["errand"].is_null();
         let end = if self.broken == Broken::Losses && is_errand { Abandoned::NotSent } else { end };
-        self.write(machine, Hears::All, |tx| end.of(tx, turn)).unwrap();
+        self.write(machine, Hears::All, |tx| end.of(tx, execution)).unwrap();
     }
 
     /// The provider is asked about what is unknown.
@@ -211,10 +212,10 @@ impl World {
         if !is_unknown || (self.executed == 0 && self.on_its_way > 0) {
             return;
         }
-        let news = if self.executed > 0 { outcome(Status::Succeeded) } else { Update::NotFoundAtProvider };
+        let update = if self.executed > 0 { outcome(Status::Succeeded) } else { Update::NotFoundAtProvider };
         let mut next = self.clone();
-        next.write(0, Hears::All, |tx| apply::apply(tx, &of("o"), news.clone().into(), at(2))).unwrap();
-        steps.push((format!("the provider is asked: {news:?}"), next));
+        next.write(0, Hears::All, |tx| apply::apply(tx, &of("o"), update.clone().into(), at(2))).unwrap();
+        steps.push((format!("the provider is asked: {update:?}"), next));
     }
 }
 

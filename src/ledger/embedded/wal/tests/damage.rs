@@ -42,7 +42,7 @@ fn used(disk: &Simulated, name: &'static str) -> usize {
 }
 
 #[test]
-fn flipped_bit_anywhere_is_refused_or_harmless() {
+fn flipped_bit_anywhere_is_rejected_or_harmless() {
     let world = small();
     for name in ["0", "1", "manifest"] {
         let (length, mut refused) = (used(&world.disk, name).min(16 << 10), 0);
@@ -56,7 +56,7 @@ fn flipped_bit_anywhere_is_refused_or_harmless() {
 }
 
 #[test]
-fn every_length_of_a_truncated_file_is_refused_or_harmless() {
+fn truncated_file_of_any_length_is_rejected_or_harmless() {
     let world = small();
     for name in ["0", "1", "manifest"] {
         for length in 0..used(&world.disk, name) {
@@ -68,7 +68,7 @@ fn every_length_of_a_truncated_file_is_refused_or_harmless() {
 }
 
 #[test]
-fn zeroed_sector_is_refused_or_harmless_once_the_end_is_marked() {
+fn zeroed_sector_is_rejected_or_harmless_once_the_synced_end_is_marked() {
     let world = small();
     world.wal.mark().unwrap();
     for name in ["0", "1", "manifest"] {
@@ -83,7 +83,7 @@ fn zeroed_sector_is_refused_or_harmless_once_the_end_is_marked() {
 }
 
 #[test]
-fn missing_or_empty_file_is_refused() {
+fn missing_or_empty_wal_file_is_rejected() {
     let world = small();
     for name in ["0", "1", "manifest"] {
         let damaged = world.disk.copied();
@@ -99,13 +99,13 @@ fn missing_or_empty_file_is_refused() {
 }
 
 #[test]
-fn missing_tables_are_refused() {
+fn missing_tables_are_rejected() {
     let world = small();
     assert!(matches!(World::open(world.disk.copied(), Tables::new()), Err(OpenError::Damaged { .. })));
 }
 
 #[test]
-fn refusal_names_file_and_position_and_changes_nothing() {
+fn damage_error_names_file_and_position_and_changes_nothing() {
     let world = small();
     let damaged = Arc::new(world.disk.copied());
     damaged.damage("0", |bytes| bytes[100] ^= 1);
@@ -117,7 +117,7 @@ fn refusal_names_file_and_position_and_changes_nothing() {
 }
 
 #[test]
-fn record_of_an_unknown_space_is_refused() {
+fn record_of_an_unknown_space_is_rejected() {
     let world = World::open(Simulated::default(), Tables::new()).unwrap();
     let mut bytes = Vec::new();
     record::begin(&mut bytes);
@@ -130,7 +130,7 @@ fn record_of_an_unknown_space_is_refused() {
 }
 
 #[test]
-fn write_that_failed_leaves_nothing_behind_the_records_that_follow() {
+fn failed_write_leaves_no_bytes_behind_later_records() {
     let mut world = World::open(Simulated::default(), Tables::new()).unwrap();
     world.append(1, 1, 10).unwrap();
     world.disk.fail_at(world.disk.steps() + 1, Fault::PowerCut);

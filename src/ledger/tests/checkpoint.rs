@@ -2,7 +2,7 @@
 
 use super::super::engine;
 use super::backends::Tables;
-use super::outages::until;
+use super::postgres_outage::until;
 use super::*;
 
 type Bench = super::Fixture<Tables>;
@@ -18,12 +18,12 @@ impl Bench {
     /// So many payments of every end; the first is released.
     async fn fill(&self, from: usize, until: usize) {
         for number in from..until {
-            let ticket = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
+            let permit = self.run(&format!("k{number}"), pay(&format!("o{number}"))).await;
             match number % 4 {
-                0 => self.ledger.release(ticket).await.unwrap(),
-                1 => drop(self.settle(ticket, outcome(Status::Succeeded)).await),
-                2 => drop(self.settle(ticket, Update::Unknown(Reason::default())).await),
-                _ => drop(self.settle(ticket, Update::Declined(word())).await),
+                0 => self.ledger.release(permit).await.unwrap(),
+                1 => drop(self.settle(permit, outcome(Status::Succeeded)).await),
+                2 => drop(self.settle(permit, Update::Unknown(Reason::default())).await),
+                _ => drop(self.settle(permit, Update::Declined(word())).await),
             }
         }
     }
@@ -47,7 +47,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn through_many_segments_every_row_is_as_it_was_written_last() {
+async fn rows_across_many_wal_segments_have_their_last_value() {
     let mut bench = Bench::new();
     for round in 1..=3 {
         bench.fill((round - 1) * 40, round * 40).await;
@@ -63,19 +63,21 @@ async fn through_many_segments_every_row_is_as_it_was_written_last() {
 }
 
 #[tokio::test]
-async fn a_segment_that_could_not_be_filed_is_filed_by_the_next_start() {
+async fn failed_checkpoint_is_repeated_by_the_next_start() {
     let bench = Bench::new();
     bench.fill(0, 4).await;
-    bench.engine().hooks().fail_next("filing");
+    bench.engine().failpoints().fail_next("checkpoint");
     let mut number = 4;
     while bench.ledger.is_healthy() {
         let claimed = bench.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
-        if let Ok(ClaimResult::Run(ticket)) = claimed {
-            let _ = bench.ledger.settle(ticket, outcome(Status::Pending), at(1), answer).await;
+        if let Ok(ClaimResult::Run(permit)) = claimed {
+            let _ = bench.ledger.settle(permit, outcome(Status::Pending), at(1), answer).await;
         }
         number += 1;
     }
-    assert!(bench.ledger.claim(claim_key("k", ""), pay("k"), at(0)).await.unwrap_err().to_string().contains("filing"));
+    assert!(
+        bench.ledger.claim(claim_key("k", ""), pay("k"), at(0)).await.unwrap_err().to_string().contains("checkpoint")
+    );
     bench.check(4).await;
     for bench in [bench.crash(), bench.crash().crash()] {
         bench.check_each(4).await;
@@ -88,10 +90,10 @@ async fn a_segment_that_could_not_be_filed_is_filed_by_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_full_when_a_segment_is_filed_is_waited_for() {
+async fn checkpoint_on_a_full_disk_is_retried_until_space_is_free() {
     let bench = Bench::new();
-    bench.engine().hooks().meet_full_disk_at("filing");
-    bench.engine().pretend_free(Some(RESERVE));
+    bench.engine().failpoints().fail_next_with_full_disk_at("checkpoint");
+    bench.engine().simulate_free(Some(RESERVE));
     for number in 0..500 {
         let order = format!("o{number}");
         match bench.ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await {
@@ -118,7 +120,7 @@ fn without_its_log(bench: &Bench) -> Tables {
 }
 
 #[tokio::test]
-async fn tables_without_a_log_are_refused() {
+async fn tables_without_a_wal_are_rejected() {
     let bench = Bench::new();
     bench.fill(0, 20).await;
     let place = without_its_log(&bench);

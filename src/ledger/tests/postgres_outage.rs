@@ -18,12 +18,12 @@ pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on() {
+async fn postgres_outage_rejects_claims_then_recovers() {
     let server = Server::start(&[]);
     let place = Schema::on(&server);
     let bench = Fixture { ledger: place.connect(3), place };
     bench.paid("before").await;
-    let [kept, lost] = [bench.run("kept", pay("kept")).await, bench.run("lost", pay("lost")).await];
+    let [tracked, lost] = [bench.run("kept", pay("kept")).await, bench.run("lost", pay("lost")).await];
     server.crash();
     for number in 0..5 {
         let key = format!("while {number}");
@@ -45,14 +45,14 @@ async fn while_the_server_is_gone_nothing_runs_and_when_it_is_back_all_goes_on()
     until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
     assert_eq!(bench.due().await.len(), 1);
     assert_eq!(bench.payment("kept").await.version, 1);
-    bench.settle(kept, outcome(Status::Pending)).await;
+    bench.settle(tracked, outcome(Status::Pending)).await;
     for number in 0..5 {
         bench.run(&format!("while {number}"), pay(&format!("while {number}"))).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() {
+async fn claim_with_unconfirmed_commit_sends_nothing_and_is_rolled_back() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     let bench = Fixture { ledger: relay.ledger(&place), place };
@@ -67,13 +67,13 @@ async fn a_claim_whose_commit_nobody_heard_of_sends_nothing_and_is_taken_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settling_whose_commit_nobody_heard_of_stays_as_it_was_written() {
+async fn settlement_with_unconfirmed_commit_stays_as_committed() {
     let place = Schema::new();
     let relay = Relay::new(shared());
     let bench = Fixture { ledger: relay.ledger(&place), place };
-    let ticket = bench.run("k", pay("o")).await;
+    let permit = bench.run("k", pay("o")).await;
     relay.cuts.store(true, Ordering::SeqCst);
-    assert!(bench.ledger.settle(ticket, outcome(Status::Succeeded), at(1), answer).await.is_err());
+    assert!(bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.is_err());
     // What the ticket's end sets off finds nothing running any more.
     let claimed = bench.claim("k", pay("o")).await;
     assert!(matches!(claimed, ClaimResult::Replay(_)), "{claimed:?}");
@@ -92,7 +92,7 @@ async fn locked() -> (Schema, Ledger, tokio_postgres::Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
+async fn claim_or_job_whose_caller_timed_out_is_not_started() {
     let (_place, ledger, client) = locked().await;
     let mut first = Box::pin(ledger.claim(claim_key("first", ""), pay("first"), at(0)));
     let mut job = Box::pin(ledger.enqueue(claim_key("job", ""), pay("job"), "{}".into(), 9, at(0)));
@@ -111,7 +111,7 @@ async fn claim_or_job_whose_caller_left_before_it_began_is_not_begun() {
 }
 
 #[tokio::test]
-async fn acceptance_that_is_not_answered_in_time_is_in_doubt_and_not_refused() {
+async fn enqueue_timeout_is_in_doubt_not_rejected() {
     let (_place, ledger, client) = locked().await;
     // From here on a time-out is over as soon as everybody waits.
     tokio::time::pause();

@@ -40,7 +40,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
+async fn job_is_dequeued_once_and_its_result_publishes_an_event() {
     let bench = Bench::new();
     let ClaimResult::Accepted(Record::Payment(payment)) = bench.accept("k", pay("o")).await else { panic!() };
     assert_eq!((payment.status, payment.money_state, payment.version), (Status::Pending, MoneyState::NotSent, 1));
@@ -48,15 +48,15 @@ async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
     assert!(matches!(bench.claim("k2", pay("o")).await, ClaimResult::Queued(_)), "the same order");
     let other = Intent::Pay(Payment { content: "other".into(), ..a_payment("o") });
     assert!(matches!(bench.accept("k3", other).await, ClaimResult::OrderIdReused));
-    assert_eq!(bench.ledger.waiting().await.unwrap().errands, 1);
+    assert_eq!(bench.ledger.waiting().await.unwrap().jobs, 1);
 
     let [claim] = bench.ledger.due_job_ids(at(0), 9).await[..] else { panic!() };
-    let ticket = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
-    assert_eq!(ticket.errand.as_ref().map(|errand| (errand.body.as_str(), errand.action)), Some(("{}", IntentKind::Pay)));
+    let permit = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
+    assert_eq!(permit.job.as_ref().map(|job| (job.body.as_str(), job.action)), Some(("{}", IntentKind::Pay)));
     assert!(bench.ledger.dequeue(claim, "there", at(0)).await.unwrap().is_none(), "it is taken");
     assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Queued(_)), "while it is made");
     let action = Some(PayerAction::Qr { data: "weixin://".into() });
-    bench.settle(ticket, Update::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
+    bench.settle(permit, Update::Outcome(Outcome { action, ..Outcome::of(Status::Pending) })).await;
     let ClaimResult::AlreadyExists(Record::Payment(made)) = bench.accept("k", pay("o")).await else { panic!() };
     assert!(made.action.is_some() && bench.take().await.is_none());
     let [event] = &bench.hear_all().await[..] else { panic!() };
@@ -65,27 +65,27 @@ async fn what_is_accepted_is_taken_once_and_its_result_is_told() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_survives_a_crash_and_is_made_once() {
+async fn enqueued_job_survives_a_crash_and_executes_once() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let bench = bench.crash();
-    let ticket = bench.take().await.unwrap();
+    let permit = bench.take().await.unwrap();
     // Nobody can tell whether what was taken was sent.
     let after = bench.crash();
-    std::mem::forget(ticket);
+    std::mem::forget(permit);
     assert_eq!(after.states("o").await, (Status::Unknown, MoneyState::Unknown));
     assert!(after.take().await.is_none() && after.due().await.len() == 1, "it is asked about, not made again");
     assert!(matches!(after.accept("k", pay("o")).await, ClaimResult::AlreadyExists(_)));
 }
 
 #[tokio::test]
-async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
+async fn unsent_job_is_requeued_with_exponential_backoff() {
     let bench = Bench::new();
     assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Accepted(_)));
     for pause in [1, 2, 4, 8, 16, 30, 30] {
-        let ticket = bench.take().await.unwrap();
+        let permit = bench.take().await.unwrap();
         let before = crate::clock::now();
-        bench.ledger.release(ticket).await.unwrap();
+        bench.ledger.release(permit).await.unwrap();
         // Its time counts from now on, not from the test's.
         let after = before.duration_since(at(0)).as_secs();
         assert_eq!(bench.waits(at(after + pause * 3 / 4 - 1)).await, 0, "{pause}");
@@ -97,32 +97,32 @@ async fn without_anything_sent_it_waits_for_another_try_ever_longer() {
 }
 
 #[tokio::test]
-async fn turn_in_which_no_channel_was_tried_counts_as_no_try() {
+async fn execution_without_a_channel_attempt_does_not_count_as_a_retry() {
     let bench = Bench::new();
-    let tries = |ticket: &ExecutionPermit| ticket.errand.as_ref().unwrap().tries;
-    let ticket = bench.accepted("k", pay("o")).await;
-    bench.ledger.release_untried(ticket).await.unwrap();
+    let tries = |permit: &ExecutionPermit| permit.job.as_ref().unwrap().tries;
+    let permit = bench.accepted("k", pay("o")).await;
+    bench.ledger.release_untried(permit).await.unwrap();
     // Its ticket never came to whoever took it.
     let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
-        let mut ticket = crate::ledger::jobs::take(tx, claim, "here", at(0))?.unwrap();
-        ticket.held = ClaimGuard::new(holder.clone(), ticket.turn);
-        Ok(ticket)
+        let mut permit = crate::ledger::jobs::take(tx, claim, "here", at(0))?.unwrap();
+        permit.guard = ClaimGuard::new(holder.clone(), permit.execution);
+        Ok(permit)
     };
     drop(bench.ledger.engine.write(Durable, LockScope::Claim(claim), take).await.unwrap());
-    let mut ticket = bench.take().await;
-    while ticket.is_none() {
-        ticket = bench.take().await;
+    let mut permit = bench.take().await;
+    while permit.is_none() {
+        permit = bench.take().await;
     }
-    let ticket = ticket.unwrap();
-    assert_eq!(tries(&ticket), 0);
-    bench.ledger.release(ticket).await.unwrap();
+    let permit = permit.unwrap();
+    assert_eq!(tries(&permit), 0);
+    bench.ledger.release(permit).await.unwrap();
     assert_eq!(tries(&bench.take().await.unwrap()), 1);
 }
 
 #[tokio::test]
-async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
+async fn dropped_job_permit_makes_the_job_unknown_and_is_not_retried() {
     let bench = Bench::new();
     drop(bench.accepted("k", pay("o")).await);
     bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
@@ -131,16 +131,16 @@ async fn a_dropped_ticket_is_unknown_and_not_taken_again() {
 }
 
 #[tokio::test]
-async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
+async fn expired_job_fails_with_money_not_sent_and_publishes_an_event() {
     let bench = Bench::new();
-    let ticket = bench.accepted("k", pay("o")).await;
-    bench.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
+    let permit = bench.accepted("k", pay("o")).await;
+    bench.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
     assert_eq!(bench.states("o").await, (Status::Failed, MoneyState::NotSent));
     assert!(bench.take().await.is_none() && bench.due().await.is_empty());
     bench.paid("p").await;
-    let ticket = bench.accepted("r", give_back("p", "r", 900)).await;
+    let permit = bench.accepted("r", give_back("p", "r", 900)).await;
     assert!(matches!(bench.claim("r2", give_back("p", "r2", 101)).await, ClaimResult::ExceedsBalance { left: 100 }), "reserved");
-    bench.settle(ticket, Update::NotSent(Status::Failed, Reason::default())).await;
+    bench.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
     let refund = bench.refund("p", "r").await;
     assert_eq!((refund.status, refund.money_state), (Status::Failed, MoneyState::NotSent));
     bench.run("r2", give_back("p", "r2", 1000)).await;
@@ -150,7 +150,7 @@ async fn what_is_given_up_failed_with_nothing_sent_and_is_told() {
 }
 
 #[tokio::test]
-async fn what_nobody_has_taken_is_closed_by_not_making_it() {
+async fn close_of_a_queued_payment_cancels_it() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let ClaimResult::AlreadyExists(Record::Payment(closed)) = bench.claim("c", close("o")).await else { panic!() };
@@ -158,27 +158,27 @@ async fn what_nobody_has_taken_is_closed_by_not_making_it() {
     assert!(bench.take().await.is_none());
     assert_eq!(bench.kinds().await, ["payment.closed"]);
     // While it is being made there is nothing to close yet.
-    let ticket = bench.accepted("k2", pay("o2")).await;
+    let permit = bench.accepted("k2", pay("o2")).await;
     assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Running));
-    bench.settle(ticket, outcome(Status::Pending)).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
     assert!(matches!(bench.claim("c2", close("o2")).await, ClaimResult::Run(_)));
 }
 
 #[tokio::test]
-async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
+async fn queued_close_executes_unless_the_payment_succeeded_meanwhile() {
     let bench = Bench::new();
     for order in ["open", "paid", "refused"] {
-        let ticket = bench.run(order, pay(order)).await;
-        bench.settle(ticket, outcome(Status::Pending)).await;
+        let permit = bench.run(order, pay(order)).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
     }
-    let ticket = bench.accepted("c", close("open")).await;
-    bench.settle(ticket, outcome(Status::Closed)).await;
+    let permit = bench.accepted("c", close("open")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
     bench.accept("c2", close("paid")).await;
     assert!(matches!(bench.claim("c3", close("paid")).await, ClaimResult::Queued(_)));
     bench.ledger.record("wechat", told("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     assert!(bench.take().await.is_none(), "there is nothing to close");
-    let ticket = bench.accepted("c4", close("refused")).await;
-    bench.settle(ticket, Update::Declined(word())).await;
+    let permit = bench.accepted("c4", close("refused")).await;
+    bench.settle(permit, Update::Declined(word())).await;
     let mut events = bench.hear_all().await;
     events.sort_by_key(|event| event.subject.order_id.clone());
     let told: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
@@ -188,24 +188,24 @@ async fn a_close_is_made_later_unless_it_was_paid_meanwhile() {
 
 /// The payment goes on, so why its close was refused is no reason of the payment.
 #[tokio::test]
-async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
+async fn declined_queued_close_reports_its_reason_in_the_event_only() {
     let bench = Bench::new();
     let unclear = Reason { word: Some(ProviderError { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
     for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
-        let ticket = bench.run(order, pay(order)).await;
+        let permit = bench.run(order, pay(order)).await;
         match begin.clone() {
-            Some(reason) => drop(bench.settle(ticket, Update::Unknown(reason)).await),
-            None => drop(bench.settle(ticket, outcome(Status::Pending)).await),
+            Some(reason) => drop(bench.settle(permit, Update::Unknown(reason)).await),
+            None => drop(bench.settle(permit, outcome(Status::Pending)).await),
         }
         bench.ledger.apply(&of(order), outcome(Status::Pending), at(2)).await.unwrap();
         bench.hear_all().await;
         let before = bench.payment(order).await;
-        for (key, news, said) in [
+        for (key, update, said) in [
             ("refused", Update::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
             ("late", Update::NotSent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
         ] {
-            let ticket = bench.accepted(&format!("{key} {order}"), close(order)).await;
-            bench.settle(ticket, news).await;
+            let permit = bench.accepted(&format!("{key} {order}"), close(order)).await;
+            bench.settle(permit, update).await;
             let [event] = &bench.hear_all().await[..] else { panic!("one event") };
             let Record::Payment(told) = &event.data else { panic!() };
             assert_eq!((event.kind.as_str(), &told.provider_error), ("payment.pending", &None), "{key} {order}");
@@ -221,7 +221,7 @@ async fn refused_close_is_told_in_its_event_and_is_no_reason_of_the_payment() {
 }
 
 #[tokio::test]
-async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
+async fn full_queue_rejects_jobs_and_records_nothing() {
     let bench = Bench::new();
     assert!(matches!(bench.accept_with("k", pay("o"), 1).await, ClaimResult::Accepted(_)));
     assert!(matches!(bench.accept_with("k2", pay("o2"), 1).await, ClaimResult::QueueFull(QueueFull::Total)));
@@ -232,7 +232,7 @@ async fn a_full_queue_takes_nothing_and_writes_nothing_down() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_before_it_was_sent_is_asked_about_and_not_sent() {
+async fn job_with_a_notification_before_sending_is_queried_and_never_sent() {
     let bench = Bench::new();
     for (order, amount) in [("paid", None), ("amount", Some(cny(1)))] {
         bench.accept(order, pay(order)).await;
@@ -246,23 +246,23 @@ async fn what_is_told_of_before_it_was_sent_is_asked_about_and_not_sent() {
 }
 
 #[tokio::test]
-async fn each_turn_may_go_from_channel_to_channel_anew() {
+async fn each_execution_may_reroute_across_all_channels_again() {
     let bench = Bench::new();
-    let mut ticket = bench.accepted("k", pay("o")).await;
-    for turn in 0..3 {
+    let mut permit = bench.accepted("k", pay("o")).await;
+    for execution in 0..3 {
         for (from, to) in [("wechat", "backup"), ("backup", "wechat")] {
             let mut tried = ProviderCall::begun(Kind::Pay, from, at(0));
             tried.ended(&Err(Error::NotSent("refused".into())));
-            ticket.evidence.push(tried);
-            let moved = bench.ledger.reroute(&mut ticket, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
-            assert_eq!(moved.channel, to, "turn {turn}");
+            permit.evidence.push(tried);
+            let moved = bench.ledger.reroute(&mut permit, destination(to, "wechat-v3:2"), at(1)).await.unwrap();
+            assert_eq!(moved.channel, to, "turn {execution}");
         }
-        bench.ledger.release(ticket).await.unwrap();
+        bench.ledger.release(permit).await.unwrap();
         assert!(bench.due().await.is_empty(), "nothing is left anywhere");
         let [claim] = bench.ledger.due_job_ids(at(2 * 365 * 86_400), 9).await[..] else { panic!() };
-        ticket = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
+        permit = bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap();
     }
-    bench.settle(ticket, outcome(Status::Succeeded)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
     let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
     let count = |wanted: fn(&TimelineEvent) -> bool| timeline.entries.iter().filter(|entry| wanted(&entry.what)).count();
     assert_eq!(count(|what| matches!(what, TimelineEvent::Queued { .. })), 1);
@@ -271,7 +271,7 @@ async fn each_turn_may_go_from_channel_to_channel_anew() {
 }
 
 #[tokio::test]
-async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have_left() {
+async fn sent_at_is_the_time_of_the_execution_until_a_request_may_have_left() {
     let bench = Bench::new();
     bench.accept("o", pay("o")).await;
     let take = async |now: i64| {
@@ -291,18 +291,18 @@ async fn queued_payment_is_sent_at_the_time_of_the_turn_until_a_request_may_have
         (300, 300, BytesSent::Yes, Error::Unauthorized(word.clone())),
         (400, 300, BytesSent::No, Error::NotSent("no connection".into())),
     ] {
-        let mut ticket = take(now).await;
-        assert_eq!(ticket.payment.sent_at, Some(at(sent_at)), "{now}");
-        assert_eq!(ticket.payment.created_at, at(0), "when it was accepted stays as it is");
-        ticket.evidence.push(tried(written, result));
-        bench.ledger.release(ticket).await.unwrap();
+        let mut permit = take(now).await;
+        assert_eq!(permit.payment.sent_at, Some(at(sent_at)), "{now}");
+        assert_eq!(permit.payment.created_at, at(0), "when it was accepted stays as it is");
+        permit.evidence.push(tried(written, result));
+        bench.ledger.release(permit).await.unwrap();
     }
     let last = take(500).await;
     assert_eq!(last.payment.sent_at, Some(at(300)), "a query names the time of the first sending");
 }
 
 #[tokio::test]
-async fn what_waits_is_never_too_old() {
+async fn queued_job_is_never_purged() {
     let bench = Bench::new();
     bench.accept("k", pay("o")).await;
     let mut purge = Purge::default();
@@ -339,27 +339,27 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_under_way() {
+async fn queue_limits_are_exact_under_concurrency_and_count_executing_jobs() {
     let (bench, limit) = (Bench::new(), QueueLimit { total: 30, each: 20 });
     assert_eq!(bench.flood("shop", "a", 60, limit).await, 20, "its share");
     assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
     // What is being executed comes back when it cannot be sent: it keeps its place.
-    let mut tickets = Vec::new();
+    let mut permits = Vec::new();
     for claim in bench.ledger.due_job_ids(at(0), 15).await {
-        tickets.push(bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap());
+        permits.push(bench.ledger.dequeue(claim, "here", at(0)).await.unwrap().unwrap());
     }
-    assert_eq!(tickets.len(), 15);
+    assert_eq!(permits.len(), 15);
     assert!(matches!(bench.accept_of("shop", "b", limit).await, ClaimResult::QueueFull(QueueFull::Share)));
     assert_eq!(bench.flood("other", "a", 60, limit).await, 10, "the rest of the queue");
     assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
-    for ticket in tickets.drain(..10) {
-        bench.ledger.release(ticket).await.unwrap();
+    for permit in permits.drain(..10) {
+        bench.ledger.release(permit).await.unwrap();
     }
     assert!(matches!(bench.accept_of("third", "a", limit).await, ClaimResult::QueueFull(QueueFull::Total)));
     // What has its end makes room, however it ended.
-    let settled = tickets.pop().unwrap();
+    let settled = permits.pop().unwrap();
     bench.settle(settled, outcome(Status::Succeeded)).await;
-    drop(tickets.pop());
+    drop(permits.pop());
     let accepted = async || bench.flood("third", "b", 9, limit).await;
     let mut made = accepted().await;
     while made < 2 {
@@ -368,12 +368,12 @@ async fn queue_limits_hold_exactly_for_many_requests_at_once_and_count_jobs_unde
     }
     assert_eq!(made, 2);
     let bench = bench.crash();
-    std::mem::forget(tickets);
+    std::mem::forget(permits);
     assert_eq!(bench.flood("third", "d", 9, QueueLimit { total: 31, each: 31 }).await, 4, "three were being executed");
 }
 
 #[tokio::test]
-async fn due_jobs_of_a_merchant_with_all_its_places_do_not_hide_those_of_others() {
+async fn merchant_at_its_job_limit_does_not_hide_due_jobs_of_others() {
     let (bench, limit) = (Bench::new(), QueueLimit::from(1_000));
     assert_eq!(bench.flood("shop", "a", 20, limit).await, 20);
     assert_eq!(bench.flood("other", "a", 3, limit).await, 3);
