@@ -1,4 +1,4 @@
-//! `tollgate keygen`: makes secrets, key pairs, and channels whose provider is the sandbox.
+//! `tollgate keygen`: generates secrets, key pairs, and channels whose provider is the sandbox.
 
 mod alipay;
 mod authority;
@@ -19,32 +19,32 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use rand::Rng;
 
-use self::alipay::Kind;
+use self::alipay::Mode;
 use self::unionpay::SignMethod;
 use crate::config::file::is_name;
 use crate::pem;
 
-/// A secret with which a merchant signs its requests: 32 random bytes in base64url.
+/// Returns a new secret for a merchant's request signatures: 32 random bytes in base64url.
 pub fn merchant_secret() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-/// A secret that signs webhooks, as Standard Webhooks writes it: `whsec_` and 32 random bytes in base64.
+/// Returns a new webhook secret in the format of Standard Webhooks: `whsec_` and 32 random bytes in base64.
 pub fn webhook_secret() -> String {
     format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>()))
 }
 
-/// An RSA key pair of 2048 bits, which is what WeChat Pay asks for.
+/// RSA key pair of 2048 bits, the size that WeChat Pay requires.
 pub struct RsaKeyPairPem {
-    /// PKCS#8 PEM.
+    /// Private key in PKCS#8 PEM.
     pub private_key: String,
-    /// SPKI PEM.
+    /// Public key in SPKI PEM.
     pub public_key: String,
 }
 
-/// Makes an RSA key pair of 2048 bits.
+/// Generates an RSA key pair of 2048 bits.
 pub fn rsa_key_pair() -> io::Result<RsaKeyPairPem> {
-    let failed = |_| io::Error::other("the RSA key pair could not be made");
+    let failed = |_| io::Error::other("cannot generate an RSA key pair");
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
     let private = pair.as_der().map_err(failed)?;
     let public = AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key()).map_err(failed)?;
@@ -54,7 +54,7 @@ pub fn rsa_key_pair() -> io::Result<RsaKeyPairPem> {
     })
 }
 
-/// Whose merchant the sandbox's account is.
+/// Provider and signing method of a sandbox account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SandboxProvider {
     /// WeChat Pay, API v3.
@@ -70,37 +70,37 @@ pub enum SandboxProvider {
     AlipayV3,
     /// UnionPay, with certificates.
     Unionpay,
-    /// UnionPay, with a key for both sides and SHA-256.
+    /// UnionPay, with a shared key and SHA-256.
     UnionpaySha256,
-    /// UnionPay, with a key for both sides and SM3.
+    /// UnionPay, with a shared key and SM3.
     UnionpaySm3,
-    /// UnionPay, with certificates for SM2.
+    /// UnionPay, with SM2 certificates.
     UnionpaySm2,
 }
 
-/// What [`sandbox_channel`] made.
+/// Files and ids that [`sandbox_channel`] generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxFiles {
-    /// `DIR/NAME.toml`: the channel.
+    /// Channel file, `DIR/NAME.toml`.
     pub channel: PathBuf,
-    /// `DIR/NAME`: its keys, and the account as the sandbox needs it; to be given to `Sandbox::start`.
+    /// Folder `DIR/NAME` with the channel's keys and the sandbox account, for `Sandbox::start`.
     pub account: PathBuf,
-    /// The invented merchant number: WeChat's mchid, Alipay's seller_id, UnionPay's merId.
+    /// Generated merchant number: WeChat's mchid, Alipay's seller_id, UnionPay's merId.
     pub mchid: String,
-    /// The invented app id; at UnionPay the merId again.
+    /// Generated app id; for UnionPay the merId.
     pub appid: String,
 }
 
-/// Makes a channel to a sandbox that stands in for WeChat Pay v3; as [`sandbox_channel_of`].
+/// Generates a channel to a WeChat Pay v3 sandbox, as [`sandbox_channel_of`] does.
 pub fn sandbox_channel(dir: &Path, name: &str, sandbox_address: &str) -> io::Result<SandboxFiles> {
     sandbox_channel_of(SandboxProvider::WechatV3, dir, name, sandbox_address)
 }
 
-/// Makes a channel whose provider is a sandbox at `sandbox_address` (`host:port`): `DIR/NAME.toml`, and in `DIR/NAME/`
-/// the keys and certificates of both sides with `sandbox.toml`, which tells the sandbox of the account.
+/// Generates a channel whose provider is a sandbox at `sandbox_address` (`host:port`). The channel file is
+/// `DIR/NAME.toml`. `DIR/NAME/` contains the keys and certificates of both sides, and the account in `sandbox.toml`.
 ///
-/// Accounts made in one directory for one address share the sandbox's authority and server certificate, because a
-/// listener on a bare address can show only one. Nothing is ever overwritten.
+/// Accounts in one directory with the same address share the sandbox's certificate authority and server certificate,
+/// because a listener on a bare address can present only one certificate. Existing files are never overwritten.
 pub fn sandbox_channel_of(
     provider: SandboxProvider,
     dir: &Path,
@@ -112,56 +112,56 @@ pub fn sandbox_channel_of(
     let channel = dir.join(format!("{name}.toml"));
     for path in [&account, &channel] {
         if path.exists() {
-            let message = format!("{} is there already: choose another name, or remove it first", path.display());
+            let message = format!("{} already exists: choose another name, or remove it first", path.display());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }
-    let place = Place { dir, name, host, address: sandbox_address };
-    let made = match provider {
-        SandboxProvider::WechatV3 => wechat_v3::make(&place)?,
-        SandboxProvider::WechatV2 => wechat_v2::make(&place)?,
-        SandboxProvider::Alipay => alipay::make(&place, Kind::Keys)?,
-        SandboxProvider::AlipayCertificates => alipay::make(&place, Kind::Certificates)?,
-        SandboxProvider::AlipayV3 => alipay::make(&place, Kind::V3)?,
-        SandboxProvider::Unionpay => unionpay::make(&place, SignMethod::Certificates)?,
-        SandboxProvider::UnionpaySha256 => unionpay::make(&place, SignMethod::Sha256)?,
-        SandboxProvider::UnionpaySm3 => unionpay::make(&place, SignMethod::Sm3)?,
-        SandboxProvider::UnionpaySm2 => unionpay::make(&place, SignMethod::Sm2)?,
+    let new_account = NewAccount { dir, name, host, address: sandbox_address };
+    let generated = match provider {
+        SandboxProvider::WechatV3 => wechat_v3::make(&new_account)?,
+        SandboxProvider::WechatV2 => wechat_v2::make(&new_account)?,
+        SandboxProvider::Alipay => alipay::make(&new_account, Mode::Keys)?,
+        SandboxProvider::AlipayCertificates => alipay::make(&new_account, Mode::Certificates)?,
+        SandboxProvider::AlipayV3 => alipay::make(&new_account, Mode::V3)?,
+        SandboxProvider::Unionpay => unionpay::make(&new_account, SignMethod::Certificates)?,
+        SandboxProvider::UnionpaySha256 => unionpay::make(&new_account, SignMethod::Sha256)?,
+        SandboxProvider::UnionpaySm3 => unionpay::make(&new_account, SignMethod::Sm3)?,
+        SandboxProvider::UnionpaySm2 => unionpay::make(&new_account, SignMethod::Sm2)?,
     };
     fs::create_dir_all(&account)?;
-    for (file, text) in &made.files {
+    for (file, text) in &generated.files {
         write_new(&account.join(file), text)?;
     }
-    write_new(&channel, &made.channel)?;
-    Ok(SandboxFiles { channel, account, mchid: made.mchid, appid: made.appid })
+    write_new(&channel, &generated.channel)?;
+    Ok(SandboxFiles { channel, account, mchid: generated.mchid, appid: generated.appid })
 }
 
-/// Where an account is made, and where its sandbox will be.
-struct Place<'a> {
+/// Directory and name of a new account, and the address of its sandbox.
+struct NewAccount<'a> {
     dir: &'a Path,
     name: &'a str,
     host: &'a str,
     address: &'a str,
 }
 
-/// An account that is not written yet.
-struct Made {
-    /// For the account's folder.
+/// Generated account that is not yet written to disk.
+struct GeneratedAccount {
+    /// Files of the account's folder: name and content.
     files: Vec<(&'static str, String)>,
-    /// The channel's TOML.
+    /// Content of the channel file.
     channel: String,
     mchid: String,
     appid: String,
 }
 
-/// What every channel to a sandbox says of limits.
+/// Filters of every sandbox channel.
 const FILTERS: &str = r#"
 [[filter]]                                    # outermost first
 use = "limit"
 rate = 600
 
 [[filter]]
-use = "retry"                                 # only what was provably not sent, and queries
+use = "retry"                                 # only requests that were not sent, and queries
 max = 2
 base = "100ms"
 
@@ -174,19 +174,19 @@ sleep_window = "5s"
 "#;
 
 fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
-    let refused = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
+    let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
     if !is_name(name) {
         let advice = "use small letters, digits and hyphens, at most 63, as in wechat-main";
-        return Err(refused(format!("`{name}` is no channel name: {advice}")));
+        return Err(invalid(format!("`{name}` is not a channel name: {advice}")));
     }
     let split = address.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     let (host, _) = split.ok_or_else(|| {
-        refused(format!("`{address}` is no address of a sandbox: give host and port, as in `127.0.0.1:8443`"))
+        invalid(format!("`{address}` is not a sandbox address: write host and port, as in `127.0.0.1:8443`"))
     })?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if host.parse::<IpAddr>().is_err() && !host.chars().all(fits) {
-        return Err(refused(format!("`{host}` is no name of a host")));
+        return Err(invalid(format!("`{host}` is not a host name")));
     }
     Ok(host)
 }
@@ -195,7 +195,7 @@ fn digits(count: usize) -> String {
     (0..count).map(|_| char::from(b'0' + rand::rng().random_range(0..10u8))).collect()
 }
 
-/// Readable by its owner alone: most of these files hold keys.
+/// Creates a file with mode 0600, because most of these files contain keys.
 pub(crate) fn write_new(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_have_their_form_and_never_come_twice() {
+    fn secrets_have_the_documented_format_and_are_unique() {
         assert_eq!(URL_SAFE_NO_PAD.decode(merchant_secret()).unwrap().len(), 32);
         let webhook = webhook_secret();
         assert_eq!(STANDARD.decode(webhook.strip_prefix("whsec_").unwrap()).unwrap().len(), 32);
@@ -219,10 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_made_once_and_its_parts_belong_together() {
+    fn sandbox_channel_is_generated_consistently_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let made = sandbox_channel(dir.path(), "wechat-main", "127.0.0.1:8443").unwrap();
-        let text = fs::read_to_string(&made.channel).unwrap();
+        let generated = sandbox_channel(dir.path(), "wechat-main", "127.0.0.1:8443").unwrap();
+        let text = fs::read_to_string(&generated.channel).unwrap();
         let channel: toml::Table = toml::from_str(&text).unwrap();
         assert_eq!(channel["hosts"][0].as_str(), Some("https://127.0.0.1:8443"));
         let certificate = fs::read(dir.path().join(channel["mtls"]["cert"].as_str().unwrap())).unwrap();
@@ -234,14 +234,14 @@ mod tests {
         );
         assert_eq!(certificate.raw_serial().len(), 20);
         for file in ["pub_key.pem", "platform_key.pem", "platform_cert.pem", "sandbox.toml", "server_key.pem"] {
-            assert!(made.account.join(file).exists(), "{file}");
+            assert!(generated.account.join(file).exists(), "{file}");
         }
 
-        let before = fs::read(&made.channel).unwrap();
+        let before = fs::read(&generated.channel).unwrap();
         let again = sandbox_channel(dir.path(), "wechat-main", "127.0.0.1:8443").unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert!(again.to_string().contains("remove it first"), "{again}");
-        assert_eq!(fs::read(&made.channel).unwrap(), before);
+        assert_eq!(fs::read(&generated.channel).unwrap(), before);
 
         let read = |name: &str, file: &str| fs::read(dir.path().join(name).join(file)).unwrap();
         sandbox_channel(dir.path(), "wechat-east", "127.0.0.1:8443").unwrap();
@@ -252,12 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn every_provider_gets_a_channel_and_they_share_the_authority() {
+    fn channels_of_all_providers_reference_existing_files_and_share_the_authority() {
         let dir = tempfile::tempdir().unwrap();
         for provider in SandboxProvider::value_variants() {
             let name = provider.to_possible_value().unwrap().get_name().to_owned();
-            let made = sandbox_channel_of(*provider, dir.path(), &name, "127.0.0.1:8443").unwrap();
-            let channel: toml::Table = toml::from_str(&fs::read_to_string(&made.channel).unwrap()).unwrap();
+            let generated = sandbox_channel_of(*provider, dir.path(), &name, "127.0.0.1:8443").unwrap();
+            let channel: toml::Table = toml::from_str(&fs::read_to_string(&generated.channel).unwrap()).unwrap();
             assert!(name.starts_with(channel["provider"].as_str().unwrap()), "{name}");
             let mut files = Vec::new();
             files_in(&toml::Value::Table(channel), &mut files);
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// The files that a channel names.
+    /// Collects the file names in a channel file.
     fn files_in(value: &toml::Value, found: &mut Vec<String>) {
         match value {
             toml::Value::String(text) if text.ends_with(".pem") => found.push(text.replace("file:", "")),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_and_addresses_are_refused() {
+    fn invalid_names_and_addresses_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         for (name, address) in
             [("../x", "127.0.0.1:1"), ("Main", "127.0.0.1:1"), ("", "127.0.0.1:1"), ("x", "127.0.0.1"), ("x", "a\"b:1")]

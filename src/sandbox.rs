@@ -1,23 +1,30 @@
-//! `tollgate sandbox`: stands in for WeChat Pay, Alipay and UnionPay with their true wire protocols, for tests, try-outs and demonstrations.
+//! `tollgate sandbox`: simulates WeChat Pay, Alipay and UnionPay with their real wire protocols, for tests and
+//! demonstrations.
 //!
-//! It is a second implementation of each protocol, and shares no code with the gateway's: where the two misread the same
-//! page differently, a test fails. It checks every signature, refuses what the original refuses, signs its answers, and
-//! repeats its notifications until they are acknowledged; a control API plays the payer and scripts faults; and it
-//! counts what reached it, so that "once" can be proven.
+//! The sandbox is a second implementation of each protocol and shares no code with the gateway's plugins. If the two
+//! read a provider's documentation differently, a test fails. The sandbox verifies every signature, rejects what the
+//! provider rejects, signs its responses, and repeats notifications until they are acknowledged. A control API acts
+//! as the payer and scripts faults. Counters of requests and executions let a test prove that nothing was executed
+//! twice.
 
 mod account;
 mod alipay;
 mod bills;
 mod console;
+mod context;
 mod control;
 mod fault;
 mod fields;
 mod form;
 mod http_client;
 mod keys;
+mod listener;
+mod notification;
 mod notify;
+mod response_action;
 mod server;
 mod state;
+mod tamper;
 #[cfg(test)]
 mod tests;
 mod unionpay;
@@ -25,7 +32,6 @@ mod wechat_v2;
 mod wechat_v3;
 mod zip;
 
-use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,15 +39,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::account::{Account, Accounts};
-use self::fault::Script;
-use self::state::SandboxState;
+use self::account::Account;
+use self::context::SandboxContext;
+use self::listener::bind;
 
-/// How long WeChat Pay waits before each repetition of a notification.
+/// Waits of WeChat Pay before each repetition of a notification.
 pub const WECHAT_SCHEDULE: [Duration; 15] = [
     Duration::from_secs(15),
     Duration::from_secs(15),
@@ -60,38 +65,39 @@ pub const WECHAT_SCHEDULE: [Duration; 15] = [
     minutes(360),
 ];
 
-/// How long Alipay waits before each repetition of a notification.
+/// Waits of Alipay before each repetition of a notification.
 pub const ALIPAY_SCHEDULE: [Duration; 7] =
     [minutes(4), minutes(10), minutes(10), minutes(60), minutes(120), minutes(360), minutes(900)];
 
-/// How long UnionPay waits before each repetition of a notification.
+/// Waits of UnionPay before each repetition of a notification.
 pub const UNIONPAY_SCHEDULE: [Duration; 4] = [minutes(1), minutes(2), minutes(4), minutes(5)];
 
 const fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * 60)
 }
 
-/// How a sandbox is started.
+/// Options of a sandbox.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where merchants come in; port 0 takes any free one.
+    /// Address for merchants' requests; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where the control API is; a loopback address, because it pays orders for whoever asks.
+    /// Address of the control API. Must be a loopback address, because any caller can pay orders there.
     pub control: SocketAddr,
     /// Folders with a `sandbox.toml`, or folders of such folders.
     pub accounts: Vec<PathBuf>,
-    /// Whether a connection needs a client certificate of the sandbox's authority. When one is shown, needed or not, it
-    /// must be that of the merchant who signs. Alipay and UnionPay ask for none, and APIv2 only where money goes back: where
-    /// one of their merchants is served too, the others are refused in the answer instead of the handshake.
+    /// Whether the TLS handshake requires a client certificate of the sandbox's authority. A presented certificate
+    /// must always belong to the merchant who signs. Alipay and UnionPay require none, and APIv2 only for refunds and
+    /// reversals. If the sandbox also serves their merchants, a missing certificate is rejected in the response
+    /// instead of the handshake.
     pub require_client_certificate: bool,
-    /// How long to wait before each repetition of a notification; empty: as long as the provider itself.
+    /// Waits before each repetition of a notification; empty: the provider's own schedule.
     pub notify_schedule: Vec<Duration>,
-    /// Whether a refund succeeds as soon as it was accepted; otherwise the control API finishes it.
+    /// Whether an accepted refund succeeds immediately; otherwise the control API finishes it.
     pub refund_auto: bool,
 }
 
 impl Options {
-    /// The usual behaviour, on free ports of the loopback address.
+    /// Returns the default options with free ports of the loopback address.
     pub fn new(accounts: impl Into<Vec<PathBuf>>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -109,7 +115,7 @@ impl Options {
 pub struct Sandbox {
     address: SocketAddr,
     control_address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SandboxContext>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -117,22 +123,22 @@ impl Sandbox {
     /// Reads the accounts and opens both listeners.
     pub async fn start(options: Options) -> io::Result<Self> {
         if !options.control.ip().is_loopback() {
-            let message =
-                "the control API pays orders for whoever asks: give it a loopback address, as in 127.0.0.1:8444";
+            let message = "any caller of the control API can pay orders: use a loopback address, as in 127.0.0.1:8444";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let (accounts, tls) = account::read_all(&options.accounts)?;
-        let certificates = options.require_client_certificate && accounts.values().all(Account::shows_certificate);
+        let certificates =
+            options.require_client_certificate && accounts.values().all(Account::requires_client_certificate);
         let tls = server::Tls::read(&tls, certificates)?;
         let listener = bind(options.listen).await?;
         let control = bind(options.control).await?;
         let (address, control_address) = (listener.local_addr()?, control.local_addr()?);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SandboxContext {
             accounts,
             schedule: options.notify_schedule,
             refund_auto: options.refund_auto,
             require_client_certificate: options.require_client_certificate,
-            books: Mutex::default(),
+            state: Mutex::default(),
             script: Mutex::default(),
             stop: watch::Sender::new(false),
         });
@@ -143,22 +149,22 @@ impl Sandbox {
         Ok(Self { address, control_address, shared, tasks })
     }
 
-    /// Where merchants come in.
+    /// Address for merchants' requests.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the control API is.
+    /// Address of the control API.
     pub fn control_address(&self) -> SocketAddr {
         self.control_address
     }
 
-    /// The accounts that it serves: each an mchid, an app_id or a merId.
+    /// Returns the served accounts, each by its mchid, app_id or merId.
     pub fn accounts(&self) -> impl Iterator<Item = &str> {
         self.shared.accounts.keys().map(String::as_str)
     }
 
-    /// Closes listeners and connections, and gives up notifications; afterwards both ports are free.
+    /// Closes listeners and connections, and aborts notifications. Both ports are free afterwards.
     pub async fn stop(mut self) {
         self.shared.stop.send_replace(true);
         for task in std::mem::take(&mut self.tasks) {
@@ -173,10 +179,10 @@ impl Drop for Sandbox {
     }
 }
 
-/// Runs a sandbox until Ctrl-C or SIGTERM; prints where it is.
+/// Runs a sandbox until Ctrl-C or SIGTERM, and prints its addresses.
 pub async fn run_command(listen: SocketAddr, control: SocketAddr, accounts: Vec<PathBuf>) -> io::Result<()> {
     let sandbox = Sandbox::start(Options { listen, control, ..Options::new(accounts) }).await?;
-    // A reader that is gone is no reason to end.
+    // A closed standard output must not end the sandbox.
     let mut out = io::stdout();
     let _ = writeln!(out, "sandbox  https://{}", sandbox.address());
     let _ = writeln!(out, "control  http://{}", sandbox.control_address());
@@ -203,43 +209,4 @@ async fn terminated() -> io::Result<()> {
 #[cfg(not(unix))]
 async fn terminated() -> io::Result<()> {
     tokio::signal::ctrl_c().await
-}
-
-/// What all tasks of a sandbox have in common.
-struct Shared {
-    accounts: Accounts,
-    schedule: Vec<Duration>,
-    refund_auto: bool,
-    require_client_certificate: bool,
-    books: Mutex<SandboxState>,
-    script: Mutex<Script>,
-    stop: watch::Sender<bool>,
-}
-
-impl Shared {
-    /// Runs the work until it is done or the sandbox stops.
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        let mut stop = self.stop.subscribe();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => {}
-                () = work => {}
-            }
-        })
-    }
-}
-
-async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-}
-
-/// The next connection. A failed accept is the caller's trouble or a shortage of descriptors: it passes.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{Process, ServerTls};
-use crate::stage::exchange;
+use crate::harness::http_client::exchange;
 
 /// Sends a request to the admin port of the gateway with this configuration. Returns status and body.
 pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result<(u16, Value), String> {

@@ -1,4 +1,5 @@
-//! Where it happens: directories with a real configuration, the sandbox, gateways as processes, a merchant's receiver.
+//! The environment of a run: configuration directories, the sandbox, gateway processes, proxies and the webhook
+//! receiver.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,36 +11,38 @@ use std::time::Duration;
 use serde_json::Value;
 use tollgate_plugins::payment::provider_number;
 
-use super::backing_services::Stores;
+use super::backing_services::BackingServices;
+use super::pay_methods::{CHANNELS, routes};
 use super::receiver::Receiver;
-use super::tcp_proxy::Relay;
-use super::ways::{CHANNELS, routes};
+use super::tcp_proxy::TcpProxy;
 use crate::clock::stamp;
+use crate::harness::http_client::send_request;
+use crate::harness::process::{GatewayProcess, unused_address};
 use crate::keygen;
 use crate::sandbox::{Options, Sandbox};
 use crate::sign::{Credentials, plain};
-use crate::stage::{Gateway, call, free};
 
-const KEY: &str = "chaos-1";
+const KEY_ID: &str = "chaos-1";
 const MERCHANT: &str = "chaos";
 
-/// A client waits so long for one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time that a client waits for one response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) struct World {
+/// Everything that runs, and the directory that contains configurations, ledgers and logs.
+pub(super) struct ChaosEnvironment {
     pub(super) sandbox: Sandbox,
-    pub(super) gateways: Vec<Gateway>,
+    pub(super) gateways: Vec<GatewayProcess>,
     pub(super) receiver: Receiver,
     pub(super) directory: PathBuf,
     secret: String,
-    /// Between the gateways and the sandbox.
-    providers: Relay,
-    stores: Option<Stores>,
-    /// How many want the connections to be left alone.
-    peace: Arc<AtomicUsize>,
+    /// Proxy between the gateways and the sandbox.
+    provider_proxy: TcpProxy,
+    services: Option<BackingServices>,
+    /// Number of existing [`FaultPause`] guards.
+    active_pauses: Arc<AtomicUsize>,
 }
 
-/// As long as somebody has it, no connection is lost.
+/// Guard that pauses the network faults until it is dropped.
 pub(super) struct FaultPause(Arc<AtomicUsize>);
 
 impl Drop for FaultPause {
@@ -48,30 +51,32 @@ impl Drop for FaultPause {
     }
 }
 
-impl World {
-    /// With so many gateways, which share these stores unless one has its ledger in itself.
-    pub(super) async fn start(seed: u64, count: usize, stores: Option<Stores>) -> Result<Self, String> {
+impl ChaosEnvironment {
+    /// Starts `count` gateways. They share `services`; without services, the single gateway has an embedded ledger.
+    pub(super) async fn start(seed: u64, count: usize, services: Option<BackingServices>) -> Result<Self, String> {
         let directory = std::env::temp_dir().join(format!("tollgate-chaos-{}", std::process::id()));
         let cannot = |error: std::io::Error| format!("cannot prepare {}: {error}", directory.display());
-        let homes: Vec<PathBuf> = (1..=count).map(|number| directory.join(format!("gateway-{number}"))).collect();
+        let directories: Vec<PathBuf> = (1..=count).map(|number| directory.join(format!("gateway-{number}"))).collect();
         let mut gateways = Vec::new();
-        for home in &homes {
-            gateways.push(Gateway::new(home)?);
+        for directory in &directories {
+            gateways.push(GatewayProcess::new(directory)?);
         }
-        let address = free()?;
-        let providers = Relay::open(vec![address.to_string()]).await?;
+        let address = unused_address()?;
+        let provider_proxy = TcpProxy::open(vec![address.to_string()]).await?;
         let receiver = Receiver::open(seed).await?;
         let secret = keygen::merchant_secret();
-        let Some((first, others)) = homes.split_first() else { return Err("there must be a gateway".to_owned()) };
+        let Some((first, others)) = directories.split_first() else {
+            return Err("a run needs at least one gateway".to_owned());
+        };
         let conf = first.join("conf");
-        common(&conf, providers.address(), &secret, &receiver.url()).map_err(cannot)?;
-        others.iter().try_for_each(|home| copy(&conf, &home.join("conf"))).map_err(cannot)?;
-        // Providers know one address, behind which any gateway may answer.
-        let door = Relay::open(gateways.iter().map(|gateway| gateway.address.to_string()).collect()).await?;
-        let sections = stores.as_ref().map_or("[ledger]\npath = \"../data\"\n", |stores| &stores.sections);
-        for (gateway, home) in gateways.iter().zip(&homes) {
-            let text = process(gateway, &format!("http://{}", door.address()), sections);
-            std::fs::write(home.join("conf/tollgate.toml"), text).map_err(cannot)?;
+        write_shared_config(&conf, provider_proxy.address(), &secret, &receiver.url()).map_err(cannot)?;
+        others.iter().try_for_each(|other| copy_directory(&conf, &other.join("conf"))).map_err(cannot)?;
+        // The providers send notifications to one address. The proxy forwards each to any gateway.
+        let entry_proxy = TcpProxy::open(gateways.iter().map(|gateway| gateway.address.to_string()).collect()).await?;
+        let sections = services.as_ref().map_or("[ledger]\npath = \"../data\"\n", |services| &services.sections);
+        for (gateway, directory) in gateways.iter().zip(&directories) {
+            let text = process_config(gateway, &format!("http://{}", entry_proxy.address()), sections);
+            std::fs::write(directory.join("conf/tollgate.toml"), text).map_err(cannot)?;
         }
         let mut options = Options::new(vec![conf.join("channels")]);
         options.listen = address;
@@ -80,159 +85,170 @@ impl World {
         for gateway in &gateways {
             gateway.start().await?;
         }
-        Ok(Self { sandbox, gateways, receiver, directory, secret, providers, stores, peace: Arc::default() })
+        Ok(Self {
+            sandbox,
+            gateways,
+            receiver,
+            directory,
+            secret,
+            provider_proxy,
+            services,
+            active_pauses: Arc::default(),
+        })
     }
 
-    /// What the connections go through, by the name of what is behind it.
-    pub(super) fn relays(&self) -> Vec<(&'static str, &Relay)> {
-        let stores = self.stores.iter().flat_map(|stores| [("PostgreSQL", &stores.postgres), ("Redis", &stores.redis)]);
-        std::iter::once(("providers", &self.providers)).chain(stores).collect()
+    /// Returns the proxies with the name of the service behind each.
+    pub(super) fn proxies(&self) -> Vec<(&'static str, &TcpProxy)> {
+        let services = self.services.iter();
+        let services = services.flat_map(|services| [("PostgreSQL", &services.postgres), ("Redis", &services.redis)]);
+        std::iter::once(("providers", &self.provider_proxy)).chain(services).collect()
     }
 
-    /// Leaves the connections alone.
-    pub(super) fn pause_faults(&self) -> FaultPause {
-        self.peace.fetch_add(1, Ordering::SeqCst);
-        self.relays().into_iter().for_each(|(_, relay)| Relay::pause_faults(relay));
-        FaultPause(Arc::clone(&self.peace))
+    /// Stops the network faults until the guard is dropped.
+    pub(super) fn pause_network_faults(&self) -> FaultPause {
+        self.active_pauses.fetch_add(1, Ordering::SeqCst);
+        self.proxies().into_iter().for_each(|(_, proxy)| proxy.clear_pending_cuts());
+        FaultPause(Arc::clone(&self.active_pauses))
     }
 
-    pub(super) fn is_at_peace(&self) -> bool {
-        self.peace.load(Ordering::SeqCst) > 0
+    pub(super) fn are_network_faults_paused(&self) -> bool {
+        self.active_pauses.load(Ordering::SeqCst) > 0
     }
 
-    /// The channels' files of one gateway.
+    /// Returns the channel files of one gateway.
     pub(super) fn channel_files(&self, gateway: usize) -> Vec<PathBuf> {
         let folder = self.directory.join(format!("gateway-{}/conf/channels", gateway + 1));
         CHANNELS.iter().map(|(name, ..)| folder.join(format!("{name}.toml"))).collect()
     }
 
-    /// A signed request of the merchant at one of the gateways: any number names one.
-    pub(super) async fn ask(
+    /// Sends a signed request to gateway number `index` modulo the number of gateways.
+    pub(super) async fn send(
         &self,
-        door: usize,
+        index: usize,
         method: &str,
         target: &str,
         key: Option<&str>,
         body: &Value,
     ) -> Result<(u16, Value), String> {
-        self.ask_with(door, method, target, &[("idempotency-key", key)], body).await
+        self.send_with(index, method, target, &[("idempotency-key", key)], body).await
     }
 
-    /// As [`ask`](Self::ask), with these headers where they have a value.
-    pub(super) async fn ask_with(
+    /// As [`send`](Self::send), with these headers. A header without a value is left out.
+    pub(super) async fn send_with(
         &self,
-        door: usize,
+        index: usize,
         method: &str,
         target: &str,
-        more: &[(&'static str, Option<&str>)],
+        more_headers: &[(&'static str, Option<&str>)],
         body: &Value,
     ) -> Result<(u16, Value), String> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let stamp = stamp();
         let secret = self.secret.as_bytes();
-        let with = Credentials { key_id: KEY, secret, created: stamp.unix_time, nonce: &stamp.nonce };
-        let mut headers = plain(&with, method, target, body.as_bytes());
-        headers.extend(more.iter().filter_map(|(name, value)| value.map(|value| (*name, value.to_owned()))));
-        let gateway = &self.gateways[door % self.gateways.len()];
-        let called = tokio::time::timeout(PATIENCE, call(gateway.address, method, target, &headers, body)).await;
-        called.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+        let credentials = Credentials { key_id: KEY_ID, secret, created: stamp.unix_time, nonce: &stamp.nonce };
+        let mut headers = plain(&credentials, method, target, body.as_bytes());
+        headers.extend(more_headers.iter().filter_map(|(name, value)| value.map(|value| (*name, value.to_owned()))));
+        let gateway = &self.gateways[index % self.gateways.len()];
+        let request = send_request(gateway.address, method, target, &headers, body);
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, request).await;
+        response.unwrap_or_else(|_| Err(format!("no response within {RESPONSE_TIMEOUT:?}")))
     }
 
-    /// What the sandbox knows of an order; `None` when nothing of it ever arrived.
-    pub(super) async fn seen(&self, order: &str) -> Result<Option<Value>, String> {
-        let path = format!("/orders/{}", number(order));
+    /// Returns the sandbox's record of an order, or `None` if no request about the order reached the sandbox.
+    pub(super) async fn sandbox_order(&self, order: &str) -> Result<Option<Value>, String> {
+        let path = format!("/orders/{}", provider_order_number(order));
         match self.control("GET", &path, Value::Null).await? {
-            (200, seen) => Ok(Some(seen)),
+            (200, record) => Ok(Some(record)),
             (404, _) => Ok(None),
-            (status, seen) => Err(format!("the sandbox answered {status} to {path}: {seen}")),
+            (status, record) => Err(format!("the sandbox responded with {status} to {path}: {record}")),
         }
     }
 
-    /// The sandbox's control API; gives status and JSON.
+    /// Calls the sandbox's control API. Returns the status and the JSON body.
     pub(super) async fn control(&self, method: &str, path: &str, body: Value) -> Result<(u16, Value), String> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        call(self.sandbox.control_address(), method, path, &[], body).await
+        send_request(self.sandbox.control_address(), method, path, &[], body).await
     }
 
-    /// Scripts a fault.
-    pub(super) async fn fault(&self, fault: Value) -> Result<(), String> {
+    /// Adds a scripted fault to the sandbox.
+    pub(super) async fn add_fault(&self, fault: Value) -> Result<(), String> {
         match self.control("POST", "/faults", fault).await? {
             (200, _) => Ok(()),
-            (_, refused) => Err(format!("the sandbox refused a fault: {refused}")),
+            (_, error) => Err(format!("the sandbox rejected a scripted fault: {error}")),
         }
     }
 
-    /// Ends everything, and removes the directory and the database.
-    pub(super) async fn clear(self) -> Result<(), String> {
-        self.gateways.iter().for_each(Gateway::kill);
+    /// Kills the gateways, removes the directory and drops the database.
+    pub(super) async fn shut_down(self) -> Result<(), String> {
+        self.gateways.iter().for_each(GatewayProcess::kill);
         let _ = std::fs::remove_dir_all(&self.directory);
-        match self.stores {
-            Some(stores) => stores.clear().await,
+        match self.services {
+            Some(services) => services.drop_database().await,
             None => Ok(()),
         }
     }
 }
 
-/// The provider's number of an order.
-pub(super) fn number(order: &str) -> String {
+/// Returns the order number that the gateway uses at the provider.
+pub(super) fn provider_order_number(order: &str) -> String {
     provider_number(&[MERCHANT, order])
 }
 
-/// The provider's number of a refund.
-pub(super) fn refund_number(order: &str, refund: &str) -> String {
+/// Returns the refund number that the gateway uses at the provider.
+pub(super) fn provider_refund_number(order: &str, refund: &str) -> String {
     provider_number(&[MERCHANT, order, refund])
 }
 
-/// With limits that a machine cannot reach, a breaker that tries again soon, and little patience with an order that the
-/// provider does not know: what is tested is money, not patience.
-fn hardened(channel: &str) -> String {
+/// Returns the channel file with a rate limit out of reach, a short breaker window and a short not-found grace. A run
+/// tests money, not waiting times.
+fn with_chaos_settings(channel: &str) -> String {
     let channel = channel.replace("rate = 600", "rate = 100000");
     let channel = channel.replace("sleep_window = \"5s\"", "sleep_window = \"200ms\"");
-    // Over APIv3 of WeChat Pay codes are scanned where the account says so.
-    let codes = "codepay = true\nstore_id = \"0001\"";
+    // WeChat Pay APIv3 scans codes only for accounts with `codepay`.
+    let codepay = "codepay = true\nstore_id = \"0001\"";
     let is_v3 = channel.contains("provider = \"wechat-v3\"");
-    let channel = if is_v3 { channel.replace("[account]\n", &format!("[account]\n{codes}\n")) } else { channel };
+    let channel = if is_v3 { channel.replace("[account]\n", &format!("[account]\n{codepay}\n")) } else { channel };
     format!("not_found_grace = \"10s\"\n{channel}")
 }
 
-/// What all gateways share: channels, routes and the merchant.
-fn common(conf: &Path, provider: SocketAddr, secret: &str, receiver: &str) -> io::Result<()> {
+/// Writes the configuration that all gateways share: channels, routes and the merchant.
+fn write_shared_config(conf: &Path, provider: SocketAddr, secret: &str, receiver: &str) -> io::Result<()> {
     let folder = conf.join("channels");
     std::fs::create_dir_all(conf.join("merchants"))?;
     std::fs::create_dir_all(&folder)?;
     for (channel, kind) in CHANNELS {
         let file = keygen::sandbox_channel_of(*kind, &folder, channel, &provider.to_string())?.channel;
         let text = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, hardened(&text))?;
+        std::fs::write(&file, with_chaos_settings(&text))?;
     }
     std::fs::write(conf.join("routes.toml"), routes())?;
-    std::fs::write(conf.join("merchants/chaos.toml"), merchant(secret, receiver))
+    std::fs::write(conf.join("merchants/chaos.toml"), merchant_config(secret, receiver))
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         match entry.file_type()?.is_dir() {
-            true => copy(&from, &to)?,
+            true => copy_directory(&from, &to)?,
             false => std::fs::copy(&from, &to).map(drop)?,
         }
     }
     Ok(())
 }
 
-fn process(gateway: &Gateway, public: &str, stores: &str) -> String {
-    let Gateway { address, admin, .. } = gateway;
+fn process_config(gateway: &GatewayProcess, public: &str, services: &str) -> String {
+    let GatewayProcess { address, admin, .. } = gateway;
     format!(
-        "public_url = \"{public}\"\n[server]\nlisten = \"{address}\"\n[admin]\nlisten = \"{admin}\"\n{stores}\
+        "public_url = \"{public}\"\n[server]\nlisten = \"{address}\"\n[admin]\nlisten = \"{admin}\"\n{services}\
          [delivery]\nallowed_networks = [\"127.0.0.0/8\"]\n[telemetry]\nlog = \"warn\"\n"
     )
 }
 
-fn merchant(secret: &str, url: &str) -> String {
+fn merchant_config(secret: &str, url: &str) -> String {
     let webhook = keygen::webhook_secret();
     format!(
-        "keys = [{{ id = \"{KEY}\", secret = \"plain:{secret}\" }}]\nwebhook = {{ url = \"{url}\", secrets = [\"plain:{webhook}\"] }}\n"
+        "keys = [{{ id = \"{KEY_ID}\", secret = \"plain:{secret}\" }}]\nwebhook = {{ url = \"{url}\", secrets = [\"plain:{webhook}\"] }}\n"
     )
 }

@@ -1,4 +1,4 @@
-//! What happens to the connections: the gateways' to the providers, to PostgreSQL and to Redis.
+//! Network faults: connections from the gateways to providers, PostgreSQL and Redis are cut or refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,44 +8,43 @@ use rand::rngs::StdRng;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::environment::World;
-use super::process_faults::Counts;
-use super::tcp_proxy::Relay;
+use super::counts::FaultCounts;
+use super::environment::ChaosEnvironment;
 
-/// Disturbs until it is told to stop; then everything can be reached.
+/// Injects network faults until `stop` is true. Afterwards every connection works again.
 pub(super) async fn run(
-    world: Arc<World>,
+    environment: Arc<ChaosEnvironment>,
     mut stop: watch::Receiver<bool>,
     mut random: StdRng,
-) -> Result<Counts, String> {
-    let mut counts = Counts::new();
+) -> Result<FaultCounts, String> {
+    let mut counts = FaultCounts::new();
     loop {
         let pause = Duration::from_millis(random.random_range(200..1200));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }
-        if world.is_at_peace() {
+        if environment.are_network_faults_paused() {
             continue;
         }
-        let relays = world.relays();
-        let relay = relays[random.random_range(0..relays.len())].1;
+        let proxies = environment.proxies();
+        let proxy = proxies[random.random_range(0..proxies.len())].1;
         match random.random_range(0..100) {
-            0..65 => (0..random.random_range(1..6)).for_each(|_| relay.cut_next(&mut random)),
-            65..85 => relay.sever(outage(&mut random)).await,
+            0..65 => (0..random.random_range(1..6)).for_each(|_| proxy.cut_next(&mut random)),
+            65..85 => proxy.sever(outage_duration(&mut random)).await,
             _ => {
                 let times = random.random_range(1..8);
-                world.fault(json!({"fault": "refuse_connection", "times": times})).await?;
+                environment.add_fault(json!({"fault": "refuse_connection", "times": times})).await?;
                 *counts.entry("refused connections").or_default() += 1;
             }
         }
     }
-    world.relays().into_iter().for_each(|(_, relay)| Relay::pause_faults(relay));
+    environment.proxies().into_iter().for_each(|(_, proxy)| proxy.clear_pending_cuts());
     Ok(counts)
 }
 
-/// Mostly as long as a quick restart, now and then long enough that patience ends.
-fn outage(random: &mut StdRng) -> Duration {
-    let most = if random.random_bool(0.2) { 6000 } else { 1000 };
-    Duration::from_millis(random.random_range(50..most))
+/// Returns mostly the duration of a quick restart, sometimes one that exceeds the gateway's timeouts.
+fn outage_duration(random: &mut StdRng) -> Duration {
+    let max_ms = if random.random_bool(0.2) { 6000 } else { 1000 };
+    Duration::from_millis(random.random_range(50..max_ms))
 }

@@ -1,6 +1,5 @@
-//! What happens to one gateway while the payments are made.
+//! Faults of one gateway process: kill, SIGTERM, wrong clock, freeze, reload, broken configuration file.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,53 +8,51 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
-use super::environment::World;
-use crate::stage::Gateway;
+use super::counts::FaultCounts;
+use super::environment::ChaosEnvironment;
+use crate::harness::process::GatewayProcess;
 
-/// How often each was done.
-pub(super) type Counts = BTreeMap<&'static str, u64>;
+/// Maximum number of start attempts. A start fails while the ledger is unreachable.
+const MAX_START_ATTEMPTS: u32 = 20;
+/// Number of failed starts after which the network faults are paused.
+const MAX_STARTS_UNDER_FAULTS: u32 = 3;
 
-/// How often a start is tried: its ledger may be out of reach just then.
-const STARTS: u32 = 20;
-/// And how often while its connections are cut.
-const TROUBLED_STARTS: u32 = 3;
+/// Maximum clock offset of a gateway, in seconds. It exceeds the channels' `not_found_grace` of 10 s.
+const MAX_CLOCK_OFFSET: i64 = 20;
 
-/// How wrong a gateway's clock is at most, in seconds: more than the settle window.
-const WRONG_CLOCK: i64 = 20;
-
-/// Disturbs until it is told to stop; then the gateway runs, with its configuration whole.
+/// Injects faults into one gateway until `stop` is true. Afterwards the gateway runs with a complete configuration.
 pub(super) async fn run(
-    world: Arc<World>,
-    place: usize,
+    environment: Arc<ChaosEnvironment>,
+    index: usize,
     mut stop: watch::Receiver<bool>,
     mut random: StdRng,
-) -> Result<Counts, String> {
-    let mut counts = Counts::new();
-    let gateway = &world.gateways[place];
-    // Together they are disturbed as often as one alone.
-    let slowness = world.gateways.len() as u64;
+) -> Result<FaultCounts, String> {
+    let mut counts = FaultCounts::new();
+    let gateway = &environment.gateways[index];
+    // The total number of faults does not depend on the number of gateways.
+    let gateway_count = environment.gateways.len() as u64;
     loop {
-        let pause = Duration::from_millis(slowness * random.random_range(500..2500));
+        let pause = Duration::from_millis(gateway_count * random.random_range(500..2500));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(counts),
         }
-        let done = match random.random_range(0..100) {
+        let fault = match random.random_range(0..100) {
             0..30 => {
                 gateway.kill();
                 tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
-                start(&world, gateway).await?;
+                start(&environment, gateway).await?;
                 "kill -9"
             }
             30..44 => {
                 gateway.terminate().await?;
-                start(&world, gateway).await?;
+                start(&environment, gateway).await?;
                 "SIGTERM"
             }
             44..52 => {
                 gateway.kill();
-                gateway.set_ahead(random.random_range(-WRONG_CLOCK..=WRONG_CLOCK));
-                start(&world, gateway).await?;
+                gateway.set_clock_offset(random.random_range(-MAX_CLOCK_OFFSET..=MAX_CLOCK_OFFSET));
+                start(&environment, gateway).await?;
                 "kill -9 and clock step"
             }
             52..64 => {
@@ -63,46 +60,47 @@ pub(super) async fn run(
                 "freeze"
             }
             64..90 => {
-                reload(world.channel_files(place), &mut random)?;
+                reload(environment.channel_files(index), &mut random)?;
                 "reload"
             }
             _ => {
-                broken_file(world.channel_files(place), &mut random).await?;
+                break_config_file(environment.channel_files(index), &mut random).await?;
                 "broken file"
             }
         };
-        *counts.entry(done).or_default() += 1;
+        *counts.entry(fault).or_default() += 1;
     }
 }
 
-/// A start meets whatever the connections meet; one that found no way a few times is then left in peace, or no gateway might be there
-/// any more.
-async fn start(world: &World, gateway: &Gateway) -> Result<(), String> {
-    let mut peace = None;
-    for attempt in 1..STARTS {
+/// Starts the gateway under network faults. After three failed attempts the network faults are paused, so that the
+/// gateway can start.
+async fn start(environment: &ChaosEnvironment, gateway: &GatewayProcess) -> Result<(), String> {
+    let mut pause = None;
+    for attempt in 1..MAX_START_ATTEMPTS {
         if gateway.start().await.is_ok() {
             return Ok(());
         }
-        if attempt == TROUBLED_STARTS {
-            peace = Some(world.pause_faults());
+        if attempt == MAX_STARTS_UNDER_FAULTS {
+            pause = Some(environment.pause_network_faults());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let started = gateway.start().await;
-    drop(peace);
+    drop(pause);
     started
 }
 
-/// It stands still, as a machine does that swaps or is moved; now and then so long that others hold it for dead.
-async fn freeze(gateway: &Gateway, stop: &mut watch::Receiver<bool>, random: &mut StdRng) -> Result<(), String> {
-    let most = if random.random_bool(0.3) { 20_000 } else { 2000 };
-    let time = Duration::from_millis(random.random_range(50..most));
+/// Stops the process with SIGSTOP for a random time, like a machine that swaps or migrates. Some stops outlast the
+/// lease, so that other gateways take over.
+async fn freeze(gateway: &GatewayProcess, stop: &mut watch::Receiver<bool>, random: &mut StdRng) -> Result<(), String> {
+    let max_ms = if random.random_bool(0.3) { 20_000 } else { 2000 };
+    let time = Duration::from_millis(random.random_range(50..max_ms));
     gateway.signal("STOP")?;
     let _ = tokio::time::timeout(time, stop.wait_for(|stop| *stop)).await;
     gateway.signal("CONT")
 }
 
-/// Another total time limit for a channel: a new generation, with a new connection pool.
+/// Changes the total timeout of one channel. The reload creates a new generation and a new connection pool.
 fn reload(files: Vec<PathBuf>, random: &mut StdRng) -> Result<(), String> {
     let file = &files[random.random_range(0..files.len())];
     let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
@@ -117,8 +115,8 @@ fn reload(files: Vec<PathBuf>, random: &mut StdRng) -> Result<(), String> {
     std::fs::write(file, changed.join("\n") + "\n").map_err(|error| error.to_string())
 }
 
-/// A file that is broken for a while: nothing may change.
-async fn broken_file(files: Vec<PathBuf>, random: &mut StdRng) -> Result<(), String> {
+/// Truncates a configuration file for 700 ms. The gateway must keep its current configuration.
+async fn break_config_file(files: Vec<PathBuf>, random: &mut StdRng) -> Result<(), String> {
     let file = &files[random.random_range(0..files.len())];
     let whole = std::fs::read(file).map_err(|error| error.to_string())?;
     let part = random.random_range(0..whole.len());

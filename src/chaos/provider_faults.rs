@@ -1,20 +1,21 @@
-//! What can go wrong between the gateway and a provider, with one request.
+//! Provider faults: everything that can go wrong with one request between the gateway and a provider.
 //!
-//! The weights follow what real integrations meet: a system error about an order that exists is common, a lost answer is
-//! less so, and a wrong signature is rare.
+//! The weights follow real integrations: a system error about an existing order is common, a lost response is less
+//! common, and a wrong signature is rare.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-/// Requests that a fault can meet.
+/// Operations that change something at the provider.
 const WRITES: &[&str] = &["create", "close", "cancel", "refund"];
-/// Those that the provider can refuse for good. A refused close would leave the payment open, which is another test.
-const REFUSABLE: &[&str] = &["create", "refund"];
+/// Operations that the provider can reject finally. A rejected close would leave the payment open, which another test
+/// covers.
+const REJECTABLE: &[&str] = &["create", "refund"];
 const CREATE: &[&str] = &["create"];
 const REFUND: &[&str] = &["refund"];
 const QUERIES: &[&str] = &["query", "refund_query"];
-const ASKED: &[&str] = &["create", "query", "refund"];
+const SIGNTEST_OPERATIONS: &[&str] = &["create", "query", "refund"];
 
 const WECHAT: &[&str] = &["wechat"];
 const WECHAT_V2: &[&str] = &["wechat-v2"];
@@ -23,143 +24,149 @@ const UNIONPAY: &[&str] = &["unionpay"];
 const ALL: &[&str] = &["wechat", "wechat-v2", "alipay", "unionpay"];
 
 const RATE_LIMIT: &str = "rate limit";
-const KEY_REFUSED: &str = "key refused";
+const KEY_REJECTED: &str = "key rejected";
 
-/// One kind of fault.
-struct Row {
-    /// Its name in the report.
+/// One type of fault.
+struct FaultType {
+    /// Name in the report.
     name: &'static str,
-    /// The channels whose sandbox has it.
+    /// Channels whose provider has this fault.
     channels: &'static [&'static str],
     operations: &'static [&'static str],
-    /// How often it is drawn beside the others that fit.
+    /// Relative weight among the faults of the same channel and operation.
     weight: u32,
     script: Script,
 }
 
-/// What the sandbox's control API is told.
+/// Request to the sandbox's control API.
 enum Script {
-    /// A fault by its name.
+    /// Named fault.
     Fault(&'static str),
-    /// A fault by its name, with a code.
+    /// Named fault with a code.
     Coded(&'static str, &'static str),
-    /// The request is executed, and the answer is this code with this HTTP status.
+    /// The request is executed. The response has this HTTP status and code.
     Executed(u16, &'static str),
-    /// The request is not executed; the answer is this code with this HTTP status.
-    Refused(u16, &'static str),
-    /// The same without a signature.
+    /// The request is not executed. The response has this HTTP status and code.
+    Rejected(u16, &'static str),
+    /// The request is not executed. The response has this HTTP status and code, and no signature.
     Unsigned(u16, &'static str),
 }
 
-use Script::{Coded, Executed, Fault, Refused, Unsigned};
+use Script::{Coded, Executed, Fault, Rejected, Unsigned};
 
 #[rustfmt::skip]
-const FAULTS: &[Row] = &[
-    // Connections and answers, at any provider.
-    row("cut_unread",      ALL, WRITES, 2, Fault("cut_unread")),
-    row("cut_before",      ALL, WRITES, 3, Fault("cut_before")),
-    row("cut_after",       ALL, WRITES, 4, Fault("cut_after")),
-    row("proxy page",      ALL, WRITES, 2, Refused(502, "")),
-    row("proxy page, executed", ALL, WRITES, 3, Executed(504, "")),
-    row("delay",           ALL, WRITES, 2, Fault("delay")),
-    row("unsigned",        ALL, WRITES, 1, Fault("unsigned")),
-    row("wrong_signature", ALL, WRITES, 2, Fault("wrong_signature")),
-    row("stale",           ALL, WRITES, 1, Fault("stale")),
-    row("garbage",         ALL, WRITES, 1, Fault("garbage")),
-    row("other_amount",    ALL, WRITES, 1, Fault("other_amount")),
-    // System errors, mostly about what was executed.
-    row("system error, executed", WECHAT,    WRITES, 8, Executed(500, "SYSTEM_ERROR")),
-    row("system error, executed", WECHAT_V2, WRITES, 8, Executed(200, "SYSTEMERROR")),
-    row("system error, executed", ALIPAY,    WRITES, 8, Executed(200, "ACQ.SYSTEM_ERROR")),
-    row("system error, executed", UNIONPAY,  WRITES, 4, Executed(200, "04")),
-    row("system error, executed", UNIONPAY,  WRITES, 4, Executed(200, "06")),
-    row("system error", WECHAT,    WRITES, 3, Refused(500, "SYSTEM_ERROR")),
-    row("system error", WECHAT_V2, WRITES, 3, Refused(200, "SYSTEMERROR")),
-    row("system error", ALIPAY,    WRITES, 3, Refused(200, "ACQ.SYSTEM_ERROR")),
-    row("system error", UNIONPAY,  WRITES, 3, Refused(200, "99")),
-    // Documented refusals.
-    row("declined", WECHAT,    REFUSABLE, 3, Refused(400, "PARAM_ERROR")),
-    row("declined", WECHAT_V2, REFUSABLE, 3, Refused(200, "NOAUTH")),
-    row("declined", ALIPAY,    CREATE,    3, Refused(200, "ACQ.PAYMENT_REQUEST_HAS_RISK")),
-    row("declined", ALIPAY,    REFUND,    3, Refused(200, "ACQ.TRADE_NOT_ALLOW_REFUND")),
-    row("declined", UNIONPAY,  CREATE,    3, Refused(200, "33")),
-    row("declined", UNIONPAY,  REFUND,    3, Refused(200, "36")),
-    // Refusals with a code that no list has.
-    row("unlisted refusal", WECHAT,    REFUSABLE, 2, Refused(400, "CODE_OF_TOMORROW")),
-    row("unlisted refusal", WECHAT_V2, REFUSABLE, 2, Refused(200, "CODE_OF_TOMORROW")),
-    row("unlisted refusal", ALIPAY,    REFUSABLE, 2, Refused(200, "ACQ.CODE_OF_TOMORROW")),
-    row("unlisted refusal", UNIONPAY,  REFUSABLE, 2, Refused(200, "97")),
+const FAULTS: &[FaultType] = &[
+    // Connections and responses of any provider.
+    fault_type("cut_unread",      ALL, WRITES, 2, Fault("cut_unread")),
+    fault_type("cut_before",      ALL, WRITES, 3, Fault("cut_before")),
+    fault_type("cut_after",       ALL, WRITES, 4, Fault("cut_after")),
+    fault_type("proxy page",      ALL, WRITES, 2, Rejected(502, "")),
+    fault_type("proxy page, executed", ALL, WRITES, 3, Executed(504, "")),
+    fault_type("delay",           ALL, WRITES, 2, Fault("delay")),
+    fault_type("unsigned",        ALL, WRITES, 1, Fault("unsigned")),
+    fault_type("wrong_signature", ALL, WRITES, 2, Fault("wrong_signature")),
+    fault_type("stale",           ALL, WRITES, 1, Fault("stale")),
+    fault_type("garbage",         ALL, WRITES, 1, Fault("garbage")),
+    fault_type("other_amount",    ALL, WRITES, 1, Fault("other_amount")),
+    // System errors, mostly about executed requests.
+    fault_type("system error, executed", WECHAT,    WRITES, 8, Executed(500, "SYSTEM_ERROR")),
+    fault_type("system error, executed", WECHAT_V2, WRITES, 8, Executed(200, "SYSTEMERROR")),
+    fault_type("system error, executed", ALIPAY,    WRITES, 8, Executed(200, "ACQ.SYSTEM_ERROR")),
+    fault_type("system error, executed", UNIONPAY,  WRITES, 4, Executed(200, "04")),
+    fault_type("system error, executed", UNIONPAY,  WRITES, 4, Executed(200, "06")),
+    fault_type("system error", WECHAT,    WRITES, 3, Rejected(500, "SYSTEM_ERROR")),
+    fault_type("system error", WECHAT_V2, WRITES, 3, Rejected(200, "SYSTEMERROR")),
+    fault_type("system error", ALIPAY,    WRITES, 3, Rejected(200, "ACQ.SYSTEM_ERROR")),
+    fault_type("system error", UNIONPAY,  WRITES, 3, Rejected(200, "99")),
+    // Documented rejections.
+    fault_type("declined", WECHAT,    REJECTABLE, 3, Rejected(400, "PARAM_ERROR")),
+    fault_type("declined", WECHAT_V2, REJECTABLE, 3, Rejected(200, "NOAUTH")),
+    fault_type("declined", ALIPAY,    CREATE,    3, Rejected(200, "ACQ.PAYMENT_REQUEST_HAS_RISK")),
+    fault_type("declined", ALIPAY,    REFUND,    3, Rejected(200, "ACQ.TRADE_NOT_ALLOW_REFUND")),
+    fault_type("declined", UNIONPAY,  CREATE,    3, Rejected(200, "33")),
+    fault_type("declined", UNIONPAY,  REFUND,    3, Rejected(200, "36")),
+    // Rejections with an undocumented code.
+    fault_type("undocumented rejection", WECHAT,    REJECTABLE, 2, Rejected(400, "CODE_OF_TOMORROW")),
+    fault_type("undocumented rejection", WECHAT_V2, REJECTABLE, 2, Rejected(200, "CODE_OF_TOMORROW")),
+    fault_type("undocumented rejection", ALIPAY,    REJECTABLE, 2, Rejected(200, "ACQ.CODE_OF_TOMORROW")),
+    fault_type("undocumented rejection", UNIONPAY,  REJECTABLE, 2, Rejected(200, "97")),
     // Rate limits.
-    row(RATE_LIMIT, WECHAT,    WRITES, 2, Refused(429, "FREQUENCY_LIMITED")),
-    row(RATE_LIMIT, WECHAT_V2, WRITES, 2, Refused(200, "FREQUENCY_LIMITED")),
-    row(RATE_LIMIT, ALIPAY,    WRITES, 2, Refused(200, "40005")),
-    row(RATE_LIMIT, UNIONPAY,  WRITES, 2, Refused(200, "37")),
-    // The signature is not accepted for a moment, as while a key is changed; said without a signature.
-    row(KEY_REFUSED, WECHAT,   CREATE, 1, Unsigned(401, "SIGN_ERROR")),
-    row(KEY_REFUSED, UNIONPAY, CREATE, 1, Unsigned(200, "11")),
-    row(KEY_REFUSED, ALIPAY,   CREATE, 1, Coded("own_envelope", "isv.invalid-app-id")),
-    // Shapes of one provider.
-    row("signtest",        WECHAT,    ASKED,  6, Fault("signtest")),
-    row("other_sign_type", WECHAT_V2, WRITES, 3, Fault("other_sign_type")),
-    row("no_account",      WECHAT_V2, WRITES, 2, Fault("no_account")),
-    row("gbk",             ALIPAY,    WRITES, 4, Fault("gbk")),
-    row("not_refunded",    ALIPAY,    REFUND, 4, Fault("not_refunded")),
+    fault_type(RATE_LIMIT, WECHAT,    WRITES, 2, Rejected(429, "FREQUENCY_LIMITED")),
+    fault_type(RATE_LIMIT, WECHAT_V2, WRITES, 2, Rejected(200, "FREQUENCY_LIMITED")),
+    fault_type(RATE_LIMIT, ALIPAY,    WRITES, 2, Rejected(200, "40005")),
+    fault_type(RATE_LIMIT, UNIONPAY,  WRITES, 2, Rejected(200, "37")),
+    // The signing key is rejected for a moment, as during a key rotation. The response is unsigned.
+    fault_type(KEY_REJECTED, WECHAT,   CREATE, 1, Unsigned(401, "SIGN_ERROR")),
+    fault_type(KEY_REJECTED, UNIONPAY, CREATE, 1, Unsigned(200, "11")),
+    fault_type(KEY_REJECTED, ALIPAY,   CREATE, 1, Coded("own_envelope", "isv.invalid-app-id")),
+    // Faults of one provider.
+    fault_type("signtest",        WECHAT,    SIGNTEST_OPERATIONS,  6, Fault("signtest")),
+    fault_type("other_sign_type", WECHAT_V2, WRITES, 3, Fault("other_sign_type")),
+    fault_type("no_account",      WECHAT_V2, WRITES, 2, Fault("no_account")),
+    fault_type("gbk",             ALIPAY,    WRITES, 4, Fault("gbk")),
+    fault_type("not_refunded",    ALIPAY,    REFUND, 4, Fault("not_refunded")),
     // Queries.
-    row("query: system error",    UNIONPAY,    QUERIES, 3, Refused(200, "99")),
-    row("query: system error",    WECHAT,      QUERIES, 3, Refused(500, "SYSTEM_ERROR")),
-    row("query: system error",    WECHAT_V2,   QUERIES, 3, Refused(200, "SYSTEMERROR")),
-    row("query: system error",    ALIPAY,      QUERIES, 3, Refused(200, "ACQ.SYSTEM_ERROR")),
-    row("query: wrong_signature", ALL,         QUERIES, 3, Fault("wrong_signature")),
-    row("query: cut_after",       ALL,         QUERIES, 2, Fault("cut_after")),
-    row("query: proxy page",      ALL,         QUERIES, 2, Refused(502, "")),
+    fault_type("query: system error",    UNIONPAY,    QUERIES, 3, Rejected(200, "99")),
+    fault_type("query: system error",    WECHAT,      QUERIES, 3, Rejected(500, "SYSTEM_ERROR")),
+    fault_type("query: system error",    WECHAT_V2,   QUERIES, 3, Rejected(200, "SYSTEMERROR")),
+    fault_type("query: system error",    ALIPAY,      QUERIES, 3, Rejected(200, "ACQ.SYSTEM_ERROR")),
+    fault_type("query: wrong_signature", ALL,         QUERIES, 3, Fault("wrong_signature")),
+    fault_type("query: cut_after",       ALL,         QUERIES, 2, Fault("cut_after")),
+    fault_type("query: proxy page",      ALL,         QUERIES, 2, Rejected(502, "")),
 ];
 
-const fn row(
+const fn fault_type(
     name: &'static str,
     channels: &'static [&'static str],
     operations: &'static [&'static str],
     weight: u32,
     script: Script,
-) -> Row {
-    Row { name, channels, operations, weight, script }
+) -> FaultType {
+    FaultType { name, channels, operations, weight, script }
 }
 
-/// A fault that was drawn.
-pub(super) struct Drawn {
-    /// Its name in the report.
+/// A drawn fault.
+pub(super) struct DrawnFault {
+    /// Name in the report.
     pub(super) name: &'static str,
-    /// What the sandbox's control API is told.
+    /// Body of the request to the sandbox's control API.
     pub(super) fault: Value,
-    /// Whether the same request is to be sent again, because the provider says that it did nothing.
-    pub(super) sent_again: bool,
+    /// Whether the gateway is expected to send the same request again, because the provider rejects it without
+    /// executing it.
+    pub(super) causes_resend: bool,
 }
 
-/// Returns a fault that waits for the operation on this number of the provider's; `None` where the channel's provider has none
-/// for the operation.
-pub(super) fn draw(random: &mut StdRng, channel: &str, operation: &str, number: &str) -> Option<Drawn> {
-    let fits = |row: &&Row| row.channels.contains(&channel) && row.operations.contains(&operation);
-    let all: u32 = FAULTS.iter().filter(fits).map(|row| row.weight).sum();
-    if all == 0 {
+/// Draws a fault for the operation on this provider number. Returns `None` if the channel's provider has no fault for
+/// the operation.
+pub(super) fn draw(random: &mut StdRng, channel: &str, operation: &str, number: &str) -> Option<DrawnFault> {
+    let fits =
+        |fault_type: &&FaultType| fault_type.channels.contains(&channel) && fault_type.operations.contains(&operation);
+    let total: u32 = FAULTS.iter().filter(fits).map(|fault_type| fault_type.weight).sum();
+    if total == 0 {
         return None;
     }
-    let mut left = random.random_range(0..all);
-    let row = FAULTS.iter().filter(fits).find(|row| match left.checked_sub(row.weight) {
-        Some(rest) => {
-            left = rest;
+    let mut rest = random.random_range(0..total);
+    let fault_type = FAULTS.iter().filter(fits).find(|fault_type| match rest.checked_sub(fault_type.weight) {
+        Some(remaining) => {
+            rest = remaining;
             false
         }
         None => true,
     })?;
-    let mut fault = row.script.fault(operation);
-    let is = |name: &str| fault["fault"] == name;
-    let (is_delay, is_unread) = (is("delay"), is("cut_unread"));
-    // Longer than the channel's limit for a read.
+    let mut fault = fault_type.script.fault(operation);
+    let is_named = |name: &str| fault["fault"] == name;
+    let (is_delay, is_unread) = (is_named("delay"), is_named("cut_unread"));
+    // 2.5 s exceeds the channel's read timeout of 2 s.
     fault["delay_ms"] = if is_delay { 2500 } else { random.random_range(0..20) }.into();
-    // Before the body is read nobody knows the number: then it meets whoever comes next.
+    // The number is unknown before the body is read, so that this fault hits the next request of any order.
     if !is_unread {
         fault["number"] = number.into();
     }
-    Some(Drawn { name: row.name, fault, sent_again: matches!(row.name, RATE_LIMIT | KEY_REFUSED) })
+    Some(DrawnFault {
+        name: fault_type.name,
+        fault,
+        causes_resend: matches!(fault_type.name, RATE_LIMIT | KEY_REJECTED),
+    })
 }
 
 impl Script {
@@ -170,7 +177,9 @@ impl Script {
             Executed(status, code) => {
                 json!({"operation": operation, "fault": "status_after", "status": status, "code": code})
             }
-            Refused(status, code) => json!({"operation": operation, "fault": "status", "status": status, "code": code}),
+            Rejected(status, code) => {
+                json!({"operation": operation, "fault": "status", "status": status, "code": code})
+            }
             Unsigned(status, code) => {
                 json!({"operation": operation, "fault": "status", "status": status, "code": code, "unsigned": true})
             }
@@ -183,19 +192,21 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::chaos::ways::CHANNELS;
+    use crate::chaos::pay_methods::CHANNELS;
 
     #[test]
-    fn every_channel_draws_each_of_its_faults_and_no_other() {
+    fn provider_faults_of_each_channel_are_all_drawn_and_no_others() {
         let mut random = StdRng::seed_from_u64(1);
         let channels: Vec<&str> = CHANNELS.iter().map(|(name, _)| *name).collect();
         for channel in ALL {
-            assert!(channels.contains(channel), "{channel} is a channel of the world");
+            assert!(channels.contains(channel), "{channel} must be a configured channel");
             for operation in WRITES.iter().chain(QUERIES) {
                 let mut expected: Vec<_> = FAULTS
                     .iter()
-                    .filter(|row| row.channels.contains(channel) && row.operations.contains(operation))
-                    .map(|row| row.name)
+                    .filter(|fault_type| {
+                        fault_type.channels.contains(channel) && fault_type.operations.contains(operation)
+                    })
+                    .map(|fault_type| fault_type.name)
                     .collect();
                 expected.sort_unstable();
                 expected.dedup();

@@ -1,4 +1,4 @@
-//! The merchant's receiver, which fails now and then, and writes down what it took.
+//! The merchant's webhook receiver: sometimes rejects or delays an event, and records every accepted one.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -15,20 +15,22 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-/// What was taken, by order.
+/// Accepted events of one order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReceivedEvents {
-    /// The types of the events, each id once, in the order in which they came.
-    pub(super) kinds: Vec<String>,
+    /// Event types in order of arrival, each event id once.
+    pub(super) types: Vec<String>,
     ids: HashSet<String>,
 }
 
 #[derive(Default)]
 struct State {
-    heard: HashMap<String, ReceivedEvents>,
-    /// Events that were refused once: the second time they are taken.
-    refused: HashSet<String>,
-    repeated: u64,
+    /// Accepted events by order id.
+    events: HashMap<String, ReceivedEvents>,
+    /// Ids of events that were rejected once. The next delivery is accepted.
+    rejected: HashSet<String>,
+    /// Number of deliveries of events that were already accepted.
+    duplicates: u64,
 }
 
 pub(super) struct Receiver {
@@ -49,14 +51,14 @@ impl Receiver {
         format!("http://{}/events", self.address)
     }
 
-    pub(super) fn heard(&self, order: &str) -> ReceivedEvents {
-        self.state.lock().heard.get(order).cloned().unwrap_or_default()
+    pub(super) fn events_of(&self, order: &str) -> ReceivedEvents {
+        self.state.lock().events.get(order).cloned().unwrap_or_default()
     }
 
-    /// How many events came and were refused at first; how many came again although they had been taken.
+    /// Returns the number of events that were rejected once, and the number of duplicate deliveries.
     pub(super) fn counts(&self) -> (usize, u64) {
         let state = self.state.lock();
-        (state.refused.len(), state.repeated)
+        (state.rejected.len(), state.duplicates)
     }
 }
 
@@ -64,13 +66,13 @@ async fn receive(listener: TcpListener, state: Arc<Mutex<State>>, seed: u64) {
     while let Ok((stream, _)) = listener.accept().await {
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| take(Arc::clone(&state), request, seed));
+            let service = hyper::service::service_fn(move |request| handle(Arc::clone(&state), request, seed));
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn take(
+async fn handle(
     state: Arc<Mutex<State>>,
     request: Request<Incoming>,
     seed: u64,
@@ -79,24 +81,24 @@ async fn take(
     let event: Value = serde_json::from_slice(&body).unwrap_or_default();
     let id = event["id"].as_str().unwrap_or_default().to_owned();
     let mut response = Response::new(Full::new(Bytes::new()));
-    // One event in sixteen is refused when it comes first, one in sixteen is taken late.
-    let chance = id.bytes().fold(seed, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 16;
-    if chance == 0 && state.lock().refused.insert(id.clone()) {
+    // One event in sixteen is rejected at its first delivery, and one in sixteen is accepted after 300 ms.
+    let slot = id.bytes().fold(seed, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 16;
+    if slot == 0 && state.lock().rejected.insert(id.clone()) {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         return Ok(response);
     }
-    if chance == 1 {
+    if slot == 1 {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let data = &event["data"];
     let record = if data["payment"].is_null() { &data["refund"] } else { &data["payment"] };
     let order = record["order_id"].as_str().unwrap_or_default().to_owned();
     let mut state = state.lock();
-    let heard = state.heard.entry(order).or_default();
-    if heard.ids.insert(id) {
-        heard.kinds.push(event["type"].as_str().unwrap_or_default().to_owned());
+    let events = state.events.entry(order).or_default();
+    if events.ids.insert(id) {
+        events.types.push(event["type"].as_str().unwrap_or_default().to_owned());
     } else {
-        state.repeated += 1;
+        state.duplicates += 1;
     }
     Ok(response)
 }

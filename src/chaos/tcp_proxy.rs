@@ -1,4 +1,4 @@
-//! A relay of TCP connections that loses them: all at once for a while, or one at a chosen place of what it carries.
+//! A TCP proxy that injects faults: an outage of all connections, or a cut at a chosen point of one transfer.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,107 +14,109 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::process_faults::Counts;
+use super::counts::FaultCounts;
 
-/// Who wrote the bytes.
+/// The side that sent the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
-    Asking,
-    Answering,
+enum Sender {
+    Client,
+    Server,
 }
 
-/// One connection's end: this much of what its writer wrote at once still comes through.
+/// A cut of one connection: this share of the next write is still forwarded.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
-    writer: Writer,
+    sender: Sender,
     per_mille: usize,
 }
 
-/// What of a writing comes through, by name; as often as each stands here.
-const SHARES: [(&str, &str, Option<usize>); 3] = [
-    ("cut before a question", "cut before an answer", Some(0)),
-    ("cut within a question", "cut within an answer", None),
-    ("cut after a question", "cut after an answer", Some(1000)),
+/// Cut types: name for client and for server, and the forwarded share in per mille. `None` is a random share. Each
+/// type has the same probability.
+const CUT_TYPES: [(&str, &str, Option<usize>); 3] = [
+    ("cut before request", "cut before response", Some(0)),
+    ("cut within request", "cut within response", None),
+    ("cut after request", "cut after response", Some(1000)),
 ];
 
-/// So many cuts wait for what is written next. More would fall on the first few words of each connection, for as long as hardly any is
-/// opened: then no gateway could ever start again.
-const PENDING: usize = 4;
+/// Maximum number of pending cuts. A gateway that starts opens few connections and writes little: with more pending
+/// cuts all of its first writes would be cut, and no gateway could start.
+const MAX_PENDING_CUTS: usize = 4;
 
-/// A relay, open for as long as the process lives.
-pub(super) struct Relay {
+/// A TCP proxy that listens until the process ends.
+pub(super) struct TcpProxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<ProxyState>,
 }
 
-struct Shared {
-    /// `host:port`; one that cannot be reached is passed over.
+struct ProxyState {
+    /// Targets as `host:port`. An unreachable target is skipped.
     targets: Vec<String>,
-    turn: AtomicUsize,
+    next_target: AtomicUsize,
     is_open: watch::Sender<bool>,
     cuts: Mutex<VecDeque<Cut>>,
-    counts: Mutex<Counts>,
+    counts: Mutex<FaultCounts>,
 }
 
-impl Relay {
-    /// To these in turn.
+impl TcpProxy {
+    /// Opens a proxy that distributes connections over the targets round-robin.
     pub(super) async fn open(targets: Vec<String>) -> Result<Self, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let shared = Arc::new(Shared {
+        let state = Arc::new(ProxyState {
             targets,
-            turn: AtomicUsize::new(0),
+            next_target: AtomicUsize::new(0),
             is_open: watch::Sender::new(true),
             cuts: Mutex::default(),
             counts: Mutex::default(),
         });
-        tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(Self { address, shared })
+        tokio::spawn(accept(listener, Arc::clone(&state)));
+        Ok(Self { address, state })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How often it did what.
-    pub(super) fn counts(&self) -> Counts {
-        self.shared.counts.lock().clone()
+    /// Returns the number of injected faults by type.
+    pub(super) fn counts(&self) -> FaultCounts {
+        self.state.counts.lock().clone()
     }
 
-    /// As if the machine behind it started anew: every connection ends, and none is taken for so long.
-    pub(super) async fn sever(&self, time: Duration) {
-        self.shared.count("outage");
-        self.shared.is_open.send_replace(false);
-        tokio::time::sleep(time).await;
-        self.shared.is_open.send_replace(true);
+    /// Ends every connection and accepts none for this time, like a restart of the server.
+    pub(super) async fn sever(&self, duration: Duration) {
+        self.state.count("outage");
+        self.state.is_open.send_replace(false);
+        tokio::time::sleep(duration).await;
+        self.state.is_open.send_replace(true);
     }
 
-    /// The next that is written by one side is lost, all or in part, or what follows it, and the connection with it.
+    /// Enqueues a cut: the next write of one side is forwarded not at all, in part, or completely. The connection is
+    /// then closed.
     pub(super) fn cut_next(&self, random: &mut StdRng) {
-        let writer = if random.random() { Writer::Asking } else { Writer::Answering };
-        let (.., share) = SHARES[random.random_range(0..SHARES.len())];
+        let sender = if random.random() { Sender::Client } else { Sender::Server };
+        let (.., share) = CUT_TYPES[random.random_range(0..CUT_TYPES.len())];
         let per_mille = share.unwrap_or_else(|| random.random_range(1..1000));
-        let mut cuts = self.shared.cuts.lock();
-        if cuts.len() < PENDING {
-            cuts.push_back(Cut { writer, per_mille });
+        let mut cuts = self.state.cuts.lock();
+        if cuts.len() < MAX_PENDING_CUTS {
+            cuts.push_back(Cut { sender, per_mille });
         }
     }
 
-    /// Cuts no more.
-    pub(super) fn pause_faults(&self) {
-        self.shared.cuts.lock().clear();
+    /// Removes all pending cuts.
+    pub(super) fn clear_pending_cuts(&self) {
+        self.state.cuts.lock().clear();
     }
 }
 
-impl Shared {
-    fn count(&self, what: &'static str) {
-        *self.counts.lock().entry(what).or_default() += 1;
+impl ProxyState {
+    fn count(&self, fault: &'static str) {
+        *self.counts.lock().entry(fault).or_default() += 1;
     }
 
-    async fn reach(&self) -> Option<TcpStream> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let all = self.targets.iter().cycle().skip(turn % self.targets.len().max(1));
-        for target in all.take(self.targets.len()) {
+    async fn connect(&self) -> Option<TcpStream> {
+        let next_target = self.next_target.fetch_add(1, Ordering::Relaxed);
+        let rotated = self.targets.iter().cycle().skip(next_target % self.targets.len().max(1));
+        for target in rotated.take(self.targets.len()) {
             if let Ok(stream) = TcpStream::connect(target).await {
                 return Some(stream);
             }
@@ -122,21 +124,21 @@ impl Shared {
         None
     }
 
-    fn cut_of(&self, writer: Writer) -> Option<Cut> {
+    fn take_cut(&self, sender: Sender) -> Option<Cut> {
         let mut cuts = self.cuts.lock();
-        let at = cuts.iter().position(|cut| cut.writer == writer)?;
-        cuts.remove(at)
+        let index = cuts.iter().position(|cut| cut.sender == sender)?;
+        cuts.remove(index)
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    while let Ok((near, _)) = listener.accept().await {
-        let mut is_open = shared.is_open.subscribe();
+async fn accept(listener: TcpListener, state: Arc<ProxyState>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let mut is_open = state.is_open.subscribe();
         if *is_open.borrow_and_update() {
-            let shared = Arc::clone(&shared);
+            let state = Arc::clone(&state);
             tokio::spawn(async move {
                 tokio::select! {
-                    () = pass(&shared, near) => {}
+                    () = forward_connection(&state, client) => {}
                     _ = is_open.wait_for(|is_open| !is_open) => {}
                 }
             });
@@ -144,28 +146,28 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn pass(shared: &Shared, near: TcpStream) {
-    let Some(far) = shared.reach().await else { return };
-    for stream in [&near, &far] {
+async fn forward_connection(state: &ProxyState, client: TcpStream) {
+    let Some(server) = state.connect().await else { return };
+    for stream in [&client, &server] {
         let _ = stream.set_nodelay(true);
     }
-    let (near_reads, near_writes) = near.into_split();
-    let (far_reads, far_writes) = far.into_split();
+    let (client_reads, client_writes) = client.into_split();
+    let (server_reads, server_writes) = server.into_split();
     tokio::select! {
-        () = carry(shared, Writer::Asking, near_reads, far_writes) => {}
-        () = carry(shared, Writer::Answering, far_reads, near_writes) => {}
+        () = forward_direction(state, Sender::Client, client_reads, server_writes) => {}
+        () = forward_direction(state, Sender::Server, server_reads, client_writes) => {}
     }
 }
 
-/// One direction; when it ends the connection does.
-async fn carry(shared: &Shared, writer: Writer, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+/// Forwards one direction. The caller closes the connection when this returns.
+async fn forward_direction(state: &ProxyState, sender: Sender, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let cut = shared.cut_of(writer);
-        let passed = cut.map_or(count, |cut| (count * cut.per_mille).div_ceil(1000));
-        let is_written = to.write_all(buffer.get(..passed).unwrap_or_default()).await.is_ok();
+        let cut = state.take_cut(sender);
+        let forwarded = cut.map_or(count, |cut| (count * cut.per_mille).div_ceil(1000));
+        let is_written = to.write_all(buffer.get(..forwarded).unwrap_or_default()).await.is_ok();
         if let Some(cut) = cut {
-            return shared.count(cut.name());
+            return state.count(cut.name());
         }
         if !is_written {
             return;
@@ -175,7 +177,7 @@ async fn carry(shared: &Shared, writer: Writer, mut from: OwnedReadHalf, mut to:
 
 impl Cut {
     fn name(self) -> &'static str {
-        let kind = SHARES.iter().find(|(.., share)| *share == Some(self.per_mille)).unwrap_or(&SHARES[1]);
-        if self.writer == Writer::Asking { kind.0 } else { kind.1 }
+        let names = CUT_TYPES.iter().find(|(.., share)| *share == Some(self.per_mille)).unwrap_or(&CUT_TYPES[1]);
+        if self.sender == Sender::Client { names.0 } else { names.1 }
     }
 }

@@ -1,4 +1,4 @@
-//! The demo's merchant: signs its requests, receives its events.
+//! The demo's merchant: sends signed requests and receives webhook events.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::clock::stamp;
+use crate::harness::http_client::send_request;
+use crate::harness::process::LOCAL_TIMEOUT;
 use crate::sign::{Credentials, plain};
-use crate::stage::{PATIENCE, call};
 
-/// A merchant with one key.
+/// A merchant with one API key.
 #[derive(Clone)]
 pub(super) struct Shop {
     pub(super) key_id: &'static str,
@@ -27,12 +28,12 @@ pub(super) struct Shop {
 }
 
 impl Shop {
-    /// Opens its receiver.
+    /// Creates a merchant with a new secret and starts its webhook receiver.
     pub(super) async fn open(gateway: SocketAddr) -> Result<Self, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let (told, events) = watch::channel(Vec::new());
-        tokio::spawn(receive(listener, Arc::new(told)));
+        let (received, events) = watch::channel(Vec::new());
+        tokio::spawn(receive(listener, Arc::new(received)));
         Ok(Self { key_id: "demo-1", secret: crate::keygen::merchant_secret(), gateway, address, events })
     }
 
@@ -40,8 +41,8 @@ impl Shop {
         format!("http://{}/events", self.address)
     }
 
-    /// A signed request; gives status and JSON.
-    pub(super) async fn ask(
+    /// Sends a signed request. Returns the status and the JSON body.
+    pub(super) async fn send(
         &self,
         method: &str,
         target: &str,
@@ -54,16 +55,16 @@ impl Shop {
         let with = Credentials { key_id: self.key_id, secret, created: stamp.unix_time, nonce: &stamp.nonce };
         let mut headers = plain(&with, method, target, body.as_bytes());
         headers.extend(key.map(|key| ("idempotency-key", key.to_owned())));
-        call(self.gateway, method, target, &headers, body).await
+        send_request(self.gateway, method, target, &headers, body).await
     }
 
     pub(super) async fn payment(&self, order: &str) -> Result<Value, String> {
-        self.ask("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.map(|(_, body)| body)
+        self.send("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.map(|(_, body)| body)
     }
 
-    /// Asks until the payment has this status.
-    pub(super) async fn until(&self, order: &str, status: &str) -> Result<Value, String> {
-        let asking = async {
+    /// Polls the payment until it has this status.
+    pub(super) async fn wait_for_status(&self, order: &str, status: &str) -> Result<Value, String> {
+        let polling = async {
             loop {
                 let payment = self.payment(order).await?;
                 if payment["status"] == status {
@@ -72,29 +73,32 @@ impl Shop {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, asking).await.map_err(|_| format!("{order} did not become {status}"))?
+        tokio::time::timeout(LOCAL_TIMEOUT, polling)
+            .await
+            .map_err(|_| format!("{order} did not reach the status {status}"))?
     }
 
     /// Waits for an event of this type.
-    pub(super) async fn event(&self, kind: &str) -> Result<Value, String> {
+    pub(super) async fn wait_for_event(&self, kind: &str) -> Result<Value, String> {
         let mut events = self.events.clone();
         let found = events.wait_for(|events| events.iter().any(|event| event["type"] == kind));
-        let found = tokio::time::timeout(PATIENCE, found).await.map_err(|_| format!("no event {kind} came"))?;
+        let found =
+            tokio::time::timeout(LOCAL_TIMEOUT, found).await.map_err(|_| format!("no event {kind} was received"))?;
         let events = found.map_err(|error| error.to_string())?;
         events.iter().find(|event| event["type"] == kind).cloned().ok_or_else(|| "the event is gone".to_owned())
     }
 }
 
-async fn receive(listener: TcpListener, told: Arc<watch::Sender<Vec<Value>>>) {
+async fn receive(listener: TcpListener, received: Arc<watch::Sender<Vec<Value>>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let told = Arc::clone(&told);
+        let received = Arc::clone(&received);
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                let told = Arc::clone(&told);
+                let received = Arc::clone(&received);
                 async move {
                     let body = request.into_body().collect().await?.to_bytes();
                     if let Ok(event) = serde_json::from_slice(&body) {
-                        told.send_modify(|events| events.push(event));
+                        received.send_modify(|events| events.push(event));
                     }
                     Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::new())))
                 }

@@ -1,36 +1,36 @@
-//! A channel to a sandbox that stands in for Alipay, with public keys or with certificates, in either protocol.
+//! Generates sandbox channels of Alipay, with public keys or certificates, in the form or the v3 protocol.
 
 use std::io;
 
 use md5::{Digest, Md5};
 use rcgen::{DnType, Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use super::authority::{bad, issuer_parameters, parameters, serial, server};
-use super::{FILTERS, Made, Place, digits, rsa_key_pair};
+use super::authority::{generation_error, issuer_parameters, parameters, serial, server};
+use super::{FILTERS, GeneratedAccount, NewAccount, digits, rsa_key_pair};
 
-/// How the two sides know each other, and in which protocol they speak.
+/// Authentication and protocol of the channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// By bare public keys, in forms.
+pub(super) enum Mode {
+    /// Public keys, form protocol.
     Keys,
-    /// By certificates, in forms.
+    /// Certificates, form protocol.
     Certificates,
-    /// By certificates, in JSON.
+    /// Certificates, v3 protocol (JSON).
     V3,
 }
 
-/// Makes keys of both sides, and the certificates where they are wanted.
-pub(super) fn make(place: &Place<'_>, kind: Kind) -> io::Result<Made> {
+/// Generates the keys of both sides, and in certificate mode the certificates.
+pub(super) fn make(new_account: &NewAccount<'_>, kind: Mode) -> io::Result<GeneratedAccount> {
     let mut files = Vec::new();
-    server(place, &mut files)?;
+    server(new_account, &mut files)?;
     let (application, alipay) = (rsa_key_pair()?, rsa_key_pair()?);
     let application_id = format!("2021{}", digits(12));
     let seller_id = format!("2088{}", digits(12));
-    let serials = if kind != Kind::Keys {
+    let serials = if kind != Mode::Keys {
         let root = Root::new()?;
-        // A root that is not RSA comes first, as among Alipay's own: it must be left out of the serial numbers.
-        let other = KeyPair::generate().map_err(bad)?;
-        let other = issuer_parameters("Tollgate sandbox root E1")?.self_signed(&other).map_err(bad)?;
+        // A root that is not RSA comes first, as in Alipay's own file. Its serial number must be left out.
+        let other = KeyPair::generate().map_err(generation_error)?;
+        let other = issuer_parameters("Tollgate sandbox root E1")?.self_signed(&other).map_err(generation_error)?;
         let app_certificate = root.certificate(&seller_id, &application.private_key)?;
         let alipay_certificate = root.certificate("Tollgate sandbox platform", &alipay.private_key)?;
         let next = rsa_key_pair()?;
@@ -54,12 +54,12 @@ pub(super) fn make(place: &Place<'_>, kind: Kind) -> io::Result<Made> {
     files.push(("app_public_key.pem", application.public_key));
     files.push(("alipay_private_key.pem", alipay.private_key));
     files.push(("alipay_public_key.pem", alipay.public_key));
-    files.push(("sandbox.toml", account_toml(place.address, &application_id, &seller_id, serials.as_ref())));
-    let channel = channel_toml(place, &application_id, &seller_id, kind);
-    Ok(Made { files, channel, mchid: seller_id, appid: application_id })
+    files.push(("sandbox.toml", account_toml(new_account.address, &application_id, &seller_id, serials.as_ref())));
+    let channel = channel_toml(new_account, &application_id, &seller_id, kind);
+    Ok(GeneratedAccount { files, channel, mchid: seller_id, appid: application_id })
 }
 
-/// The serial numbers by which certificate mode names certificates.
+/// Serial numbers that identify the certificates in certificate mode.
 struct Serials {
     app: String,
     root: String,
@@ -67,7 +67,7 @@ struct Serials {
     next: String,
 }
 
-/// An RSA authority of Alipay's certificates; the listener has another.
+/// RSA certificate authority of Alipay's certificates. The listener's certificate has another authority.
 struct Root {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -77,37 +77,38 @@ struct Root {
 impl Root {
     fn new() -> io::Result<Self> {
         let pair = rsa_key_pair()?;
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let key =
+            KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(generation_error)?;
         let root = issuer_parameters("Tollgate sandbox root R1")?;
-        let pem = root.self_signed(&key).map_err(bad)?.pem();
+        let pem = root.self_signed(&key).map_err(generation_error)?.pem();
         Ok(Self { issuer: Issuer::new(root, key), pem, private_key: pair.private_key })
     }
 
     fn certificate(&self, subject: &str, private_key: &str) -> io::Result<String> {
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let key = KeyPair::from_pkcs8_pem_and_sign_algo(private_key, &PKCS_RSA_SHA256).map_err(generation_error)?;
         let mut certificate = parameters(subject, Vec::new())?;
         certificate.serial_number = Some(SerialNumber::from_slice(&serial()));
-        Ok(certificate.signed_by(&key, &self.issuer).map_err(bad)?.pem())
+        Ok(certificate.signed_by(&key, &self.issuer).map_err(generation_error)?.pem())
     }
 
-    /// One with the names that Alipay's own has, and the authority between it and the root.
+    /// Returns a certificate with the subject of Alipay's own, followed by the intermediate certificate.
     fn platform_certificate(&self, seller_id: &str, private_key: &str) -> io::Result<String> {
-        let read = |pem: &str| KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).map_err(bad);
-        let between = issuer_parameters("Tollgate sandbox authority Class 2")?;
-        // Its key is the root's, so that no third one has to be made.
-        let between_pem = between.signed_by(&read(&self.private_key)?, &self.issuer).map_err(bad)?.pem();
-        let issuer = Issuer::new(between, read(&self.private_key)?);
+        let read = |pem: &str| KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_RSA_SHA256).map_err(generation_error);
+        let intermediate = issuer_parameters("Tollgate sandbox authority Class 2")?;
+        // The intermediate reuses the root's key, which saves the generation of a third key.
+        let intermediate_pem =
+            intermediate.signed_by(&read(&self.private_key)?, &self.issuer).map_err(generation_error)?.pem();
+        let issuer = Issuer::new(intermediate, read(&self.private_key)?);
         let mut certificate = parameters(&format!("支付宝(中国)网络技术有限公司-{seller_id}"), Vec::new())?;
         certificate.distinguished_name.push(DnType::OrganizationalUnitName, "Alipay");
         certificate.serial_number = Some(SerialNumber::from_slice(&serial()));
-        Ok(certificate.signed_by(&read(private_key)?, &issuer).map_err(bad)?.pem() + &between_pem)
+        Ok(certificate.signed_by(&read(private_key)?, &issuer).map_err(generation_error)?.pem() + &intermediate_pem)
     }
 }
 
-/// MD5 over the issuer, innermost name first, and the serial number in decimal digits.
+/// Returns Alipay's certificate serial number: MD5 over the reversed issuer names and the decimal serial number.
 pub(super) fn serial_number(pem: &str) -> io::Result<String> {
-    let unreadable =
-        |error: String| io::Error::other(format!("a certificate that was just made is unreadable: {error}"));
+    let unreadable = |error: String| io::Error::other(format!("cannot parse a generated certificate: {error}"));
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| unreadable(error.to_string()))?;
     let certificate = pem.parse_x509().map_err(|error| unreadable(error.to_string()))?;
     let mut names = Vec::new();
@@ -126,12 +127,12 @@ fn account_toml(address: &str, app_id: &str, seller_id: &str, serials: Option<&S
     let certificates = serials.map_or_else(String::new, |Serials { app, root, alipay, next }| {
         format!(
             r#"
-[certificates]                                # the serial numbers that requests and answers must carry
+[certificates]                                # serial numbers in requests and responses
 app_cert_sn = "{app}"
 alipay_root_cert_sn = "{root}"
 alipay_cert_sn = "{alipay}"
 
-[next]                                        # signs what a fault `next_key` says, as after a renewal
+[next]                                        # signs responses under the fault `next_key`, as after a renewal
 private_key = "alipay_next_private_key.pem"
 certificate = "alipay_next_cert.pem"
 alipay_cert_sn = "{next}"
@@ -139,16 +140,16 @@ alipay_cert_sn = "{next}"
         )
     });
     format!(
-        r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
+        r#"# Account at the sandbox. The gateway's side is the channel file in the parent folder.
 provider = "alipay"
 address = "{address}"
 app_id = "{app_id}"
 seller_id = "{seller_id}"
 
-[application]                                 # whose signatures are believed
+[application]                                 # its signatures are accepted
 public_key = "app_public_key.pem"
 
-[alipay]                                      # signs answers and notifications
+[alipay]                                      # signs responses and notifications
 private_key = "alipay_private_key.pem"
 {certificates}
 [tls]
@@ -159,16 +160,16 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_toml(place: &Place<'_>, app_id: &str, seller_id: &str, kind: Kind) -> String {
-    let protocol = if kind == Kind::V3 { "\nprotocol = \"v3\"" } else { "" };
-    let Place { name, address, .. } = place;
+fn channel_toml(new_account: &NewAccount<'_>, app_id: &str, seller_id: &str, kind: Mode) -> String {
+    let protocol = if kind == Mode::V3 { "\nprotocol = \"v3\"" } else { "" };
+    let NewAccount { name, address, .. } = new_account;
     let (verify, certificates) = match kind {
-        Kind::Certificates | Kind::V3 => {
+        Mode::Certificates | Mode::V3 => {
             let certificates =
                 format!("app_cert = \"file:{name}/app_cert.pem\"\nroot_cert = \"file:{name}/alipay_root_cert.pem\"\n");
             ("alipay_cert.pem", certificates)
         }
-        Kind::Keys => ("alipay_public_key.pem", String::new()),
+        Mode::Keys => ("alipay_public_key.pem", String::new()),
     };
     format!(
         r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
@@ -181,9 +182,9 @@ pool = {{ idle = 128, idle_timeout = "60s" }}
 [account]
 app_id = "{app_id}"
 seller_id = "{seller_id}"{protocol}
-gateway = "https://{address}/gateway.do"      # where browsers and apps are led
+gateway = "https://{address}/gateway.do"      # where browsers and apps are sent
 
-[keys]                                        # their ids are worked out from the files
+[keys]                                        # the ids are computed from the files
 sign = {{ algorithm = "rsa-sha256", file = "{name}/app_private_key.pem" }}
 verify = [{{ file = "{name}/{verify}" }}]
 {certificates}{FILTERS}"#
@@ -195,7 +196,7 @@ verify = [{{ file = "{name}/{verify}" }}]
 mod tests {
     use super::*;
 
-    /// Its number was worked out by the platform's SDK.
+    /// The expected serial number was computed by Alipay's SDK.
     const CERTIFICATE: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIDVzCCAj+gAwIBAgIQIAEBAQEBAQEBAQEBAQEBqjANBgkqhkiG9w0BAQsFADBg
@@ -219,7 +220,7 @@ yBNjMsJrg+NWwyDVL74KLg5+Goh8x93jDDqis4mL/wL6dHeWbE4KYUxWFg==
 -----END CERTIFICATE-----";
 
     #[test]
-    fn serial_numbers_are_the_platforms() {
+    fn certificate_serial_number_equals_the_one_of_alipays_sdk() {
         assert_eq!(serial_number(CERTIFICATE).unwrap(), "8f87da9afe9215ee0be9a7da04355e92");
     }
 }

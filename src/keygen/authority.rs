@@ -1,4 +1,4 @@
-//! The sandbox's own authority, and the certificates under it.
+//! The sandbox's certificate authority, and the certificates that it issues.
 
 use std::fmt::Display;
 use std::fs;
@@ -12,47 +12,48 @@ use rcgen::{
 };
 use serde::Deserialize;
 
-use super::{Place, rsa_key_pair};
+use super::{NewAccount, rsa_key_pair};
 
-/// The subject of every sandbox authority: constant, so that one can be used again from its key alone.
+/// Subject of every sandbox authority. It is constant, so that the authority can be rebuilt from its key alone.
 const AUTHORITY: &str = "Tollgate sandbox authority (worth nothing elsewhere)";
-/// How long certificates live, as at WeChat Pay.
-pub(super) const YEARS: i16 = 5;
+/// Lifetime of certificates in years, as at WeChat Pay.
+pub(super) const LIFETIME_YEARS: i16 = 5;
 
-/// The authority and the server's certificate: those of a neighbour with the same address, or new ones. Adds their files.
+/// Returns the authority, and adds the files of the authority and the server certificate. An existing account with
+/// the same address shares its files; otherwise they are generated.
 pub(super) fn server(
-    place: &Place<'_>,
+    new_account: &NewAccount<'_>,
     files: &mut Vec<(&'static str, String)>,
 ) -> io::Result<Issuer<'static, KeyPair>> {
     const FILES: [&str; 4] = ["ca.pem", "ca_key.pem", "server.pem", "server_key.pem"];
-    if let Some(neighbour) = neighbour(place.dir, place.address) {
+    if let Some(existing) = account_with_address(new_account.dir, new_account.address) {
         for file in FILES {
-            files.push((file, fs::read_to_string(neighbour.join(file))?));
+            files.push((file, fs::read_to_string(existing.join(file))?));
         }
-        let key = KeyPair::from_pem(&fs::read_to_string(neighbour.join(FILES[1]))?).map_err(bad)?;
+        let key = KeyPair::from_pem(&fs::read_to_string(existing.join(FILES[1]))?).map_err(generation_error)?;
         return Ok(Issuer::new(authority_parameters()?, key));
     }
-    let authority_key = KeyPair::generate().map_err(bad)?;
-    let authority = authority_parameters()?.self_signed(&authority_key).map_err(bad)?;
+    let authority_key = KeyPair::generate().map_err(generation_error)?;
+    let authority = authority_parameters()?.self_signed(&authority_key).map_err(generation_error)?;
     files.push((FILES[0], authority.pem()));
     files.push((FILES[1], authority_key.serialize_pem()));
     let issuer = Issuer::new(authority_parameters()?, authority_key);
 
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
-    if !names.iter().any(|name| name == place.host) {
-        names.push(place.host.to_owned());
+    if !names.iter().any(|name| name == new_account.host) {
+        names.push(new_account.host.to_owned());
     }
     let mut server = parameters("Tollgate sandbox", names)?;
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate().map_err(bad)?;
-    let certificate = server.signed_by(&key, &issuer).map_err(bad)?;
+    let key = KeyPair::generate().map_err(generation_error)?;
+    let certificate = server.signed_by(&key, &issuer).map_err(generation_error)?;
     files.push((FILES[2], certificate.pem()));
     files.push((FILES[3], key.serialize_pem()));
     Ok(issuer)
 }
 
-/// An account in the same directory that a sandbox on the same address would serve.
-fn neighbour(dir: &Path, address: &str) -> Option<PathBuf> {
+/// Returns the folder of an account in the same directory with the same address.
+fn account_with_address(dir: &Path, address: &str) -> Option<PathBuf> {
     #[derive(Deserialize)]
     struct File {
         address: String,
@@ -73,28 +74,28 @@ fn authority_parameters() -> io::Result<CertificateParams> {
     Ok(authority)
 }
 
-/// A WeChat merchant's client certificate: gives its serial number, and adds its files.
+/// Generates a WeChat merchant's client certificate and adds its files. Returns the serial number.
 pub(super) fn identity(
     mchid: &str,
     authority: &Issuer<'static, KeyPair>,
     files: &mut Vec<(&'static str, String)>,
 ) -> io::Result<String> {
     let pair = rsa_key_pair()?;
-    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+    let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(generation_error)?;
     let mut merchant = parameters(mchid, Vec::new())?;
     let serial = serial();
     merchant.serial_number = Some(SerialNumber::from_slice(&serial));
     merchant.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     merchant.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = merchant.signed_by(&key, authority).map_err(bad)?;
+    let certificate = merchant.signed_by(&key, authority).map_err(generation_error)?;
     files.push(("apiclient_key.pem", pair.private_key));
     files.push(("apiclient_cert.pem", certificate.pem()));
     Ok(hex::encode(serial).to_uppercase())
 }
 
-/// A certificate's content, without any use yet.
+/// Returns certificate parameters without key usages.
 pub(super) fn parameters(name: &str, alternative_names: Vec<String>) -> io::Result<CertificateParams> {
-    let mut parameters = CertificateParams::new(alternative_names).map_err(bad)?;
+    let mut parameters = CertificateParams::new(alternative_names).map_err(generation_error)?;
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
     parameters.use_authority_key_identifier_extension = true;
@@ -103,11 +104,11 @@ pub(super) fn parameters(name: &str, alternative_names: Vec<String>) -> io::Resu
         rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     parameters.not_before = day(today.saturating_sub(jiff::Span::new().days(1)));
-    parameters.not_after = day(today.saturating_add(jiff::Span::new().years(YEARS)));
+    parameters.not_after = day(today.saturating_add(jiff::Span::new().years(LIFETIME_YEARS)));
     Ok(parameters)
 }
 
-/// What an authority of a provider's own certificates says of itself, with any number of authorities under it.
+/// Returns the parameters of a provider's certificate authority without a path length limit.
 pub(super) fn issuer_parameters(name: &str) -> io::Result<CertificateParams> {
     let mut issuer = parameters(name, Vec::new())?;
     let mut subject = DistinguishedName::new();
@@ -121,13 +122,13 @@ pub(super) fn issuer_parameters(name: &str) -> io::Result<CertificateParams> {
     Ok(issuer)
 }
 
-/// 20 bytes that make 40 hexadecimal digits without leading zeros and a positive number.
+/// Returns a random serial number of 20 bytes: positive, and 40 hexadecimal digits without leading zeros.
 pub(super) fn serial() -> [u8; 20] {
     let mut serial: [u8; 20] = rand::random();
     serial[0] = rand::rng().random_range(0x10..0x80);
     serial
 }
 
-pub(super) fn bad(error: impl Display) -> io::Error {
-    io::Error::other(format!("a certificate could not be made: {error}"))
+pub(super) fn generation_error(error: impl Display) -> io::Error {
+    io::Error::other(format!("cannot generate a certificate: {error}"))
 }

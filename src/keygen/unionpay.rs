@@ -1,4 +1,4 @@
-//! A channel to a sandbox that stands in for UnionPay, with certificates or with one key for both sides.
+//! Generates sandbox channels of UnionPay, with certificates or with one shared key.
 
 mod rsa;
 mod sm2;
@@ -8,51 +8,52 @@ use std::io;
 use rand::Rng;
 
 use super::authority::server;
-use super::{FILTERS, Made, Place, digits, merchant_secret};
+use super::{FILTERS, GeneratedAccount, NewAccount, digits, merchant_secret};
 
-/// How both sides sign, in UnionPay's numbers.
+/// UnionPay's `signMethod`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum SignMethod {
-    /// 01: RSA, with a certificate in each message of UnionPay's.
+    /// 01: RSA; each message from UnionPay contains its certificate.
     Certificates,
-    /// 11: SHA-256 with one key for both sides.
+    /// 11: SHA-256 with a shared key.
     Sha256,
-    /// 12: SM3 with one key for both sides.
+    /// 12: SM3 with a shared key.
     Sm3,
     /// 21: as 01, with SM2 and SM3.
     Sm2,
 }
 
-/// Makes keys and certificates of both sides.
-pub(super) fn make(place: &Place<'_>, method: SignMethod) -> io::Result<Made> {
+/// Generates the keys and certificates of both sides.
+pub(super) fn make(new_account: &NewAccount<'_>, method: SignMethod) -> io::Result<GeneratedAccount> {
     let mut files = Vec::new();
-    server(place, &mut files)?;
+    server(new_account, &mut files)?;
     let merchant = format!("777290{}", digits(9));
     let (account, channel) = match method {
         SignMethod::Certificates => {
             let number = certificates::<rsa::RsaAuthority>(&merchant, &mut files)?;
-            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, "rsa-sha256", number))
+            (ACCOUNT_KEYS.to_owned(), channel_keys(new_account.name, "rsa-sha256", number))
         }
         SignMethod::Sm2 => {
             let number = certificates::<sm2::Sm2Authority>(&merchant, &mut files)?;
-            (ACCOUNT_KEYS.to_owned(), channel_keys(place.name, "sm2-sm3", number))
+            (ACCOUNT_KEYS.to_owned(), channel_keys(new_account.name, "sm2-sm3", number))
         }
         SignMethod::Sha256 | SignMethod::Sm3 => {
             let key = merchant_secret();
-            let line = format!("secure_key = \"plain:{key}\"  # only a sandbox's may stand here in plain");
+            let line = format!("secure_key = \"plain:{key}\"  # plain secrets are allowed only for a sandbox");
             (format!("secure_key = \"{key}\"                 # for signMethod 11 and 12\n"), line)
         }
     };
-    files.push(("sandbox.toml", account_toml(place.address, &merchant, &account)));
-    let channel = channel_toml(place, &merchant, method, &channel);
-    Ok(Made { files, channel, mchid: merchant.clone(), appid: merchant })
+    files.push(("sandbox.toml", account_toml(new_account.address, &merchant, &account)));
+    let channel = channel_toml(new_account, &merchant, method, &channel);
+    Ok(GeneratedAccount { files, channel, mchid: merchant.clone(), appid: merchant })
 }
 
-/// A root, a middle authority, and under it both sides' certificates. Gives the serial number of the merchant's.
+/// Generates a root, an intermediate authority, and the certificates of both sides. Returns the serial number of the
+/// merchant's certificate.
 fn certificates<A: Authority>(merchant: &str, files: &mut Vec<(&'static str, String)>) -> io::Result<u64> {
     let root = A::root("Tollgate sandbox CS CA")?;
     let middle = root.middle("Tollgate sandbox OCA1")?;
-    // The third part of the name says whose it is; this is the one of UnionPay's test environment.
+    // The third part of the name identifies the owner; this is the owner in UnionPay's test environment.
     let unionpay = middle.signing(&subject("00040000:SIGN", "00000001"), serial())?;
     let number = serial();
     let own = middle.signing(&subject(&format!("{merchant}:SIGN"), "00000006"), number)?;
@@ -65,50 +66,50 @@ fn certificates<A: Authority>(merchant: &str, files: &mut Vec<(&'static str, Str
     Ok(number)
 }
 
-/// One of the authorities above UnionPay's certificates; the listener has another.
+/// Certificate authority of UnionPay's certificates. The listener's certificate has another authority.
 trait Authority: Sized {
-    /// One that signed itself.
+    /// Returns a self-signed root.
     fn root(name: &str) -> io::Result<Self>;
 
-    /// One under this, with no further authorities under it.
+    /// Returns an intermediate authority with path length 0.
     fn middle(&self, name: &str) -> io::Result<Self>;
 
-    /// A certificate that signs messages, with a new key.
-    fn signing(&self, subject: &str, number: u64) -> io::Result<Signing>;
+    /// Returns a message-signing certificate with a new key.
+    fn signing(&self, subject: &str, number: u64) -> io::Result<SigningIdentity>;
 
-    /// Its own certificate.
+    /// Returns the authority's certificate in PEM.
     fn pem(self) -> String;
 }
 
-/// What signs messages, in PEM.
-struct Signing {
+/// Message-signing certificate and key, in PEM.
+struct SigningIdentity {
     certificate: String,
-    /// PKCS#8.
+    /// Private key in PKCS#8.
     private_key: String,
 }
 
-/// A common name as the original's certificates have it.
+/// Returns a common name in the format of UnionPay's certificates.
 fn subject(owner: &str, counter: &str) -> String {
     format!("041@Z{}@{owner}@{counter}", jiff::Timestamp::now().strftime("%Y-%m-%d"))
 }
 
-/// Five bytes, as among the original's; the first is below 128, so that the number is positive.
+/// Returns a serial number of five bytes, as UnionPay's. The first byte is below 128, so that the number is positive.
 fn serial() -> u64 {
     rand::rng().random_range(0x10_0000_0000..0x7f_ffff_ffff)
 }
 
 const ACCOUNT_KEYS: &str = r#"
-[merchant]                                    # whose signatures are believed
+[merchant]                                    # its signatures are accepted
 certificate = "acp_sign_cert.pem"
 
-[unionpay]                                    # signs answers and notifications, which carry the certificate
+[unionpay]                                    # signs responses and notifications, which contain the certificate
 certificate = "unionpay_cert.pem"
 private_key = "unionpay_key.pem"
 "#;
 
 fn account_toml(address: &str, merchant: &str, keys: &str) -> String {
     format!(
-        r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
+        r#"# Account at the sandbox. The gateway's side is the channel file in the parent folder.
 provider = "unionpay"
 address = "{address}"
 merId = "{merchant}"
@@ -124,13 +125,13 @@ private_key = "server_key.pem"
 fn channel_keys(name: &str, algorithm: &str, number: u64) -> String {
     format!(
         r#"sign = {{ algorithm = "{algorithm}", id = "{number}", file = "{name}/acp_sign_key.pem" }}  # id: the certificate's number
-root_cert = "file:{name}/acp_root.pem"         # of UnionPay's certificates, which come in its messages
+root_cert = "file:{name}/acp_root.pem"         # root of UnionPay's certificates, which its messages contain
 middle_cert = "file:{name}/acp_middle.pem""#
     )
 }
 
-fn channel_toml(place: &Place<'_>, merchant: &str, method: SignMethod, keys: &str) -> String {
-    let Place { name, address, .. } = place;
+fn channel_toml(new_account: &NewAccount<'_>, merchant: &str, method: SignMethod, keys: &str) -> String {
+    let NewAccount { name, address, .. } = new_account;
     let sign_method = match method {
         SignMethod::Certificates => "",
         SignMethod::Sha256 => "sign_method = \"11\"\n",
@@ -147,8 +148,8 @@ pool = {{ idle = 128, idle_timeout = "60s" }}
 
 [account]
 merId = "{merchant}"
-{sign_method}environment = "test"                          # whose certificates the sandbox's are named like
-gateway = "https://{address}"                 # where browsers are led
+{sign_method}environment = "test"                          # names in the sandbox's certificates
+gateway = "https://{address}"                 # where browsers are sent
 term_id = "00000001"
 
 [keys]

@@ -1,4 +1,4 @@
-//! A channel to a sandbox that stands in for WeChat Pay's APIv2.
+//! Generates sandbox channels of WeChat Pay APIv2.
 
 use std::io;
 
@@ -6,31 +6,31 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use super::authority::{identity, server};
-use super::{FILTERS, Made, Place, digits};
+use super::{FILTERS, GeneratedAccount, NewAccount, digits};
 
-/// Makes the key that both sides have, and the merchant's client certificate.
-pub(super) fn make(place: &Place<'_>) -> io::Result<Made> {
+/// Generates the shared API key and the merchant's client certificate.
+pub(super) fn make(new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount> {
     let mut files = Vec::new();
-    let authority = server(place, &mut files)?;
+    let authority = server(new_account, &mut files)?;
     let mchid = format!("1900{}", digits(6));
     let appid = format!("wx{}", hex::encode(rand::random::<[u8; 8]>()));
     let api: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
     identity(&mchid, &authority, &mut files)?;
-    files.push(("sandbox.toml", account_toml(place.address, &mchid, &appid, &api)));
-    let channel = channel_toml(place, &mchid, &appid, &api);
-    Ok(Made { files, channel, mchid, appid })
+    files.push(("sandbox.toml", account_toml(new_account.address, &mchid, &appid, &api)));
+    let channel = channel_toml(new_account, &mchid, &appid, &api);
+    Ok(GeneratedAccount { files, channel, mchid, appid })
 }
 
 fn account_toml(address: &str, mchid: &str, appid: &str, api: &str) -> String {
     format!(
-        r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
+        r#"# Account at the sandbox. The gateway's side is the channel file in the parent folder.
 provider = "wechat-v2"
 address = "{address}"
 mchid = "{mchid}"                           # also: sub_mchid, sub_appid (of a service provider)
 appid = "{appid}"
 api = "{api}"
 
-[merchant]                                    # refunds and reversals must come with it
+[merchant]                                    # required for refunds and reversals
 certificate = "apiclient_cert.pem"
 
 [tls]                                         # ca: also of the client certificates
@@ -41,8 +41,8 @@ private_key = "server_key.pem"
     )
 }
 
-fn channel_toml(place: &Place<'_>, mchid: &str, appid: &str, api: &str) -> String {
-    let Place { name, address, .. } = place;
+fn channel_toml(new_account: &NewAccount<'_>, mchid: &str, appid: &str, api: &str) -> String {
+    let NewAccount { name, address, .. } = new_account;
     format!(
         r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
 provider = "wechat-v2"
@@ -56,9 +56,9 @@ mchid = "{mchid}"
 appid = "{appid}"
 
 [keys]
-api = "plain:{api}"     # only a sandbox's may stand here in plain
+api = "plain:{api}"     # plain secrets are allowed only for a sandbox
 
-[mtls]                                        # refunds, reversals and bills of funds need it
+[mtls]                                        # required for refunds, reversals and fund-flow bills
 cert = "{name}/apiclient_cert.pem"
 key = "{name}/apiclient_key.pem"
 {FILTERS}"#

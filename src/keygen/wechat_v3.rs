@@ -1,4 +1,4 @@
-//! A channel to a sandbox that stands in for WeChat Pay v3.
+//! Generates sandbox channels of WeChat Pay v3.
 
 use std::io;
 
@@ -6,11 +6,11 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
-use super::authority::{bad, identity, parameters, serial, server};
-use super::{FILTERS, Made, Place, digits, rsa_key_pair};
+use super::authority::{generation_error, identity, parameters, serial, server};
+use super::{FILTERS, GeneratedAccount, NewAccount, digits, rsa_key_pair};
 
-/// Makes keys and certificates of both sides.
-pub(super) fn make(place: &Place<'_>) -> io::Result<Made> {
+/// Generates the keys and certificates of both sides.
+pub(super) fn make(new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount> {
     let mchid = format!("1900{}", digits(6));
     let mut merchant = Merchant {
         files: Vec::new(),
@@ -20,15 +20,15 @@ pub(super) fn make(place: &Place<'_>) -> io::Result<Made> {
         api_v3: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
         mchid,
     };
-    let authority = server(place, &mut merchant.files)?;
+    let authority = server(new_account, &mut merchant.files)?;
     merchant.serial = identity(&merchant.mchid, &authority, &mut merchant.files)?;
     let platform = rsa_key_pair()?;
     merchant.files.push(("pub_key.pem", platform.public_key));
     merchant.files.push(("platform_key.pem", platform.private_key));
     merchant.platform_certificate(&authority)?;
-    merchant.files.push(("sandbox.toml", merchant.account_toml(place.address)));
-    let channel = merchant.channel_toml(place.name, place.address);
-    Ok(Made { files: merchant.files, channel, mchid: merchant.mchid, appid: merchant.appid })
+    merchant.files.push(("sandbox.toml", merchant.account_toml(new_account.address)));
+    let channel = merchant.channel_toml(new_account.name, new_account.address);
+    Ok(GeneratedAccount { files: merchant.files, channel, mchid: merchant.mchid, appid: merchant.appid })
 }
 
 struct Merchant {
@@ -41,13 +41,14 @@ struct Merchant {
 }
 
 impl Merchant {
-    /// With a key of its own, so that who takes one of the platform's keys for the other is found out.
+    /// Adds a platform certificate with a key of its own. Code that confuses the platform's two keys then fails.
     fn platform_certificate(&mut self, authority: &Issuer<'static, KeyPair>) -> io::Result<()> {
         let pair = rsa_key_pair()?;
-        let key = KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(bad)?;
+        let key =
+            KeyPair::from_pkcs8_pem_and_sign_algo(&pair.private_key, &PKCS_RSA_SHA256).map_err(generation_error)?;
         let mut platform = parameters("Tollgate sandbox platform", Vec::new())?;
         platform.serial_number = Some(SerialNumber::from_slice(&serial()));
-        let certificate = platform.signed_by(&key, authority).map_err(bad)?;
+        let certificate = platform.signed_by(&key, authority).map_err(generation_error)?;
         self.files.push(("platform_cert.pem", certificate.pem()));
         self.files.push(("platform_cert_key.pem", pair.private_key));
         Ok(())
@@ -56,22 +57,22 @@ impl Merchant {
     fn account_toml(&self, address: &str) -> String {
         let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
         format!(
-            r#"# What the sandbox knows of this account. The other side of it is the channel file, one folder up.
+            r#"# Account at the sandbox. The gateway's side is the channel file in the parent folder.
 provider = "wechat-v3"
 address = "{address}"
 mchid = "{mchid}"
 appid = "{appid}"
 api_v3 = "{api_v3}"
 
-[merchant]                                    # whose signatures are believed
+[merchant]                                    # its signatures are accepted
 serial = "{serial}"
 certificate = "apiclient_cert.pem"
 
-[public_key]                                  # signs answers and notifications; leave out for an older merchant
+[public_key]                                  # signs responses and notifications; remove for an older merchant
 id = "{public_key_id}"
 private_key = "platform_key.pem"
 
-[platform_certificate]                        # the older way; leave out for a merchant that never had one
+[platform_certificate]                        # the older method; remove for a merchant without one
 certificate = "platform_cert.pem"
 private_key = "platform_cert_key.pem"
 
@@ -100,9 +101,9 @@ appid = "{appid}"
 [keys]
 sign = {{ algorithm = "rsa-sha256", id = "{serial}", file = "{name}/apiclient_key.pem" }}
 verify = [{{ id = "{public_key_id}", file = "{name}/pub_key.pem" }}]
-api_v3 = "plain:{api_v3}"  # only a sandbox's may stand here in plain
+api_v3 = "plain:{api_v3}"  # plain secrets are allowed only for a sandbox
 
-[mtls]                                        # identity shown to the provider
+[mtls]                                        # client identity
 cert = "{name}/apiclient_cert.pem"
 key = "{name}/apiclient_key.pem"
 {FILTERS}"#

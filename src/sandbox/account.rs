@@ -1,4 +1,4 @@
-//! The accounts that the sandbox serves, each read from a folder that `tollgate keygen` made.
+//! Accounts that the sandbox serves, each read from a folder that `tollgate keygen` generated.
 
 pub(super) mod alipay;
 pub(super) mod unionpay;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// A merchant as its provider knows it.
+/// A merchant's account at its provider.
 #[derive(Clone)]
 pub(super) enum Account {
     WechatV3(Arc<wechat_v3::Account>),
@@ -22,7 +22,7 @@ pub(super) enum Account {
     Unionpay(Arc<unionpay::Account>),
 }
 
-/// What the listener needs; equal for all accounts of one sandbox.
+/// TLS files of the listener; equal for all accounts of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsFiles {
     pub(super) ca: PathBuf,
@@ -30,11 +30,11 @@ pub(super) struct TlsFiles {
     pub(super) private_key: PathBuf,
 }
 
-/// Accounts by their names.
+/// Accounts by name.
 pub(super) type Accounts = HashMap<String, Account>;
 
 impl Account {
-    /// The provider's own number of the merchant.
+    /// The provider's id of the merchant.
     pub(super) fn name(&self) -> &str {
         match self {
             Self::WechatV3(account) => &account.mchid,
@@ -44,7 +44,7 @@ impl Account {
         }
     }
 
-    /// As in `sandbox.toml`.
+    /// Provider name, as in `sandbox.toml`.
     pub(super) fn provider(&self) -> &'static str {
         match self {
             Self::WechatV3(_) => "wechat-v3",
@@ -54,13 +54,13 @@ impl Account {
         }
     }
 
-    /// Whether the provider asks this merchant for a client certificate at every connection.
-    pub(super) fn shows_certificate(&self) -> bool {
+    /// Whether the provider requires a client certificate of this merchant for every connection.
+    pub(super) fn requires_client_certificate(&self) -> bool {
         matches!(self, Self::WechatV3(_))
     }
 
-    /// Who pays when nobody says who.
-    pub(super) fn payer(&self) -> &'static str {
+    /// Default payer of the control API.
+    pub(super) fn default_payer(&self) -> &'static str {
         match self {
             Self::WechatV3(_) | Self::WechatV2(_) => "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
             Self::Alipay(_) => "2088102116773037",
@@ -82,42 +82,42 @@ impl Account {
         struct Head {
             provider: String,
         }
-        let source = Source::read(directory)?;
-        match source.parse::<Head>()?.provider.as_str() {
-            "wechat-v3" => Ok(Self::WechatV3(Arc::new(wechat_v3::Account::read(&source)?))),
-            "wechat-v2" => Ok(Self::WechatV2(Arc::new(wechat_v2::Account::read(&source)?))),
-            "alipay" => Ok(Self::Alipay(Arc::new(alipay::Account::read(&source)?))),
-            "unionpay" => Ok(Self::Unionpay(Arc::new(unionpay::Account::read(&source)?))),
+        let account_file = AccountFile::read(directory)?;
+        match account_file.parse::<Head>()?.provider.as_str() {
+            "wechat-v3" => Ok(Self::WechatV3(Arc::new(wechat_v3::Account::read(&account_file)?))),
+            "wechat-v2" => Ok(Self::WechatV2(Arc::new(wechat_v2::Account::read(&account_file)?))),
+            "alipay" => Ok(Self::Alipay(Arc::new(alipay::Account::read(&account_file)?))),
+            "unionpay" => Ok(Self::Unionpay(Arc::new(unionpay::Account::read(&account_file)?))),
             other => {
                 let advice = "write `wechat-v3`, `wechat-v2`, `alipay` or `unionpay`";
-                Err(source.refused(format!("`{other}` is no provider that the sandbox speaks; {advice}")))
+                Err(account_file.error(format!("`{other}` is not a provider of the sandbox; {advice}")))
             }
         }
     }
 }
 
-/// A `sandbox.toml`.
-struct Source {
+/// Content and folder of a `sandbox.toml`.
+struct AccountFile {
     directory: PathBuf,
     text: String,
 }
 
-impl Source {
+impl AccountFile {
     fn read(directory: &Path) -> io::Result<Self> {
-        let source = Self { directory: directory.to_owned(), text: String::new() };
-        let text = std::fs::read_to_string(source.path("sandbox.toml"));
-        Ok(Self { text: text.map_err(|error| source.refused(error.to_string()))?, ..source })
+        let account_file = Self { directory: directory.to_owned(), text: String::new() };
+        let text = std::fs::read_to_string(account_file.path("sandbox.toml"));
+        Ok(Self { text: text.map_err(|error| account_file.error(error.to_string()))?, ..account_file })
     }
 
     fn parse<T: DeserializeOwned>(&self) -> io::Result<T> {
-        toml::from_str(&self.text).map_err(|error| self.refused(error.to_string()))
+        toml::from_str(&self.text).map_err(|error| self.error(error.to_string()))
     }
 
-    fn refused(&self, message: String) -> io::Error {
+    fn error(&self, message: String) -> io::Error {
         io::Error::other(format!("{}: {message}", self.path("sandbox.toml").display()))
     }
 
-    /// Files are named beside it.
+    /// Resolves a path relative to the account's folder.
     fn path(&self, file: impl AsRef<Path>) -> PathBuf {
         self.directory.join(file)
     }
@@ -132,16 +132,16 @@ struct TlsTable {
 }
 
 impl TlsTable {
-    fn files(self, source: &Source) -> TlsFiles {
+    fn files(self, account_file: &AccountFile) -> TlsFiles {
         TlsFiles {
-            ca: source.path(self.ca),
-            certificate: source.path(self.certificate),
-            private_key: source.path(self.private_key),
+            ca: account_file.path(self.ca),
+            certificate: account_file.path(self.certificate),
+            private_key: account_file.path(self.private_key),
         }
     }
 }
 
-/// Reads every account; a directory without `sandbox.toml` stands for those inside it that have one.
+/// Reads every account. A directory without `sandbox.toml` stands for the account folders inside it.
 pub(super) fn read_all(directories: &[PathBuf]) -> io::Result<(Accounts, TlsFiles)> {
     let mut accounts = Accounts::new();
     let mut tls: Option<TlsFiles> = None;
@@ -152,17 +152,17 @@ pub(super) fn read_all(directories: &[PathBuf]) -> io::Result<(Accounts, TlsFile
         let same = |a: &Path, b: &Path| Ok::<_, io::Error>(std::fs::read(a)? == std::fs::read(b)?);
         if !same(&first.ca, &files.ca)? || !same(&first.certificate, &files.certificate)? {
             return Err(io::Error::other(format!(
-                "{} has another authority than the accounts before it, and a listener can show only one: make them with \
+                "{} has another certificate authority than the accounts before it, but a listener can present only one certificate: generate the accounts with \
                  `tollgate keygen` in one directory for one address, or start a sandbox for each",
                 directory.display()
             )));
         }
-        if let Some(double) = accounts.insert(account.name().to_owned(), account) {
-            return Err(io::Error::other(format!("the account {} is in two directories", double.name())));
+        if let Some(duplicate) = accounts.insert(account.name().to_owned(), account) {
+            return Err(io::Error::other(format!("the account {} is in two directories", duplicate.name())));
         }
     }
     let tls = tls.ok_or_else(|| {
-        io::Error::other("no account to serve: make one with `tollgate keygen`, which writes a `sandbox.toml`")
+        io::Error::other("no account to serve: generate one with `tollgate keygen`, which writes a `sandbox.toml`")
     })?;
     Ok((accounts, tls))
 }

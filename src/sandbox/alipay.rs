@@ -1,11 +1,11 @@
-//! Alipay, from the platform's side: merge ▶ admit ▶ count ▶ fault ▶ execute ▶ sign. Here its classic form protocol; `v3` is its
-//! JSON protocol over the same business.
+//! Alipay simulator: parse ▶ authenticate ▶ count ▶ fault ▶ execute ▶ sign. This file contains the form protocol;
+//! `v3` contains the JSON protocol over the same business logic.
 
 mod authenticate;
 pub(super) mod bills;
 mod codes;
 mod gbk;
-mod notification;
+pub(super) mod notification;
 mod refund;
 mod reply;
 mod schema;
@@ -22,49 +22,49 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use self::authenticate::Admitted;
-pub(super) use self::notification::compose;
+use self::authenticate::AuthenticatedRequest;
 use self::reply::Reply;
-use super::Shared;
 use super::account::alipay::Account;
-use super::fault::{Fault, Kind, disturbed};
-use super::form::{Form, Mistake};
-use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut, unread};
+use super::context::SandboxContext;
+use super::fault::{Fault, FaultKind, execute_with_fault};
+use super::form::{Form, FormError};
+use super::notification::SendOptions;
+use super::notify::send;
+use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 use super::state::SandboxState;
 
-/// Serves one request.
-pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Verdict {
+/// Serves one request of the form protocol.
+pub(super) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.books.lock().stats.requests += 1;
+    shared.state.lock().stats.requests += 1;
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let head = Form::default().with(query);
-    if let Some(verdict) = head.as_ref().ok().and_then(|head| left_unread(&shared, head)) {
+    if let Some(verdict) = head.as_ref().ok().and_then(|head| cut_before_body(&shared, head)) {
         return verdict;
     }
-    let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
+    let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
     let body = body.to_bytes();
     let has_form = !body.is_empty() && is_form(&parts);
     let form = head.and_then(|head| if has_form { head.with(&body) } else { Ok(head) });
     let form = match form {
         Ok(form) => form,
-        Err(mistake) => return Verdict::Answer(unreadable(&mistake).sent()),
+        Err(error) => return ResponseAction::Answer(form_error_reply(&error).sent()),
     };
-    // What to cut is often known from the body alone; nobody outside can tell that it was read.
-    if let Some(verdict) = left_unread(&shared, &form) {
+    // Whether to cut often depends on the body. The client cannot observe that the body was read.
+    if let Some(verdict) = cut_before_body(&shared, &form) {
         return verdict;
     }
-    // A task of its own: what was read is executed, whether or not the other side still waits.
+    // A separate task, so that a request that was read is executed even if the client disconnects.
     let host = parts.headers.get("host").and_then(|value| value.to_str().ok());
     let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned();
     let work = tokio::spawn(async move { Exchange { platform: Platform { shared, host }, form }.run().await });
-    work.await.unwrap_or(Verdict::Cut)
+    work.await.unwrap_or(ResponseAction::Cut)
 }
 
-fn unreadable(mistake: &Mistake) -> Reply {
-    match mistake {
-        Mistake::Encoding => Reply::gateway("40002", "isv.invalid-encoding", "参数编码错误，请使用UTF-8表单编码"),
-        Mistake::Twice(name) => Reply::gateway("40002", "isv.invalid-parameter", &format!("参数重复：{name}")),
+fn form_error_reply(error: &FormError) -> Reply {
+    match error {
+        FormError::Encoding => Reply::gateway("40002", "isv.invalid-encoding", "参数编码错误，请使用UTF-8表单编码"),
+        FormError::Duplicate(name) => Reply::gateway("40002", "isv.invalid-parameter", &format!("参数重复：{name}")),
     }
 }
 
@@ -73,11 +73,11 @@ fn is_form(parts: &Parts) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
-fn left_unread(shared: &Shared, form: &Form) -> Option<Verdict> {
+fn cut_before_body(shared: &SandboxContext, form: &Form) -> Option<ResponseAction> {
     let operation = form.get("method").and_then(Method::named).map_or("", Method::operation);
     let content: Value = form.get("biz_content").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let number = content["out_request_no"].as_str().or_else(|| content["out_trade_no"].as_str());
-    unread(shared, operation, number)
+    action_before_body(shared, operation, number)
 }
 
 struct Exchange {
@@ -86,53 +86,54 @@ struct Exchange {
 }
 
 impl Exchange {
-    async fn run(self) -> Verdict {
+    async fn run(self) -> ResponseAction {
         let shared = &self.platform.shared;
-        let admitted = match authenticate::admit(&self.form, &shared.accounts, Timestamp::now()) {
-            Ok(admitted) => admitted,
+        let request = match authenticate::authenticate(&self.form, &shared.accounts, Timestamp::now()) {
+            Ok(request) => request,
             Err(reply) => {
-                shared.books.lock().stats.bad_signatures += 1;
-                return Verdict::Answer(reply.sent());
+                shared.state.lock().stats.bad_signatures += 1;
+                return ResponseAction::Answer(reply.sent());
             }
         };
-        let (method, account) = (admitted.method, Arc::clone(&admitted.account));
-        match self.platform.answer(admitted).await {
-            Some((reply, fault)) => Verdict::Answer(reply.signed(method, &account, fault)),
+        let (method, account) = (request.method, Arc::clone(&request.account));
+        match self.platform.answer(request).await {
+            Some((reply, fault)) => ResponseAction::Answer(reply.signed(method, &account, fault)),
             None => cut(shared),
         }
     }
 }
 
-/// The business, whichever protocol brings it.
+/// Business logic, shared by both protocols.
 struct Platform {
-    shared: Arc<Shared>,
-    /// Where the request was sent to: links lead there too.
+    shared: Arc<SandboxContext>,
+    /// Host of the request, also used in links.
     host: String,
 }
 
 impl Platform {
-    /// Counts, executes, and has go wrong what the script says: the answer, and what is wrong with its signature. Nothing
-    /// where the connection is to be cut instead.
-    async fn answer(&self, admitted: Admitted) -> Option<(Reply, Option<Kind>)> {
-        let Admitted { account, method, content, notify_url } = admitted;
+    /// Counts and executes a request under its scripted fault. Returns the reply and the fault of its signature, or
+    /// `None` if the connection is cut.
+    async fn answer(&self, request: AuthenticatedRequest) -> Option<(Reply, Option<FaultKind>)> {
+        let AuthenticatedRequest { account, method, content, notify_url } = request;
         let Some(fault) = self.arrive(method, &account, content.as_ref()) else {
             return Some((self.execute(method, &account, content, notify_url), None));
         };
-        if fault.fault == Kind::NotRefunded {
+        if fault.fault == FaultKind::NotRefunded {
             let number = content.as_ref().map(|content| content["out_trade_no"].clone()).unwrap_or_default();
             let object = json!({"code": "10000", "msg": "Success", "out_trade_no": number, "fund_change": "N"});
             return Some((Reply::method(object), None));
         }
-        let reply = disturbed(&fault, || self.execute(method, &account, content, notify_url), scripted).await?;
-        let kind = if fault.unsigned { Kind::Unsigned } else { fault.fault };
-        Some((reply.spoilt(fault.fault), Some(kind)))
+        let reply =
+            execute_with_fault(&fault, || self.execute(method, &account, content, notify_url), scripted).await?;
+        let kind = if fault.unsigned { FaultKind::Unsigned } else { fault.fault };
+        Some((reply.tampered(fault.fault), Some(kind)))
     }
 
-    /// Counts the request, and takes its fault from the script.
+    /// Counts the request and takes its scripted fault.
     fn arrive(&self, method: Method, account: &Account, content: Option<&Value>) -> Option<Fault> {
         let operation = method.operation();
-        let mut books = self.shared.books.lock();
-        let order = content.and_then(|content| trade_number(&books, account, content));
+        let mut state = self.shared.state.lock();
+        let order = content.and_then(|content| trade_number(&state, account, content));
         let refund = match method {
             Method::Refund | Method::RefundQuery => {
                 let request = content.and_then(|content| content["out_request_no"].as_str().map(str::to_owned));
@@ -142,8 +143,8 @@ impl Platform {
         };
         let id = |number: String| (account.app_id.clone(), number);
         let (order, refund) = (order.map(id), refund.map(id));
-        books.arrived(operation, order.as_ref(), refund.as_ref());
-        drop(books);
+        state.count_arrival(operation, order.as_ref(), refund.as_ref());
+        drop(state);
         let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
         self.shared.script.lock().for_request(operation, &account.app_id, &numbers)
     }
@@ -159,25 +160,25 @@ impl Platform {
             Ok(content) => content,
             Err(reply) => return reply,
         };
-        let books = &mut self.shared.books.lock();
-        let mut desk = trade::OrderHandler { books, account, now: Timestamp::now() };
+        let state = &mut self.shared.state.lock();
+        let mut handler = trade::OrderHandler { state, account, now: Timestamp::now() };
         let result = match method {
-            Method::Pay => desk.pay(content, notify_url),
+            Method::Pay => handler.pay(content, notify_url),
             Method::Precreate | Method::Page | Method::Wap | Method::App | Method::Create => {
-                desk.create(method, content, notify_url)
+                handler.create(method, content, notify_url)
             }
-            Method::Query => desk.query(&content),
-            Method::Close => desk.close(&content),
-            Method::Cancel => desk.cancel(&content),
-            Method::Refund => desk.refund(content, notify_url, self.shared.refund_auto),
-            Method::RefundQuery => desk.refund_query(&content),
-            Method::BillLink => desk.bill(&content, &self.host),
-            Method::CertificateDownload => desk.certificate(&content),
+            Method::Query => handler.query(&content),
+            Method::Close => handler.close(&content),
+            Method::Cancel => handler.cancel(&content),
+            Method::Refund => handler.refund(content, notify_url, self.shared.refund_auto),
+            Method::RefundQuery => handler.refund_query(&content),
+            Method::BillLink => handler.bill(&content, &self.host),
+            Method::CertificateDownload => handler.certificate(&content),
         };
         let (Ok(reply) | Err(reply)) = result.map(|done| {
             if let Some(subject) = done.notify {
-                // Without a notify_url there is nobody to tell.
-                send(&self.shared, desk.books, &subject, &Sending::default()).ok();
+                // Without notify_url there is no receiver.
+                send(&self.shared, handler.state, &subject, &SendOptions::default()).ok();
             }
             done.reply
         });
@@ -185,20 +186,21 @@ impl Platform {
     }
 }
 
-/// The merchant's number of the trade that is meant; `trade_no` wins. Empty for a `trade_no` that was never given out.
-fn trade_number(books: &SandboxState, account: &Account, content: &Value) -> Option<String> {
+/// Returns the merchant's number of the requested trade. `trade_no` takes precedence; an unknown `trade_no` gives an
+/// empty number.
+fn trade_number(state: &SandboxState, account: &Account, content: &Value) -> Option<String> {
     let text = |field: &str| content[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     match text("trade_no") {
-        Some(trade) => Some(books.transactions.get(&(account.app_id.clone(), trade)).cloned().unwrap_or_default()),
+        Some(trade) => Some(state.transactions.get(&(account.app_id.clone(), trade)).cloned().unwrap_or_default()),
         None => text("out_trade_no"),
     }
 }
 
-/// What the fault's `code` says in Alipay's words: a sub-code of the business (signed, `SYSTEM_ERROR` is `ACQ.SYSTEM_ERROR`),
-/// of the gateway (`isp.…`, `aop.…`, `isv.…`), or a number of the gateway (`40005`). Empty: a page of a proxy.
+/// Returns the reply for the fault's `code`: a business sub-code (signed, `SYSTEM_ERROR` becomes `ACQ.SYSTEM_ERROR`),
+/// a gateway sub-code (`isp.…`, `aop.…`, `isv.…`), or a gateway code (`40005`). An empty code gives a proxy's page.
 fn scripted(fault: &Fault) -> Reply {
     let reply = match fault.code.as_str() {
-        _ if fault.fault == Kind::Garbage => return Reply::page(200, "<html>OK</html>".to_owned()),
+        _ if fault.fault == FaultKind::Garbage => return Reply::page(200, "<html>OK</html>".to_owned()),
         "" => return Reply::page(fault.status, "<html><body>Bad Gateway</body></html>".to_owned()),
         code if code.starts_with("isp.") || code.starts_with("aop.") => Reply::gateway("20000", code, "系统繁忙"),
         code if code.starts_with("isv.") => Reply::gateway("40002", code, "参数无效"),
@@ -211,7 +213,7 @@ fn scripted(fault: &Fault) -> Reply {
     reply.with_status(fault.status)
 }
 
-/// Which of the interface's methods it is.
+/// API method of Alipay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
     Precreate,
@@ -268,7 +270,7 @@ impl Method {
         }
     }
 
-    /// One of [`super::fault::OPERATIONS`].
+    /// Operation name, one of [`super::fault::OPERATIONS`].
     fn operation(self) -> &'static str {
         match self {
             Self::Query => "query",
@@ -282,7 +284,7 @@ impl Method {
         }
     }
 
-    /// How an order is paid that was made with this method.
+    /// Payment product of orders that this method creates.
     fn product(self) -> &'static str {
         match self {
             Self::Pay => "code",
@@ -295,7 +297,7 @@ impl Method {
     }
 }
 
-/// Success in the platform's words, to be filled with more.
+/// Returns a success object, to which fields are added.
 fn success() -> Value {
     json!({"code": "10000", "msg": "Success"})
 }

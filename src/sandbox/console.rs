@@ -1,54 +1,56 @@
-//! Refunds that people make in a provider's console, past every program.
+//! Refunds in a provider's console, which bypass the gateway.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::Shared;
 use super::account::Account;
+use super::context::SandboxContext;
 use super::keys::random_digits;
-use super::notify::{Sending, Subject, send};
+use super::notification::{SendOptions, Subject};
+use super::notify::send;
 use super::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
-/// Refunds a paid order under a number that no program knows. A refund that exists already gets its next status. The provider
-/// notifies of the refund where it notified of the payment; an order without a notification URL is refunded silently.
+/// Refunds a paid order under a number that the gateway does not know. An existing refund gets the new status. The
+/// provider notifies of the refund at the URL of the payment. An order without a notification URL is refunded
+/// silently.
 pub(super) fn refund(
-    shared: &Arc<Shared>,
-    books: &mut SandboxState,
+    shared: &Arc<SandboxContext>,
+    state: &mut SandboxState,
     order: &Id,
     (number, amount): (&str, u64),
     status: RefundStatus,
 ) -> Result<(), String> {
     match (shared.accounts.get(&order.0), status) {
         (None | Some(Account::Unionpay(_)), _) => {
-            return Err("only the consoles of Alipay and WeChat Pay are played here".to_owned());
+            return Err("only the consoles of Alipay and WeChat Pay are simulated".to_owned());
         }
         (_, RefundStatus::Processing) => return Err("`status` must be SUCCESS, CLOSED or ABNORMAL".to_owned()),
         (Some(Account::Alipay(_)), RefundStatus::Closed | RefundStatus::Abnormal) => {
-            return Err("Alipay notifies of refunds that succeeded only".to_owned());
+            return Err("Alipay notifies only of succeeded refunds".to_owned());
         }
         _ => {}
     }
     let id = (order.0.clone(), number.to_owned());
     let others =
-        books.refunds_of(order).filter(|(other, refund)| *other != number && refund.status != RefundStatus::Closed);
-    let given_back: u64 = others.map(|(_, refund)| refund.amount).sum();
-    let Some(OrderEntry { order: Some(paid), refunds, .. }) = books.orders.get_mut(order) else {
-        return Err("there is no such order".to_owned());
+        state.refunds_of(order).filter(|(other, refund)| *other != number && refund.status != RefundStatus::Closed);
+    let refunded: u64 = others.map(|(_, refund)| refund.amount).sum();
+    let Some(OrderEntry { order: Some(paid), refunds, .. }) = state.orders.get_mut(order) else {
+        return Err("the order does not exist".to_owned());
     };
     if paid.payment.is_none() || !matches!(paid.state, State::Success | State::Refund) {
-        return Err(format!("the order is {}, and only a paid one can be refunded", paid.state.as_str()));
+        return Err(format!("the order is {}; only a paid order can be refunded", paid.state.as_str()));
     }
-    let left = paid.total.saturating_sub(given_back);
-    if amount == 0 || amount > left {
-        return Err(format!("the amount must be from 1 to {left} fen, which is left of the payment"));
+    let balance = paid.total.saturating_sub(refunded);
+    if amount == 0 || amount > balance {
+        return Err(format!("the amount must be from 1 to {balance} fen, the refundable balance"));
     }
     paid.state = State::Refund;
     let (now, notify_url) = (Timestamp::now(), paid.notify_url.clone());
     let is_notified = notify_url.is_some();
     let finished = (status == RefundStatus::Success).then_some(now);
-    let known = books.refunds.entry(id.clone()).or_insert_with(|| {
+    let known = state.refunds.entry(id.clone()).or_insert_with(|| {
         refunds.push(number.to_owned());
         Refund {
             order: order.1.clone(),
@@ -63,5 +65,5 @@ pub(super) fn refund(
         }
     });
     (known.status, known.finished) = (status, finished);
-    if is_notified { send(shared, books, &Subject::Refund(id), &Sending::default()) } else { Ok(()) }
+    if is_notified { send(shared, state, &Subject::Refund(id), &SendOptions::default()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The control API: plain HTTP on loopback, for tests and people. It plays the payer, and scripts what goes wrong.
+//! The control API: plain HTTP on loopback, for tests and people. It acts as the payer and scripts faults.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,13 +16,16 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::console;
+use super::context::SandboxContext;
 use super::fault::Fault;
-use super::notify::{Sending, Subject, send};
+use super::listener::accept;
+use super::notification::{SendOptions, Subject};
+use super::notify::send;
 use super::state::{Id, Payment, RefundStatus, SandboxState, State};
-use super::{Shared, accept, console};
 
-/// Serves until the sandbox stops.
-pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
+/// Serves connections until the sandbox stops.
+pub(super) async fn run(shared: Arc<SandboxContext>, listener: TcpListener) {
     loop {
         let stream = accept(&listener).await;
         let at = shared.clone();
@@ -36,7 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(shared: &Arc<SandboxContext>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let result = match Limited::new(body, 1 << 20).collect().await {
         Ok(body) => {
@@ -46,7 +49,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Fu
             let call = Call { shared, account, body: body.to_bytes(), now: Timestamp::now() };
             call.run(&parts.method, parts.uri.path())
         }
-        Err(error) => Err(refused(StatusCode::BAD_REQUEST, error.to_string())),
+        Err(error) => Err(control_error(StatusCode::BAD_REQUEST, error.to_string())),
     };
     let (status, body) = match result {
         Ok(body) => (StatusCode::OK, body),
@@ -58,15 +61,15 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Fu
     response
 }
 
-type Refused = (StatusCode, String);
+type ControlError = (StatusCode, String);
 
-fn refused(status: StatusCode, message: impl Into<String>) -> Refused {
+fn control_error(status: StatusCode, message: impl Into<String>) -> ControlError {
     (status, message.into())
 }
 
 struct Call<'a> {
-    shared: &'a Arc<Shared>,
-    /// Which account, where a number alone could mean several.
+    shared: &'a Arc<SandboxContext>,
+    /// Account from the query string; needed if several accounts have the same number.
     account: Option<String>,
     body: Bytes,
     now: Timestamp,
@@ -95,56 +98,56 @@ struct Finish {
 #[serde(deny_unknown_fields)]
 struct ConsoleRefund {
     number: String,
-    /// Fen.
+    /// Amount in fen.
     amount: u64,
     #[serde(default = "success")]
     status: RefundStatus,
 }
 
 impl Call<'_> {
-    fn run(&self, method: &Method, path: &str) -> Result<Value, Refused> {
+    fn run(&self, method: &Method, path: &str) -> Result<Value, ControlError> {
         let path: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let mut books = self.shared.books.lock();
+        let mut state = self.shared.state.lock();
         match (method.as_str(), path.as_slice()) {
             ("GET", ["orders"]) => {
-                let ids: Vec<Id> = books.orders.keys().cloned().collect();
-                Ok(ids.iter().filter_map(|id| books.view(id, self.now)).collect())
+                let ids: Vec<Id> = state.orders.keys().cloned().collect();
+                Ok(ids.iter().filter_map(|id| state.view(id, self.now)).collect())
             }
             ("GET", ["orders", number]) => {
-                let id = self.id(|id| books.orders.contains_key(id), number)?;
-                Ok(books.view(&id, self.now).unwrap_or_default())
+                let id = self.id(|id| state.orders.contains_key(id), number)?;
+                Ok(state.view(&id, self.now).unwrap_or_default())
             }
             ("POST", ["orders", number, action]) => {
-                let id = self.id(|id| books.orders.contains_key(id), number)?;
+                let id = self.id(|id| state.orders.contains_key(id), number)?;
                 match *action {
-                    "scan" => self.open_order(&mut books, &id)?.opened = true,
-                    "pay" => self.pay(&mut books, &id)?,
-                    "fail" => self.open_order(&mut books, &id)?.state = State::PayError,
-                    "notify" => self.notify(&mut books, &Subject::Payment(id.clone()), &self.read()?)?,
+                    "scan" => self.open_order(&mut state, &id)?.opened = true,
+                    "pay" => self.pay(&mut state, &id)?,
+                    "fail" => self.open_order(&mut state, &id)?.state = State::PayError,
+                    "notify" => self.notify(&mut state, &Subject::Payment(id.clone()), &self.read()?)?,
                     "refund_in_console" => {
                         let ConsoleRefund { number, amount, status } = self.read()?;
-                        console::refund(self.shared, &mut books, &id, (&number, amount), status)
-                            .map_err(|message| refused(StatusCode::CONFLICT, message))?;
+                        console::refund(self.shared, &mut state, &id, (&number, amount), status)
+                            .map_err(|message| control_error(StatusCode::CONFLICT, message))?;
                     }
                     _ => return Err(unknown()),
                 }
-                Ok(books.view(&id, self.now).unwrap_or_default())
+                Ok(state.view(&id, self.now).unwrap_or_default())
             }
             ("POST", ["refunds", number, action]) => {
-                let id = self.id(|id| books.refunds.contains_key(id), number)?;
+                let id = self.id(|id| state.refunds.contains_key(id), number)?;
                 match *action {
-                    "finish" => self.finish(&mut books, &id)?,
-                    "notify" => self.notify(&mut books, &Subject::Refund(id.clone()), &self.read()?)?,
+                    "finish" => self.finish(&mut state, &id)?,
+                    "notify" => self.notify(&mut state, &Subject::Refund(id.clone()), &self.read()?)?,
                     _ => return Err(unknown()),
                 }
-                let order = books.refunds.get(&id).map(|refund| (id.0.clone(), refund.order.clone()));
-                Ok(order.and_then(|order| books.view(&order, self.now)).unwrap_or_default())
+                let order = state.refunds.get(&id).map(|refund| (id.0.clone(), refund.order.clone()));
+                Ok(order.and_then(|order| state.view(&order, self.now)).unwrap_or_default())
             }
-            ("GET", ["faults"]) => Ok(json!(self.shared.script.lock().waiting())),
+            ("GET", ["faults"]) => Ok(json!(self.shared.script.lock().pending())),
             ("POST", ["faults"]) => {
                 let fault: Fault = self.read()?;
-                if let Some(problem) = fault.problem() {
-                    return Err(refused(StatusCode::BAD_REQUEST, problem));
+                if let Some(error) = fault.validation_error() {
+                    return Err(control_error(StatusCode::BAD_REQUEST, error));
                 }
                 let added = json!([fault]);
                 self.shared.script.lock().add(fault);
@@ -154,9 +157,9 @@ impl Call<'_> {
                 self.shared.script.lock().clear();
                 Ok(json!([]))
             }
-            ("GET", ["stats"]) => Ok(json!(books.stats)),
+            ("GET", ["stats"]) => Ok(json!(state.stats)),
             ("POST", ["reset"]) => {
-                books.reset();
+                state.reset();
                 self.shared.script.lock().clear();
                 Ok(json!({}))
             }
@@ -164,79 +167,88 @@ impl Call<'_> {
         }
     }
 
-    fn pay(&self, books: &mut SandboxState, id: &Id) -> Result<(), Refused> {
+    fn pay(&self, state: &mut SandboxState, id: &Id) -> Result<(), ControlError> {
         let pay: Pay = self.read()?;
-        let order = self.open_order(books, id)?;
+        let order = self.open_order(state, id)?;
         order.state = State::Success;
         order.opened = true;
         let amount = pay.amount.unwrap_or(order.total);
-        let somebody = self.shared.accounts.get(&id.0).map_or("", |account| account.payer());
-        let payer = pay.openid.unwrap_or_else(|| somebody.to_owned());
+        let default_payer = self.shared.accounts.get(&id.0).map_or("", |account| account.default_payer());
+        let payer = pay.openid.unwrap_or_else(|| default_payer.to_owned());
         order.payment = Some(Payment { payer, amount, at: self.now });
-        // An order without notify_url has nobody to tell.
+        // An order without notify_url has no receiver.
         if pay.notify && order.notify_url.is_some() {
-            self.notify(books, &Subject::Payment(id.clone()), &Sending::default())?;
+            self.notify(state, &Subject::Payment(id.clone()), &SendOptions::default())?;
         }
         Ok(())
     }
 
-    /// An order that can still be paid.
-    fn open_order<'b>(&self, books: &'b mut SandboxState, id: &Id) -> Result<&'b mut super::state::Order, Refused> {
-        let order = books.order(id, self.now);
+    /// Returns the order if it can still be paid.
+    fn open_order<'b>(
+        &self,
+        state: &'b mut SandboxState,
+        id: &Id,
+    ) -> Result<&'b mut super::state::Order, ControlError> {
+        let order = state.order(id, self.now);
         let order =
-            order.ok_or_else(|| refused(StatusCode::NOT_FOUND, "there were requests, but never such an order"))?;
+            order.ok_or_else(|| control_error(StatusCode::NOT_FOUND, "requests arrived, but no order was created"))?;
         if order.state != State::NotPay {
-            let message =
-                format!("the order is {}, and only one that is NOTPAY can be paid or fail", order.state.as_str());
-            return Err(refused(StatusCode::CONFLICT, message));
+            let message = format!("the order is {}; only a NOTPAY order can be paid or fail", order.state.as_str());
+            return Err(control_error(StatusCode::CONFLICT, message));
         }
         Ok(order)
     }
 
-    fn finish(&self, books: &mut SandboxState, id: &Id) -> Result<(), Refused> {
+    fn finish(&self, state: &mut SandboxState, id: &Id) -> Result<(), ControlError> {
         let finish: Finish = self.read()?;
-        let refund = books.refunds.get_mut(id).ok_or_else(unknown)?;
-        // ABNORMAL is not an end: the merchant can still lead it to one.
+        let refund = state.refunds.get_mut(id).ok_or_else(unknown)?;
+        // ABNORMAL is not final: the merchant can still resolve it.
         if !matches!(refund.status, RefundStatus::Processing | RefundStatus::Abnormal) {
-            return Err(refused(StatusCode::CONFLICT, format!("the refund is {} already", refund.status.as_str())));
+            return Err(control_error(
+                StatusCode::CONFLICT,
+                format!("the refund is already {}", refund.status.as_str()),
+            ));
         }
         if finish.status == RefundStatus::Processing {
-            return Err(refused(StatusCode::BAD_REQUEST, "`status` must be SUCCESS, CLOSED or ABNORMAL"));
+            return Err(control_error(StatusCode::BAD_REQUEST, "`status` must be SUCCESS, CLOSED or ABNORMAL"));
         }
         refund.status = finish.status;
         refund.finished = Some(self.now);
-        // A refund without notify_url has nobody to tell.
+        // A refund without notify_url has no receiver.
         if finish.notify && refund.notify_url.is_some() {
-            // Nor does every provider tell of every end.
-            send(self.shared, books, &Subject::Refund(id.clone()), &Sending::default()).ok();
+            // Not every provider notifies of every final status; an error means that there is nothing to send.
+            send(self.shared, state, &Subject::Refund(id.clone()), &SendOptions::default()).ok();
         }
         Ok(())
     }
 
-    fn notify(&self, books: &mut SandboxState, subject: &Subject, sending: &Sending) -> Result<(), Refused> {
-        send(self.shared, books, subject, sending).map_err(|message| refused(StatusCode::CONFLICT, message))
+    fn notify(&self, state: &mut SandboxState, subject: &Subject, options: &SendOptions) -> Result<(), ControlError> {
+        send(self.shared, state, subject, options).map_err(|message| control_error(StatusCode::CONFLICT, message))
     }
 
-    /// The account and the number, looked for in every account: there may be very many orders.
-    fn id(&self, is_known: impl Fn(&Id) -> bool, number: &str) -> Result<Id, Refused> {
+    /// Returns the id of a number. Looks the number up in each account instead of scanning all orders.
+    fn id(&self, is_known: impl Fn(&Id) -> bool, number: &str) -> Result<Id, ControlError> {
         let accounts = self.shared.accounts.keys();
         let wanted = accounts.filter(|name| self.account.as_ref().is_none_or(|account| account == *name));
         let mut found = wanted.map(|name| (name.clone(), number.to_owned())).filter(|id| is_known(id));
-        let id = found.next().ok_or_else(|| refused(StatusCode::NOT_FOUND, format!("nothing reached `{number}`")))?;
+        let id =
+            found.next().ok_or_else(|| control_error(StatusCode::NOT_FOUND, format!("nothing reached `{number}`")))?;
         match found.next() {
-            Some(_) => Err(refused(StatusCode::CONFLICT, "several accounts have this number: add `?account=…`")),
+            Some(_) => {
+                Err(control_error(StatusCode::CONFLICT, "several accounts have this number: add `?account=NAME`"))
+            }
             None => Ok(id),
         }
     }
 
-    fn read<T: DeserializeOwned>(&self) -> Result<T, Refused> {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, ControlError> {
         let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
-        serde_json::from_slice(body).map_err(|error| refused(StatusCode::BAD_REQUEST, error.to_string()))
+        serde_json::from_slice(body).map_err(|error| control_error(StatusCode::BAD_REQUEST, error.to_string()))
     }
 }
 
-fn unknown() -> Refused {
-    refused(StatusCode::NOT_FOUND, "no such path or method")
+fn unknown() -> ControlError {
+    control_error(StatusCode::NOT_FOUND, "no such path or method")
 }
 
 fn yes() -> bool {

@@ -1,147 +1,148 @@
-//! Scripted faults: what goes wrong, with which request, how often.
+//! Scripted faults: type, affected requests, and number of times.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The operations that a fault can name, beside `*`.
+/// Operations that a fault can name, in addition to `*`.
 pub(super) const OPERATIONS: [&str; 9] =
     ["create", "query", "close", "cancel", "refund", "refund_query", "certificates", "bill", "bill_file"];
 
-/// One entry of the script.
+/// One scripted fault.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {
-    /// Which operation it waits for; `*` for any.
+    /// Affected operation; `*` for any.
     #[serde(default = "any")]
     pub(super) operation: String,
-    /// What goes wrong.
-    pub(super) fault: Kind,
-    /// How long before the answer or the cut (for `delay_before`: before the execution).
+    /// Type of the fault.
+    pub(super) fault: FaultKind,
+    /// Delay before the response or the cut, in milliseconds; for `delay_before`: before the execution.
     #[serde(default)]
     pub(super) delay_ms: u64,
     /// The HTTP status of `status` and `status_after`.
     #[serde(default = "server_error")]
     pub(super) status: u16,
-    /// The `code` in the body of `status` and `status_after`; empty: the body is no JSON and unsigned, as from a proxy.
+    /// Error code in the body of `status` and `status_after`. Empty: an unsigned body that is not JSON, as from a
+    /// proxy.
     #[serde(default = "system_error")]
     pub(super) code: String,
-    /// The sentence in the body of `status` and `status_after`; the provider's usual one when it is missing.
+    /// Message in the body of `status` and `status_after`; default: the provider's usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) message: Option<String>,
-    /// Leaves the answer without a signature, whatever else is wrong with it.
+    /// Sends the response without a signature, in addition to the fault.
     #[serde(default)]
     pub(super) unsigned: bool,
-    /// How often.
+    /// Number of times that the fault applies.
     #[serde(default = "once")]
     pub(super) times: u32,
-    /// Only for this order or refund.
+    /// Order or refund number; default: any.
     #[serde(default)]
     pub(super) number: Option<String>,
-    /// Only for this account: its mchid, app_id or merId.
+    /// Account (mchid, app_id or merId); default: any.
     #[serde(default, alias = "app_id", alias = "merId")]
     pub(super) mchid: Option<String>,
 }
 
-/// What goes wrong.
+/// Type of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
-    /// Executes at once, answers late.
+pub(super) enum FaultKind {
+    /// Executes immediately and responds late.
     Delay,
-    /// Executes late, whether or not anybody still waits.
+    /// Executes late, even if the client has disconnected.
     DelayBefore,
-    /// Reads the head, then closes: the body is not read, nothing is executed.
+    /// Reads the head, then closes the connection. The body is not read and nothing is executed.
     CutUnread,
-    /// Reads the head, then resets the stream with REFUSED_STREAM, HTTP/2's word for "not processed". HTTP/1.1 has none: there
-    /// it closes.
+    /// Reads the head, then resets the stream with REFUSED_STREAM, which in HTTP/2 means "not processed". An HTTP/1.1
+    /// connection is closed instead.
     RefuseStream,
-    /// Reads all, then closes without executing.
+    /// Reads the whole request, then closes the connection without executing.
     CutBefore,
-    /// Executes, then closes without answering.
+    /// Executes, then closes the connection without a response.
     CutAfter,
-    /// Answers with a status of its own instead of executing.
+    /// Responds with the scripted status and does not execute.
     Status,
-    /// Executes, then answers with a status of its own.
+    /// Executes, then responds with the scripted status.
     StatusAfter,
-    /// The right answer without a signature.
+    /// Correct response without a signature.
     Unsigned,
-    /// The right answer with the signature of other bytes.
+    /// Correct response with the signature of other bytes.
     WrongSignature,
-    /// The right answer, signed with the provider's next key, which it names (Alipay's certificates).
+    /// Correct response, signed with the provider's next key and its id (Alipay certificates).
     NextKey,
-    /// The right answer, rightly signed ten minutes ago.
+    /// Correct response with a valid signature from ten minutes ago.
     Stale,
-    /// A signed answer that is no JSON.
+    /// Signed response that is not JSON.
     Garbage,
-    /// A signed answer with another amount in it.
+    /// Signed response with another amount.
     OtherAmount,
-    /// A signed answer about another merchant's order.
+    /// Signed response about another merchant's order.
     OtherAccount,
-    /// A signed answer with the hash of another bill.
+    /// Signed response with the hash of another bill.
     OtherHash,
-    /// A signed answer with a bill's link to a host that is not the provider's.
+    /// Signed response with a bill link to a host that is not the provider's.
     OtherHost,
-    /// WeChat Pay: a signed answer that calls the payment PAYERROR whatever the books say, unless it was reversed or closed.
+    /// WeChat Pay: signed response that reports PAYERROR for any order that was not reversed or closed.
     PayError,
-    /// WeChat Pay's APIv2: the right answer, signed with the same key in the other of its two ways.
+    /// WeChat Pay APIv2: correct response, signed with the same key but the other sign type.
     OtherSignType,
-    /// WeChat Pay's APIv2: the right answer, signed, but without the account's numbers in it.
+    /// WeChat Pay APIv2: correct signed response without the account's ids.
     NoAccount,
-    /// WeChat Pay's APIv3: the right answer with the platform's probe for a signature, which is wrong on purpose.
+    /// WeChat Pay APIv3: correct response with the provider's self-test, a deliberately wrong signature.
     Signtest,
-    /// A signed answer with text in GBK, signed over those bytes. Only Alipay's form protocol has it.
+    /// Signed response with text in GBK. Only Alipay's form protocol supports it.
     Gbk,
-    /// Alipay's gateway refuses with the fault's `code` in the method's own envelope, unsigned.
+    /// Alipay: the gateway rejects the request with the fault's `code` in the method's own envelope, unsigned.
     OwnEnvelope,
-    /// Alipay answers a refund with success and `fund_change` N without making it.
+    /// Alipay: responds to a refund with success and `fund_change` N without executing it.
     NotRefunded,
-    /// UnionPay: a signed answer to a query that says of the trade what the fault's `code` says, whatever the books say.
+    /// UnionPay: signed query response that reports the fault's `code` for the trade, regardless of its state.
     TradeCode,
-    /// Closes a new connection at once: provably nothing was read.
+    /// Closes a new connection immediately: nothing was read.
     RefuseConnection,
-    /// Refuses the client certificate in a new connection's handshake.
+    /// Rejects the client certificate in the TLS handshake of a new connection.
     RefuseClientCertificate,
 }
 
-impl Kind {
-    /// Whether it happens to a connection, before there is any request.
-    fn is_for_connections(self) -> bool {
+impl FaultKind {
+    /// Whether the fault applies to a connection, before any request.
+    fn is_for_connection(self) -> bool {
         matches!(self, Self::RefuseConnection | Self::RefuseClientCertificate)
     }
 
-    /// Whether it happens when the head was read and the body was not.
-    fn is_for_heads(self) -> bool {
+    /// Whether the fault applies after the head was read and before the body.
+    fn is_before_body(self) -> bool {
         matches!(self, Self::CutUnread | Self::RefuseStream)
     }
 }
 
 impl Fault {
-    /// What is wrong with a new entry.
-    pub(super) fn problem(&self) -> Option<String> {
+    /// Returns an error message if the scripted fault is invalid.
+    pub(super) fn validation_error(&self) -> Option<String> {
         let Self { operation, fault, status, .. } = self;
         if operation != "*" && !OPERATIONS.contains(&operation.as_str()) {
-            return Some(format!("`{operation}` is no operation; there are * {}", OPERATIONS.join(" ")));
+            return Some(format!("`{operation}` is not an operation; use one of * {}", OPERATIONS.join(" ")));
         }
         if !(200..=599).contains(status) {
-            return Some(format!("{status} is no status of an answer: give 200 to 599"));
+            return Some(format!("{status} is not a response status: use 200 to 599"));
         }
         if self.times == 0 {
             return Some("`times` must be at least 1".to_owned());
         }
         let narrow = self.number.is_some() || self.mchid.is_some() || operation != "*";
-        if fault.is_for_connections() && narrow {
-            return Some("a connection has no operation, number or mchid yet: leave them out".to_owned());
+        if fault.is_for_connection() && narrow {
+            return Some("a connection has no operation, number or mchid yet: remove them".to_owned());
         }
-        if fault.is_for_heads() && self.mchid.is_some() {
-            return Some("this happens before anybody knows the mchid: leave it out".to_owned());
+        if fault.is_before_body() && self.mchid.is_some() {
+            return Some("this fault applies before the mchid is known: remove it".to_owned());
         }
         None
     }
 }
 
-/// The entries that still wait, by the order or refund that they wait for. Of those that fit, the oldest comes first.
+/// Pending faults by order or refund number. Of the matching faults the oldest applies first.
 #[derive(Default)]
 pub(super) struct Script {
     by_number: HashMap<String, VecDeque<Entry>>,
@@ -150,13 +151,13 @@ pub(super) struct Script {
 }
 
 struct Entry {
-    /// How many came before.
+    /// Number of faults that were added before.
     serial: u64,
     fault: Fault,
 }
 
 impl Script {
-    /// Adds an entry.
+    /// Adds a fault.
     pub(super) fn add(&mut self, fault: Fault) {
         let entry = Entry { serial: self.added, fault };
         self.added += 1;
@@ -166,41 +167,41 @@ impl Script {
         }
     }
 
-    /// Forgets all entries.
+    /// Removes all faults.
     pub(super) fn clear(&mut self) {
         self.by_number.clear();
         self.for_any.clear();
     }
 
-    /// Those that still wait, with the times that are left, in the order in which they came.
-    pub(super) fn waiting(&self) -> Vec<Fault> {
+    /// Returns the pending faults with their remaining times, oldest first.
+    pub(super) fn pending(&self) -> Vec<Fault> {
         let mut entries: Vec<&Entry> = self.by_number.values().flatten().chain(&self.for_any).collect();
         entries.sort_unstable_by_key(|entry| entry.serial);
         entries.into_iter().map(|entry| entry.fault.clone()).collect()
     }
 
-    /// The fault of the connection that was just accepted.
-    pub(super) fn for_connection(&mut self) -> Option<Kind> {
-        self.take(&[], |fault| fault.fault.is_for_connections()).map(|fault| fault.fault)
+    /// Takes the fault for a newly accepted connection.
+    pub(super) fn for_connection(&mut self) -> Option<FaultKind> {
+        self.take(&[], |fault| fault.fault.is_for_connection()).map(|fault| fault.fault)
     }
 
-    /// What to do now, with the head read and the body not.
-    pub(super) fn for_head(&mut self, operation: &str, number: Option<&str>) -> Option<Kind> {
+    /// Takes the fault for a request whose head was read and whose body was not.
+    pub(super) fn for_head(&mut self, operation: &str, number: Option<&str>) -> Option<FaultKind> {
         let numbers: Vec<String> = number.map(str::to_owned).into_iter().collect();
-        self.take(&numbers, |fault| fault.fault.is_for_heads() && fault.is_about(operation)).map(|fault| fault.fault)
+        self.take(&numbers, |fault| fault.fault.is_before_body() && fault.is_about(operation)).map(|fault| fault.fault)
     }
 
-    /// The fault of a request whose signature was verified.
+    /// Takes the fault for a request with a verified signature.
     pub(super) fn for_request(&mut self, operation: &str, mchid: &str, numbers: &[String]) -> Option<Fault> {
         self.take(numbers, |fault| {
-            !fault.fault.is_for_connections()
-                && !fault.fault.is_for_heads()
+            !fault.fault.is_for_connection()
+                && !fault.fault.is_before_body()
                 && fault.is_about(operation)
                 && fault.mchid.as_deref().is_none_or(|wanted| wanted == mchid)
         })
     }
 
-    /// Takes the oldest entry that fits and waits for one of these numbers, or for any.
+    /// Takes the oldest matching fault for one of these numbers or for any number.
     fn take(&mut self, numbers: &[String], fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let oldest =
             |entries: &VecDeque<Entry>| entries.iter().find(|entry| fits(&entry.fault)).map(|entry| entry.serial);
@@ -223,31 +224,31 @@ impl Script {
     }
 }
 
-/// Does the work with the fault in its way: what `execute` answers, what the fault wants `instead`, or, from a connection
-/// that is cut, nothing.
-pub(super) async fn disturbed<R>(
+/// Executes a request under a fault. Returns the response of `execute`, the fault's response from `instead`, or
+/// `None` if the connection is cut.
+pub(super) async fn execute_with_fault<R>(
     fault: &Fault,
     execute: impl FnOnce() -> R,
     instead: impl FnOnce(&Fault) -> R,
 ) -> Option<R> {
     let delay = Duration::from_millis(fault.delay_ms);
-    if fault.fault == Kind::DelayBefore {
+    if fault.fault == FaultKind::DelayBefore {
         tokio::time::sleep(delay).await;
     }
     let reply = match fault.fault {
-        Kind::CutBefore => None,
-        Kind::Status | Kind::OwnEnvelope => Some(instead(fault)),
-        Kind::CutAfter => {
+        FaultKind::CutBefore => None,
+        FaultKind::Status | FaultKind::OwnEnvelope => Some(instead(fault)),
+        FaultKind::CutAfter => {
             execute();
             None
         }
-        Kind::StatusAfter | Kind::Garbage => {
+        FaultKind::StatusAfter | FaultKind::Garbage => {
             execute();
             Some(instead(fault))
         }
         _ => Some(execute()),
     };
-    if fault.fault != Kind::DelayBefore {
+    if fault.fault != FaultKind::DelayBefore {
         tokio::time::sleep(delay).await;
     }
     reply

@@ -1,83 +1,83 @@
-//! Tables of documented fields, and the check of a JSON object against one.
+//! Tables of documented fields, and validation of a JSON object against a table.
 
 use std::borrow::Borrow;
 
 use serde_json::Value;
 
-use Form::{Flag, Json, Object, Objects, Text, Texts, Whole};
+use FieldType::{Flag, Json, Object, Objects, Text, Texts, Whole};
 
 /// One documented field.
 pub(super) struct Field {
     name: &'static str,
     required: bool,
-    form: Form,
+    field_type: FieldType,
 }
 
-/// What a field may hold.
-pub(super) enum Form {
-    /// A text of so many characters, made of what the last function allows.
+/// Type and limits of a field.
+pub(super) enum FieldType {
+    /// Text with minimum and maximum length in characters, accepted by the function.
     Text(usize, usize, fn(&str) -> bool),
-    /// A whole number of at least this.
+    /// Integer with this minimum.
     Whole(u64),
     /// `true` or `false`.
     Flag,
-    /// An object with these fields and no others.
+    /// Object with these fields and no others.
     Object(&'static [Field]),
-    /// A list of such objects.
+    /// Non-empty list of such objects.
     Objects(&'static [Field]),
-    /// A list of texts.
+    /// Non-empty list of texts.
     Texts,
-    /// Anything; what is in it is nobody's business here.
+    /// Any JSON, not validated.
     Json,
 }
 
-/// What is wrong with a body.
+/// Validation error of a body.
 #[derive(Debug)]
-pub(super) struct Issue {
-    /// As a JSON pointer.
+pub(super) struct FieldError {
+    /// Field as a JSON pointer.
     pub(super) field: String,
     pub(super) issue: String,
     pub(super) undocumented: bool,
 }
 
-/// A field that must be there.
-pub(super) const fn required(name: &'static str, form: Form) -> Field {
-    Field { name, required: true, form }
+/// Returns a required field.
+pub(super) const fn required(name: &'static str, field_type: FieldType) -> Field {
+    Field { name, required: true, field_type }
 }
 
-/// A field that may be missing.
-pub(super) const fn optional(name: &'static str, form: Form) -> Field {
-    Field { name, required: false, form }
+/// Returns an optional field.
+pub(super) const fn optional(name: &'static str, field_type: FieldType) -> Field {
+    Field { name, required: false, field_type }
 }
 
-/// Any text will do.
+/// Accepts any text.
 pub(super) fn any(_: &str) -> bool {
     true
 }
 
-/// Checks a body against its fields.
-pub(super) fn check(body: &Value, fields: &[Field]) -> Result<(), Issue> {
+/// Validates a body against a table of fields.
+pub(super) fn check(body: &Value, fields: &[Field]) -> Result<(), FieldError> {
     object(body, fields, "")
 }
 
-/// Checks a body against fields from several tables.
-pub(super) fn check_fields(body: &Value, fields: &[&Field]) -> Result<(), Issue> {
+/// Validates a body against fields from several tables.
+pub(super) fn check_fields(body: &Value, fields: &[&Field]) -> Result<(), FieldError> {
     object(body, fields, "")
 }
 
-fn object(value: &Value, fields: &[impl Borrow<Field>], path: &str) -> Result<(), Issue> {
-    let wrong = |field: &str, issue: &str| Issue {
+fn object(value: &Value, fields: &[impl Borrow<Field>], path: &str) -> Result<(), FieldError> {
+    let wrong = |field: &str, issue: &str| FieldError {
         field: format!("{path}{field}"),
         issue: issue.to_owned(),
         undocumented: false,
     };
     let Some(members) = value.as_object() else { return Err(wrong("", "must be an object")) };
     if let Some(name) = members.keys().find(|name| !fields.iter().any(|field| field.borrow().name == *name)) {
-        return Err(Issue { undocumented: true, ..wrong(&format!("/{name}"), "illegal extra parameter") });
+        return Err(FieldError { undocumented: true, ..wrong(&format!("/{name}"), "illegal extra parameter") });
     }
     for field in fields.iter().map(Borrow::borrow) {
         match members.get(field.name) {
-            Some(value) => field.form.check(value, &format!("{path}/{}", field.name))?,
+            Some(value) => field.field_type.check(value, &format!("{path}/{}", field.name))?,
             None if field.required => return Err(wrong(&format!("/{}", field.name), "required parameter is missing")),
             None => {}
         }
@@ -85,29 +85,29 @@ fn object(value: &Value, fields: &[impl Borrow<Field>], path: &str) -> Result<()
     Ok(())
 }
 
-impl Form {
-    fn check(&self, value: &Value, path: &str) -> Result<(), Issue> {
+impl FieldType {
+    fn check(&self, value: &Value, path: &str) -> Result<(), FieldError> {
         let list = || value.as_array().filter(|list| !list.is_empty());
         let issue = match self {
-            Text(least, most, legal) => match value.as_str() {
+            Text(min, max, is_legal) => match value.as_str() {
                 None => "must be a string".to_owned(),
-                Some(text) if !(*least..=*most).contains(&text.chars().count()) => {
-                    format!("its length must be from {least} to {most} characters")
+                Some(text) if !(*min..=*max).contains(&text.chars().count()) => {
+                    format!("its length must be from {min} to {max} characters")
                 }
-                Some(text) if !legal(text) => "its value or its characters are not allowed".to_owned(),
+                Some(text) if !is_legal(text) => "its value or its characters are not allowed".to_owned(),
                 Some(_) => return Ok(()),
             },
-            Whole(least) => match value.as_u64() {
-                Some(number) if number >= *least => return Ok(()),
-                _ => format!("must be a whole number of at least {least}"),
+            Whole(min) => match value.as_u64() {
+                Some(number) if number >= *min => return Ok(()),
+                _ => format!("must be a whole number of at least {min}"),
             },
             Flag if value.is_boolean() => return Ok(()),
             Flag => "must be true or false".to_owned(),
             Object(fields) => return object(value, fields, path),
             Objects(fields) => match list() {
                 Some(items) => {
-                    let mut places = items.iter().enumerate();
-                    return places.try_for_each(|(place, item)| object(item, fields, &format!("{path}/{place}")));
+                    let mut indexed = items.iter().enumerate();
+                    return indexed.try_for_each(|(index, item)| object(item, fields, &format!("{path}/{index}")));
                 }
                 None => "must be a list".to_owned(),
             },
@@ -115,6 +115,6 @@ impl Form {
             Texts => "must be a list of strings".to_owned(),
             Json => return Ok(()),
         };
-        Err(Issue { field: path.to_owned(), issue, undocumented: false })
+        Err(FieldError { field: path.to_owned(), issue, undocumented: false })
     }
 }

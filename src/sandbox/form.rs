@@ -1,43 +1,43 @@
-//! Parameters of forms, read once; and the text that is signed.
+//! URL-encoded form parameters, and the text over which they are signed.
 
 use std::collections::BTreeMap;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-/// Parameters by name.
+/// Form parameters by name.
 #[derive(Clone, Default)]
 pub(super) struct Form(BTreeMap<String, String>);
 
-/// Why a form is none.
+/// Error of a malformed form.
 #[derive(Debug)]
-pub(super) enum Mistake {
-    /// Broken percent encoding, or bytes that are no UTF-8.
+pub(super) enum FormError {
+    /// Invalid percent encoding or invalid UTF-8.
     Encoding,
-    /// This name has two values.
-    Twice(String),
+    /// This name has two different values.
+    Duplicate(String),
 }
 
-/// What a form leaves as it is, beside letters and digits; a space becomes `+`.
+/// Characters that are percent-encoded: all except letters, digits and `-_.*`; a space becomes `+`.
 const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b' ');
 
 impl Form {
-    /// Adds the parameters of an encoded query or body. Twice the same is once; two values of one name are a mistake.
-    pub(super) fn with(mut self, encoded: &[u8]) -> Result<Self, Mistake> {
+    /// Adds the parameters of an encoded query or body. Returns an error if a name has two different values.
+    pub(super) fn with(mut self, encoded: &[u8]) -> Result<Self, FormError> {
         for pair in encoded.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut halves = pair.splitn(2, |byte| *byte == b'=');
             let mut next = || decoded(halves.next().unwrap_or_default());
             let (Some(name), Some(value)) = (next(), next()) else {
-                return Err(Mistake::Encoding);
+                return Err(FormError::Encoding);
             };
             if self.0.get(&name).is_some_and(|known| *known != value) {
-                return Err(Mistake::Twice(name));
+                return Err(FormError::Duplicate(name));
             }
             self.0.insert(name, value);
         }
         Ok(self)
     }
 
-    /// The value, when there is one that is not empty.
+    /// Returns the value if it is not empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -50,23 +50,24 @@ impl Form {
         self.0.keys().map(String::as_str)
     }
 
-    /// Names in byte order, with their values.
+    /// Returns names and values, names in byte order.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What is signed: names in order, values as they are, empty ones and these left out.
+    /// Returns the signed text: `name=value` pairs in byte order, not encoded, without empty values and without these
+    /// names.
     pub(super) fn signed_text(&self, without: &[&str]) -> String {
         let parts = self.0.iter().filter(|(name, value)| !value.is_empty() && !without.contains(&name.as_str()));
         parts.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
     }
 
-    /// As the body of a form.
+    /// Encodes the form in UTF-8.
     pub(super) fn encoded(&self) -> String {
         self.encoded_with(|text| text.as_bytes().to_vec())
     }
 
-    /// The same in another charset.
+    /// Encodes the form in another charset.
     pub(super) fn encoded_with(&self, charset: impl Fn(&str) -> Vec<u8>) -> String {
         let coded = |text: &str| percent_encode(&charset(text), CODED).to_string().replace(' ', "+");
         let parts = self.0.iter().map(|(name, value)| format!("{}={}", coded(name), coded(value)));
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_decoded_once_and_strictly() {
+    fn form_is_decoded_strictly_and_duplicates_with_other_values_are_rejected() {
         let form = Form::default().with(b"b=%2B+1%3d&a=%E6%B5%8B&c=&b=%2B%201=").unwrap();
         assert_eq!(form.signed_text(&[]), "a=测&b=+ 1=");
         assert_eq!(form.encoded(), "a=%E6%B5%8B&b=%2B+1%3D&c=");

@@ -1,4 +1,4 @@
-//! Sends one notification over a connection of its own, as the platform's many machines do.
+//! HTTP client for notifications. Each notification uses a new connection, as the providers' many machines do.
 
 use std::io;
 use std::sync::{Arc, LazyLock};
@@ -15,20 +15,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// How long the platform waits for an acknowledgement.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum wait for an acknowledgement.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// No acknowledgement is nearly as long.
-const LONGEST_ANSWER: usize = 1 << 16;
+/// Maximum body size of an acknowledgement.
+const MAX_RESPONSE_BYTES: usize = 1 << 16;
 
-/// Posts the body; gives the answer's status and body.
+/// Posts the body. Returns the status and the body of the response.
 pub(super) async fn post(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<(u16, Bytes)> {
-    let answer = tokio::time::timeout(PATIENCE, exchange(url, headers, body)).await;
-    answer.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 seconds")))
+    let response = tokio::time::timeout(ACKNOWLEDGEMENT_TIMEOUT, exchange(url, headers, body)).await;
+    response.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no response within 5 seconds")))
 }
 
 async fn exchange(url: &Uri, headers: HeaderMap, body: Bytes) -> io::Result<(u16, Bytes)> {
-    let authority = url.authority().ok_or_else(|| io::Error::other("the url names no host"))?;
+    let authority = url.authority().ok_or_else(|| io::Error::other("the URL has no host"))?;
     let tls = url.scheme_str() == Some("https");
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(if tls { 443 } else { 80 }))).await?;
@@ -56,7 +56,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
     let (parts, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
-    let body = Limited::new(body, LONGEST_ANSWER).collect().await.map_err(io::Error::other)?;
+    let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(io::Error::other)?;
     Ok((parts.status.as_u16(), body.to_bytes()))
 }
 

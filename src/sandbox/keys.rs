@@ -1,4 +1,4 @@
-//! The sandbox's own RSA and AES: written apart from the gateway's, so that a mistake in one is seen by the other.
+//! The sandbox's own RSA and AES code, independent of the gateway's, so that tests detect an error in either.
 
 pub(super) mod sm2;
 
@@ -15,21 +15,21 @@ use rand::distr::Alphanumeric;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
-/// A private key of the platform, with the name that merchants know it by.
+/// Private key of the provider, with the id that merchants know.
 pub(super) struct SigningKey {
     pub(super) id: String,
     pair: RsaKeyPair,
 }
 
 impl SigningKey {
-    /// Reads PKCS#8 PEM.
+    /// Reads a PKCS#8 PEM file.
     pub(super) fn read(id: &str, path: &Path) -> io::Result<Self> {
         let der = PrivatePkcs8KeyDer::from_pem_file(path).map_err(|error| about(path, error))?;
         let pair = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|error| about(path, error))?;
         Ok(Self { id: id.to_owned(), pair })
     }
 
-    /// The signature in base64; `None` only when the system has no randomness for blinding.
+    /// Returns the signature in base64; `None` only if the system has no randomness for blinding.
     pub(super) fn sign(&self, text: &[u8]) -> Option<String> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text, &mut signature).ok()?;
@@ -37,17 +37,17 @@ impl SigningKey {
     }
 }
 
-/// A merchant's public key.
+/// Public key of a merchant.
 pub(super) struct PublicKey(Vec<u8>);
 
 impl PublicKey {
-    /// Reads SPKI PEM.
+    /// Reads an SPKI PEM file.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let der = SubjectPublicKeyInfoDer::from_pem_file(path).map_err(|error| about(path, error))?;
         Ok(Self(der.to_vec()))
     }
 
-    /// Whether the key's owner signed this text.
+    /// Whether the signature of the text is valid.
     pub(super) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         verifies(&self.0, text, signature)
     }
@@ -57,24 +57,24 @@ fn verifies(public_key: &[u8], text: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key).verify(text, signature).is_ok()
 }
 
-/// A certificate with what is needed of it.
+/// Parsed certificate.
 pub(super) struct Certificate {
-    /// Hexadecimal, upper case.
+    /// Serial number in upper-case hexadecimal.
     pub(super) serial: String,
-    /// The same number in decimal digits, as UnionPay writes it.
+    /// Serial number in decimal, as UnionPay writes it.
     pub(super) number: String,
-    /// SPKI.
+    /// Public key as SPKI.
     pub(super) public_key: Vec<u8>,
-    /// As in the file.
+    /// Content of the PEM file.
     pub(super) pem: Vec<u8>,
-    /// Unix seconds.
+    /// Start of validity in Unix seconds.
     pub(super) not_before: i64,
-    /// Unix seconds.
+    /// End of validity in Unix seconds.
     pub(super) not_after: i64,
 }
 
 impl Certificate {
-    /// Reads PEM.
+    /// Reads a PEM file.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let pem = std::fs::read(path).map_err(|error| about(path, error))?;
         let der = CertificateDer::from_pem_slice(&pem).map_err(|error| about(path, error))?;
@@ -89,26 +89,26 @@ impl Certificate {
         })
     }
 
-    /// Whether the certificate's owner signed this text.
+    /// Whether the signature of the text is valid for the certificate's key.
     pub(super) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         verifies(&self.public_key, text, signature)
     }
 }
 
-/// A certificate's serial number as WeChat writes it: hexadecimal, upper case, without leading zeros.
+/// Returns the serial number as WeChat writes it: upper-case hexadecimal without leading zeros.
 pub(super) fn serial_of(der: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let hex: String = certificate.raw_serial().iter().map(|byte| format!("{byte:02X}")).collect();
     Some(hex.trim_start_matches('0').to_owned())
 }
 
-/// AES-256-GCM as API v3 uses it: the ciphertext with its tag, in base64, and the nonce.
-pub(super) fn seal(key: &[u8; 32], associated_data: &str, plaintext: &[u8]) -> Option<(String, String)> {
+/// Encrypts with AES-256-GCM as API v3 does. Returns the ciphertext with its tag in base64, and the nonce.
+pub(super) fn encrypt(key: &[u8; 32], associated_data: &str, plaintext: &[u8]) -> Option<(String, String)> {
     let nonce = random_text(12);
-    Some((seal_with(key, &nonce, associated_data, plaintext)?, nonce))
+    Some((encrypt_with_nonce(key, &nonce, associated_data, plaintext)?, nonce))
 }
 
-fn seal_with(key: &[u8; 32], nonce: &str, associated_data: &str, plaintext: &[u8]) -> Option<String> {
+fn encrypt_with_nonce(key: &[u8; 32], nonce: &str, associated_data: &str, plaintext: &[u8]) -> Option<String> {
     let nonce: [u8; 12] = nonce.as_bytes().try_into().ok()?;
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
     let mut text = plaintext.to_vec();
@@ -116,12 +116,12 @@ fn seal_with(key: &[u8; 32], nonce: &str, associated_data: &str, plaintext: &[u8
     Some(STANDARD.encode(text))
 }
 
-/// Letters and digits by chance.
+/// Returns random letters and digits.
 pub(super) fn random_text(length: usize) -> String {
     rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
 }
 
-/// Digits by chance, as in the platform's own numbers.
+/// Returns random digits, as in the providers' own numbers.
 pub(super) fn random_digits(length: usize) -> String {
     (0..length).map(|_| char::from(b'0' + rand::rng().random_range(0..10u8))).collect()
 }
@@ -135,7 +135,7 @@ fn about(path: &Path, error: impl std::fmt::Display) -> io::Error {
 mod tests {
     use super::*;
 
-    /// The test merchant of the platform's own Java SDK.
+    /// Test merchant of WeChat Pay's Java SDK.
     const MERCHANT: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIDrTCCApWgAwIBAgIUXxxy4qiTG3Ki4Tr43ukkces5cRUwDQYJKoZIhvcNAQEL
@@ -160,12 +160,12 @@ SYfgkZ/wgHyQcZyhh8s6DuigpEaVGMLLoWDZGJ3D+rt4kXk9y5+03KBB2vobyl6P
 go1ujfIK1zIFyPkKKnsgTUPJXwdC7LI+ZqJuWTyVTNj6
 -----END CERTIFICATE-----";
 
-    // Both values come from the platform's SDKs, so that the sandbox agrees with more than with itself.
+    // Both values come from WeChat Pay's SDKs, which makes this test independent of the sandbox's own code.
     #[test]
-    fn published_values_are_understood() {
+    fn ciphertext_and_signature_of_wechats_sdks_are_reproduced_and_verified() {
         let key = b"a7cde1ZJB1kG2e7VfTs3jQzaWizur8Gb";
-        let sealed = seal_with(key, "uluk4a9R25RW", "associatedData", b"message").unwrap();
-        assert_eq!(sealed, "ulwSiIajGClcvcOYvOQ7+l+0PAbzzwI=");
+        let sign_now = encrypt_with_nonce(key, "uluk4a9R25RW", "associatedData", b"message").unwrap();
+        assert_eq!(sign_now, "ulwSiIajGClcvcOYvOQ7+l+0PAbzzwI=");
 
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), MERCHANT).unwrap();

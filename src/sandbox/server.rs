@@ -1,10 +1,9 @@
-//! The listener: TCP ▶ TLS with client certificates ▶ HTTP/1.1 or HTTP/2, and the cutting of connections.
+//! The provider listener: TCP ▶ TLS with client certificates ▶ HTTP/1.1 or HTTP/2, and scripted cuts of connections.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,42 +25,22 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::account::TlsFiles;
-use super::fault::Kind;
+use super::context::SandboxContext;
+use super::fault::FaultKind;
 use super::keys::serial_of;
-use super::{Shared, accept, alipay, unionpay, wechat_v2, wechat_v3};
+use super::listener::accept;
+use super::response_action::ResponseAction;
+use super::{alipay, unionpay, wechat_v2, wechat_v3};
 
-/// What becomes of a request.
-pub(super) enum Verdict {
-    Answer(Response<Full<Bytes>>),
-    /// The connection is closed without a word.
-    Cut,
-    /// The stream is reset, as one that was not processed.
-    Refuse,
-}
-
-/// No request of any interface here is nearly as long.
-pub(super) const LONGEST_BODY: usize = 1 << 20;
-
-/// Counts a cut.
-pub(super) fn cut(shared: &Shared) -> Verdict {
-    shared.books.lock().stats.cuts += 1;
-    Verdict::Cut
-}
-
-/// What the script wants instead of reading on.
-pub(super) fn unread(shared: &Shared, operation: &str, number: Option<&str>) -> Option<Verdict> {
-    let kind = shared.script.lock().for_head(operation, number)?;
-    Some(if kind == Kind::RefuseStream { Verdict::Refuse } else { cut(shared) })
-}
-
-/// Each provider's dialect has paths of its own. `identity` is the serial number of the connection's client certificate.
-async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
+/// Dispatches a request by path: each protocol has its own. `identity` is the serial number of the connection's
+/// client certificate.
+async fn serve(shared: Arc<SandboxContext>, identity: Option<String>, request: Request<Incoming>) -> ResponseAction {
     match request.uri().path() {
-        // Whoever only looks whether somebody is there.
+        // Answers a plain reachability check.
         "/" if request.method() == http::Method::GET => {
             let mut page = Response::new(Full::from("There is nothing here.\n"));
             *page.status_mut() = http::StatusCode::NOT_FOUND;
-            Verdict::Answer(page)
+            ResponseAction::Answer(page)
         }
         "/gateway.do" => alipay::serve(shared, request).await,
         path if path.starts_with(alipay::v3::PATHS) => alipay::v3::serve(shared, request).await,
@@ -72,15 +51,15 @@ async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<I
     }
 }
 
-/// Both ways to shake hands.
+/// TLS acceptors for normal and for rejected handshakes.
 pub(super) struct Tls {
-    usual: TlsAcceptor,
-    /// Asks for a client certificate and refuses every one.
-    refusing: TlsAcceptor,
+    normal: TlsAcceptor,
+    /// Requests a client certificate and rejects every one.
+    rejecting: TlsAcceptor,
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the certificate files.
     pub(super) fn read(files: &TlsFiles, require_client_certificate: bool) -> io::Result<Self> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
@@ -90,8 +69,11 @@ impl Tls {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         let verifier = if require_client_certificate { verifier } else { verifier.allow_unauthenticated() };
         let verifier = verifier.build().map_err(io::Error::other)?;
-        let refusing = Arc::new(Refusing(verifier.clone()));
-        Ok(Self { usual: acceptor(files, provider.clone(), verifier)?, refusing: acceptor(files, provider, refusing)? })
+        let rejecting = Arc::new(RejectAllCertificates(verifier.clone()));
+        Ok(Self {
+            normal: acceptor(files, provider.clone(), verifier)?,
+            rejecting: acceptor(files, provider, rejecting)?,
+        })
     }
 }
 
@@ -107,34 +89,36 @@ fn acceptor(
     let config = config.map_err(io::Error::other)?.with_client_cert_verifier(verifier);
     let mut config = config.with_single_cert(chain, key).map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // A resumed session would show no certificate again, and each connection's is to be seen.
+    // Session resumption is off: a resumed session presents no certificate, and the sandbox checks one per
+    // connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves until the sandbox stops.
-pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener, tls: Tls) {
+/// Serves connections until the sandbox stops.
+pub(super) async fn run(shared: Arc<SandboxContext>, listener: TcpListener, tls: Tls) {
     loop {
         let stream = accept(&listener).await;
         let fault = shared.script.lock().for_connection();
-        if fault == Some(Kind::RefuseConnection) {
-            shared.books.lock().stats.refused_connections += 1;
+        if fault == Some(FaultKind::RefuseConnection) {
+            shared.state.lock().stats.refused_connections += 1;
             continue;
         }
-        let refuse = fault == Some(Kind::RefuseClientCertificate);
-        let acceptor = if refuse { &tls.refusing } else { &tls.usual };
+        let refuse = fault == Some(FaultKind::RefuseClientCertificate);
+        let acceptor = if refuse { &tls.rejecting } else { &tls.normal };
         shared.spawn(connection(shared.clone(), acceptor.clone(), stream));
     }
 }
 
-async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream) {
+async fn connection(shared: Arc<SandboxContext>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let stream = match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((_, mut stream)) => {
-            shared.books.lock().stats.refused_handshakes += 1;
-            // Closing with unread bytes resets the connection, and a reset can overtake the alert.
+            shared.state.lock().stats.refused_handshakes += 1;
+            // Read to the end before closing: a close with unread bytes resets the connection, and a reset can
+            // overtake the TLS alert.
             let _ = stream.shutdown().await;
             let mut nowhere = tokio::io::sink();
             let rest = tokio::io::copy(&mut stream, &mut nowhere);
@@ -142,7 +126,7 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
             return;
         }
     };
-    shared.books.lock().stats.handshakes += 1;
+    shared.state.lock().stats.handshakes += 1;
     let certificates = stream.get_ref().1.peer_certificates();
     let identity = certificates.and_then(|chain| chain.first()).and_then(|certificate| serial_of(certificate));
     let cut = Arc::new(Notify::new());
@@ -153,10 +137,10 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
         let cut = cutting.clone();
         async move {
             match verdict.await {
-                Verdict::Answer(response) => Ok(response),
-                // It becomes the reset's reason.
-                Verdict::Refuse if is_h2 => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
-                Verdict::Cut | Verdict::Refuse => {
+                ResponseAction::Answer(response) => Ok(response),
+                // hyper uses this error as the reason of the reset.
+                ResponseAction::Refuse if is_h2 => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
+                ResponseAction::Cut | ResponseAction::Refuse => {
                     cut.notify_one();
                     std::future::pending().await
                 }
@@ -166,16 +150,16 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let http = auto::Builder::new(TokioExecutor::new());
     tokio::select! {
         _ = http.serve_connection(TokioIo::new(stream), service) => {}
-        // Dropping the connection is the cut: the other side sees its end without a word of HTTP or TLS.
+        // Dropping the connection cuts it: the peer sees the end of the TCP stream without HTTP or TLS closure.
         () = cut.notified() => {}
     }
 }
 
-/// Asks as usual, and refuses whatever comes.
+/// Verifier that requests client certificates and rejects all of them.
 #[derive(Debug)]
-struct Refusing(Arc<dyn ClientCertVerifier>);
+struct RejectAllCertificates(Arc<dyn ClientCertVerifier>);
 
-impl ClientCertVerifier for Refusing {
+impl ClientCertVerifier for RejectAllCertificates {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.0.root_hint_subjects()
     }

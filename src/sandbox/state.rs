@@ -1,4 +1,4 @@
-//! The platform's books: orders, refunds, and a count of everything that reached it.
+//! In-memory state of the simulated providers: orders, refunds, notifications, and request counters.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -7,53 +7,53 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// An account's name (its mchid, app_id or merId) and a number of its own.
+/// Account name (mchid, app_id or merId), and an order or refund number of the account.
 pub(super) type Id = (String, String);
-/// How often, by name; names that never came are missing.
+/// Counters by operation. Operations that never occurred are missing.
 pub(super) type Counts = BTreeMap<&'static str, u64>;
 
-/// Everything that a reset forgets.
+/// Everything that a reset deletes.
 #[derive(Default)]
 pub(super) struct SandboxState {
     pub(super) orders: BTreeMap<Id, OrderEntry>,
     pub(super) refunds: HashMap<Id, Refund>,
-    /// Requests about a refund number, whether or not there ever was such a refund.
+    /// Requests by refund number, including numbers without a refund.
     pub(super) refund_arrivals: HashMap<Id, Counts>,
-    /// Order numbers by the platform's own number.
+    /// Order numbers by the provider's transaction number.
     pub(super) transactions: HashMap<Id, String>,
     pub(super) notifications: Vec<Notification>,
-    /// Files of bills, by what their links are good for.
+    /// Bill files by the token of their download link.
     pub(super) bills: HashMap<Id, Bytes>,
-    /// Payment codes from which an order was made: each is good for one.
+    /// Payment codes that created an order. Each code is valid once.
     pub(super) used_codes: HashSet<String>,
     pub(super) stats: Stats,
-    nonces: Nonces,
-    /// Grows with each reset, so that what was under way before it writes nothing into the new books.
+    nonces: ReplayCache,
+    /// Incremented by each reset, so that a task from before the reset changes nothing.
     pub(super) epoch: u64,
 }
 
-/// What is known of an order number, whether or not there ever was such an order.
+/// Record of an order number, including numbers without an order.
 #[derive(Default)]
 pub(super) struct OrderEntry {
     pub(super) order: Option<Order>,
-    /// Requests with a good signature, by operation, cut ones too.
+    /// Requests with a valid signature by operation, including cut ones.
     pub(super) arrivals: Counts,
     /// Requests that changed something, by operation.
     pub(super) executions: Counts,
-    /// Places in [`SandboxState::notifications`].
+    /// Indexes in [`SandboxState::notifications`].
     pub(super) notifications: Vec<usize>,
-    /// The numbers of its refunds.
+    /// Refund numbers.
     pub(super) refunds: Vec<String>,
 }
 
-/// An order.
+/// An order at the provider.
 pub(super) struct Order {
-    /// How it is paid, in a word of the dialect's own.
+    /// Payment product, in the protocol's own term.
     pub(super) product: &'static str,
     /// The body of the request that made it.
     pub(super) parameters: Value,
     pub(super) notify_url: Option<String>,
-    /// False while nobody but the sandbox knows of it: at Alipay there is no trade before its code was scanned.
+    /// False while only the sandbox knows the order: at Alipay a trade exists only after its code was scanned.
     pub(super) opened: bool,
     pub(super) created: Timestamp,
     pub(super) total: u64,
@@ -63,15 +63,15 @@ pub(super) struct Order {
     pub(super) payment: Option<Payment>,
 }
 
-/// How an order was paid.
+/// Payment of an order.
 pub(super) struct Payment {
     pub(super) payer: String,
-    /// The order's total, unless a fault wants another.
+    /// Paid amount: the order's total, unless the control API sets another.
     pub(super) amount: u64,
     pub(super) at: Timestamp,
 }
 
-/// What became of an order, in WeChat's words; each dialect says it in its own.
+/// State of an order in WeChat's terms. Each protocol translates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     NotPay,
@@ -81,7 +81,7 @@ pub(super) enum State {
     PayError,
 }
 
-/// A refund.
+/// A refund at the provider.
 pub(super) struct Refund {
     pub(super) order: String,
     /// The body of the request that made it.
@@ -95,7 +95,7 @@ pub(super) struct Refund {
     pub(super) notifications: Vec<usize>,
 }
 
-/// `status` of a refund.
+/// Refund status in WeChat's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum RefundStatus {
@@ -105,45 +105,45 @@ pub(super) enum RefundStatus {
     Abnormal,
 }
 
-/// A notification and what became of it.
+/// A notification with its delivery attempts.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Notification {
     pub(super) id: String,
     pub(super) event_type: &'static str,
     pub(super) url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tamper: Option<super::notify::Tamper>,
+    pub(super) tamper: Option<super::tamper::Tamper>,
     pub(super) acknowledged: bool,
     pub(super) attempts: Vec<Attempt>,
 }
 
-/// One sending of a notification.
+/// One delivery attempt of a notification.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Attempt {
     pub(super) at: Timestamp,
-    /// What the receiver answered.
+    /// Status of the receiver's response.
     pub(super) status: Option<u16>,
-    /// Why there is no status.
+    /// Error, if there was no response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
 }
 
-/// Counts over all orders.
+/// Counters over all orders.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Stats {
-    /// TLS handshakes that were completed.
+    /// Completed TLS handshakes.
     pub(super) handshakes: u64,
-    /// TLS handshakes that failed, wanted or not.
+    /// Failed TLS handshakes, scripted ones included.
     pub(super) refused_handshakes: u64,
     /// Connections closed by `refuse_connection`.
     pub(super) refused_connections: u64,
     /// Requests whose head was read.
     pub(super) requests: u64,
-    /// Requests that were refused for their signature: absent, malformed, stale, replayed or wrong.
+    /// Requests rejected for an absent, malformed, stale, replayed or wrong signature.
     pub(super) bad_signatures: u64,
-    /// Of these, the ones with a good signature and a nonce that was used before.
+    /// Rejected requests with a valid signature and a replayed nonce.
     pub(super) replayed_nonces: u64,
-    /// Requests that came over a connection with another merchant's certificate, or without a required one.
+    /// Requests over a connection with another merchant's certificate, or without a required one.
     pub(super) wrong_identities: u64,
     /// Requests with a good signature, by operation.
     pub(super) arrivals: Counts,
@@ -151,20 +151,20 @@ pub(super) struct Stats {
     pub(super) executions: Counts,
     /// Connections closed by `cut_unread`, `cut_before` and `cut_after`.
     pub(super) cuts: u64,
-    /// Notifications sent, repetitions too.
+    /// Delivery attempts of notifications.
     pub(super) notifications_sent: u64,
-    /// Notifications that were acknowledged.
+    /// Acknowledged notifications.
     pub(super) notifications_acknowledged: u64,
 }
 
 impl SandboxState {
-    /// Forgets everything.
+    /// Deletes everything and increments the epoch.
     pub(super) fn reset(&mut self) {
         *self = Self { epoch: self.epoch + 1, ..Self::default() };
     }
 
-    /// Counts a request with a good signature.
-    pub(super) fn arrived(&mut self, operation: &'static str, order: Option<&Id>, refund: Option<&Id>) {
+    /// Counts a request with a valid signature.
+    pub(super) fn count_arrival(&mut self, operation: &'static str, order: Option<&Id>, refund: Option<&Id>) {
         *self.stats.arrivals.entry(operation).or_default() += 1;
         if let Some(id) = order {
             *self.orders.entry(id.clone()).or_default().arrivals.entry(operation).or_default() += 1;
@@ -175,12 +175,12 @@ impl SandboxState {
     }
 
     /// Counts a request that changed something.
-    pub(super) fn executed(&mut self, operation: &'static str, order: &Id) {
+    pub(super) fn count_execution(&mut self, operation: &'static str, order: &Id) {
         *self.stats.executions.entry(operation).or_default() += 1;
         *self.orders.entry(order.clone()).or_default().executions.entry(operation).or_default() += 1;
     }
 
-    /// The order, closed if its time is over.
+    /// Returns the order. Closes an unpaid order after its expiry.
     pub(super) fn order(&mut self, id: &Id, now: Timestamp) -> Option<&mut Order> {
         let order = self.orders.get_mut(id)?.order.as_mut()?;
         if order.state == State::NotPay && order.expires.is_some_and(|end| end <= now) {
@@ -189,18 +189,18 @@ impl SandboxState {
         Some(order)
     }
 
-    /// The refunds of an order, oldest first, with their numbers.
+    /// Returns the refunds of an order with their numbers, oldest first.
     pub(super) fn refunds_of(&self, order: &Id) -> impl Iterator<Item = (&String, &Refund)> {
         let numbers = self.orders.get(order).map(|entry| entry.refunds.as_slice()).unwrap_or_default();
         numbers.iter().filter_map(|number| Some((number, self.refunds.get(&(order.0.clone(), number.clone()))?)))
     }
 
-    /// Notes the nonce of a good signature; false when it was used before.
+    /// Records the nonce of a valid signature. Returns false for a replayed nonce.
     pub(super) fn is_new_nonce(&mut self, mchid: &str, nonce: &str, now: u64) -> bool {
         self.nonces.is_new((mchid.to_owned(), nonce.to_owned()), now)
     }
 
-    /// Everything about an order number, as the control API tells it.
+    /// Returns the control API's view of an order number.
     pub(super) fn view(&mut self, id: &Id, now: Timestamp) -> Option<Value> {
         self.order(id, now);
         let entry = self.orders.get(id)?;
@@ -238,19 +238,19 @@ impl SandboxState {
         })
     }
 
-    fn notifications_at(&self, places: &[usize]) -> Vec<&Notification> {
-        places.iter().filter_map(|place| self.notifications.get(*place)).collect()
+    fn notifications_at(&self, indexes: &[usize]) -> Vec<&Notification> {
+        indexes.iter().filter_map(|index| self.notifications.get(*index)).collect()
     }
 }
 
-/// Remembers nonces for ten minutes, which is as long as a timestamp can stay acceptable.
+/// Replay cache: stores nonces for ten minutes, the maximum age of an acceptable timestamp.
 #[derive(Default)]
-struct Nonces {
+struct ReplayCache {
     seen: HashSet<Id>,
     in_order: VecDeque<(u64, Id)>,
 }
 
-impl Nonces {
+impl ReplayCache {
     fn is_new(&mut self, nonce: Id, now: u64) -> bool {
         while self.in_order.front().is_some_and(|(at, _)| *at + 600 < now) {
             if let Some((_, old)) = self.in_order.pop_front() {

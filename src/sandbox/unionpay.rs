@@ -1,9 +1,9 @@
-//! UnionPay's ACP 5.1.0, from the platform's side: read ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
+//! UnionPay simulator (ACP 5.1.0): parse ▶ authenticate ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod authenticate;
 mod bills;
 mod codes;
-mod notification;
+pub(super) mod notification;
 mod refund;
 mod reply;
 mod schema;
@@ -19,42 +19,43 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::authenticate::Admitted;
-pub(super) use self::notification::compose;
-use self::reply::{Codec, Fields, Refusal, Reply, refused_because};
-use super::Shared;
+use self::authenticate::AuthenticatedRequest;
+use self::codes::Fields;
+use self::reply::{Codec, Refusal, Reply, refused_because};
 use super::account::unionpay::Account;
-use super::fault::{Fault, Kind, disturbed};
-use super::form::{Form, Mistake};
-use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut, unread};
+use super::context::SandboxContext;
+use super::fault::{Fault, FaultKind, execute_with_fault};
+use super::form::{Form, FormError};
+use super::notification::SendOptions;
+use super::notify::send;
+use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 use super::state::{Id, SandboxState};
 
 const FRONT: &str = "/gateway/api/frontTransReq.do";
 const APP: &str = "/gateway/api/appTransReq.do";
 const BACK: &str = "/gateway/api/backTransReq.do";
 const QUERY: &str = "/gateway/api/queryTrans.do";
-/// Files have a host of their own, and no path there.
+/// Path of file downloads. At UnionPay they have a host of their own.
 pub(super) const FILES: &str = "/";
 
 /// Serves one request.
-pub(super) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Verdict {
+pub(super) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.books.lock().stats.requests += 1;
-    let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
+    shared.state.lock().stats.requests += 1;
+    let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
     let codec = codec_of(&parts);
     let form = match read(&parts, codec, &body.to_bytes()) {
         Ok(form) => form,
-        Err(refusal) => return Verdict::Answer(Reply::to(&Form::default(), Err(refusal)).sent(codec)),
+        Err(refusal) => return ResponseAction::Answer(Reply::to(&Form::default(), Err(refusal)).sent(codec)),
     };
     let path = parts.uri.path().to_owned();
-    // What to cut is known from the body alone; nobody outside can tell that it was read.
-    if let Some(verdict) = left_unread(&shared, &path, &form) {
+    // Whether to cut depends on the body. The client cannot observe that the body was read.
+    if let Some(verdict) = cut_before_body(&shared, &path, &form) {
         return verdict;
     }
-    // A task of its own: what was read is executed, whether or not the other side still waits.
+    // A separate task, so that a request that was read is executed even if the client disconnects.
     let work = tokio::spawn(async move { Exchange { shared, path, codec, form }.run().await });
-    work.await.unwrap_or(Verdict::Cut)
+    work.await.unwrap_or(ResponseAction::Cut)
 }
 
 fn codec_of(parts: &Parts) -> Codec {
@@ -80,9 +81,9 @@ fn read(parts: &Parts, codec: Codec, body: &[u8]) -> Result<Form, Refusal> {
     if !content_type(parts).eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(refused_because("10", "报文格式错误：请使用application/x-www-form-urlencoded"));
     }
-    Form::default().with(body).map_err(|mistake| match mistake {
-        Mistake::Encoding => refused_because("10", "报文格式错误：编码不是UTF-8表单编码"),
-        Mistake::Twice(name) => refused_because("10", &format!("报文格式错误：参数重复：{name}")),
+    Form::default().with(body).map_err(|error| match error {
+        FormError::Encoding => refused_because("10", "报文格式错误：编码不是UTF-8表单编码"),
+        FormError::Duplicate(name) => refused_because("10", &format!("报文格式错误：参数重复：{name}")),
     })
 }
 
@@ -95,51 +96,51 @@ fn object(body: &[u8]) -> Option<Form> {
     Some(form)
 }
 
-fn left_unread(shared: &Shared, path: &str, form: &Form) -> Option<Verdict> {
-    let about = Transaction::of(path, form).map(|transaction| transaction.about(&shared.books.lock(), form));
+fn cut_before_body(shared: &SandboxContext, path: &str, form: &Form) -> Option<ResponseAction> {
+    let about = Transaction::of(path, form).map(|transaction| transaction.about(&shared.state.lock(), form));
     let operation = about.as_ref().map_or("", |about| about.operation);
     let number = about.and_then(|about| about.refund.or(about.order)).map(|(_, number)| number);
-    unread(shared, operation, number.as_deref())
+    action_before_body(shared, operation, number.as_deref())
 }
 
 struct Exchange {
-    shared: Arc<Shared>,
+    shared: Arc<SandboxContext>,
     path: String,
     codec: Codec,
     form: Form,
 }
 
 impl Exchange {
-    async fn run(self) -> Verdict {
-        let admitted = match authenticate::admit(&self.path, &self.form, &self.shared.accounts) {
-            Ok(admitted) => admitted,
+    async fn run(self) -> ResponseAction {
+        let request = match authenticate::authenticate(&self.path, &self.form, &self.shared.accounts) {
+            Ok(request) => request,
             Err(refusal) => {
-                self.shared.books.lock().stats.bad_signatures += 1;
-                return Verdict::Answer(Reply::to(&self.form, Err(refusal)).sent(self.codec));
+                self.shared.state.lock().stats.bad_signatures += 1;
+                return ResponseAction::Answer(Reply::to(&self.form, Err(refusal)).sent(self.codec));
             }
         };
-        let Admitted { account, method, transaction } = admitted;
+        let AuthenticatedRequest { account, method, transaction } = request;
         let Some(fault) = self.arrive(transaction, &account) else {
             let reply = self.execute(transaction, &account);
-            return Verdict::Answer(reply.signed(&account, method, self.codec, None));
+            return ResponseAction::Answer(reply.signed(&account, method, self.codec, None));
         };
         let execute = || self.execute(transaction, &account);
-        let reply = disturbed(&fault, execute, |fault| scripted(&self.form, fault)).await;
+        let reply = execute_with_fault(&fault, execute, |fault| scripted(&self.form, fault)).await;
         let Some(reply) = reply else { return cut(&self.shared) };
         let reply = match fault.fault {
-            Kind::TradeCode => reply.about_trade(&fault.code),
-            kind => reply.spoilt(kind),
+            FaultKind::TradeCode => reply.about_trade(&fault.code),
+            kind => reply.tampered(kind),
         };
-        let kind = if fault.unsigned { Kind::Unsigned } else { fault.fault };
-        Verdict::Answer(reply.signed(&account, method, self.codec, Some(kind)))
+        let kind = if fault.unsigned { FaultKind::Unsigned } else { fault.fault };
+        ResponseAction::Answer(reply.signed(&account, method, self.codec, Some(kind)))
     }
 
-    /// Counts the request, and takes its fault from the script.
+    /// Counts the request and takes its scripted fault.
     fn arrive(&self, transaction: Transaction, account: &Account) -> Option<Fault> {
-        let mut books = self.shared.books.lock();
-        let About { operation, order, refund } = transaction.about(&books, &self.form);
-        books.arrived(operation, order.as_ref(), refund.as_ref());
-        drop(books);
+        let mut state = self.shared.state.lock();
+        let About { operation, order, refund } = transaction.about(&state, &self.form);
+        state.count_arrival(operation, order.as_ref(), refund.as_ref());
+        drop(state);
         let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
         self.shared.script.lock().for_request(operation, &account.mer_id, &numbers)
     }
@@ -152,31 +153,31 @@ impl Exchange {
 
     fn carry_out(&self, transaction: Transaction, account: &Account, now: Timestamp) -> Result<Fields, Refusal> {
         let parameters = schema::checked(&self.form, transaction, now)?;
-        let books = &mut self.shared.books.lock();
-        let mut desk = trade::OrderHandler { books, account, now };
+        let state = &mut self.shared.state.lock();
+        let mut handler = trade::OrderHandler { state, account, now };
         let done = match transaction {
-            Transaction::Page | Transaction::App | Transaction::Qr => desk.create(transaction, parameters)?,
-            Transaction::Barcode => desk.take(parameters)?,
-            Transaction::Query => desk.query(&parameters)?,
-            Transaction::Refund => desk.refund(parameters, self.shared.refund_auto)?,
-            Transaction::Undo => desk.undo(parameters, self.shared.refund_auto)?,
-            Transaction::Reverse => desk.reverse(&parameters)?,
-            Transaction::File => desk.bill(&parameters)?,
+            Transaction::Page | Transaction::App | Transaction::Qr => handler.create(transaction, parameters)?,
+            Transaction::Barcode => handler.take(parameters)?,
+            Transaction::Query => handler.query(&parameters)?,
+            Transaction::Refund => handler.refund(parameters, self.shared.refund_auto)?,
+            Transaction::Undo => handler.undo(parameters, self.shared.refund_auto)?,
+            Transaction::Reverse => handler.reverse(&parameters)?,
+            Transaction::File => handler.bill(&parameters)?,
         };
         if let Some(subject) = done.notify {
-            // Without a backUrl there is nobody to tell.
-            send(&self.shared, desk.books, &subject, &Sending::default()).ok();
+            // Without backUrl there is no receiver.
+            send(&self.shared, handler.state, &subject, &SendOptions::default()).ok();
         }
         Ok(done.fields)
     }
 }
 
-/// What the fault's `code` says in UnionPay's words: a `respCode` of two digits; any other word is a busy system (06).
-/// Empty: a page of a proxy.
+/// Returns the reply for the fault's `code`: a `respCode` of two digits; any other text is a busy system (06). An
+/// empty code gives a proxy's page.
 fn scripted(form: &Form, fault: &Fault) -> Reply {
     let is_code = fault.code.len() == 2;
     let reply = match fault.code.as_str() {
-        _ if fault.fault == Kind::Garbage => return Reply::page(200, "<html>OK</html>"),
+        _ if fault.fault == FaultKind::Garbage => return Reply::page(200, "<html>OK</html>"),
         "" => return Reply::page(fault.status, "<html><body>Bad Gateway</body></html>"),
         code if is_code => Reply::coded(form, code),
         _ => Reply::coded(form, "06"),
@@ -184,7 +185,7 @@ fn scripted(form: &Form, fault: &Fault) -> Reply {
     reply.with_status(fault.status)
 }
 
-/// Which of the interface's transactions it is.
+/// Transaction type of UnionPay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transaction {
     Page,
@@ -198,9 +199,9 @@ enum Transaction {
     File,
 }
 
-/// What a request is about, as far as the books know.
+/// Operation and numbers of a request.
 struct About {
-    /// One of [`super::fault::OPERATIONS`].
+    /// Operation name, one of [`super::fault::OPERATIONS`].
     operation: &'static str,
     order: Option<Id>,
     refund: Option<Id>,
@@ -214,7 +215,7 @@ impl Transaction {
             (APP, "01", "01") => Some(Self::App),
             (BACK, "01", "07") => Some(Self::Qr),
             (BACK, "01", "06") => Some(Self::Barcode),
-            // Trades of a QR product are asked about where they were made.
+            // Trades of a QR product are queried at the path that created them.
             (QUERY | BACK, "00", "00") => Some(Self::Query).filter(|_| (path == BACK) == (text("bizType") == "000000")),
             (BACK, "04", "00") => Some(Self::Refund),
             (BACK, "31", "00") => Some(Self::Undo),
@@ -224,13 +225,13 @@ impl Transaction {
         }
     }
 
-    fn about(self, books: &SandboxState, form: &Form) -> About {
+    fn about(self, state: &SandboxState, form: &Form) -> About {
         let id = |number: &str| (form.get("merId").unwrap_or_default().to_owned(), number.to_owned());
         let named = |name: &str| form.get(name).map(id);
         let own = named("orderId");
-        let original = named("origQryId").and_then(|query| books.transactions.get(&query)).map(|number| id(number));
+        let original = named("origQryId").and_then(|query| state.transactions.get(&query)).map(|number| id(number));
         match self {
-            Self::Query => match own.as_ref().and_then(|own| books.refunds.get(own)) {
+            Self::Query => match own.as_ref().and_then(|own| state.refunds.get(own)) {
                 Some(refund) => {
                     About { operation: "refund_query", order: Some(id(&refund.order)), refund: own.clone() }
                 }
@@ -244,7 +245,7 @@ impl Transaction {
         }
     }
 
-    /// How an order is paid that was made with this transaction.
+    /// Payment product of orders that this transaction creates.
     fn product(self) -> &'static str {
         match self {
             Self::Page => "page",

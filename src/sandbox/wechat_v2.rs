@@ -1,9 +1,9 @@
-//! WeChat Pay's APIv2, from the platform's side: read ▶ admit ▶ count ▶ fault ▶ execute ▶ sign.
+//! WeChat Pay APIv2 simulator: parse ▶ authenticate ▶ count ▶ fault ▶ execute ▶ sign.
 
 mod authenticate;
 mod bill;
 mod codes;
-mod notification;
+pub(super) mod notification;
 mod orders;
 mod refund;
 mod reply;
@@ -18,103 +18,108 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
-use self::authenticate::Admitted;
-pub(super) use self::notification::compose;
+use self::authenticate::AuthenticatedRequest;
 use self::reply::Reply;
 use self::xml::Fields;
-use super::Shared;
 use super::account::wechat_v2::Account;
-use super::fault::{Fault, Kind, disturbed};
-use super::notify::{Sending, send};
-use super::server::{LONGEST_BODY, Verdict, cut, unread};
+use super::context::SandboxContext;
+use super::fault::{Fault, FaultKind, execute_with_fault};
+use super::notification::SendOptions;
+use super::notify::send;
+use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 
-/// Whether a path is one of this dialect's.
+/// Whether the path belongs to APIv2.
 pub(super) fn is_path(path: &str) -> bool {
     path.starts_with("/pay/") || path.starts_with("/secapi/")
 }
 
-/// Serves one request; `identity` is the serial number of the client certificate of its connection.
-pub(super) async fn serve(shared: Arc<Shared>, identity: Option<String>, request: Request<Incoming>) -> Verdict {
+/// Serves one request. `identity` is the serial number of the connection's client certificate.
+pub(super) async fn serve(
+    shared: Arc<SandboxContext>,
+    identity: Option<String>,
+    request: Request<Incoming>,
+) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.books.lock().stats.requests += 1;
+    shared.state.lock().stats.requests += 1;
     let Some(call) = Call::at(parts.uri.path()) else {
-        return Verdict::Answer(Reply::page(404, "<html><body>404 Not Found</body></html>").sent());
+        return ResponseAction::Answer(Reply::page(404, "<html><body>404 Not Found</body></html>").sent());
     };
-    if let Some(verdict) = unread(&shared, call.operation(), None) {
+    if let Some(verdict) = action_before_body(&shared, call.operation(), None) {
         return verdict;
     }
-    let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
-    // So says what stands before the platform: it knows no merchants yet.
+    let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
+    // The proxy in front of the platform rejects this: it knows no merchants.
     if call.needs_certificate() && identity.is_none() && shared.require_client_certificate {
-        shared.books.lock().stats.wrong_identities += 1;
+        shared.state.lock().stats.wrong_identities += 1;
         let page = "<html><head><title>400 No required SSL certificate was sent</title></head></html>";
-        return Verdict::Answer(Reply::page(400, page).sent());
+        return ResponseAction::Answer(Reply::page(400, page).sent());
     }
     if parts.method != Method::POST {
-        return Verdict::Answer(Reply::refused("请使用post方法").sent());
+        return ResponseAction::Answer(Reply::refused("请使用post方法").sent());
     }
     let fields = match authenticate::read(&body.to_bytes()) {
         Ok(fields) => fields,
-        Err(reply) => return Verdict::Answer(reply.sent()),
+        Err(reply) => return ResponseAction::Answer(reply.sent()),
     };
-    // What to cut is known from the body alone; nobody outside can tell that it was read.
+    // Whether to cut depends on the body. The client cannot observe that the body was read.
     let number = fields.get("out_refund_no").or_else(|| fields.get("out_trade_no"));
-    if let Some(verdict) = unread(&shared, call.operation(), number.map(String::as_str)) {
+    if let Some(verdict) = action_before_body(&shared, call.operation(), number.map(String::as_str)) {
         return verdict;
     }
-    // A task of its own: what was read is executed, whether or not the other side still waits.
+    // A separate task, so that a request that was read is executed even if the client disconnects.
     let work = tokio::spawn(async move { Exchange { shared, identity, call, fields }.run().await });
-    work.await.unwrap_or(Verdict::Cut)
+    work.await.unwrap_or(ResponseAction::Cut)
 }
 
 struct Exchange {
-    shared: Arc<Shared>,
+    shared: Arc<SandboxContext>,
     identity: Option<String>,
     call: Call,
     fields: Fields,
 }
 
 impl Exchange {
-    async fn run(self) -> Verdict {
-        let Admitted { account, how } = match authenticate::admit(&self.fields, &self.shared.accounts) {
-            Ok(admitted) => admitted,
-            Err(reply) => {
-                self.shared.books.lock().stats.bad_signatures += 1;
-                return Verdict::Answer(reply.sent());
-            }
-        };
+    async fn run(self) -> ResponseAction {
+        let AuthenticatedRequest { account, how } =
+            match authenticate::authenticate(&self.fields, &self.shared.accounts) {
+                Ok(request) => request,
+                Err(reply) => {
+                    self.shared.state.lock().stats.bad_signatures += 1;
+                    return ResponseAction::Answer(reply.sent());
+                }
+            };
         if self.identity.as_ref().is_some_and(|serial| *serial != account.serial) {
-            self.shared.books.lock().stats.wrong_identities += 1;
-            return Verdict::Answer(Reply::refused("商户号与API证书不一致").sent());
+            self.shared.state.lock().stats.wrong_identities += 1;
+            return ResponseAction::Answer(Reply::refused("商户号与API证书不一致").sent());
         }
         let Some(fault) = self.arrive(&account) else {
-            return Verdict::Answer(self.execute(&account).signed(&account, how, None));
+            return ResponseAction::Answer(self.execute(&account).signed(&account, how, None));
         };
-        let reply = disturbed(&fault, || self.execute(&account), |fault| scripted(fault, self.call)).await;
+        let reply = execute_with_fault(&fault, || self.execute(&account), |fault| scripted(fault, self.call)).await;
         let Some(reply) = reply else { return cut(&self.shared) };
-        let kind = if fault.unsigned { Kind::Unsigned } else { fault.fault };
-        Verdict::Answer(reply.signed(&account, how, Some(kind)))
+        let kind = if fault.unsigned { FaultKind::Unsigned } else { fault.fault };
+        ResponseAction::Answer(reply.signed(&account, how, Some(kind)))
     }
 
-    /// Counts the request, and takes its fault from the script.
+    /// Counts the request and takes its scripted fault.
     fn arrive(&self, account: &Account) -> Option<Fault> {
         let id = |number: String| (account.mchid.clone(), number);
         let text = |name: &str| self.fields.get(name).cloned();
         let operation = self.call.operation();
-        let mut books = self.shared.books.lock();
+        let mut state = self.shared.state.lock();
         let refund = match self.call {
             Call::Refund => text("out_refund_no").map(id),
             Call::RefundQuery => match text("refund_id") {
-                Some(refund_id) => refund::by_id(&books, account, &refund_id),
+                Some(refund_id) => refund::by_id(&state, account, &refund_id),
                 None => text("out_refund_no").map(id),
             },
             _ => None,
         };
-        let by_transaction = |transaction: String| books.transactions.get(&id(transaction)).cloned();
+        let by_transaction = |transaction: String| state.transactions.get(&id(transaction)).cloned();
         let order = text("out_trade_no").or_else(|| by_transaction(text("transaction_id")?));
-        let order = order.or_else(|| Some(books.refunds.get(refund.as_ref()?)?.order.clone())).map(id);
-        books.arrived(operation, order.as_ref(), refund.as_ref());
-        drop(books);
+        let order = order.or_else(|| Some(state.refunds.get(refund.as_ref()?)?.order.clone())).map(id);
+        state.count_arrival(operation, order.as_ref(), refund.as_ref());
+        drop(state);
         let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
         self.shared.script.lock().for_request(operation, &account.mchid, &numbers)
     }
@@ -124,22 +129,22 @@ impl Exchange {
             Ok(content) => content,
             Err(reply) => return reply,
         };
-        let mut desk = orders::OrderHandler { books: &mut self.shared.books.lock(), account, now: Timestamp::now() };
+        let mut handler = orders::OrderHandler { state: &mut self.shared.state.lock(), account, now: Timestamp::now() };
         let result = match self.call {
-            Call::UnifiedOrder => desk.create(content),
-            Call::Micropay => desk.scan(content),
-            Call::OrderQuery => desk.query(&content),
-            Call::CloseOrder => desk.close(&content),
-            Call::Reverse => desk.reverse(&content),
-            Call::Refund => desk.refund(content, self.shared.refund_auto),
-            Call::RefundQuery => desk.refund_query(&content),
-            Call::DownloadBill => desk.bill(&content),
-            Call::DownloadFundFlow => desk.fund_flow(&content),
+            Call::UnifiedOrder => handler.create(content),
+            Call::Micropay => handler.scan(content),
+            Call::OrderQuery => handler.query(&content),
+            Call::CloseOrder => handler.close(&content),
+            Call::Reverse => handler.reverse(&content),
+            Call::Refund => handler.refund(content, self.shared.refund_auto),
+            Call::RefundQuery => handler.refund_query(&content),
+            Call::DownloadBill => handler.bill(&content),
+            Call::DownloadFundFlow => handler.fund_flow(&content),
         };
         let (Ok(reply) | Err(reply)) = result.map(|done| {
             if let Some(subject) = done.notify {
-                // Without a notify_url there is nobody to tell.
-                send(&self.shared, desk.books, &subject, &Sending::default()).ok();
+                // Without notify_url there is no receiver.
+                send(&self.shared, handler.state, &subject, &SendOptions::default()).ok();
             }
             done.reply
         });
@@ -147,12 +152,12 @@ impl Exchange {
     }
 }
 
-/// What the fault's `code` says in APIv2's words: an `err_code`, signed; `FAIL`: not understood, unsigned; empty: a page of a
-/// proxy.
+/// Returns the reply for the fault's `code`: a signed `err_code`; `FAIL` gives an unsigned rejection; an empty code
+/// gives a proxy's page.
 fn scripted(fault: &Fault, call: Call) -> Reply {
     let message = |usual| fault.message.as_deref().unwrap_or(usual);
     let reply = match fault.code.as_str() {
-        _ if fault.fault == Kind::Garbage => return Reply::page(200, "<html>OK</html>"),
+        _ if fault.fault == FaultKind::Garbage => return Reply::page(200, "<html>OK</html>"),
         "" => return Reply::page(fault.status, "<html><body>Bad Gateway</body></html>"),
         "FAIL" => Reply::refused(message("系统繁忙，请稍后再试")),
         "SYSTEM_ERROR" => Reply::error("SYSTEMERROR", message("系统错误")),
@@ -162,7 +167,7 @@ fn scripted(fault: &Fault, call: Call) -> Reply {
     if call == Call::Reverse { reply.with("recall", "Y") } else { reply }
 }
 
-/// Which of the interface's requests it is.
+/// API call of APIv2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     UnifiedOrder,
@@ -192,7 +197,7 @@ impl Call {
         }
     }
 
-    /// One of [`super::fault::OPERATIONS`].
+    /// Operation name, one of [`super::fault::OPERATIONS`].
     fn operation(self) -> &'static str {
         match self {
             Self::UnifiedOrder | Self::Micropay => "create",

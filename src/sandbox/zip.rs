@@ -1,12 +1,13 @@
-//! The plainest archive: one file, not compressed.
+//! Writes a ZIP archive with one uncompressed file.
 
 use bytes::Bytes;
 
-/// Puts the content into an archive under this name, which is ASCII.
+/// Returns a ZIP archive with the content under this ASCII name.
 pub(super) fn archive(name: &str, content: &[u8]) -> Option<Bytes> {
     let size = u32::try_from(content.len()).ok()?.to_le_bytes();
     let name_length = u16::try_from(name.len()).ok()?.to_le_bytes();
-    // Version 1.0, no flags, stored, midnight of 1980-01-01; then CRC-32, both sizes, and the lengths of name and extra field.
+    // Version 1.0, no flags, stored, 1980-01-01 00:00; then CRC-32, both sizes, and the lengths of name and extra
+    // field.
     let mut described = Vec::new();
     described.extend([10, 0, 0, 0, 0, 0, 0, 0, 0x21, 0]);
     described.extend(crc32(content).to_le_bytes());
@@ -23,7 +24,7 @@ pub(super) fn archive(name: &str, content: &[u8]) -> Option<Bytes> {
     let directory_at = u32::try_from(archive.len()).ok()?;
     archive.extend(b"PK\x01\x02\x0a\x00");
     archive.extend(&described);
-    // No comment, first disk, no attributes, at the beginning.
+    // No comment, first disk, no attributes, offset 0.
     archive.extend([0; 14]);
     archive.extend(name.as_bytes());
 
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sum_is_the_known_one() {
+    fn crc32_of_the_standard_check_input_is_correct() {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 }

@@ -24,5 +24,5 @@ async fn run(arguments: &[&str]) {
     command.arg("chaos").args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let (printed, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && printed.contains("the books agree"), "{printed}\n{said}");
+    assert!(output.status.success() && printed.contains("the records agree"), "{printed}\n{said}");
 }

@@ -1,68 +1,68 @@
-//! A merchant's application at Alipay, as Alipay knows it.
+//! An Alipay account of the sandbox.
 
 use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Source, TlsFiles, TlsTable};
-use crate::sandbox::fault::Kind;
+use super::{AccountFile, TlsFiles, TlsTable};
+use crate::sandbox::fault::FaultKind;
 use crate::sandbox::keys::{PublicKey, SigningKey};
 
-/// An application as the platform knows it.
+/// An application registered at Alipay.
 pub(in crate::sandbox) struct Account {
     pub(in crate::sandbox) app_id: String,
-    /// The merchant behind it.
+    /// The application's merchant.
     pub(in crate::sandbox) seller_id: String,
-    /// The merchant's consent, when the application acts for another than its owner.
+    /// Authorization token of a merchant for whom the application acts.
     pub(in crate::sandbox) app_auth_token: Option<String>,
-    /// Whose signatures are believed.
+    /// Key that verifies the application's signatures.
     pub(in crate::sandbox) application: PublicKey,
-    /// Signs answers and notifications.
+    /// Key that signs responses and notifications.
     pub(in crate::sandbox) alipay: SigningKey,
-    /// Present in certificate mode.
+    /// Certificate serial numbers; present in certificate mode.
     pub(in crate::sandbox) certificates: Option<Certificates>,
-    /// The key and certificate that come after them, in certificate mode.
-    pub(in crate::sandbox) next: Option<Next>,
+    /// Alipay's next key and certificate, in certificate mode.
+    pub(in crate::sandbox) next: Option<NextKey>,
     pub(super) tls: TlsFiles,
 }
 
-/// Alipay's next key.
-pub(in crate::sandbox) struct Next {
+/// Alipay's next key and certificate.
+pub(in crate::sandbox) struct NextKey {
     pub(in crate::sandbox) key: SigningKey,
     pub(in crate::sandbox) alipay_cert_sn: String,
-    /// The certificate and the one above it, PEM.
+    /// The certificate and its issuer's, PEM.
     pub(in crate::sandbox) certificate: Vec<u8>,
 }
 
-/// The serial numbers of certificate mode, by which requests and answers name their keys.
+/// Serial numbers that identify the keys of requests and responses in certificate mode.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::sandbox) struct Certificates {
-    /// Of the application's certificate.
+    /// Serial number of the application's certificate.
     pub(in crate::sandbox) app_cert_sn: String,
-    /// Of the RSA certificates among the roots, joined by `_`.
+    /// Serial numbers of the RSA root certificates, joined by `_`.
     pub(in crate::sandbox) alipay_root_cert_sn: String,
-    /// Of the certificate with Alipay's own key.
+    /// Serial number of Alipay's certificate.
     pub(in crate::sandbox) alipay_cert_sn: String,
 }
 
 impl Account {
-    /// The key that signs an answer, and the number that it is named by: the next one where the fault says so.
-    pub(in crate::sandbox) fn signer(&self, fault: Option<Kind>) -> (&SigningKey, Option<&str>) {
+    /// Returns the signing key of a response and its serial number: the next key under the fault `next_key`.
+    pub(in crate::sandbox) fn signer(&self, fault: Option<FaultKind>) -> (&SigningKey, Option<&str>) {
         match &self.next {
-            Some(next) if fault == Some(Kind::NextKey) => (&next.key, Some(&next.alipay_cert_sn)),
+            Some(next) if fault == Some(FaultKind::NextKey) => (&next.key, Some(&next.alipay_cert_sn)),
             _ => (&self.alipay, self.certificates.as_ref().map(|numbers| numbers.alipay_cert_sn.as_str())),
         }
     }
 
-    pub(super) fn read(source: &Source) -> io::Result<Self> {
-        let file: File = source.parse()?;
+    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+        let file: File = account_file.parse()?;
         let next = file.next.map(|next| {
-            Ok::<_, io::Error>(Next {
-                key: SigningKey::read("alipay", &source.path(next.private_key))?,
+            Ok::<_, io::Error>(NextKey {
+                key: SigningKey::read("alipay", &account_file.path(next.private_key))?,
                 alipay_cert_sn: next.alipay_cert_sn,
-                certificate: std::fs::read(source.path(next.certificate))?,
+                certificate: std::fs::read(account_file.path(next.certificate))?,
             })
         });
         Ok(Self {
@@ -70,10 +70,10 @@ impl Account {
             app_id: file.app_id,
             seller_id: file.seller_id,
             app_auth_token: file.app_auth_token,
-            application: PublicKey::read(&source.path(file.application.public_key))?,
-            alipay: SigningKey::read("alipay", &source.path(file.alipay.private_key))?,
+            application: PublicKey::read(&account_file.path(file.application.public_key))?,
+            alipay: SigningKey::read("alipay", &account_file.path(file.alipay.private_key))?,
             certificates: file.certificates,
-            tls: file.tls.files(source),
+            tls: file.tls.files(account_file),
         })
     }
 }
@@ -83,7 +83,7 @@ impl Account {
 struct File {
     #[serde(rename = "provider")]
     _provider: String,
-    /// Only for `tollgate keygen`, which looks for neighbours.
+    /// Used only by `tollgate keygen`, to find accounts with the same address.
     #[serde(rename = "address")]
     _address: String,
     app_id: String,

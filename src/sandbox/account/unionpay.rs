@@ -1,76 +1,76 @@
-//! A merchant of UnionPay, as UnionPay knows it.
+//! A UnionPay account of the sandbox.
 
 use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Source, TlsFiles, TlsTable};
+use super::{AccountFile, TlsFiles, TlsTable};
 use crate::sandbox::keys::{Certificate, SigningKey, sm2};
 
-/// A merchant as the platform knows it.
+/// A merchant registered at UnionPay.
 pub(in crate::sandbox) struct Account {
     pub(in crate::sandbox) mer_id: String,
     pub(in crate::sandbox) keys: Keys,
     pub(super) tls: TlsFiles,
 }
 
-/// How both sides sign.
+/// Keys of both sides.
 pub(in crate::sandbox) enum Keys {
-    /// `signMethod` 01 and 21.
+    /// Certificates, for `signMethod` 01 and 21.
     Certificates(Box<Certificates>),
-    /// `signMethod` 11 and 12: one key for both sides.
+    /// Shared key, for `signMethod` 11 and 12.
     Secret(String),
 }
 
-/// The certificates of both sides.
+/// Certificates of both sides.
 pub(in crate::sandbox) struct Certificates {
-    /// The number of the merchant's, `certId`.
+    /// Serial number of the merchant's certificate, `certId`.
     pub(in crate::sandbox) number: String,
     pub(in crate::sandbox) pair: Pair,
-    /// UnionPay's certificate, as each message carries it: with the line ends of the platform's machines.
+    /// UnionPay's certificate as each message contains it, with CRLF line ends.
     pub(in crate::sandbox) shown: String,
 }
 
-/// Whose signatures are believed, and what signs answers and notifications.
+/// Key that verifies the merchant's signatures, and key that signs responses and notifications.
 pub(in crate::sandbox) enum Pair {
-    /// `signMethod` 01.
+    /// RSA, `signMethod` 01.
     Rsa { merchant: Certificate, unionpay: SigningKey },
-    /// `signMethod` 21.
+    /// SM2, `signMethod` 21.
     Sm2 { merchant: sm2::PublicKey, unionpay: sm2::SigningKey },
 }
 
 impl Certificates {
-    /// The merchant's key says by which method both sides sign.
-    fn read(source: &Source, merchant: &MerchantTable, unionpay: &UnionpayTable) -> io::Result<Self> {
-        let merchant = Certificate::read(&source.path(&merchant.certificate))?;
-        let own = Certificate::read(&source.path(&unionpay.certificate))?;
-        let key = source.path(&unionpay.private_key);
+    /// Reads the certificates. The type of the merchant's key determines the method of both sides.
+    fn read(account_file: &AccountFile, merchant: &MerchantTable, unionpay: &UnionpayTable) -> io::Result<Self> {
+        let merchant = Certificate::read(&account_file.path(&merchant.certificate))?;
+        let own = Certificate::read(&account_file.path(&unionpay.certificate))?;
+        let key = account_file.path(&unionpay.private_key);
         let number = merchant.number.clone();
         let pair = match sm2::PublicKey::of(&merchant) {
             Some(merchant) => Pair::Sm2 { merchant, unionpay: sm2::SigningKey::read(&own.number, &key)? },
             None => Pair::Rsa { merchant, unionpay: SigningKey::read("unionpay", &key)? },
         };
         let shown = String::from_utf8(own.pem);
-        let shown = shown.map_err(|_| source.refused("UnionPay's certificate is no PEM".to_owned()))?;
+        let shown = shown.map_err(|_| account_file.error("UnionPay's certificate is not PEM".to_owned()))?;
         Ok(Self { number, pair, shown: shown.lines().map(|line| format!("{line}\r\n")).collect() })
     }
 }
 
 impl Account {
-    pub(super) fn read(source: &Source) -> io::Result<Self> {
-        let file: File = source.parse()?;
+    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+        let file: File = account_file.parse()?;
         let keys = match (file.secure_key, file.merchant, file.unionpay) {
             (Some(key), None, None) => Keys::Secret(key),
             (None, Some(merchant), Some(unionpay)) => {
-                Keys::Certificates(Box::new(Certificates::read(source, &merchant, &unionpay)?))
+                Keys::Certificates(Box::new(Certificates::read(account_file, &merchant, &unionpay)?))
             }
             _ => {
                 let advice = "give `secure_key` alone, or the tables `merchant` and `unionpay`".to_owned();
-                return Err(source.refused(advice));
+                return Err(account_file.error(advice));
             }
         };
-        Ok(Self { mer_id: file.mer_id, keys, tls: file.tls.files(source) })
+        Ok(Self { mer_id: file.mer_id, keys, tls: file.tls.files(account_file) })
     }
 }
 
@@ -79,7 +79,7 @@ impl Account {
 struct File {
     #[serde(rename = "provider")]
     _provider: String,
-    /// Only for `tollgate keygen`, which looks for neighbours.
+    /// Used only by `tollgate keygen`, to find accounts with the same address.
     #[serde(rename = "address")]
     _address: String,
     #[serde(rename = "merId")]

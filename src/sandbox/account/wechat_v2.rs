@@ -1,35 +1,35 @@
-//! A merchant of WeChat Pay's APIv2, as WeChat knows it.
+//! A WeChat Pay APIv2 account of the sandbox.
 
 use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Source, TlsFiles, TlsTable};
+use super::{AccountFile, TlsFiles, TlsTable};
 use crate::sandbox::keys::Certificate;
 
-/// A merchant as the platform knows it.
+/// A merchant registered at WeChat Pay.
 pub(in crate::sandbox) struct Account {
     pub(in crate::sandbox) mchid: String,
     pub(in crate::sandbox) appid: String,
-    /// For whom it acts, when it is a service provider.
+    /// Merchant for whom a service provider acts.
     pub(in crate::sandbox) sub_mchid: Option<String>,
     pub(in crate::sandbox) sub_appid: Option<String>,
-    /// Signs in both directions, and hides what refunds are told of.
+    /// API key: signs messages in both directions and encrypts refund notifications.
     pub(in crate::sandbox) api: String,
-    /// The serial number of the client certificate that refunds and reversals must come with.
+    /// Serial number of the client certificate that refunds and reversals require.
     pub(in crate::sandbox) serial: String,
     pub(super) tls: TlsFiles,
 }
 
 impl Account {
-    pub(super) fn read(source: &Source) -> io::Result<Self> {
-        let file: File = source.parse()?;
+    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+        let file: File = account_file.parse()?;
         if file.api.len() != 32 || !file.api.is_ascii() {
-            return Err(source.refused("`api` must be exactly 32 ASCII characters".to_owned()));
+            return Err(account_file.error("`api` must be exactly 32 ASCII characters".to_owned()));
         }
         if file.sub_appid.is_some() && file.sub_mchid.is_none() {
-            return Err(source.refused("`sub_appid` needs `sub_mchid`: the merchant for whom it acts".to_owned()));
+            return Err(account_file.error("`sub_appid` needs `sub_mchid`: the merchant for whom it acts".to_owned()));
         }
         Ok(Self {
             mchid: file.mchid,
@@ -37,8 +37,8 @@ impl Account {
             sub_mchid: file.sub_mchid,
             sub_appid: file.sub_appid,
             api: file.api,
-            serial: Certificate::read(&source.path(file.merchant.certificate))?.serial,
-            tls: file.tls.files(source),
+            serial: Certificate::read(&account_file.path(file.merchant.certificate))?.serial,
+            tls: file.tls.files(account_file),
         })
     }
 }
@@ -48,7 +48,7 @@ impl Account {
 struct File {
     #[serde(rename = "provider")]
     _provider: String,
-    /// Only for `tollgate keygen`, which looks for neighbours.
+    /// Used only by `tollgate keygen`, to find accounts with the same address.
     #[serde(rename = "address")]
     _address: String,
     mchid: String,

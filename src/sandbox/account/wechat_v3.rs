@@ -1,41 +1,42 @@
-//! A merchant of WeChat Pay v3, as WeChat knows it.
+//! A WeChat Pay v3 account of the sandbox.
 
 use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Source, TlsFiles, TlsTable};
+use super::{AccountFile, TlsFiles, TlsTable};
 use crate::sandbox::keys::{Certificate, SigningKey};
 
-/// A merchant as the platform knows it.
+/// A merchant registered at WeChat Pay.
 pub(in crate::sandbox) struct Account {
     pub(in crate::sandbox) mchid: String,
     pub(in crate::sandbox) appid: String,
-    /// For whom it acts, when it is a service provider.
+    /// Merchant for whom a service provider acts.
     pub(in crate::sandbox) merchant_of: Option<Merchant>,
     pub(in crate::sandbox) api_v3: [u8; 32],
-    /// Whose signatures are believed.
+    /// Certificate that verifies the merchant's signatures.
     pub(in crate::sandbox) merchant: Certificate,
     pub(in crate::sandbox) public_key: Option<SigningKey>,
     pub(in crate::sandbox) platform: Option<Platform>,
     pub(super) tls: TlsFiles,
 }
 
-/// The merchant for whom a service provider acts.
+/// Merchant for whom a service provider acts.
 pub(in crate::sandbox) struct Merchant {
     pub(in crate::sandbox) mchid: String,
     pub(in crate::sandbox) appid: Option<String>,
 }
 
-/// A platform certificate and its private key.
+/// Platform certificate and its private key.
 pub(in crate::sandbox) struct Platform {
     pub(in crate::sandbox) certificate: Certificate,
     pub(in crate::sandbox) key: SigningKey,
 }
 
 impl Account {
-    /// The key that a request asks for with `Wechatpay-Serial`; without one, the key of the older way.
+    /// Returns the key that a request selects with `Wechatpay-Serial`; without the header, the platform certificate's
+    /// key.
     pub(in crate::sandbox) fn key(&self, wanted: Option<&str>) -> Option<&SigningKey> {
         let mut keys = self.platform.iter().map(|platform| &platform.key).chain(&self.public_key);
         match wanted {
@@ -44,23 +45,24 @@ impl Account {
         }
     }
 
-    pub(super) fn read(source: &Source) -> io::Result<Self> {
-        let file: File = source.parse()?;
+    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+        let file: File = account_file.parse()?;
         let api_v3 = file.api_v3.as_bytes().try_into();
-        let api_v3 = api_v3.map_err(|_| source.refused("`api_v3` must be exactly 32 ASCII characters".to_owned()))?;
-        let merchant = Certificate::read(&source.path(file.merchant.certificate))?;
+        let api_v3 =
+            api_v3.map_err(|_| account_file.error("`api_v3` must be exactly 32 ASCII characters".to_owned()))?;
+        let merchant = Certificate::read(&account_file.path(file.merchant.certificate))?;
         if merchant.serial != file.merchant.serial {
             let message = format!("`merchant.serial` is not the certificate's, which is {}", merchant.serial);
-            return Err(source.refused(message));
+            return Err(account_file.error(message));
         }
-        let public_key = file.public_key.map(|key| SigningKey::read(&key.id, &source.path(key.private_key)));
+        let public_key = file.public_key.map(|key| SigningKey::read(&key.id, &account_file.path(key.private_key)));
         let platform = file.platform_certificate.map(|platform| {
-            let certificate = Certificate::read(&source.path(platform.certificate))?;
-            let key = SigningKey::read(&certificate.serial, &source.path(platform.private_key))?;
+            let certificate = Certificate::read(&account_file.path(platform.certificate))?;
+            let key = SigningKey::read(&certificate.serial, &account_file.path(platform.private_key))?;
             Ok::<_, io::Error>(Platform { certificate, key })
         });
         if file.sub_appid.is_some() && file.sub_mchid.is_none() {
-            return Err(source.refused("`sub_appid` needs `sub_mchid`: the merchant for whom it acts".to_owned()));
+            return Err(account_file.error("`sub_appid` needs `sub_mchid`: the merchant for whom it acts".to_owned()));
         }
         let account = Self {
             mchid: file.mchid,
@@ -70,11 +72,11 @@ impl Account {
             merchant,
             public_key: public_key.transpose()?,
             platform: platform.transpose()?,
-            tls: file.tls.files(source),
+            tls: file.tls.files(account_file),
         };
         if account.key(None).is_none() {
             let message = "give `[public_key]` or `[platform_certificate]`: something must sign";
-            return Err(source.refused(message.to_owned()));
+            return Err(account_file.error(message.to_owned()));
         }
         Ok(account)
     }
@@ -85,7 +87,7 @@ impl Account {
 struct File {
     #[serde(rename = "provider")]
     _provider: String,
-    /// Only for `tollgate keygen`, which looks for neighbours.
+    /// Used only by `tollgate keygen`, to find accounts with the same address.
     #[serde(rename = "address")]
     _address: String,
     mchid: String,

@@ -1,4 +1,4 @@
-//! Who sends a request: the parameters that each must have, and the signature over all of them.
+//! Authentication of form requests: required parameters, and the signature over all of them.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::sandbox::account::alipay::Account;
 use crate::sandbox::account::{self, Accounts};
 use crate::sandbox::form::Form;
 
-/// A request that may be executed.
-pub(super) struct Admitted {
+/// An authenticated request.
+pub(super) struct AuthenticatedRequest {
     pub(super) account: Arc<Account>,
     pub(super) method: Method,
-    /// `None` when it is no JSON.
+    /// `biz_content`; `None` if it is not JSON.
     pub(super) content: Option<Value>,
-    /// Where its notifications go.
+    /// URL for notifications.
     pub(super) notify_url: Option<String>,
 }
 
-/// Every parameter that there is outside `biz_content`; in `alipay_sdk` Alipay's own SDK says its version.
+/// Every parameter outside `biz_content`. Alipay's SDK sends its version in `alipay_sdk`.
 const KNOWN: [&str; 15] = [
     "alipay_sdk",
     "app_id",
@@ -43,11 +43,11 @@ const KNOWN: [&str; 15] = [
     "app_cert_sn",
     "alipay_root_cert_sn",
 ];
-/// How far a request's time may be off.
-pub(super) const PATIENCE_SECONDS: u64 = 15 * 60;
+/// Maximum difference between a request's timestamp and now, in seconds.
+pub(super) const MAX_CLOCK_SKEW_SECONDS: u64 = 15 * 60;
 
-/// Checks everything but the business. Refusals are never signed: their sender is not known.
-pub(super) fn admit(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<Admitted, Reply> {
+/// Checks everything except the business rules. Rejections are unsigned, because the sender is unknown.
+pub(super) fn authenticate(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<AuthenticatedRequest, Reply> {
     let method = needed(form, "method")?;
     let app_id = needed(form, "app_id")?;
     let Some(account::Account::Alipay(account)) = accounts.get(app_id) else {
@@ -60,7 +60,7 @@ pub(super) fn admit(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<
     if !needed(form, "charset")?.eq_ignore_ascii_case("utf-8") {
         return Err(invalid("isv.invalid-charset", "字符集错误，沙箱只接受utf-8"));
     }
-    if !is_lately(needed(form, "timestamp")?, now) {
+    if !is_recent(needed(form, "timestamp")?, now) {
         return Err(invalid("isv.invalid-timestamp", "非法的时间戳参数：与服务器时间相差超过15分钟，或不是北京时间"));
     }
     if needed(form, "version")? != "1.0" {
@@ -90,7 +90,7 @@ pub(super) fn admit(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<
     }
     let content = serde_json::from_str(needed(form, "biz_content")?).ok();
     let notify_url = form.get("notify_url").map(str::to_owned);
-    Ok(Admitted { account: account.clone(), method, content, notify_url })
+    Ok(AuthenticatedRequest { account: account.clone(), method, content, notify_url })
 }
 
 fn needed<'a>(form: &'a Form, name: &str) -> Result<&'a str, Reply> {
@@ -116,15 +116,15 @@ fn check_certificates(form: &Form, account: &Account) -> Result<(), Reply> {
     }
 }
 
-/// `yyyy-MM-dd HH:mm:ss` in China, and nothing looser.
-fn is_lately(text: &str, now: Timestamp) -> bool {
+/// Whether the text is strictly `yyyy-MM-dd HH:mm:ss` in UTC+8 and close enough to now.
+fn is_recent(text: &str, now: Timestamp) -> bool {
     let form = text.bytes().map(|byte| if byte.is_ascii_digit() { b'0' } else { byte });
     if !form.eq(*b"0000-00-00 00:00:00") {
         return false;
     }
     let time = DateTime::strptime("%Y-%m-%d %H:%M:%S", text);
     let time = time.and_then(|time| time.to_zoned(TimeZone::fixed(Offset::constant(8))));
-    time.is_ok_and(|time| time.timestamp().as_second().abs_diff(now.as_second()) <= PATIENCE_SECONDS)
+    time.is_ok_and(|time| time.timestamp().as_second().abs_diff(now.as_second()) <= MAX_CLOCK_SKEW_SECONDS)
 }
 
 pub(super) fn is_url(text: &str) -> bool {
@@ -154,7 +154,7 @@ DEo+efI+xJ1f+M54lx6urTJvciwDZi4BuutyCZOIUoVJifvvfuwcnShyjPFB+9s7
 upDc6G/YFfxfrkRjQhcIwyjZ4PUVHIAO0Bq2oJj7w658ipeeGcaUAH1Ll3gyM9Nw
 kQIDAQAB
 -----END PUBLIC KEY-----";
-    /// A request as three of the platform's SDKs sign it.
+    /// Request as signed by three of Alipay's SDKs.
     const BODY: &str = "app_id=2021000000000001&biz_content=%7B%22out_trade_no%22%3A%22T20231115000001%22%2C%22total_amount%\
              22%3A%220.01%22%2C%22subject%22%3A%22%E6%B5%8B%E8%AF%95+a%2Bb%26c%3D%5C%22d%5C%22%22%2C%22product_co\
              de%22%3A%22FACE_TO_FACE_PAYMENT%22%7D&charset=utf-8&format=JSON&method=alipay.trade.precreate&notify\
@@ -165,7 +165,7 @@ kQIDAQAB
              EA8hBOjS4KQ%3D%3D&sign_type=RSA2&timestamp=2023-11-15+06%3A13%3A20&version=1.0";
 
     #[test]
-    fn a_request_of_the_platforms_own_sdks_is_understood() {
+    fn request_signed_by_alipays_sdks_is_accepted() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), KEY).unwrap();
         let key = PublicKey::read(file.path()).unwrap();
@@ -177,7 +177,7 @@ kQIDAQAB
     }
 
     #[test]
-    fn only_beijing_time_of_now_is_now() {
+    fn timestamp_is_accepted_only_in_china_time_and_when_recent() {
         let now = "2023-11-15T06:13:20+08:00".parse().unwrap();
         for (text, good) in [
             ("2023-11-15 06:13:20", true),
@@ -188,7 +188,7 @@ kQIDAQAB
             ("2023-13-15 06:13:20", false),
             ("2023-11-15 6:13:20", false),
         ] {
-            assert_eq!(is_lately(text, now), good, "{text}");
+            assert_eq!(is_recent(text, now), good, "{text}");
         }
     }
 }

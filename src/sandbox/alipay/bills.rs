@@ -1,4 +1,4 @@
-//! Bills: a link that is good for half a minute, signed; then the archive, which anybody has who knows the link.
+//! Bills: a signed response with a link that is valid for 30 s, and the archive for anyone who has the link.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,34 +13,35 @@ use serde_json::{Value, json};
 use super::codes::{add, china};
 use super::reply::Reply;
 use super::trade::{OrderHandler, Result, done};
-use super::{Shared, scripted, success};
+use super::{scripted, success};
 use crate::sandbox::bills::{Line, day, lines, yuan};
-use crate::sandbox::fault::{Kind, disturbed};
+use crate::sandbox::context::SandboxContext;
+use crate::sandbox::fault::execute_with_fault;
 use crate::sandbox::keys::random_text;
-use crate::sandbox::server::{Verdict, cut};
+use crate::sandbox::response_action::{ResponseAction, cut};
 use crate::sandbox::zip;
 
-/// Where the files are.
+/// Path of bill files.
 pub(in crate::sandbox) const PATH: &str = "/downloadBillFile.resource";
-/// Seconds that a link is good for.
-const LIFETIME: i64 = 30;
+/// Lifetime of a link in seconds.
+const LINK_LIFETIME_SECONDS: i64 = 30;
 
-/// Alipay's bills are in GBK; what is the same in each stands in these, and what differs comes for the words in braces.
+/// Templates of bills, in GBK. Words in braces are replaced by values.
 const TRADE: &[u8] = include_bytes!("bills/trade.gbk.csv");
 const SIGNCUSTOMER: &[u8] = include_bytes!("bills/signcustomer.gbk.csv");
-/// 交易 and 退款.
+/// The words 交易 (payment) and 退款 (refund) in GBK.
 const PAYMENT: &[u8] = b"\xbd\xbb\xd2\xd7";
 const REFUND: &[u8] = b"\xcd\xcb\xbf\xee";
 
 impl OrderHandler<'_> {
-    /// Makes the bill, and says where it is.
+    /// Creates the bill and returns its link.
     pub(super) fn bill(&mut self, content: &Value, host: &str) -> Result {
         let text = |field: &str| content[field].as_str().unwrap_or_default();
         let wanted = day(text("bill_date")).ok_or_else(|| {
             Reply::business("isv.invalid-arguments", "bill_date格式错误，沙箱只有日账单，请使用yyyy-MM-dd")
         })?;
         let bill = {
-            let lines = lines(self.books, &self.account.app_id, wanted);
+            let lines = lines(self.state, &self.account.app_id, wanted);
             if lines.is_empty() {
                 return Err(Reply::business("isp.bill_not_exist", "账单不存在"));
             }
@@ -50,15 +51,15 @@ impl OrderHandler<'_> {
         let (kind, seller) = (text("bill_type"), &self.account.seller_id);
         let token = format!("{}-{}", self.now.as_second(), random_text(32));
         let name = format!("{seller}_{}.csv.zip", wanted.strftime("%Y%m%d"));
-        // The original writes http:// too.
+        // Alipay also returns an http:// link.
         let url = format!("http://{host}{PATH}?bizType={kind}&userId={seller}&downloadFileName={name}&token={token}");
-        self.books.bills.insert((self.account.app_id.clone(), token), bill);
+        self.state.bills.insert((self.account.app_id.clone(), token), bill);
         let mut object = success();
         add(&mut object, json!({"bill_download_url": url}));
         done(Reply::method(object))
     }
 
-    /// Hands out the next certificate of the platform, by its number.
+    /// Returns the platform's next certificate by its serial number.
     pub(super) fn certificate(&mut self, content: &Value) -> Result {
         let next = self.account.next.as_ref().filter(|next| content["alipay_cert_sn"] == *next.alipay_cert_sn);
         let next = next.ok_or_else(|| Reply::business("INVALID_CERT_SN", "支付宝公钥证书序列号不存在"))?;
@@ -134,13 +135,16 @@ fn funds(line: &Line<'_>, amount: u64, balance: u64) -> Vec<u8> {
     [before.as_bytes(), kind, b",\r\n"].concat()
 }
 
-/// What is sold, as far as it is ASCII: the sandbox has no table of GBK.
+/// Returns the ASCII part of the subject, because the sandbox has no GBK table.
 fn subject(line: &Line<'_>) -> String {
     let subject = line.order.parameters["subject"].as_str().unwrap_or_default();
-    subject.chars().map(|letter| if matches!(letter, ' '..='~') && letter != ',' { letter } else { '?' }).collect()
+    subject
+        .chars()
+        .map(|character| if matches!(character, ' '..='~') && character != ',' { character } else { '?' })
+        .collect()
 }
 
-/// With the value in the place of the word's first appearance.
+/// Replaces the first occurrence of the word.
 fn replaced(text: &[u8], word: &[u8], value: &[u8]) -> Vec<u8> {
     match text.windows(word.len()).position(|part| part == word) {
         Some(at) => [&text[..at], value, &text[at + word.len()..]].concat(),
@@ -148,27 +152,30 @@ fn replaced(text: &[u8], word: &[u8], value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Serves a file to whoever knows its link.
-pub(in crate::sandbox) async fn serve(shared: std::sync::Arc<Shared>, request: Request<Incoming>) -> Verdict {
-    shared.books.lock().stats.requests += 1;
+/// Serves a bill file. The link is the only authorization.
+pub(in crate::sandbox) async fn serve(
+    shared: std::sync::Arc<SandboxContext>,
+    request: Request<Incoming>,
+) -> ResponseAction {
+    shared.state.lock().stats.requests += 1;
     let query = request.uri().query().unwrap_or_default();
     let token = query.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default().to_owned();
     let known =
-        shared.books.lock().bills.iter().find(|(id, _)| id.1 == token).map(|(id, file)| (id.0.clone(), file.clone()));
+        shared.state.lock().bills.iter().find(|(id, _)| id.1 == token).map(|(id, file)| (id.0.clone(), file.clone()));
     let made = token.split('-').next().and_then(|time| time.parse::<i64>().ok()).unwrap_or_default();
-    let Some((app_id, file)) = known.filter(|_| Timestamp::now().as_second() - made <= LIFETIME) else {
-        return Verdict::Answer(answer(
+    let Some((app_id, file)) = known.filter(|_| Timestamp::now().as_second() - made <= LINK_LIFETIME_SECONDS) else {
+        return ResponseAction::Answer(answer(
             StatusCode::FORBIDDEN,
             "text/html",
             Bytes::from_static(b"<html>expired</html>"),
         ));
     };
-    shared.books.lock().arrived("bill_file", None, None);
+    shared.state.lock().count_arrival("bill_file", None, None);
     let fault = shared.script.lock().for_request("bill_file", &app_id, &[]);
     let file = || answer(StatusCode::OK, "application/zip", file);
-    let Some(fault) = fault else { return Verdict::Answer(file()) };
-    match disturbed(&fault, file, |fault| scripted(fault).sent()).await {
-        Some(response) => Verdict::Answer(response),
+    let Some(fault) = fault else { return ResponseAction::Answer(file()) };
+    match execute_with_fault(&fault, file, |fault| scripted(fault).sent()).await {
+        Some(response) => ResponseAction::Answer(response),
         None => cut(&shared),
     }
 }
@@ -178,11 +185,4 @@ fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
     response
-}
-
-/// Leads to a file that is none of the platform's; the name leads nowhere.
-pub(super) fn spoil_link(object: &mut Value, fault: Kind) {
-    if fault == Kind::OtherHost && object.get("bill_download_url").is_some() {
-        object["bill_download_url"] = json!(format!("https://bills.example.invalid{PATH}?token=x"));
-    }
 }

@@ -1,4 +1,4 @@
-//! How Alipay says what the books know.
+//! Translation of the sandbox state into Alipay's fields and codes.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -8,27 +8,27 @@ use serde_json::{Value, json};
 use super::yuan::yuan;
 use crate::sandbox::state::{Id, Order, RefundStatus, SandboxState, State};
 
-/// `trade_status` of a trade; one of which everything was given back is closed.
-pub(super) fn status(books: &mut SandboxState, id: &Id, now: Timestamp) -> &'static str {
-    let given_back: u64 = finished(books, id);
-    match books.order(id, now) {
+/// Returns the `trade_status`. A completely refunded trade is closed.
+pub(super) fn status(state: &mut SandboxState, id: &Id, now: Timestamp) -> &'static str {
+    let refunded_amount: u64 = finished(state, id);
+    match state.order(id, now) {
         Some(order) => match order.state {
             State::NotPay => "WAIT_BUYER_PAY",
             State::Success => "TRADE_SUCCESS",
-            State::Refund if given_back < order.total => "TRADE_SUCCESS",
+            State::Refund if refunded_amount < order.total => "TRADE_SUCCESS",
             State::Refund | State::Closed | State::PayError => "TRADE_CLOSED",
         },
         None => "",
     }
 }
 
-/// How much of a trade was given back.
-pub(super) fn finished(books: &SandboxState, id: &Id) -> u64 {
-    let refunds = books.refunds_of(id).filter(|(_, refund)| refund.status == RefundStatus::Success);
+/// Returns the refunded amount of a trade in fen.
+pub(super) fn finished(state: &SandboxState, id: &Id) -> u64 {
+    let refunds = state.refunds_of(id).filter(|(_, refund)| refund.status == RefundStatus::Success);
     refunds.map(|(_, refund)| refund.amount).sum()
 }
 
-/// A trade, as pay, query and notifications tell it.
+/// Returns a trade as in pay and query responses and in notifications.
 pub(super) fn trade_object(number: &str, order: &Order) -> Value {
     let mut object = json!({
         "out_trade_no": number,
@@ -59,18 +59,18 @@ pub(super) fn add(object: &mut Value, more: Value) {
     }
 }
 
-/// A time as Alipay writes it.
+/// Formats a time as Alipay does.
 pub(super) fn china(time: Timestamp) -> String {
     time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Reads such a time.
-pub(super) fn instant(text: &str) -> Option<Timestamp> {
+/// Parses a time in that format.
+pub(super) fn parse_china_time(text: &str) -> Option<Timestamp> {
     let time = DateTime::strptime("%Y-%m-%d %H:%M:%S", text).ok()?;
     Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
 }
 
-/// Reads `90m`, `12h` or `15d`: one minute to fifteen days.
+/// Parses a duration such as `90m`, `12h` or `15d`, from one minute to fifteen days.
 pub(super) fn minutes(text: &str) -> Option<i64> {
     let (number, each) = [('m', 1), ('h', 60), ('d', 24 * 60)]
         .into_iter()

@@ -1,4 +1,4 @@
-//! Notifications: forms, signed without `sign` and `sign_type`, acknowledged by the word `success` and nothing else.
+//! Notifications: forms signed without `sign` and `sign_type`. Only the body `success` acknowledges them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,22 +10,23 @@ use serde_json::{Value, json};
 
 use super::codes::{add, china, finished, trade_object};
 use super::gbk;
-use super::reply::spoil_amounts;
+use super::reply::tamper_amounts;
 use super::yuan::yuan;
 use crate::sandbox::ALIPAY_SCHEDULE;
 use crate::sandbox::account::alipay::Account;
 use crate::sandbox::form::Form;
 use crate::sandbox::keys::random_digits;
-use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
 use crate::sandbox::state::{Id, RefundStatus, SandboxState};
+use crate::sandbox::tamper::Tamper;
 
-/// What the books say of the subject now; or why there is nothing to say.
+/// Composes a notification of the subject's current state, or returns why there is none.
 pub(in crate::sandbox) fn compose(
-    books: &SandboxState,
+    state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
-    sending: &Sending,
-) -> Result<News, String> {
+    sending: &SendOptions,
+) -> Result<ComposedNotification, String> {
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest)) = sending.tamper {
         return Err(format!("Alipay's notifications have nothing for {tamper:?}: they name no key and send no probes"));
     }
@@ -34,9 +35,9 @@ pub(in crate::sandbox) fn compose(
     }
     let now = Timestamp::now();
     let id = format!("{}00222{}", china(now).get(..10).unwrap_or_default().replace('-', ""), random_digits(21));
-    let (event_type, url, mut fields) = fields(books, account, subject)?;
+    let (event_type, url, mut fields) = fields(state, account, subject)?;
     match sending.tamper {
-        Some(Tamper::Amount) => spoil_amounts(&mut fields),
+        Some(Tamper::Amount) => tamper_amounts(&mut fields),
         Some(Tamper::Account) => {
             fields["app_id"] = json!("2021000000000000");
             fields["auth_app_id"] = json!("2021000000000000");
@@ -53,17 +54,17 @@ pub(in crate::sandbox) fn compose(
         form.set("charset", "GBK");
         form.set("subject", "誠");
     }
-    let letter = Letter { account: account.clone(), form, tamper: sending.tamper, gbk: sending.gbk };
-    Ok(News { id, event_type, url, letter: Arc::new(letter) })
+    let body = SignedForm { account: account.clone(), form, tamper: sending.tamper, gbk: sending.gbk };
+    Ok(ComposedNotification { id, event_type, url, body: Arc::new(body) })
 }
 
-fn fields(books: &SandboxState, account: &Account, subject: &Subject) -> Result<(&'static str, String, Value), String> {
+fn fields(state: &SandboxState, account: &Account, subject: &Subject) -> Result<(&'static str, String, Value), String> {
     let order_of =
-        |id: &Id| books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
+        |id: &Id| state.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
     let (order_id, refund) = match subject {
         Subject::Payment(id) => (id.clone(), None),
         Subject::Refund(id) => {
-            let refund = books.refunds.get(id).ok_or("there is no such refund")?;
+            let refund = state.refunds.get(id).ok_or("there is no such refund")?;
             ((id.0.clone(), refund.order.clone()), Some((&id.1, refund)))
         }
     };
@@ -98,14 +99,14 @@ fn fields(books: &SandboxState, account: &Account, subject: &Subject) -> Result<
         return Ok(("TRADE_SUCCESS", order.notify_url.clone().ok_or("the order has no notify_url")?, fields));
     };
     let at = refund.finished.filter(|_| refund.status == RefundStatus::Success);
-    let at = at.ok_or("Alipay tells only of refunds that succeeded")?;
-    let given_back = finished(books, &order_id);
-    let status = if given_back >= order.total { "TRADE_CLOSED" } else { "TRADE_SUCCESS" };
+    let at = at.ok_or("Alipay notifies only of succeeded refunds")?;
+    let refunded_amount = finished(state, &order_id);
+    let status = if refunded_amount >= order.total { "TRADE_CLOSED" } else { "TRADE_SUCCESS" };
     let more = json!({
         "trade_status": status,
         "out_biz_no": number,
-        "refund_fee": yuan(given_back),
-        "send_back_fee": yuan(given_back),
+        "refund_fee": yuan(refunded_amount),
+        "send_back_fee": yuan(refunded_amount),
         "gmt_refund": format!("{}.000", china(at)),
     });
     add(&mut fields, more);
@@ -115,16 +116,16 @@ fn fields(books: &SandboxState, account: &Account, subject: &Subject) -> Result<
     Ok(("REFUND", refund.notify_url.clone().ok_or("the refund has no notify_url")?, fields))
 }
 
-/// What goes over the wire.
-struct Letter {
+/// A form that is signed at each attempt.
+struct SignedForm {
     account: Arc<Account>,
     form: Form,
     tamper: Option<Tamper>,
     gbk: bool,
 }
 
-impl notify::NotificationBody for Letter {
-    fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
+impl notification::NotificationBody for SignedForm {
+    fn sign_now(&self) -> Option<(HeaderMap, Bytes)> {
         let mut form = self.form.clone();
         let age = SignedDuration::from_mins(if self.tamper == Some(Tamper::Stale) { 10 } else { 0 });
         form.set("notify_time", china(Timestamp::now().checked_sub(age).ok()?));

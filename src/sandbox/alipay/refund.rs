@@ -1,4 +1,4 @@
-//! What the methods about refunds do to the books.
+//! Refund methods of Alipay.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ use super::success;
 use super::trade::{Done, OrderHandler, Result, done, not_exist};
 use super::yuan::{fen, yuan};
 use crate::sandbox::keys::random_digits;
-use crate::sandbox::notify::Subject;
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
 
 impl OrderHandler<'_> {
     pub(super) fn refund(&mut self, content: Value, notify_url: Option<String>, auto: bool) -> Result {
         let id = self.find(&content)?;
         let amount = content["refund_amount"].as_str().and_then(fen).unwrap_or_default();
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         if order.payment.is_none() {
             return Err(Reply::business("ACQ.TRADE_STATUS_ERROR", "交易状态不合法：交易未支付"));
         }
@@ -25,17 +25,17 @@ impl OrderHandler<'_> {
             None if amount == total => id.clone(),
             None => return Err(Reply::business("ACQ.INVALID_PARAMETER", "参数无效：部分退款必须传out_request_no")),
         };
-        if let Some(known) = self.books.refunds.get(&request) {
+        if let Some(known) = self.state.refunds.get(&request) {
             if known.order != id.1 || known.amount != amount {
                 return Err(Reply::business("ACQ.DISCORDANT_REPEAT_REQUEST", "请求信息不一致"));
             }
             return done(self.refunded(&id, "N"));
         }
-        if amount > total.saturating_sub(self.given_back(&id, |status| status != RefundStatus::Closed)) {
+        if amount > total.saturating_sub(self.refunded_amount(&id, |status| status != RefundStatus::Closed)) {
             return Err(Reply::business("ACQ.REASON_TRADE_REFUND_FEE_ERR", "退款金额无效：超过可退金额"));
         }
-        self.give_back(&id, &request, amount, content, notify_url, auto);
-        self.books.executed("refund", &id);
+        self.record_refund(&id, &request, amount, content, notify_url, auto);
+        self.state.count_execution("refund", &id);
         let reply = self.refunded(&id, if auto { "Y" } else { "N" });
         Ok(Done { reply, notify: auto.then_some(Subject::Refund(request)) })
     }
@@ -44,10 +44,10 @@ impl OrderHandler<'_> {
         let id = self.find(content)?;
         let request = self.id(content["out_request_no"].as_str().unwrap_or_default());
         let mut object = success();
-        let refund = self.books.refunds.get(&request).filter(|refund| refund.order == id.1);
-        let order = self.books.orders.get(&id).and_then(|entry| entry.order.as_ref());
+        let refund = self.state.refunds.get(&request).filter(|refund| refund.order == id.1);
+        let order = self.state.orders.get(&id).and_then(|entry| entry.order.as_ref());
         let (Some(refund), Some(order)) = (refund, order) else {
-            // So the original answers about a request that never reached it.
+            // Alipay responds like this to a query for an unknown refund request.
             return done(Reply::method(object));
         };
         let found = json!({
@@ -71,13 +71,13 @@ impl OrderHandler<'_> {
         done(Reply::method(object))
     }
 
-    /// How much of a trade was given back, or is about to be, as the statuses are counted.
-    pub(super) fn given_back(&self, id: &Id, counts: impl Fn(RefundStatus) -> bool) -> u64 {
-        self.books.refunds_of(id).filter(|(_, refund)| counts(refund.status)).map(|(_, refund)| refund.amount).sum()
+    /// Returns the amount of the refunds whose status `counts`, in fen.
+    pub(super) fn refunded_amount(&self, id: &Id, counts: impl Fn(RefundStatus) -> bool) -> u64 {
+        self.state.refunds_of(id).filter(|(_, refund)| counts(refund.status)).map(|(_, refund)| refund.amount).sum()
     }
 
-    /// Writes a refund down; `at_once`: and finishes it.
-    pub(super) fn give_back(
+    /// Records a refund, and finishes it if `at_once` is true.
+    pub(super) fn record_refund(
         &mut self,
         id: &Id,
         request: &Id,
@@ -86,13 +86,13 @@ impl OrderHandler<'_> {
         notify_url: Option<String>,
         at_once: bool,
     ) {
-        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(id) else { return };
+        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(id) else { return };
         order.state = State::Refund;
         refunds.push(request.1.clone());
         let refund = Refund {
             order: id.1.clone(),
             parameters,
-            // The news go where those of the payment went.
+            // Without its own URL, the refund is notified at the payment's URL.
             notify_url: notify_url.or_else(|| order.notify_url.clone()),
             refund_id: random_digits(28),
             amount,
@@ -101,12 +101,12 @@ impl OrderHandler<'_> {
             finished: at_once.then_some(self.now),
             notifications: Vec::new(),
         };
-        self.books.refunds.insert(request.clone(), refund);
+        self.state.refunds.insert(request.clone(), refund);
     }
 
     fn refunded(&self, id: &Id, fund_change: &str) -> Reply {
-        let Some(order) = self.books.orders.get(id).and_then(|entry| entry.order.as_ref()) else { return not_exist() };
-        let given_back = yuan(finished(self.books, id));
+        let Some(order) = self.state.orders.get(id).and_then(|entry| entry.order.as_ref()) else { return not_exist() };
+        let refunded_amount = yuan(finished(self.state, id));
         let mut object = success();
         let refunded = json!({
             "out_trade_no": id.1,
@@ -114,8 +114,8 @@ impl OrderHandler<'_> {
             "buyer_logon_id": "159****5620",
             "buyer_user_id": order.payment.as_ref().map(|payment| &payment.payer),
             "fund_change": fund_change,
-            "refund_fee": given_back,
-            "send_back_fee": given_back,
+            "refund_fee": refunded_amount,
+            "send_back_fee": refunded_amount,
             "gmt_refund_pay": china(self.now),
         });
         add(&mut object, refunded);

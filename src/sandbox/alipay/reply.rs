@@ -1,4 +1,4 @@
-//! Answers: the object, the member that it stands under, and the signature over its exact text.
+//! Responses: the object, its member name, and the signature over its exact text.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
@@ -6,39 +6,38 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::Method;
-use super::bills::spoil_link;
 use super::gbk;
 use super::yuan::{fen, yuan};
 use crate::sandbox::account::alipay::Account;
-use crate::sandbox::fault::Kind;
+use crate::sandbox::fault::FaultKind;
 
-/// What is answered, before it is signed.
+/// Response before signing.
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) content: Content,
 }
 
 pub(super) enum Content {
-    /// Stands under the method's member, and is signed.
+    /// Signed object under the method's member.
     Method(Value),
-    /// Stands under `error_response`, and is not.
+    /// Unsigned object under `error_response`.
     Gateway(Value),
-    /// For a browser, or from something that stands before the platform.
+    /// Page for a browser, or from a proxy in front of the platform.
     Page(String),
 }
 
 impl Reply {
-    /// A method's answer.
+    /// Returns a method's response.
     pub(super) fn method(object: Value) -> Self {
         Self { status: 200, content: Content::Method(object) }
     }
 
-    /// A method's refusal.
+    /// Returns a method's error.
     pub(super) fn business(sub_code: &str, message: &str) -> Self {
         Self::method(json!({"code": "40004", "msg": "Business Failed", "sub_code": sub_code, "sub_msg": message}))
     }
 
-    /// A refusal of the gateway, before any method.
+    /// Returns an error of Alipay's gateway, before any method.
     pub(super) fn gateway(code: &str, sub_code: &str, message: &str) -> Self {
         let msg = match code {
             "20000" => "Service Currently Unavailable",
@@ -53,7 +52,7 @@ impl Reply {
         Self { status: 200, content: Content::Gateway(object) }
     }
 
-    /// HTML.
+    /// Returns an HTML page.
     pub(super) fn page(status: u16, text: String) -> Self {
         Self { status, content: Content::Page(text) }
     }
@@ -62,21 +61,21 @@ impl Reply {
         Self { status, ..self }
     }
 
-    /// With another amount or another account in it, if the fault says so.
-    pub(super) fn spoilt(mut self, fault: Kind) -> Self {
+    /// Applies the fault to the content: another amount, account or link.
+    pub(super) fn tampered(mut self, fault: FaultKind) -> Self {
         if let Content::Method(object) = &mut self.content {
             match fault {
-                Kind::OtherAmount => spoil_amounts(object),
-                Kind::OtherAccount if object.get("out_trade_no").is_some() => {
+                FaultKind::OtherAmount => tamper_amounts(object),
+                FaultKind::OtherAccount if object.get("out_trade_no").is_some() => {
                     object["out_trade_no"] = json!("somebody_elses_order");
                 }
-                _ => spoil_link(object, fault),
+                _ => tamper_link(object, fault),
             }
         }
         self
     }
 
-    /// Without a signature, as before anybody is known.
+    /// Returns the response without a signature, for an unauthenticated sender.
     pub(super) fn sent(self) -> Response<Full<Bytes>> {
         let body = match self.content {
             Content::Method(object) | Content::Gateway(object) => format!("{{\"error_response\":{}}}", text(&object)),
@@ -85,15 +84,16 @@ impl Reply {
         respond(self.status, body)
     }
 
-    /// Signs, or spoils the signature as the fault says. (There is no time in what is signed: `stale` changes nothing.)
-    pub(super) fn signed(self, method: Method, account: &Account, fault: Option<Kind>) -> Response<Full<Bytes>> {
+    /// Signs the response, or applies the fault to the signature. The signed text contains no time, so `stale` has no
+    /// effect.
+    pub(super) fn signed(self, method: Method, account: &Account, fault: Option<FaultKind>) -> Response<Full<Bytes>> {
         let object = match &self.content {
             Content::Method(object) => object,
-            Content::Gateway(object) if fault == Some(Kind::OwnEnvelope) => object,
+            Content::Gateway(object) if fault == Some(FaultKind::OwnEnvelope) => object,
             _ => return self.sent(),
         };
         let object = match fault {
-            Some(Kind::Gbk) => gbk::encoded(&with_a_letter(object)),
+            Some(FaultKind::Gbk) => gbk::encoded(&with_a_letter(object)),
             _ => text(object).into_bytes(),
         };
         let name = method.name().replace('.', "_");
@@ -102,9 +102,9 @@ impl Reply {
         if let Some(number) = number {
             body.extend(format!(",\"alipay_cert_sn\":\"{number}\"").bytes());
         }
-        let salt: &[u8] = if fault == Some(Kind::WrongSignature) { b"\n" } else { b"" };
+        let salt: &[u8] = if fault == Some(FaultKind::WrongSignature) { b"\n" } else { b"" };
         let signature = key.sign(&[&object, salt].concat());
-        let is_unsigned = matches!(fault, Some(Kind::Unsigned | Kind::OwnEnvelope));
+        let is_unsigned = matches!(fault, Some(FaultKind::Unsigned | FaultKind::OwnEnvelope));
         if let Some(signature) = signature.filter(|_| !is_unsigned) {
             body.extend(format!(",\"sign\":\"{signature}\"").bytes());
         }
@@ -113,8 +113,15 @@ impl Reply {
     }
 }
 
-/// Makes every amount in an object one fen more.
-pub(super) fn spoil_amounts(object: &mut Value) {
+/// Replaces the bill link by one to a foreign host. The name does not resolve.
+fn tamper_link(object: &mut Value, fault: FaultKind) {
+    if fault == FaultKind::OtherHost && object.get("bill_download_url").is_some() {
+        object["bill_download_url"] = json!("https://bills.example.invalid/downloadBillFile.resource?token=x");
+    }
+}
+
+/// Adds one fen to every amount in an object.
+pub(super) fn tamper_amounts(object: &mut Value) {
     let names = ["total_amount", "receipt_amount", "buyer_pay_amount", "invoice_amount", "refund_fee", "refund_amount"];
     for name in names {
         if let Some(amount) = object[name].as_str().and_then(fen) {
@@ -123,12 +130,12 @@ pub(super) fn spoil_amounts(object: &mut Value) {
     }
 }
 
-/// JSON with `\/` for `/`, as the platform writes it: who verifies anything but the very text that came will fail.
+/// Serializes with `\/` for `/`, as Alipay does. A verifier that does not use the received bytes fails.
 fn text(object: &Value) -> String {
     object.to_string().replace('/', "\\/")
 }
 
-/// JSON that has a letter outside ASCII in it.
+/// Serializes with an added non-ASCII character.
 fn with_a_letter(object: &Value) -> String {
     let mut object = object.clone();
     object["store_name"] = json!("誠");

@@ -1,22 +1,22 @@
-//! Which fields each method documents in `biz_content`. Any other is refused: the original overlooks it, and with it
-//! the mistake of whoever sent it.
+//! Documented fields of `biz_content` per method. The sandbox rejects others. Alipay ignores them, which would hide
+//! mistakes.
 
 use serde_json::Value;
 
 use super::Method;
 use super::reply::Reply;
 use super::yuan::fen;
-use crate::sandbox::fields::Form::{Json, Objects, Text, Texts};
+use crate::sandbox::fields::FieldType::{Json, Objects, Text, Texts};
 use crate::sandbox::fields::{self, Field, any, optional, required};
 
-/// `biz_content`, when it is as the method documents it.
+/// Validates `biz_content` against the method's fields.
 pub(super) fn checked(content: Option<Value>, method: Method) -> Result<Value, Reply> {
     let refused = |message: &str| Reply::business("ACQ.INVALID_PARAMETER", &format!("参数无效：{message}"));
     let content = content.ok_or_else(|| refused("biz_content must be JSON"))?;
     let own = match method {
         Method::Precreate => PRECREATE,
         Method::Pay => PAY,
-        Method::Page => PAGE,
+        Method::Page => REFUNDS_PER_PAGE,
         Method::Wap => WAP,
         Method::App => APP,
         Method::Create => CREATE,
@@ -50,7 +50,7 @@ pub(super) fn checked(content: Option<Value>, method: Method) -> Result<Value, R
     Ok(content)
 }
 
-/// What all ways to make a trade have in common.
+/// Common fields of methods that create a trade.
 const ORDER: &[Field] = &[
     required("out_trade_no", Text(1, 64, is_number)),
     required("total_amount", Text(1, 12, is_amount)),
@@ -73,7 +73,7 @@ const ORDER: &[Field] = &[
     optional("sub_merchant", Json),
     optional("merchant_order_no", Text(1, 32, any)),
 ];
-/// How other methods name a trade.
+/// Fields that identify a trade.
 const TRADE: &[Field] = &[optional("out_trade_no", Text(1, 64, is_number)), optional("trade_no", Text(1, 64, any))];
 const GOODS: &[Field] = &[
     required("goods_id", Text(1, 64, any)),
@@ -94,7 +94,7 @@ const PAY: &[Field] = &[
     required("scene", Text(1, 32, |scene| matches!(scene, "bar_code" | "wave_code" | "security_code"))),
     required("auth_code", Text(1, 64, any)),
 ];
-const PAGE: &[Field] = &[
+const REFUNDS_PER_PAGE: &[Field] = &[
     required("product_code", Text(1, 64, |code| code == "FAST_INSTANT_TRADE_PAY")),
     optional("qr_pay_mode", Text(1, 2, any)),
     optional("qrcode_width", Json),
@@ -144,7 +144,7 @@ fn is_subject(text: &str) -> bool {
     !text.contains(['/', '=', '&'])
 }
 
-/// As in `90m`, `12h`, `15d`, `1c`.
+/// Whether the text is a duration such as `90m`, `12h`, `15d` or `1c`.
 fn is_duration(text: &str) -> bool {
     text == "1c" || super::codes::minutes(text).is_some()
 }

@@ -1,41 +1,41 @@
-//! What the methods about trades do to the books.
+//! Trade methods of Alipay.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::codes::{add, china, instant, minutes, status, trade_object};
+use super::codes::{add, china, minutes, parse_china_time, status, trade_object};
 use super::reply::Reply;
 use super::yuan::{fen, yuan};
 use super::{Method, success, trade_number};
 use crate::sandbox::account::alipay::Account;
 use crate::sandbox::keys::{random_digits, random_text};
-use crate::sandbox::notify::Subject;
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
 
-/// One request's view of the books.
+/// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
-    pub(super) books: &'a mut SandboxState,
+    pub(super) state: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
 
-/// An answer, and what is to be notified of.
+/// Reply to a request, and the subject of a notification if one is due.
 pub(super) struct Done {
     pub(super) reply: Reply,
     pub(super) notify: Option<Subject>,
 }
 
-/// The error is an answer too.
+/// Result of a method; the error is a reply.
 pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
-/// Whose payment code it is.
+/// Owner of every payment code.
 const BUYER: &str = "2088102116773037";
-/// What the end of a payment code means; any other pays at once.
-const ASKS_FOR_PASSWORD: &str = "0001";
-const IS_TOO_POOR: &str = "0002";
+/// Suffixes of payment codes. Codes with other suffixes are paid at once.
+const PASSWORD_SUFFIX: &str = "0001";
+const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
 
 impl OrderHandler<'_> {
-    /// Makes a trade that the buyer has yet to pay.
+    /// Creates an unpaid trade.
     pub(super) fn create(&mut self, method: Method, content: Value, notify_url: Option<String>) -> Result {
         let id = self.id(content["out_trade_no"].as_str().unwrap_or_default());
         if !self.adopt(&id, method, &content)? {
@@ -44,7 +44,7 @@ impl OrderHandler<'_> {
         self.means(method, &id)
     }
 
-    /// Makes a trade from a payment code, and takes the money at once if the code allows it.
+    /// Creates a trade from a payment code, and charges it unless the code's suffix prevents that.
     pub(super) fn pay(&mut self, content: Value, notify_url: Option<String>) -> Result {
         let id = self.id(content["out_trade_no"].as_str().unwrap_or_default());
         let code = content["auth_code"].as_str().unwrap_or_default().to_owned();
@@ -54,21 +54,21 @@ impl OrderHandler<'_> {
         if self.adopt(&id, Method::Pay, &content)? {
             return waiting(&id);
         }
-        if !is_code || self.books.used_codes.contains(&code) {
+        if !is_code || self.state.used_codes.contains(&code) {
             return Err(Reply::business(
                 "ACQ.PAYMENT_AUTH_CODE_INVALID",
                 "支付失败，获取顾客账户信息失败，请顾客刷新付款码后重新收款",
             ));
         }
-        if code.ends_with(IS_TOO_POOR) {
+        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
             return Err(Reply::business("ACQ.BUYER_BALANCE_NOT_ENOUGH", "支付失败，顾客余额不足"));
         }
         self.open(&id, Method::Pay, content, notify_url)?;
-        self.books.used_codes.insert(code.clone());
-        if code.ends_with(ASKS_FOR_PASSWORD) {
+        self.state.used_codes.insert(code.clone());
+        if code.ends_with(PASSWORD_SUFFIX) {
             return waiting(&id);
         }
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         order.state = State::Success;
         order.payment = Some(Payment { payer: BUYER.to_owned(), amount: order.total, at: self.now });
         let mut object = success();
@@ -77,9 +77,9 @@ impl OrderHandler<'_> {
         Ok(Done { reply: Reply::method(object), notify: Some(Subject::Payment(id)) })
     }
 
-    /// Whether the number is taken by the very same order, which still waits; any other order is in the way.
+    /// Returns true if the identical unpaid order exists. Returns an error for a different order with this number.
     fn adopt(&mut self, id: &Id, method: Method, content: &Value) -> Result<bool> {
-        let Some(order) = self.books.order(id, self.now) else { return Ok(false) };
+        let Some(order) = self.state.order(id, self.now) else { return Ok(false) };
         let without_code = |content: &Value| {
             let mut content = content.clone();
             content.as_object_mut().map(|fields| fields.remove("auth_code"));
@@ -103,7 +103,7 @@ impl OrderHandler<'_> {
             return Err(Reply::business("ACQ.ACCESS_FORBIDDEN", "无权限使用接口：seller_id不属于该应用"));
         }
         let end = match (text("time_expire"), text("timeout_express").and_then(minutes)) {
-            (Some(time), _) => instant(time),
+            (Some(time), _) => parse_china_time(time),
             (None, lasting) => {
                 let seconds = self.now.as_second() + lasting.unwrap_or(15 * 24 * 60) * 60;
                 Timestamp::from_second(seconds).ok()
@@ -121,20 +121,20 @@ impl OrderHandler<'_> {
             transaction_id: format!("{today}22001{}", random_digits(15)),
             payment: None,
             notify_url,
-            // Nobody has scanned the code yet: only the merchant and the printer know of it.
+            // A precreated trade is unknown at Alipay until its code is scanned.
             opened: method != Method::Precreate,
             created: self.now,
             parameters: content,
         };
-        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.books.orders.entry(id.clone()).or_default().order = Some(order);
-        self.books.executed("create", id);
+        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.state.orders.entry(id.clone()).or_default().order = Some(order);
+        self.state.count_execution("create", id);
         Ok(())
     }
 
-    /// What the buyer's device needs.
+    /// Returns the data that the buyer's device needs.
     fn means(&mut self, method: Method, id: &Id) -> Result {
-        let Some(order) = self.books.order(id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(id, self.now) else { return Err(not_exist()) };
         let mut object = success();
         object["out_trade_no"] = json!(id.1);
         match method {
@@ -164,8 +164,8 @@ impl OrderHandler<'_> {
 
     pub(super) fn query(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
-        let status = status(self.books, &id, self.now);
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let status = status(self.state, &id, self.now);
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         let mut object = success();
         add(&mut object, trade_object(&id.1, order));
         object["trade_status"] = json!(status);
@@ -182,31 +182,31 @@ impl OrderHandler<'_> {
 
     pub(super) fn close(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         if order.state != State::NotPay {
             return Err(Reply::business("ACQ.REASON_TRADE_STATUS_INVALID", "交易状态不合法"));
         }
         order.state = State::Closed;
         let mut object = success();
         add(&mut object, json!({"out_trade_no": id.1, "trade_no": order.transaction_id}));
-        self.books.executed("close", &id);
+        self.state.count_execution("close", &id);
         done(Reply::method(object))
     }
 
-    /// Closes what was not paid, gives back what was, and answers well also where nothing is known: then without `action`.
+    /// Closes an unpaid trade or refunds a paid one. Succeeds without `action` for an unknown trade.
     pub(super) fn cancel(&mut self, content: &Value) -> Result {
-        let id = self.id(&trade_number(self.books, self.account, content).unwrap_or_default());
+        let id = self.id(&trade_number(self.state, self.account, content).unwrap_or_default());
         let mut object = success();
         object["retry_flag"] = json!("N");
         object["out_trade_no"] = if id.1.is_empty() { json!("") } else { json!(id.1) };
-        let Some(order) = self.books.order(&id, self.now) else { return done(Reply::method(object)) };
+        let Some(order) = self.state.order(&id, self.now) else { return done(Reply::method(object)) };
         let (opened, state, total) = (order.opened, order.state, order.total);
         let paid_at = order.payment.as_ref().map(|payment| payment.at);
         let trade_no = order.transaction_id.clone();
         if state == State::NotPay {
-            // A code that nobody scanned leads nowhere from now on.
+            // A code that was not scanned is invalid from now on.
             order.state = State::Closed;
-            self.books.executed("cancel", &id);
+            self.state.count_execution("cancel", &id);
         }
         if !opened {
             return done(Reply::method(object));
@@ -218,26 +218,26 @@ impl OrderHandler<'_> {
         };
         object["action"] = json!("refund");
         object["gmt_refund_pay"] = json!(china(self.now));
-        let given_back = self.given_back(&id, |_| true);
-        if state == State::Refund && given_back < total {
+        let refunded_amount = self.refunded_amount(&id, |_| true);
+        if state == State::Refund && refunded_amount < total {
             return Err(Reply::business("ACQ.CANCEL_NOT_ALLOWED", "不允许撤销：交易已部分退款"));
         }
-        if given_back >= total {
+        if refunded_amount >= total {
             return done(Reply::method(object));
         }
         if self.now.as_second() - paid_at.as_second() > 24 * 60 * 60 {
             return Err(Reply::business("ACQ.TRADE_CANCEL_TIME_OUT", "超过撤销时间范围，请使用退款"));
         }
         let request = (id.0.clone(), id.1.clone());
-        self.give_back(&id, &request, total, json!({}), None, true);
-        self.books.executed("cancel", &id);
+        self.record_refund(&id, &request, total, json!({}), None, true);
+        self.state.count_execution("cancel", &id);
         Ok(Done { reply: Reply::method(object), notify: Some(Subject::Refund(request)) })
     }
 
-    /// The trade that is meant, if the buyer has opened it.
+    /// Returns the requested trade if the buyer has opened it.
     pub(super) fn find(&mut self, content: &Value) -> Result<Id> {
-        let id = self.id(&trade_number(self.books, self.account, content).unwrap_or_default());
-        match self.books.order(&id, self.now) {
+        let id = self.id(&trade_number(self.state, self.account, content).unwrap_or_default());
+        match self.state.order(&id, self.now) {
             Some(order) if order.opened => Ok(id),
             _ => Err(not_exist()),
         }
@@ -248,7 +248,7 @@ impl OrderHandler<'_> {
     }
 }
 
-/// The order was made, and the buyer has yet to type the password.
+/// Returns the reply for an order that waits for the buyer's password.
 fn waiting(id: &Id) -> Result {
     done(Reply::method(json!({"code": "10003", "msg": "order success pay inprocess", "out_trade_no": id.1})))
 }

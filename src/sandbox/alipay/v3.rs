@@ -1,4 +1,4 @@
-//! Alipay's v3 protocol: JSON at a path of its own for each method, signatures in headers.
+//! Alipay's v3 protocol: JSON with one path per method, and signatures in headers.
 
 use std::sync::Arc;
 
@@ -12,61 +12,62 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::authenticate::{Admitted, PATIENCE_SECONDS, invalid, is_url};
+use super::authenticate::{AuthenticatedRequest, MAX_CLOCK_SKEW_SECONDS, invalid, is_url};
 use super::reply::{Content, Reply};
 use super::{Method, Platform};
-use crate::sandbox::Shared;
 use crate::sandbox::account;
 use crate::sandbox::account::alipay::Account;
-use crate::sandbox::fault::Kind;
+use crate::sandbox::context::SandboxContext;
+use crate::sandbox::fault::FaultKind;
 use crate::sandbox::form::Form;
 use crate::sandbox::keys::random_text;
-use crate::sandbox::server::{LONGEST_BODY, Verdict, cut, unread};
+use crate::sandbox::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 
-/// How every path of it begins.
+/// Prefix of every path.
 pub(in crate::sandbox) const PATHS: &str = "/v3/alipay/";
 const SCHEME: &str = "ALIPAY-SHA256withRSA ";
 
-/// Serves one request.
-pub(in crate::sandbox) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Verdict {
+/// Serves one request of the v3 protocol.
+pub(in crate::sandbox) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.books.lock().stats.requests += 1;
+    shared.state.lock().stats.requests += 1;
     let method = method(&parts);
     let operation = method.map_or("", Method::operation);
-    if let Some(verdict) = unread(&shared, operation, None) {
+    if let Some(verdict) = action_before_body(&shared, operation, None) {
         return verdict;
     }
-    let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else { return Verdict::Cut };
+    let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
     let body = body.to_bytes();
-    // What to cut is often known from the body alone; nobody outside can tell that it was read.
+    // Whether to cut often depends on the body. The client cannot observe that the body was read.
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     let number = content["out_request_no"].as_str().or_else(|| content["out_trade_no"].as_str());
-    if let Some(verdict) = unread(&shared, operation, number) {
+    if let Some(verdict) = action_before_body(&shared, operation, number) {
         return verdict;
     }
-    // A task of its own: what was read is executed, whether or not the other side still waits.
+    // A separate task, so that a request that was read is executed even if the client disconnects.
     let work = tokio::spawn(async move { run(shared, method, &parts, &body).await });
-    work.await.unwrap_or(Verdict::Cut)
+    work.await.unwrap_or(ResponseAction::Cut)
 }
 
-async fn run(shared: Arc<Shared>, method: Option<Method>, parts: &Parts, body: &[u8]) -> Verdict {
-    let admitted = match admit(&shared, method, parts, body) {
-        Ok(admitted) => admitted,
+async fn run(shared: Arc<SandboxContext>, method: Option<Method>, parts: &Parts, body: &[u8]) -> ResponseAction {
+    let request = match authenticate(&shared, method, parts, body) {
+        Ok(request) => request,
         Err(reply) => {
-            shared.books.lock().stats.bad_signatures += 1;
-            return Verdict::Answer(reply.in_v3(None, Some(Kind::Unsigned)));
+            shared.state.lock().stats.bad_signatures += 1;
+            return ResponseAction::Answer(reply.in_v3(None, Some(FaultKind::Unsigned)));
         }
     };
     let host = header(&parts.headers, "host").or_else(|| parts.uri.authority().map(http::uri::Authority::as_str));
     let platform = Platform { shared, host: host.unwrap_or_default().to_owned() };
-    let account = Arc::clone(&admitted.account);
-    match platform.answer(admitted).await {
-        Some((reply, fault)) => Verdict::Answer(reply.in_v3(Some(&account), fault)),
+    let account = Arc::clone(&request.account);
+    match platform.answer(request).await {
+        Some((reply, fault)) => ResponseAction::Answer(reply.in_v3(Some(&account), fault)),
         None => cut(&platform.shared),
     }
 }
 
-/// `/v3/alipay/trade/query` is `alipay.trade.query`. What only a browser or an app calls has no path.
+/// Returns the method of a path: `/v3/alipay/trade/query` is `alipay.trade.query`. Methods that only a browser or an
+/// app calls have no path.
 fn method(parts: &Parts) -> Option<Method> {
     let name = parts.uri.path().strip_prefix("/v3/")?.replace('/', ".");
     let served = |method: &Method| !matches!(method, Method::Page | Method::Wap | Method::App);
@@ -74,14 +75,14 @@ fn method(parts: &Parts) -> Option<Method> {
     Method::named(&name).filter(served).filter(|method| parts.method == verb(method))
 }
 
-/// Whether it only reads, and has what it asks in its query.
+/// Whether the method only reads, with its parameters in the query string.
 fn is_read(method: Method) -> bool {
     matches!(method, Method::BillLink | Method::CertificateDownload)
 }
 
-/// Who asks, by the parts of its authorization.
+/// Parsed `Authorization` header.
 struct Authorization<'a> {
-    /// As it is signed.
+    /// Signed part of the header.
     text: &'a str,
     signature: Vec<u8>,
     fields: Vec<(&'a str, &'a str)>,
@@ -106,8 +107,13 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// Checks everything but the business. Refusals are never signed: their sender is not known.
-fn admit(shared: &Shared, method: Option<Method>, parts: &Parts, body: &[u8]) -> Result<Admitted, Reply> {
+/// Checks everything except the business rules. Rejections are unsigned, because the sender is unknown.
+fn authenticate(
+    shared: &SandboxContext,
+    method: Option<Method>,
+    parts: &Parts,
+    body: &[u8],
+) -> Result<AuthenticatedRequest, Reply> {
     let headers = &parts.headers;
     let authorization = header(headers, "authorization").and_then(Authorization::read);
     let authorization = authorization.filter(Authorization::is_known).ok_or_else(|| {
@@ -148,14 +154,14 @@ fn admit(shared: &Shared, method: Option<Method>, parts: &Parts, body: &[u8]) ->
     if notify_url == Some(None) {
         return Err(invalid("isv.invalid-parameter", "notify_url必须是不超过256个字符的http(s)地址"));
     }
-    Ok(Admitted { account: account.clone(), method, content, notify_url: notify_url.flatten() })
+    Ok(AuthenticatedRequest { account: account.clone(), method, content, notify_url: notify_url.flatten() })
 }
 
-/// Milliseconds, and a nonce beside them.
+/// Checks the timestamp in milliseconds and the nonce.
 fn check_time(authorization: &Authorization<'_>) -> Result<(), Reply> {
     let now = Timestamp::now().as_millisecond();
     let sent = authorization.get("timestamp").and_then(|text| text.parse::<i64>().ok());
-    if sent.is_none_or(|sent| sent.abs_diff(now) > PATIENCE_SECONDS * 1000) {
+    if sent.is_none_or(|sent| sent.abs_diff(now) > MAX_CLOCK_SKEW_SECONDS * 1000) {
         return Err(invalid("isv.invalid-timestamp", "非法的时间戳参数：不是毫秒数，或与服务器时间相差超过15分钟"));
     }
     match authorization.get("nonce").is_some_and(|nonce| (8..=64).contains(&nonce.len())) {
@@ -164,7 +170,7 @@ fn check_time(authorization: &Authorization<'_>) -> Result<(), Reply> {
     }
 }
 
-/// What is asked: in the query of a GET, else JSON in the body.
+/// Returns the parameters: from the query string of a GET, otherwise from the JSON body.
 fn content(method: Method, parts: &Parts, body: &[u8]) -> Result<Option<Value>, Reply> {
     if is_read(method) {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
@@ -185,8 +191,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 impl Reply {
-    /// As the v3 protocol has it: the HTTP status tells how it went. Refusals of the gateway are never signed.
-    fn in_v3(self, account: Option<&Account>, fault: Option<Kind>) -> Response<Full<Bytes>> {
+    /// Returns the response of the v3 protocol, whose HTTP status is the result. Errors of the gateway are unsigned.
+    fn in_v3(self, account: Option<&Account>, fault: Option<FaultKind>) -> Response<Full<Bytes>> {
         let (status, body, is_signed) = match self.content {
             Content::Page(page) => (self.status, page, self.status == 200),
             Content::Method(object) => {
@@ -203,18 +209,18 @@ impl Reply {
         let headers = response.headers_mut();
         headers.insert("content-type", HeaderValue::from_static("application/json;charset=utf-8"));
         put(headers, "alipay-trace-id", &random_text(24));
-        if let Some(account) = account.filter(|_| is_signed && fault != Some(Kind::Unsigned)) {
+        if let Some(account) = account.filter(|_| is_signed && fault != Some(FaultKind::Unsigned)) {
             sign(headers, account, &body, fault);
         }
         response
     }
 }
 
-fn sign(headers: &mut HeaderMap, account: &Account, body: &str, fault: Option<Kind>) {
-    let age = if fault == Some(Kind::Stale) { 600_000 } else { 0 };
+fn sign(headers: &mut HeaderMap, account: &Account, body: &str, fault: Option<FaultKind>) {
+    let age = if fault == Some(FaultKind::Stale) { 600_000 } else { 0 };
     let time = (Timestamp::now().as_millisecond() - age).to_string();
     let nonce = random_text(32);
-    let salt = if fault == Some(Kind::WrongSignature) { " " } else { "" };
+    let salt = if fault == Some(FaultKind::WrongSignature) { " " } else { "" };
     let (key, number) = account.signer(fault);
     let Some(signature) = key.sign(format!("{time}\n{nonce}\n{body}{salt}\n").as_bytes()) else { return };
     put(headers, "alipay-timestamp", &time);
@@ -231,11 +237,11 @@ fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
     }
 }
 
-/// Without the classic protocol's numbers, which are HTTP statuses here; a scripted status stays.
+/// Removes the form protocol's codes, which are HTTP statuses here. A scripted status is retained.
 fn plain(mut object: Value, status: u16) -> (u16, Value) {
     let field = |object: &Value, name: &str| object[name].as_str().unwrap_or_default().to_owned();
     let (number, code, message) = (field(&object, "code"), field(&object, "sub_code"), field(&object, "sub_msg"));
-    // The gateway's names stand bare here; those of interfaces keep their prefix.
+    // Gateway codes have no prefix here; business codes retain theirs.
     let bare = ["isv.", "isp.", "aop."].iter().find_map(|prefix| code.strip_prefix(prefix).map(str::to_owned));
     let code = bare.filter(|_| number != "40004").unwrap_or(code);
     let refused = || json!({"code": code, "message": message, "links": []});

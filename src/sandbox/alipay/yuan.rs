@@ -1,9 +1,9 @@
-//! Money as Alipay writes it: yuan as a decimal text with at most two decimals; here it is fen.
+//! Amounts as Alipay writes them: yuan with at most two decimals. The sandbox uses fen.
 
-/// The most that one trade may be worth: 100,000,000 yuan.
-const MOST: u64 = 10_000_000_000;
+/// Maximum amount of a trade: 100,000,000 yuan.
+const MAX_AMOUNT: u64 = 10_000_000_000;
 
-/// Reads `0.01` to `100000000`.
+/// Parses `0.01` to `100000000`.
 pub(super) fn fen(text: &str) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let is_digits =
@@ -13,10 +13,10 @@ pub(super) fn fen(text: &str) -> Option<u64> {
     }
     let part = part.parse::<u64>().ok()? * if part.len() == 1 { 10 } else { 1 };
     let fen = whole.parse::<u64>().ok()? * 100 + part;
-    (1..=MOST).contains(&fen).then_some(fen)
+    (1..=MAX_AMOUNT).contains(&fen).then_some(fen)
 }
 
-/// Writes fen as `1.00`.
+/// Formats fen as `1.00`.
 pub(super) fn yuan(fen: u64) -> String {
     format!("{}.{:02}", fen / 100, fen % 100)
 }
@@ -26,9 +26,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_are_exact_and_nothing_else_is_an_amount() {
+    fn yuan_amounts_are_parsed_exactly_and_other_texts_are_rejected() {
         for (text, amount) in
-            [("0.01", 1), ("1", 100), ("1.5", 150), ("88.88", 8_888), ("100000000", MOST), ("0.29", 29)]
+            [("0.01", 1), ("1", 100), ("1.5", 150), ("88.88", 8_888), ("100000000", MAX_AMOUNT), ("0.29", 29)]
         {
             assert_eq!(fen(text), Some(amount), "{text}");
         }

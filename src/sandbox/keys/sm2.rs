@@ -1,4 +1,4 @@
-//! The sandbox's own SM2: signatures of 64 bytes that cover a user id, which both sides know beforehand.
+//! The sandbox's own SM2 code. Signatures have 64 bytes and cover a user id that both sides know.
 
 use std::io;
 use std::path::Path;
@@ -14,34 +14,35 @@ use sm2::pkcs8::{DecodePrivateKey, DecodePublicKey};
 
 use super::{Certificate, about};
 
-/// A private key of the platform.
+/// Private key of the provider.
 pub(in crate::sandbox) struct SigningKey(sm2::dsa::SigningKey);
 
 impl SigningKey {
-    /// Reads PKCS#8 PEM.
+    /// Reads a PKCS#8 PEM file.
     pub(in crate::sandbox) fn read(user_id: &str, path: &Path) -> io::Result<Self> {
         let der = PrivatePkcs8KeyDer::from_pem_file(path).map_err(|error| about(path, error))?;
         let key = SecretKey::from_pkcs8_der(der.secret_pkcs8_der()).map_err(|error| about(path, error))?;
         Ok(Self(sm2::dsa::SigningKey::new(user_id, &key).map_err(|error| about(path, error))?))
     }
 
-    /// The signature in base64.
+    /// Returns the signature in base64.
     pub(in crate::sandbox) fn sign(&self, text: &[u8]) -> Option<String> {
         Some(STANDARD.encode(self.0.try_sign(text).ok()?.to_bytes()))
     }
 }
 
-/// A merchant's public key.
+/// Public key of a merchant.
 pub(in crate::sandbox) struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// The key in a certificate, if it is on this curve; the user id is the certificate's number.
+    /// Returns the key of a certificate, or `None` if it is not an SM2 key. The user id is the certificate's serial
+    /// number.
     pub(in crate::sandbox) fn of(certificate: &Certificate) -> Option<Self> {
         let key = sm2::PublicKey::from_public_key_der(&certificate.public_key).ok()?;
         VerifyingKey::new(&certificate.number, key).ok().map(Self)
     }
 
-    /// Whether the key's owner signed this text.
+    /// Whether the signature of the text is valid.
     pub(in crate::sandbox) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.0.verify(text, &signature).is_ok())
     }
@@ -52,9 +53,9 @@ impl PublicKey {
 mod tests {
     use super::*;
 
-    // From the platform's SDK, so that the sandbox agrees with more than with itself.
+    // The values come from UnionPay's SDK, which makes this test independent of the sandbox's own code.
     #[test]
-    fn the_published_signature_is_understood() {
+    fn sm2_signature_of_unionpays_sdk_is_verified_with_its_user_id() {
         let point = "04185c07a63d5aad45d16b6fff590ad70e0e9a8d69d59a18cb57741144a1b07b13f9a3bc0c8b56cf6a919b84ed5687a2c11f\
                      d46ebbf98f3f06543f5cd7ac581123";
         let signature = "a97012e707ed448efe8a4d65746c52777f43e495fe0206fc628968596240a113060b11cc9e58c38e73fe92682517376a\

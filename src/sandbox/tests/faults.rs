@@ -1,4 +1,4 @@
-//! What goes wrong on purpose.
+//! Tests of scripted faults.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,75 +6,75 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::NOWHERE;
-use super::merchant::{Receiver, World};
+use super::merchant::{Receiver, TestSandbox};
 
 #[tokio::test]
-async fn cuts_tell_nothing_and_the_counts_tell_what_happened() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
+async fn cut_connection_gives_no_response_and_counters_show_arrivals_and_executions() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
     for (number, fault, arrivals, created) in
         [("order-unread", "cut_unread", 0, 0), ("order-before", "cut_before", 1, 0), ("order-after", "cut_after", 1, 1)]
     {
         for protocol in [b"http/1.1".as_slice(), b"h2"] {
-            world.control("POST", "/reset", Value::Null).await;
-            world.fault(json!({"operation": "create", "fault": fault})).await;
+            simulator.control("POST", "/reset", Value::Null).await;
+            simulator.fault(json!({"operation": "create", "fault": fault})).await;
             let body = merchant.order(number, NOWHERE);
             let request = || merchant.request("POST", "/v3/pay/transactions/native", &body);
             merchant.send_over(request(), protocol).await.unwrap_err();
-            let orders = world.told("/orders").await;
+            let orders = simulator.control_get("/orders").await;
             assert_eq!(orders[0]["arrivals"]["create"].as_u64().unwrap_or(0), arrivals, "{fault}: {orders}");
             assert_eq!(orders[0]["created"].as_u64().unwrap_or(0), created, "{fault}: {orders}");
-            assert_eq!(world.told("/stats").await["cuts"], 1);
-            // The script is used up: the same request again is served, and makes no second order.
+            assert_eq!(simulator.control_get("/stats").await["cuts"], 1);
+            // The fault is used up: the same request succeeds and creates no second order.
             assert_eq!(merchant.send_over(request(), protocol).await.unwrap().status, 200);
-            let order = world.told(&format!("/orders/{number}")).await;
+            let order = simulator.control_get(&format!("/orders/{number}")).await;
             assert_eq!((&order["created"], &order["arrivals"]["total"]), (&json!(1), &json!(arrivals + 1)), "{order}");
         }
     }
 }
 
 #[tokio::test]
-async fn connections_and_identities_are_refused_as_often_as_scripted() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
-    world.fault(json!({"fault": "refuse_connection"})).await;
-    world.fault(json!({"fault": "refuse_client_certificate", "times": 2})).await;
+async fn scripted_number_of_connections_and_client_certificates_is_rejected() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
+    simulator.fault(json!({"fault": "refuse_connection"})).await;
+    simulator.fault(json!({"fault": "refuse_client_certificate", "times": 2})).await;
     for _ in 0..3 {
         merchant.query("order-1").await.unwrap_err();
     }
     assert_eq!(merchant.query("order-1").await.unwrap().status, 404);
-    let stats = world.told("/stats").await;
+    let stats = simulator.control_get("/stats").await;
     assert_eq!((&stats["refused_connections"], &stats["refused_handshakes"]), (&json!(1), &json!(2)), "{stats}");
     assert_eq!(stats["requests"], 1);
 }
 
 #[tokio::test]
-async fn without_a_client_certificate_nobody_gets_in_unless_allowed() {
+async fn connection_without_client_certificate_is_rejected_unless_optional() {
     for required in [true, false] {
-        let mut world = World::with(|options| options.require_client_certificate = required).await;
-        let tls = &mut world.merchant.tls;
+        let mut simulator = TestSandbox::with(|options| options.require_client_certificate = required).await;
+        let tls = &mut simulator.merchant.tls;
         tls.client_auth_cert_resolver = Arc::new(NoCertificate);
-        let answer = world.merchant.query("order-1").await;
+        let answer = simulator.merchant.query("order-1").await;
         assert_eq!(answer.is_err(), required);
     }
 }
 
 #[tokio::test]
-async fn answers_are_spoilt_as_scripted() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
+async fn scripted_response_faults_change_responses() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
     merchant.create(&merchant.order("order-1", NOWHERE)).await.unwrap();
-    world.control("POST", "/orders/order-1/pay", json!({"notify": false})).await;
+    simulator.control("POST", "/orders/order-1/pay", json!({"notify": false})).await;
     let good = merchant.query("order-1").await.unwrap().json();
     for fault in ["unsigned", "wrong_signature", "stale", "garbage", "other_amount", "other_account", "status"] {
-        world
+        simulator
             .fault(json!({"operation": "query", "fault": fault, "number": "order-1", "status": 502, "code": "X"}))
             .await;
-        // It waits for its order.
+        // The fault remains pending for its order.
         assert_eq!(merchant.query("order-2").await.unwrap().status, 404);
         let answer = merchant.query("order-1").await.unwrap();
-        let believed = merchant.believes(&answer.headers, &answer.body);
-        assert_eq!(believed, !matches!(fault, "unsigned" | "wrong_signature" | "stale"), "{fault}");
+        let is_signature_valid = merchant.verifies(&answer.headers, &answer.body);
+        assert_eq!(is_signature_valid, !matches!(fault, "unsigned" | "wrong_signature" | "stale"), "{fault}");
         let body = answer.json();
         match fault {
             "garbage" => assert_eq!((answer.status, body), (200, Value::Null)),
@@ -89,54 +89,54 @@ async fn answers_are_spoilt_as_scripted() {
 }
 
 #[tokio::test]
-async fn a_failing_status_can_hide_an_execution() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
-    world.fault(json!({"operation": "create", "fault": "status", "code": ""})).await;
-    world.fault(json!({"operation": "create", "fault": "status_after"})).await;
+async fn error_status_after_execution_leaves_order_created() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
+    simulator.fault(json!({"operation": "create", "fault": "status", "code": ""})).await;
+    simulator.fault(json!({"operation": "create", "fault": "status_after"})).await;
     let order = merchant.order("order-1", NOWHERE);
     let answer = merchant.create(&order).await.unwrap();
     assert_eq!((answer.status, answer.json()), (500, Value::Null));
     assert!(!answer.headers.contains_key("wechatpay-signature"));
-    assert_eq!(world.told("/orders/order-1").await["state"], "NONE");
+    assert_eq!(simulator.control_get("/orders/order-1").await["state"], "NONE");
     let answer = merchant.create(&order).await.unwrap();
     assert_eq!((answer.status, answer.json()["code"].as_str()), (500, Some("SYSTEM_ERROR")));
-    assert_eq!(world.told("/orders/order-1").await["state"], "NOTPAY");
+    assert_eq!(simulator.control_get("/orders/order-1").await["state"], "NOTPAY");
 }
 
 #[tokio::test]
-async fn a_late_execution_happens_although_nobody_waits() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
-    world.fault(json!({"operation": "create", "fault": "delay_before", "delay_ms": 300})).await;
+async fn delayed_request_is_executed_after_client_disconnects() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
+    simulator.fault(json!({"operation": "create", "fault": "delay_before", "delay_ms": 300})).await;
     let order = merchant.order("order-1", NOWHERE);
-    // The caller goes away as soon as its request has arrived.
+    // The client disconnects as soon as its request has arrived.
     tokio::select! {
         answer = merchant.create(&order) => panic!("answered: {answer:?}"),
-        _ = world.until("/orders/order-1", |order| order["arrivals"]["create"] == 1) => {}
+        _ = simulator.until("/orders/order-1", |order| order["arrivals"]["create"] == 1) => {}
     }
-    world.until("/orders/order-1", |order| order["created"] == 1).await;
+    simulator.until("/orders/order-1", |order| order["created"] == 1).await;
 
-    world.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 200})).await;
+    simulator.fault(json!({"operation": "query", "fault": "delay", "delay_ms": 200})).await;
     let start = Instant::now();
     assert_eq!(merchant.query("order-1").await.unwrap().status, 200);
     assert!(start.elapsed() >= Duration::from_millis(200));
 }
 
 #[tokio::test]
-async fn notifications_come_forged_doubled_and_late_as_scripted() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
+async fn scripted_notifications_are_forged_duplicated_and_delayed() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
     let mut receiver = Receiver::start(&[500; 7]).await;
     merchant.create(&merchant.order("order-1", &receiver.url)).await.unwrap();
-    assert_eq!(world.control("POST", "/orders/order-1/notify", Value::Null).await.0, 409, "nothing to tell yet");
-    world.control("POST", "/orders/order-1/pay", json!({"notify": false})).await;
+    assert_eq!(simulator.control("POST", "/orders/order-1/notify", Value::Null).await.0, 409, "nothing to tell yet");
+    simulator.control("POST", "/orders/order-1/pay", json!({"notify": false})).await;
     for tamper in ["body", "signature", "stale", "serial", "signtest", "amount", "account"] {
-        world.control("POST", "/orders/order-1/notify", json!({"tamper": tamper})).await;
+        simulator.control("POST", "/orders/order-1/notify", json!({"tamper": tamper})).await;
         let (headers, body) = receiver.next().await;
-        let believed = merchant.believes(&headers, &body);
-        assert_eq!(believed, matches!(tamper, "amount" | "account"), "{tamper}");
-        if believed {
+        let is_signature_valid = merchant.verifies(&headers, &body);
+        assert_eq!(is_signature_valid, matches!(tamper, "amount" | "account"), "{tamper}");
+        if is_signature_valid {
             let notification: Value = serde_json::from_slice(&body).unwrap();
             let payment: Value = serde_json::from_slice(&merchant.open(&notification["resource"])).unwrap();
             let right = (&json!(100), &json!(merchant.files.mchid));
@@ -144,37 +144,39 @@ async fn notifications_come_forged_doubled_and_late_as_scripted() {
         }
     }
     let start = Instant::now();
-    world.control("POST", "/orders/order-1/notify", json!({"times": 2, "delay_ms": 100, "key": "certificate"})).await;
+    simulator
+        .control("POST", "/orders/order-1/notify", json!({"times": 2, "delay_ms": 100, "key": "certificate"}))
+        .await;
     let (first, second) = (receiver.next().await, receiver.next().await);
     assert!(start.elapsed() >= Duration::from_millis(100));
     assert_eq!(first.1, second.1);
     for (headers, body) in [&first, &second] {
-        assert!(merchant.believes(headers, body));
+        assert!(merchant.verifies(headers, body));
         assert_ne!(headers["wechatpay-serial"], merchant.public_key_id.as_str());
     }
-    // Refused seven times, and not one of the forged ones was repeated.
-    let order = world.until("/orders/order-1", |order| order["notifications"][8]["acknowledged"] == true).await;
+    // Seven rejections: no forged notification was repeated.
+    let order = simulator.until("/orders/order-1", |order| order["notifications"][8]["acknowledged"] == true).await;
     let tries = order["notifications"].as_array().unwrap().iter().map(|n| n["attempts"].as_array().unwrap().len());
     assert_eq!(tries.collect::<Vec<_>>(), [1; 9]);
 }
 
 #[tokio::test]
-async fn the_payer_can_fail_or_pay_something_else() {
-    let world = World::start().await;
-    let merchant = &world.merchant;
+async fn control_api_can_fail_payment_or_pay_another_amount() {
+    let simulator = TestSandbox::start().await;
+    let merchant = &simulator.merchant;
     for number in ["order-1", "order-2"] {
         merchant.create(&merchant.order(number, NOWHERE)).await.unwrap();
     }
-    world.control("POST", "/orders/order-1/fail", Value::Null).await;
+    simulator.control("POST", "/orders/order-1/fail", Value::Null).await;
     assert_eq!(merchant.query("order-1").await.unwrap().json()["trade_state"], "PAYERROR");
-    assert_eq!(world.control("POST", "/orders/order-1/pay", Value::Null).await.0, 409);
-    world.control("POST", "/orders/order-2/pay", json!({"notify": false, "amount": 1})).await;
+    assert_eq!(simulator.control("POST", "/orders/order-1/pay", Value::Null).await.0, 409);
+    simulator.control("POST", "/orders/order-2/pay", json!({"notify": false, "amount": 1})).await;
     assert_eq!(merchant.query("order-2").await.unwrap().json()["amount"]["total"], 1);
 }
 
 #[tokio::test]
-async fn a_wrong_script_is_refused_and_a_reset_forgets() {
-    let world = World::start().await;
+async fn invalid_fault_is_rejected_and_reset_deletes_everything() {
+    let simulator = TestSandbox::start().await;
     for wrong in [
         json!({"fault": "explode"}),
         json!({"fault": "delay", "operation": "dance"}),
@@ -182,27 +184,27 @@ async fn a_wrong_script_is_refused_and_a_reset_forgets() {
         json!({"fault": "delay", "times": 0}),
         json!({"fault": "refuse_connection", "number": "order-1"}),
     ] {
-        assert_eq!(world.control("POST", "/faults", wrong.clone()).await.0, 400, "{wrong}");
+        assert_eq!(simulator.control("POST", "/faults", wrong.clone()).await.0, 400, "{wrong}");
     }
-    world.fault(json!({"fault": "cut_before", "times": 3})).await;
-    assert_eq!(world.told("/faults").await[0]["times"], 3);
-    assert_eq!(world.control("DELETE", "/faults", Value::Null).await.1, json!([]));
-    world.merchant.create(&world.merchant.order("order-1", NOWHERE)).await.unwrap();
-    world.control("POST", "/reset", Value::Null).await;
-    assert_eq!(world.told("/orders").await, json!([]));
-    assert_eq!(world.told("/stats").await["requests"], 0);
+    simulator.fault(json!({"fault": "cut_before", "times": 3})).await;
+    assert_eq!(simulator.control_get("/faults").await[0]["times"], 3);
+    assert_eq!(simulator.control("DELETE", "/faults", Value::Null).await.1, json!([]));
+    simulator.merchant.create(&simulator.merchant.order("order-1", NOWHERE)).await.unwrap();
+    simulator.control("POST", "/reset", Value::Null).await;
+    assert_eq!(simulator.control_get("/orders").await, json!([]));
+    assert_eq!(simulator.control_get("/stats").await["requests"], 0);
 }
 
 #[tokio::test]
-async fn a_stopped_sandbox_frees_its_ports() {
-    let world = World::start().await;
-    let (address, control) = (world.sandbox.address(), world.sandbox.control_address());
-    world.merchant.query("order-1").await.unwrap();
-    world.sandbox.stop().await;
-    let mut options = super::Options::new([world.directory.path().to_owned()]);
+async fn stopped_sandbox_releases_its_ports() {
+    let simulator = TestSandbox::start().await;
+    let (address, control) = (simulator.sandbox.address(), simulator.sandbox.control_address());
+    simulator.merchant.query("order-1").await.unwrap();
+    simulator.sandbox.stop().await;
+    let mut options = super::Options::new([simulator.directory.path().to_owned()]);
     (options.listen, options.control) = (address, control);
     let again = super::super::Sandbox::start(options).await.unwrap();
-    assert_eq!(world.merchant.query("order-1").await.unwrap().status, 404);
+    assert_eq!(simulator.merchant.query("order-1").await.unwrap().status, 404);
     drop(again);
 }
 

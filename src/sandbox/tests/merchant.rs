@@ -1,4 +1,5 @@
-//! A merchant to test with: signs, checks answers, takes notifications. By hand, so that it shares nothing with either side.
+//! Test merchant of WeChat Pay v3: signs requests, verifies responses, receives notifications. It shares no code with
+//! sandbox or gateway.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -32,14 +33,14 @@ use crate::sandbox::{Options, Sandbox};
 
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// One sandbox with one merchant.
-pub(super) struct World {
+/// A sandbox with one merchant.
+pub(super) struct TestSandbox {
     pub(super) sandbox: Sandbox,
     pub(super) merchant: Merchant,
     pub(super) directory: tempfile::TempDir,
 }
 
-impl World {
+impl TestSandbox {
     pub(super) async fn start() -> Self {
         Self::with(|_| {}).await
     }
@@ -67,7 +68,7 @@ impl World {
         (status, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())
     }
 
-    pub(super) async fn told(&self, path: &str) -> Value {
+    pub(super) async fn control_get(&self, path: &str) -> Value {
         self.control("GET", path, Value::Null).await.1
     }
 
@@ -76,20 +77,20 @@ impl World {
         assert_eq!(status, 200, "{answer}");
     }
 
-    /// Asks until the answer is as wanted.
+    /// Repeats a control request until the response is as expected.
     pub(super) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..500 {
-            let value = self.told(path).await;
+            let value = self.control_get(path).await;
             if wanted(&value) {
                 return value;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never became so: {}", self.told(path).await);
+        panic!("never became so: {}", self.control_get(path).await);
     }
 }
 
-/// A verified or unverified answer.
+/// A response, verified or not.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -113,7 +114,7 @@ pub(super) struct Merchant {
     address: SocketAddr,
 }
 
-/// A request before it is signed; each part can be made wrong.
+/// A request before signing. Tests can change each part.
 pub(super) struct Unsent {
     pub(super) method: &'static str,
     pub(super) uri: String,
@@ -192,7 +193,7 @@ impl Merchant {
         self.send(self.request("POST", "/v3/refund/domestic/refunds", body)).await
     }
 
-    /// Sends over a connection of its own.
+    /// Sends a request over a new connection.
     pub(super) async fn send(&self, unsent: Unsent) -> Result<Answer, Failure> {
         self.send_over(unsent, b"http/1.1").await
     }
@@ -235,8 +236,8 @@ impl Merchant {
         request.body(Full::new(Bytes::from(body))).unwrap()
     }
 
-    /// Whether these bytes were signed, lately, with the key that the headers name.
-    pub(super) fn believes(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+    /// Whether the signature of the bytes is valid and recent, with the key that the headers name.
+    pub(super) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let key = match text("wechatpay-serial") {
             id if id == self.public_key_id => {
@@ -271,7 +272,7 @@ impl Merchant {
     }
 }
 
-/// Takes notifications, and answers with the given statuses, then with 204.
+/// Receives notifications and responds with the given statuses, then with 204.
 pub(super) struct Receiver {
     pub(super) url: String,
     came: mpsc::UnboundedReceiver<(HeaderMap, Bytes)>,
@@ -280,23 +281,23 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) async fn start(statuses: &[u16]) -> Self {
         let answers: Vec<_> = statuses.iter().map(|status| (*status, "")).collect();
-        Self::saying(&answers, (204, "")).await
+        Self::responding(&answers, (204, "")).await
     }
 
-    /// Gives these answers, then always the last.
-    pub(super) async fn saying(answers: &[(u16, &'static str)], last: (u16, &'static str)) -> Self {
+    /// Starts a receiver that sends these responses in order, then always the last.
+    pub(super) async fn responding(answers: &[(u16, &'static str)], last: (u16, &'static str)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/notify/main", listener.local_addr().unwrap());
-        let (told, came) = mpsc::unbounded_channel();
+        let (reply, came) = mpsc::unbounded_channel();
         let answers = Arc::new(Mutex::new(VecDeque::from(answers.to_vec())));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (told, answers) = (told.clone(), answers.clone());
+                let (reply, answers) = (reply.clone(), answers.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let (told, answers) = (told.clone(), answers.clone());
+                    let (reply, answers) = (reply.clone(), answers.clone());
                     async move {
                         let (parts, body) = request.into_parts();
-                        let _ = told.send((parts.headers, body.collect().await?.to_bytes()));
+                        let _ = reply.send((parts.headers, body.collect().await?.to_bytes()));
                         let (status, text) = answers.lock().pop_front().unwrap_or(last);
                         let response = Response::builder().status(status).body(Full::new(Bytes::from(text)));
                         Ok::<_, hyper::Error>(response.unwrap())

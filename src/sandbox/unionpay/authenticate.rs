@@ -1,4 +1,4 @@
-//! Who sends a request: the fields that each must have, and the signature over all of them.
+//! Authentication of requests: required fields, and the signature over all of them.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use crate::sandbox::account::unionpay::{Account, Keys};
 use crate::sandbox::account::{self, Accounts};
 use crate::sandbox::form::Form;
 
-/// A request that may be executed.
-pub(super) struct Admitted {
+/// An authenticated request.
+pub(super) struct AuthenticatedRequest {
     pub(super) account: Arc<Account>,
     pub(super) method: SignMethod,
     pub(super) transaction: Transaction,
 }
 
-/// Checks everything but the business. Refusals are never signed: their sender is not known.
-pub(super) fn admit(path: &str, form: &Form, accounts: &Accounts) -> Result<Admitted, Refusal> {
+/// Checks everything except the business rules. Rejections are unsigned, because the sender is unknown.
+pub(super) fn authenticate(path: &str, form: &Form, accounts: &Accounts) -> Result<AuthenticatedRequest, Refusal> {
     if needed(form, "version")? != "5.1.0" {
         return Err(refused_because("10", "报文格式错误：沙箱只接受version 5.1.0"));
     }
@@ -42,7 +42,7 @@ pub(super) fn admit(path: &str, form: &Form, accounts: &Accounts) -> Result<Admi
     }
     let transaction = Transaction::of(path, form);
     let transaction = transaction.ok_or_else(|| refused_because("32", "无此交易权限：沙箱在此地址没有该交易"))?;
-    Ok(Admitted { account: account.clone(), method, transaction })
+    Ok(AuthenticatedRequest { account: account.clone(), method, transaction })
 }
 
 fn needed<'a>(form: &'a Form, name: &str) -> Result<&'a str, Refusal> {

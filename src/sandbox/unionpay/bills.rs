@@ -1,4 +1,4 @@
-//! Bills: an archive of lines with fixed widths, compressed once more, in the signed answer itself.
+//! Bills: an archive with fixed-width lines, compressed again inside the signed response.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,18 +11,18 @@ use super::trade::{OrderHandler, Result, done};
 use crate::sandbox::bills::{Line, lines_of};
 use crate::sandbox::zip;
 
-/// As most writers have it.
+/// Compression level, the usual default.
 const LEVEL: u8 = 6;
 
 impl OrderHandler<'_> {
-    /// Makes the archive of a clearing day. Nobody says of which year: it is the day that was last.
+    /// Creates the archive of a clearing day. The request has no year: the most recent such day is meant.
     pub(super) fn bill(&mut self, parameters: &Value) -> Result {
         let wanted = text(parameters, "settleDate");
         let (mer_id, last) = (&self.account.mer_id, clearing_day(self.now));
         let mut days = (0..366).map(|back| last.saturating_sub(jiff::Span::new().days(back)));
         let day = days.find(|day| day.strftime("%m%d").to_string() == wanted);
         let day = day.ok_or_else(|| refused_because("10", "报文格式错误：settleDate"))?;
-        let lines = lines_of(self.books, mer_id, |at| clearing_day(at) == day);
+        let lines = lines_of(self.state, mer_id, |at| clearing_day(at) == day);
         if lines.is_empty() {
             return Err(refused_because("98", "文件不存在"));
         }
@@ -37,7 +37,8 @@ impl OrderHandler<'_> {
     }
 }
 
-/// The first columns of the original's: all that the books know is in them. Nothing is written that GBK writes otherwise.
+/// Returns a line with the first columns of UnionPay's format: everything that the sandbox records. The text is
+/// ASCII, which GBK does not change.
 fn row(line: &Line<'_>) -> String {
     let Line { at, number, order, refund } = line;
     let (code, own, query_id, amount) = match refund {

@@ -1,25 +1,27 @@
-//! How UnionPay says what the books know: times, numbers, and what became of a trade.
+//! Translation of the sandbox state into UnionPay's times, numbers and codes.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
-use super::reply::Fields;
 use crate::sandbox::keys::random_digits;
 use crate::sandbox::state::{Order, Refund, RefundStatus, State};
 
-/// What the end of a payer's code means; any other pays at once.
-pub(super) const ASKS_FOR_PASSWORD: &str = "0001";
-pub(super) const IS_TOO_POOR: &str = "0002";
+/// Fields of a message: name and value.
+pub(super) type Fields = Vec<(&'static str, String)>;
 
-/// A time as UnionPay writes it: fourteen digits, in China.
+/// Suffixes of payer codes. Codes with other suffixes are paid at once.
+pub(super) const PASSWORD_SUFFIX: &str = "0001";
+pub(super) const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
+
+/// Formats a time as UnionPay does: fourteen digits in UTC+8.
 pub(super) fn china(time: Timestamp) -> String {
     zoned(time).strftime("%Y%m%d%H%M%S").to_string()
 }
 
-/// Reads such a time, and nothing looser.
-pub(super) fn instant(text: &str) -> Option<Timestamp> {
+/// Parses that format strictly.
+pub(super) fn parse_china_time(text: &str) -> Option<Timestamp> {
     if text.len() != 14 || !is_digits(text) {
         return None;
     }
@@ -31,7 +33,7 @@ fn zoned(time: Timestamp) -> jiff::Zoned {
     time.to_zoned(TimeZone::fixed(Offset::constant(8)))
 }
 
-/// The clearing day, which ends at 23:00 in China.
+/// Returns the clearing day, which ends at 23:00 UTC+8.
 pub(super) fn clearing_day(time: Timestamp) -> jiff::civil::Date {
     zoned(time.saturating_add(jiff::SignedDuration::from_hours(1)).unwrap_or(time)).date()
 }
@@ -40,43 +42,43 @@ pub(super) fn is_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Fen as twelve digits at most, and more than nothing.
+/// Parses fen: at most twelve digits, greater than zero.
 pub(super) fn fen(text: &str) -> Option<u64> {
     let is_amount = (1..=12).contains(&text.len()) && is_digits(text) && !text.starts_with('0');
     text.parse().ok().filter(|_| is_amount)
 }
 
-/// The platform's own number of a transaction: its time and seven digits more.
+/// Returns a new UnionPay transaction number: the time and seven digits.
 pub(super) fn query_id(now: Timestamp) -> String {
     china(now) + &random_digits(7)
 }
 
-/// What became of a transaction: `respCode` of its notification, `origRespCode` of its query.
+/// Result of a transaction: `respCode` of its notification, `origRespCode` of its query.
 pub(super) type Outcome = &'static str;
 
-/// What became of an order; `None` while the payer has done nothing that the platform could know of.
+/// Returns the result of an order; `None` before any action of the payer that UnionPay could know.
 pub(super) fn outcome(order: &Order) -> Option<Outcome> {
     match order.state {
         State::Success | State::Refund => Some("00"),
         _ if !order.opened => None,
         State::NotPay => Some("05"),
-        State::PayError if text(&order.parameters, "qrNo").ends_with(IS_TOO_POOR) => Some("64"),
+        State::PayError if text(&order.parameters, "qrNo").ends_with(INSUFFICIENT_BALANCE_SUFFIX) => Some("64"),
         State::PayError | State::Closed => Some("01"),
     }
 }
 
-/// What became of a refund.
+/// Returns the result of a refund.
 pub(super) fn refund_outcome(refund: &Refund) -> Outcome {
     match refund.status {
         RefundStatus::Processing => "05",
         RefundStatus::Success => "00",
         RefundStatus::Closed => "01",
-        // Nobody knows; the merchant has to ask people.
+        // The result is unknown: the merchant must contact UnionPay.
         RefundStatus::Abnormal => "04",
     }
 }
 
-/// `respMsg` for a code, in the platform's manner: with a number in brackets.
+/// Returns the `respMsg` of a code, with a number in brackets as at UnionPay.
 pub(super) fn message(code: &str) -> String {
     let text = match code {
         "00" => "成功",
@@ -94,12 +96,12 @@ pub(super) fn message(code: &str) -> String {
     format!("{text}[{code}00000]")
 }
 
-/// A parameter of the request that the books remember.
+/// Returns a parameter of the recorded request.
 pub(super) fn text<'a>(parameters: &'a Value, name: &str) -> &'a str {
     parameters[name].as_str().unwrap_or_default()
 }
 
-/// A transaction as queries and notifications tell it, once there is money in it.
+/// Returns the fields of a settled transaction, as in queries and notifications.
 pub(super) fn settled(amount: u64, query_id: &str, at: Timestamp, payer: Option<&str>) -> Fields {
     let digits = query_id.get(query_id.len().saturating_sub(6)..).unwrap_or_default();
     let mut fields = vec![
@@ -123,19 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_in_china_and_days_end_at_eleven() {
+    fn times_use_china_time_and_clearing_day_ends_at_23_00() {
         let late: Timestamp = "2025-01-01T14:59:59Z".parse().unwrap();
-        assert_eq!((china(late).as_str(), instant("20250101225959")), ("20250101225959", Some(late)));
+        assert_eq!((china(late).as_str(), parse_china_time("20250101225959")), ("20250101225959", Some(late)));
         for (text, day) in [("20250101225959", "0101"), ("20250101230000", "0102"), ("20251231233000", "0101")] {
-            assert_eq!(clearing_day(instant(text).unwrap()).strftime("%m%d").to_string(), day, "{text}");
+            assert_eq!(clearing_day(parse_china_time(text).unwrap()).strftime("%m%d").to_string(), day, "{text}");
         }
         for text in ["", "2025010122595", "20250101225960 ", "20251301000000", "+2025010122595"] {
-            assert_eq!(instant(text), None, "{text}");
+            assert_eq!(parse_china_time(text), None, "{text}");
         }
     }
 
     #[test]
-    fn amounts_are_whole_fen() {
+    fn amounts_are_parsed_as_whole_fen_only() {
         assert_eq!((fen("1"), fen("999999999999")), (Some(1), Some(999_999_999_999)));
         for text in ["", "0", "01", "1.00", "-1", "+1", "1000000000000", "１"] {
             assert_eq!(fen(text), None, "{text}");

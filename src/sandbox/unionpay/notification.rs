@@ -1,4 +1,5 @@
-//! Notifications: forms, signed as the request was that they follow, acknowledged by status 200 whatever the body says.
+//! Notifications: forms signed with the method of the original request. Status 200 acknowledges them, regardless of
+//! the body.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +8,18 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
-use super::codes::{Outcome, message, outcome, refund_outcome, settled, text};
-use super::reply::{Fields, spoil_amounts};
+use super::codes::{Fields, Outcome, message, outcome, refund_outcome, settled, text};
+use super::reply::tamper_amounts;
 use super::signature::{SignMethod, sign};
 use crate::sandbox::UNIONPAY_SCHEDULE;
 use crate::sandbox::account::unionpay::Account;
 use crate::sandbox::form::Form;
-use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
 use crate::sandbox::state::SandboxState;
+use crate::sandbox::tamper::Tamper;
 
-/// What a notification repeats of the request that it follows.
-const REPEATED: [&str; 10] = [
+/// Fields that a notification copies from the original request.
+const COPIED_FIELDS: [&str; 10] = [
     "version",
     "encoding",
     "txnType",
@@ -30,22 +32,22 @@ const REPEATED: [&str; 10] = [
     "reqReserved",
 ];
 
-/// What the books say of the subject now; or why there is nothing to say.
+/// Composes a notification of the subject's current state, or returns why there is none.
 pub(in crate::sandbox) fn compose(
-    books: &SandboxState,
+    state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
-    sending: &Sending,
-) -> Result<News, String> {
+    sending: &SendOptions,
+) -> Result<ComposedNotification, String> {
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest | Tamper::Stale)) = sending.tamper {
         return Err(format!("UnionPay's notifications have nothing for {tamper:?}: no key's name, no probes, no time"));
     }
     if sending.key.is_some() {
         return Err("UnionPay signs with one key: leave `key` out".to_owned());
     }
-    let Event { original, url, outcome, fields, kind } = event(books, subject)?;
+    let Event { original, url, outcome, fields, kind } = event(state, subject)?;
     let mut form = Form::default();
-    for name in REPEATED {
+    for name in COPIED_FIELDS {
         if !text(original, name).is_empty() {
             form.set(name, text(original, name));
         }
@@ -54,18 +56,18 @@ pub(in crate::sandbox) fn compose(
     form.set("respCode", outcome);
     form.set("respMsg", message(outcome));
     match sending.tamper {
-        Some(Tamper::Amount) => spoil_amounts(&mut form),
+        Some(Tamper::Amount) => tamper_amounts(&mut form),
         Some(Tamper::Account) => form.set("merId", "777290000000000"),
         _ => {}
     }
     let method = SignMethod::named(text(original, "signMethod")).ok_or("the request named no signMethod")?;
     let id = form.get("queryId").unwrap_or_default().to_owned();
-    let letter = Letter { account: account.clone(), method, form, tamper: sending.tamper };
-    Ok(News { id, event_type: kind, url, letter: Arc::new(letter) })
+    let body = SignedForm { account: account.clone(), method, form, tamper: sending.tamper };
+    Ok(ComposedNotification { id, event_type: kind, url, body: Arc::new(body) })
 }
 
 struct Event<'a> {
-    /// The request that it follows.
+    /// Parameters of the original request.
     original: &'a Value,
     url: String,
     outcome: Outcome,
@@ -73,16 +75,20 @@ struct Event<'a> {
     kind: &'static str,
 }
 
-fn event<'a>(books: &'a SandboxState, subject: &Subject) -> Result<Event<'a>, String> {
+fn event<'a>(state: &'a SandboxState, subject: &Subject) -> Result<Event<'a>, String> {
     match subject {
         Subject::Payment(id) => {
-            let order = books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order")?;
+            let order = state.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order")?;
             let outcome = outcome(order).filter(|outcome| *outcome != "05");
             let outcome = outcome.ok_or("only what has ended is notified of: pay the order first")?;
             let (payer, at, amount) = match &order.payment {
                 Some(payment) => (Some(payment.payer.as_str()), payment.at, payment.amount),
                 None if order.product == "barcode" => (None, order.created, order.total),
-                None => return Err("of trades that the payer makes on a page, only success is told".to_owned()),
+                None => {
+                    return Err(
+                        "UnionPay notifies only of success for trades that the payer makes on a page".to_owned()
+                    );
+                }
             };
             Ok(Event {
                 original: &order.parameters,
@@ -93,7 +99,7 @@ fn event<'a>(books: &'a SandboxState, subject: &Subject) -> Result<Event<'a>, St
             })
         }
         Subject::Refund(id) => {
-            let refund = books.refunds.get(id).ok_or("there is no such refund")?;
+            let refund = state.refunds.get(id).ok_or("there is no such refund")?;
             let at = refund.finished.ok_or("only what has ended is notified of: finish the refund first")?;
             Ok(Event {
                 original: &refund.parameters,
@@ -106,16 +112,16 @@ fn event<'a>(books: &'a SandboxState, subject: &Subject) -> Result<Event<'a>, St
     }
 }
 
-/// What goes over the wire.
-struct Letter {
+/// A form that is signed at each attempt.
+struct SignedForm {
     account: Arc<Account>,
     method: SignMethod,
     form: Form,
     tamper: Option<Tamper>,
 }
 
-impl notify::NotificationBody for Letter {
-    fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
+impl notification::NotificationBody for SignedForm {
+    fn sign_now(&self) -> Option<(HeaderMap, Bytes)> {
         let mut form = self.form.clone();
         let salt = if self.tamper == Some(Tamper::Signature) { "\n" } else { "" };
         sign(&self.account, self.method, &mut form, salt);
@@ -128,7 +134,7 @@ impl notify::NotificationBody for Letter {
         Some((headers, form.encoded().into()))
     }
 
-    /// Where the receiver leads on, it has received.
+    /// A redirect also acknowledges the notification.
     fn is_acknowledged(&self, status: u16, _: &[u8]) -> bool {
         status == 200 || (300..400).contains(&status)
     }

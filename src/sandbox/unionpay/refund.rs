@@ -1,14 +1,14 @@
-//! What refunding, undoing and reversing do to the books.
+//! Refunds, same-day cancellations and reversals of UnionPay.
 
 use serde_json::Value;
 
 use super::codes::{clearing_day, fen, query_id, text};
 use super::reply::{refused, refused_because};
 use super::trade::{Done, OrderHandler, Result, done};
-use crate::sandbox::notify::Subject;
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
 
-/// A paid trade, to be given back from.
+/// A paid trade that can be refunded.
 struct Paid {
     id: Id,
     total: u64,
@@ -16,41 +16,41 @@ struct Paid {
 }
 
 impl OrderHandler<'_> {
-    /// Gives back some or all. The answer only says that it was taken.
+    /// Refunds some or all. The response only confirms acceptance.
     pub(super) fn refund(&mut self, parameters: Value, auto: bool) -> Result {
         let paid = self.paid(&parameters)?;
         let amount = fen(text(&parameters, "txnAmt")).unwrap_or_default();
-        if amount > paid.total.saturating_sub(self.given_back(&paid.id)) {
+        if amount > paid.total.saturating_sub(self.refunded_amount(&paid.id)) {
             return Err(refused_because("36", "与原交易信息不符：退款金额超过可退金额"));
         }
-        self.give_back("refund", &paid, parameters, auto)
+        self.record_refund("refund", &paid, parameters, auto)
     }
 
-    /// Gives back all on the day that it was paid.
+    /// Cancels a payment completely on the day of the payment.
     pub(super) fn undo(&mut self, parameters: Value, auto: bool) -> Result {
         let paid = self.paid(&parameters)?;
         if fen(text(&parameters, "txnAmt")) != Some(paid.total) {
             return Err(refused_because("36", "与原交易信息不符：撤销金额必须等于原交易金额"));
         }
-        if self.given_back(&paid.id) > 0 {
+        if self.refunded_amount(&paid.id) > 0 {
             return Err(refused_because("45", "原交易已被成功退货或已被成功撤销"));
         }
         if clearing_day(paid.at) != clearing_day(self.now) {
             return Err(refused_because("35", "原交易状态不正确：只能撤销同一清算日的交易"));
         }
-        self.give_back("cancel", &paid, parameters, auto)
+        self.record_refund("cancel", &paid, parameters, auto)
     }
 
-    /// Ends a trade whose answer never came, whatever had become of it.
+    /// Reverses a trade whose response was lost, regardless of its result.
     pub(super) fn reverse(&mut self, parameters: &Value) -> Result {
         let (number, time) = match parameters.get("origOrderId") {
             Some(_) => ("origOrderId", "origTxnTime"),
             None => ("orderId", "txnTime"),
         };
         let id = self.id(parameters, number);
-        let is_given_back = self.given_back(&id) > 0;
-        let order = self.books.order(&id, self.now).filter(|order| order.parameters["txnTime"] == parameters[time]);
-        // Only what was carried out in one exchange can be called back.
+        let is_given_back = self.refunded_amount(&id) > 0;
+        let order = self.state.order(&id, self.now).filter(|order| order.parameters["txnTime"] == parameters[time]);
+        // Only trades of scanned codes can be reversed.
         let order = order.filter(|order| order.product == "barcode" && order.state != State::PayError);
         let order = order.ok_or_else(|| refused("35"))?;
         if text(&order.parameters, "bizType") != text(parameters, "bizType") {
@@ -63,16 +63,16 @@ impl OrderHandler<'_> {
             return Err(refused_because("46", "交易已被冲正"));
         }
         order.state = State::Closed;
-        self.books.executed("cancel", &id);
+        self.state.count_execution("cancel", &id);
         done(Vec::new())
     }
 
     fn paid(&mut self, parameters: &Value) -> Result<Paid> {
         self.is_new(&self.id(parameters, "orderId"))?;
         let query = self.id(parameters, "origQryId");
-        let number = self.books.transactions.get(&query).ok_or_else(|| refused("35"))?.clone();
+        let number = self.state.transactions.get(&query).ok_or_else(|| refused("35"))?.clone();
         let id = (query.0, number);
-        let order = self.books.order(&id, self.now);
+        let order = self.state.order(&id, self.now);
         let order = order.filter(|order| matches!(order.state, State::Success | State::Refund));
         let order = order.ok_or_else(|| refused("35"))?;
         let payment = order.payment.as_ref().ok_or_else(|| refused("35"))?;
@@ -82,16 +82,16 @@ impl OrderHandler<'_> {
         Ok(Paid { id, total: order.total, at: payment.at })
     }
 
-    /// How much of a trade was given back, or is about to be.
-    fn given_back(&self, id: &Id) -> u64 {
-        let refunds = self.books.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
+    /// Returns the refunded amount of a trade in fen, pending refunds included.
+    fn refunded_amount(&self, id: &Id) -> u64 {
+        let refunds = self.state.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
         refunds.map(|(_, refund)| refund.amount).sum()
     }
 
-    /// Writes a refund down; `at_once`: and finishes it.
-    fn give_back(&mut self, operation: &'static str, paid: &Paid, parameters: Value, at_once: bool) -> Result {
+    /// Records a refund, and finishes it if `at_once` is true.
+    fn record_refund(&mut self, operation: &'static str, paid: &Paid, parameters: Value, at_once: bool) -> Result {
         let own = self.id(&parameters, "orderId");
-        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&paid.id) else {
+        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&paid.id) else {
             return Err(refused("35"));
         };
         order.state = State::Refund;
@@ -108,8 +108,8 @@ impl OrderHandler<'_> {
             parameters,
         };
         let fields = vec![("queryId", refund.refund_id.clone())];
-        self.books.refunds.insert(own.clone(), refund);
-        self.books.executed(operation, &paid.id);
+        self.state.refunds.insert(own.clone(), refund);
+        self.state.count_execution(operation, &paid.id);
         Ok(Done { fields, notify: at_once.then_some(Subject::Refund(own)) })
     }
 }

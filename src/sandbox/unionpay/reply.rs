@@ -1,31 +1,28 @@
-//! Answers: `name=value` pairs that are not encoded again, signed as the request was; for a browser, a page.
+//! Responses: unencoded `name=value` pairs, signed with the request's method; a page for browsers.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Map, Value};
 
-use super::codes::{fen, message};
+use super::codes::{Fields, fen, message};
 use super::signature::{SignMethod, sign};
 use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::fault::Kind;
+use crate::sandbox::fault::FaultKind;
 use crate::sandbox::form::Form;
 
-/// Fields of an answer.
-pub(super) type Fields = Vec<(&'static str, String)>;
-
-/// How a message is written.
+/// Encoding of request and response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
-    /// A form comes, and pairs are answered.
+    /// Form request, response of unencoded pairs.
     Form,
-    /// An object of strings, both ways.
+    /// JSON object of strings in both directions.
     Json,
-    /// A browser's form comes, and it gets a page.
+    /// Form request of a browser, response of an HTML page.
     Browser,
 }
 
-/// What is answered, before it is signed.
+/// Response before signing.
 pub(super) struct Reply {
     status: u16,
     content: Content,
@@ -33,28 +30,28 @@ pub(super) struct Reply {
 
 enum Content {
     Fields(Form),
-    /// From something that stands before the platform.
+    /// Page of a browser or of a proxy in front of the platform.
     Page(String),
 }
 
-/// Why a request is not carried out.
+/// Reason for a rejection.
 pub(super) struct Refusal {
     code: &'static str,
     message: String,
 }
 
-/// A refusal in the platform's usual words.
+/// Returns a rejection with the code's usual message.
 pub(super) fn refused(code: &'static str) -> Refusal {
     Refusal { code, message: message(code) }
 }
 
-/// A refusal that says more.
+/// Returns a rejection with an additional reason.
 pub(super) fn refused_because(code: &'static str, why: &str) -> Refusal {
     Refusal { code, message: format!("{why}[{code}00000]") }
 }
 
-/// What an answer repeats of its request.
-const ECHOED: [&str; 17] = [
+/// Fields that a response copies from its request.
+const COPIED_FIELDS: [&str; 17] = [
     "version",
     "encoding",
     "signMethod",
@@ -75,10 +72,10 @@ const ECHOED: [&str; 17] = [
 ];
 
 impl Reply {
-    /// The answer to a request that was understood.
+    /// Returns the response to a valid request.
     pub(super) fn to(request: &Form, result: Result<Fields, Refusal>) -> Self {
         let mut form = Form::default();
-        for name in ECHOED {
+        for name in COPIED_FIELDS {
             if let Some(value) = request.get(name) {
                 form.set(name, value);
             }
@@ -97,13 +94,13 @@ impl Reply {
         Self { status: 200, content: Content::Fields(form) }
     }
 
-    /// The answer with this code.
+    /// Returns a response with this code.
     pub(super) fn coded(request: &Form, code: &str) -> Self {
         let fields = vec![("respCode", code.to_owned()), ("respMsg", message(code))];
         Self::to(request, Ok(fields))
     }
 
-    /// With this code for the trade that was queried, and without what tells of money that moved.
+    /// Sets the code of the queried trade and removes the fields of a payment.
     pub(super) fn about_trade(mut self, code: &str) -> Self {
         if let Content::Fields(form) = &mut self.content
             && form.get("origRespCode").is_some_and(|known| known != code)
@@ -117,7 +114,7 @@ impl Reply {
         self
     }
 
-    /// HTML.
+    /// Returns an HTML page.
     pub(super) fn page(status: u16, text: &str) -> Self {
         Self { status, content: Content::Page(text.to_owned()) }
     }
@@ -126,20 +123,20 @@ impl Reply {
         Self { status, ..self }
     }
 
-    /// With another amount or another account in it, if the fault says so.
-    pub(super) fn spoilt(mut self, fault: Kind) -> Self {
+    /// Applies the fault to the content: another amount or account.
+    pub(super) fn tampered(mut self, fault: FaultKind) -> Self {
         if let Content::Fields(form) = &mut self.content {
             match fault {
-                Kind::OtherAmount => spoil_amounts(form),
-                Kind::OtherAccount if form.get("orderId").is_none() => form.set("merId", "777290000000000"),
-                Kind::OtherAccount => form.set("orderId", "somebodyelsesorder"),
+                FaultKind::OtherAmount => tamper_amounts(form),
+                FaultKind::OtherAccount if form.get("orderId").is_none() => form.set("merId", "777290000000000"),
+                FaultKind::OtherAccount => form.set("orderId", "somebodyelsesorder"),
                 _ => {}
             }
         }
         self
     }
 
-    /// Without a signature, as before anybody is known.
+    /// Returns the response without a signature, for an unauthenticated sender.
     pub(super) fn sent(self, codec: Codec) -> Response<Full<Bytes>> {
         match self.content {
             Content::Page(page) => respond(self.status, HTML, page),
@@ -151,25 +148,26 @@ impl Reply {
         }
     }
 
-    /// Signs, or spoils the signature as the fault says. (There is no time in what is signed: `stale` changes nothing.)
+    /// Signs the response, or applies the fault to the signature. The signed text contains no time, so `stale` has no
+    /// effect.
     pub(super) fn signed(
         mut self,
         account: &Account,
         method: SignMethod,
         codec: Codec,
-        fault: Option<Kind>,
+        fault: Option<FaultKind>,
     ) -> Response<Full<Bytes>> {
         if let Content::Fields(form) = &mut self.content
-            && fault != Some(Kind::Unsigned)
+            && fault != Some(FaultKind::Unsigned)
         {
-            sign(account, method, form, if fault == Some(Kind::WrongSignature) { "\n" } else { "" });
+            sign(account, method, form, if fault == Some(FaultKind::WrongSignature) { "\n" } else { "" });
         }
         self.sent(codec)
     }
 }
 
-/// Makes every amount one fen more.
-pub(super) fn spoil_amounts(form: &mut Form) {
+/// Adds one fen to every amount.
+pub(super) fn tamper_amounts(form: &mut Form) {
     for name in ["txnAmt", "settleAmt"] {
         if let Some(amount) = form.get(name).and_then(fen) {
             form.set(name, (amount + 1).to_string());
@@ -188,7 +186,7 @@ fn object(form: &Form) -> String {
     Value::from(fields).to_string()
 }
 
-/// What the payer sees.
+/// Returns the payer's page.
 fn page(form: &Form) -> String {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
     let mut page = "<!DOCTYPE html><meta charset=\"utf-8\"><title>银联在线支付</title>".to_owned();

@@ -1,20 +1,19 @@
-//! Which fields each transaction documents. Any other is refused: the original overlooks it, and with it the mistake of
-//! whoever sent it.
+//! Documented fields per transaction. The sandbox rejects others. UnionPay ignores them, which would hide mistakes.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Transaction;
-use super::codes::{fen, instant, is_digits};
+use super::codes::{fen, is_digits, parse_china_time};
 use super::reply::{Refusal, refused_because};
-use crate::sandbox::fields::Form::Text;
+use crate::sandbox::fields::FieldType::Text;
 use crate::sandbox::fields::{self, Field, any, optional, required};
 use crate::sandbox::form::Form;
 
-/// How far a new transaction's time may be off.
-const PATIENCE_SECONDS: u64 = 10 * 60;
+/// Maximum difference between a new transaction's time and now, in seconds.
+const MAX_CLOCK_SKEW_SECONDS: u64 = 10 * 60;
 
-/// The fields as an object, when they are as the transaction documents them.
+/// Validates the fields against the transaction and returns them as an object.
 pub(super) fn checked(form: &Form, transaction: Transaction, now: Timestamp) -> Result<Value, Refusal> {
     let fields: Map<String, Value> = form
         .pairs()
@@ -23,7 +22,7 @@ pub(super) fn checked(form: &Form, transaction: Transaction, now: Timestamp) -> 
         .collect();
     let fields = Value::from(fields);
     let (own, more): (&[Field], &[Field]) = match transaction {
-        Transaction::Page => (PAGE, ORDER),
+        Transaction::Page => (REFUNDS_PER_PAGE, ORDER),
         Transaction::App => (APP, ORDER),
         Transaction::Qr => (QR, ORDER),
         Transaction::Barcode => (BARCODE, ORDER),
@@ -45,17 +44,17 @@ pub(super) fn checked(form: &Form, transaction: Transaction, now: Timestamp) -> 
         Transaction::Reverse => fields.get("origOrderId").is_some(),
         _ => true,
     };
-    let at = fields["txnTime"].as_str().and_then(instant);
-    if is_new && at.is_none_or(|at| at.as_second().abs_diff(now.as_second()) > PATIENCE_SECONDS) {
+    let at = fields["txnTime"].as_str().and_then(parse_china_time);
+    if is_new && at.is_none_or(|at| at.as_second().abs_diff(now.as_second()) > MAX_CLOCK_SKEW_SECONDS) {
         return Err(refused_because("10", "报文格式错误：txnTime与服务器的北京时间相差超过10分钟"));
     }
-    if fields["payTimeout"].as_str().and_then(instant).is_some_and(|end| end <= now) {
+    if fields["payTimeout"].as_str().and_then(parse_china_time).is_some_and(|end| end <= now) {
         return Err(refused_because("10", "报文格式错误：payTimeout已过"));
     }
     Ok(fields)
 }
 
-/// What all transactions have in common.
+/// Fields of every transaction.
 const COMMON: &[Field] = &[
     required("version", Text(5, 5, any)),
     required("encoding", Text(1, 20, any)),
@@ -69,10 +68,10 @@ const COMMON: &[Field] = &[
     optional("reqReserved", Text(1, 1024, any)),
     optional("reserved", Text(1, 2048, any)),
 ];
-/// What every transaction that is about a trade has.
+/// Fields that identify a trade.
 const NUMBER: &[Field] = &[ORDER_ID];
 const ORDER_ID: Field = required("orderId", Text(8, 40, is_alphanumeric));
-/// What all ways to make a trade have in common.
+/// Common fields of transactions that create a trade.
 const ORDER: &[Field] = &[
     ORDER_ID,
     required("txnAmt", Text(1, 12, is_amount)),
@@ -83,7 +82,7 @@ const ORDER: &[Field] = &[
     optional("orderDesc", Text(1, 32, any)),
     optional("customerIp", Text(1, 40, any)),
 ];
-const PAGE: &[Field] = &[
+const REFUNDS_PER_PAGE: &[Field] = &[
     required("bizType", Text(6, 6, |kind| matches!(kind, "000201" | "000202"))),
     required("channelType", Text(2, 2, |channel| matches!(channel, "07" | "08"))),
     required("frontUrl", Text(1, 256, is_url)),
@@ -115,7 +114,7 @@ const REFUND: &[Field] = &[
     required("backUrl", Text(1, 256, is_url)),
     optional("termId", Text(8, 8, is_alphanumeric)),
 ];
-/// Which of its two pairs of names says what is reversed is not certain: both are taken.
+/// The documentation has two pairs of names for the reversed trade. Both are accepted.
 const REVERSE: &[Field] = &[
     required("bizType", Text(6, 6, is_digits)),
     optional("channelType", Text(2, 2, is_digits)),
@@ -126,7 +125,7 @@ const REVERSE: &[Field] = &[
     optional("backUrl", Text(1, 256, is_url)),
     optional("termId", Text(8, 8, is_alphanumeric)),
 ];
-/// About a day, and no trade.
+/// Fields of a file download, which refers to a day.
 const FILE: &[Field] = &[
     required("bizType", Text(6, 6, |kind| kind == "000000")),
     required("fileType", Text(2, 2, |kind| kind == "00")),
@@ -154,7 +153,7 @@ fn is_qr(kind: &str) -> bool {
 }
 
 fn is_time(text: &str) -> bool {
-    instant(text).is_some()
+    parse_china_time(text).is_some()
 }
 
 fn is_url(text: &str) -> bool {

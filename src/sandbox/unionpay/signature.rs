@@ -1,4 +1,4 @@
-//! The signature over a message, with each of UnionPay's methods.
+//! Signatures of messages with each of UnionPay's methods.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,16 +8,16 @@ use sm3::Sm3;
 use crate::sandbox::account::unionpay::{Account, Keys, Pair};
 use crate::sandbox::form::Form;
 
-/// `signMethod`.
+/// UnionPay's `signMethod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignMethod {
     /// 01: RSA over the digest of the digest.
     Rsa,
     /// 11: SHA-256 of the text and the key's digest.
     Sha256,
-    /// 12: the same with SM3.
+    /// 12: as 11, with SM3.
     Sm3,
-    /// 21: SM2 over the hexadecimal digest, where the user id is the number of the signer's certificate.
+    /// 21: SM2 over the hexadecimal digest. The user id is the serial number of the signer's certificate.
     Sm2,
 }
 
@@ -41,7 +41,7 @@ impl SignMethod {
         }
     }
 
-    /// Whether the merchant has keys for it.
+    /// Whether the account has keys for this method.
     pub(super) fn suits(self, keys: &Keys) -> bool {
         match keys {
             Keys::Certificates(certificates) => match certificates.pair {
@@ -52,7 +52,7 @@ impl SignMethod {
         }
     }
 
-    /// Lower-case hexadecimal, as all digests here.
+    /// Returns the digest in lower-case hexadecimal.
     fn digest(self, text: &str) -> String {
         match self {
             Self::Rsa | Self::Sha256 => hex::encode(Sha256::digest(text)),
@@ -65,7 +65,7 @@ impl SignMethod {
     }
 }
 
-/// Whether the merchant signed this request.
+/// Whether the merchant's signature of the request is valid.
 pub(super) fn verifies(account: &Account, method: SignMethod, form: &Form) -> bool {
     let signature = form.get("signature").unwrap_or_default();
     let text = signed_text(form);
@@ -82,7 +82,7 @@ pub(super) fn verifies(account: &Account, method: SignMethod, form: &Form) -> bo
     }
 }
 
-/// Signs a message of the platform's; with `salt` in what is signed, wrongly.
+/// Signs a message of UnionPay. A non-empty `salt` makes the signature wrong.
 pub(super) fn sign(account: &Account, method: SignMethod, form: &mut Form, salt: &str) {
     form.set("signMethod", method.number());
     if let Keys::Certificates(certificates) = &account.keys {
@@ -102,7 +102,7 @@ pub(super) fn sign(account: &Account, method: SignMethod, form: &mut Form, salt:
     form.set("signature", signature.unwrap_or_default());
 }
 
-/// Names in byte order, values as they are; what is blank counts as left out.
+/// Returns the signed text: names in byte order, values not encoded, blank values left out.
 fn signed_text(form: &Form) -> String {
     let parts = form.pairs().filter(|(name, value)| *name != "signature" && !value.trim().is_empty());
     parts.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
@@ -113,14 +113,14 @@ fn signed_text(form: &Form) -> String {
 mod tests {
     use super::*;
 
-    /// A request that UnionPay's own SDK signed with each key.
+    /// Request signed by UnionPay's SDK with each key.
     const REQUEST: &str = "accessType=0&backUrl=http://127.0.0.1/n&bizType=000201&channelType=08&currencyCode=156&\
                            encoding=UTF-8&merId=777290058110048&orderId=20250101000001&\
                            riskRateInfo={commodityName=测试 商品+1}&txnAmt=1&txnSubType=01&txnTime=20250101120000&\
                            txnType=01&version=5.1.0";
 
     #[test]
-    fn published_signatures_are_understood() {
+    fn signatures_of_unionpays_sdk_are_verified_for_each_method() {
         let mut form = Form::default();
         for pair in REQUEST.split('&') {
             let (name, value) = pair.split_once('=').unwrap();

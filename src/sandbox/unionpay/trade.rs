@@ -1,27 +1,27 @@
-//! What the transactions about trades do to the books.
+//! Trade transactions of UnionPay.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Transaction;
 use super::codes::{
-    ASKS_FOR_PASSWORD, IS_TOO_POOR, Outcome, fen, instant, is_digits, message, outcome, query_id, refund_outcome,
-    settled, text,
+    Fields, INSUFFICIENT_BALANCE_SUFFIX, Outcome, PASSWORD_SUFFIX, fen, is_digits, message, outcome, parse_china_time,
+    query_id, refund_outcome, settled, text,
 };
-use super::reply::{Fields, Refusal, refused, refused_because};
+use super::reply::{Refusal, refused, refused_because};
 use crate::sandbox::account::unionpay::Account;
 use crate::sandbox::keys::random_digits;
-use crate::sandbox::notify::Subject;
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
 
-/// One request's view of the books.
+/// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
-    pub(super) books: &'a mut SandboxState,
+    pub(super) state: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
 
-/// What is answered, and what is to be notified of.
+/// Fields of the response, and the subject of a notification if one is due.
 pub(super) struct Done {
     pub(super) fields: Fields,
     pub(super) notify: Option<Subject>,
@@ -29,11 +29,11 @@ pub(super) struct Done {
 
 pub(super) type Result<T = Done> = std::result::Result<T, Refusal>;
 
-/// Whose code it is.
+/// Owner of every payer code.
 const PAYER: &str = "621626*********0018";
 
 impl OrderHandler<'_> {
-    /// Makes a trade that the payer has yet to pay.
+    /// Creates an unpaid trade.
     pub(super) fn create(&mut self, transaction: Transaction, parameters: Value) -> Result {
         let id = self.id(&parameters, "orderId");
         let is_again = transaction == Transaction::Page && self.is_shown_again(&id, &parameters);
@@ -47,31 +47,31 @@ impl OrderHandler<'_> {
         })
     }
 
-    /// A browser that loads the page again posts the same form again.
+    /// Whether this is the same form again, because the browser reloaded the page.
     fn is_shown_again(&mut self, id: &Id, parameters: &Value) -> bool {
-        let order = self.books.order(id, self.now);
+        let order = self.state.order(id, self.now);
         order.is_some_and(|order| order.state == State::NotPay && order.parameters == *parameters)
     }
 
-    /// Makes a trade from a payer's code. The answer only says that it was taken: what became of it is told afterwards.
+    /// Creates a trade from a payer's code. The response only confirms acceptance; the result is notified later.
     pub(super) fn take(&mut self, parameters: Value) -> Result {
         let id = self.id(&parameters, "orderId");
         let code = text(&parameters, "qrNo").to_owned();
         let is_code = code.len() == 19 && code.starts_with("62") && is_digits(&code);
         self.is_new(&id)?;
-        if !is_code || self.books.used_codes.contains(&code) {
+        if !is_code || self.state.used_codes.contains(&code) {
             return Err(refused_because("86", "二维码状态不正确"));
         }
         self.open(Transaction::Barcode, &id, parameters)?;
-        self.books.used_codes.insert(code.clone());
-        let Some(order) = self.books.order(&id, self.now) else { return Err(refused("34")) };
+        self.state.used_codes.insert(code.clone());
+        let Some(order) = self.state.order(&id, self.now) else { return Err(refused("34")) };
         order.opened = true;
-        if code.ends_with(IS_TOO_POOR) {
+        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
             order.state = State::PayError;
             return Err(refused("64"));
         }
         let fields = vec![("queryId", order.transaction_id.clone())];
-        if code.ends_with(ASKS_FOR_PASSWORD) {
+        if code.ends_with(PASSWORD_SUFFIX) {
             return done(fields);
         }
         order.state = State::Success;
@@ -79,9 +79,9 @@ impl OrderHandler<'_> {
         Ok(Done { fields, notify: Some(Subject::Payment(id)) })
     }
 
-    /// Orders, refunds and undone trades share their numbers, each of which is good for once.
+    /// Checks that the number is new. Orders, refunds and cancellations share one number space.
     pub(super) fn is_new(&mut self, id: &Id) -> Result<()> {
-        match self.books.order(id, self.now).is_some() || self.books.refunds.contains_key(id) {
+        match self.state.order(id, self.now).is_some() || self.state.refunds.contains_key(id) {
             true => Err(refused("12")),
             false => Ok(()),
         }
@@ -92,32 +92,36 @@ impl OrderHandler<'_> {
         let order = Order {
             product: transaction.product(),
             total: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
-            expires: instant(text(&parameters, "payTimeout")),
+            expires: parse_china_time(text(&parameters, "payTimeout")),
             state: State::NotPay,
             transaction_id: query_id(self.now),
             payment: None,
             notify_url: Some(text(&parameters, "backUrl").to_owned()),
-            // There is no transaction before the payer has begun one.
+            // The transaction does not exist before the payer begins it.
             opened: false,
             created: self.now,
             parameters,
         };
-        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.books.orders.entry(id.clone()).or_default().order = Some(order);
-        self.books.executed("create", id);
+        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.state.orders.entry(id.clone()).or_default().order = Some(order);
+        self.state.count_execution("create", id);
         Ok(())
     }
 
-    /// `respCode` is about the question; `origRespCode` says what became of the trade.
+    /// Queries a trade. `respCode` is the result of the query, `origRespCode` the result of the trade.
     pub(super) fn query(&mut self, parameters: &Value) -> Result {
         let id = self.id(parameters, "orderId");
         let is_meant = |original: &Value| ["txnTime", "bizType"].iter().all(|name| original[name] == parameters[name]);
-        if let Some(refund) = self.books.refunds.get(&id).filter(|refund| is_meant(&refund.parameters)) {
+        if let Some(refund) = self.state.refunds.get(&id).filter(|refund| is_meant(&refund.parameters)) {
             let outcome = refund_outcome(refund);
             let at = refund.finished.unwrap_or(refund.created);
-            return done(told(outcome, settled(refund.amount, &refund.refund_id, at, None), &refund.parameters));
+            return done(trade_fields(
+                outcome,
+                settled(refund.amount, &refund.refund_id, at, None),
+                &refund.parameters,
+            ));
         }
-        let Some(order) = self.books.order(&id, self.now).filter(|order| is_meant(&order.parameters)) else {
+        let Some(order) = self.state.order(&id, self.now).filter(|order| is_meant(&order.parameters)) else {
             return Err(refused("34"));
         };
         let outcome = outcome(order).ok_or_else(|| refused("34"))?;
@@ -129,16 +133,16 @@ impl OrderHandler<'_> {
                 ("currencyCode", "156".to_owned()),
             ],
         };
-        done(told(outcome, fields, &order.parameters))
+        done(trade_fields(outcome, fields, &order.parameters))
     }
 
-    /// The number that the parameter holds, as one of this merchant's.
+    /// Returns the id with the number in this parameter.
     pub(super) fn id(&self, parameters: &Value, name: &str) -> Id {
         (self.account.mer_id.clone(), text(parameters, name).to_owned())
     }
 }
 
-fn told(outcome: Outcome, mut fields: Fields, original: &Value) -> Fields {
+fn trade_fields(outcome: Outcome, mut fields: Fields, original: &Value) -> Fields {
     fields.push(("origRespCode", outcome.to_owned()));
     fields.push(("origRespMsg", message(outcome)));
     fields.push(("issuerIdentifyMode", "0".to_owned()));

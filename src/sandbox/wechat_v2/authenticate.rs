@@ -1,4 +1,4 @@
-//! Who sends a request: the account, its signature over all fields, and in whose name it speaks.
+//! Authentication of requests: account, signature over all fields, and sub-merchant.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use super::xml::{self, Fields};
 use crate::sandbox::account::wechat_v2::Account;
 use crate::sandbox::account::{self, Accounts};
 
-/// A request that may be executed.
-pub(super) struct Admitted {
+/// An authenticated request.
+pub(super) struct AuthenticatedRequest {
     pub(super) account: Arc<Account>,
-    /// As the request was signed, so will the answer be.
+    /// Sign type of the request, also used for the response.
     pub(super) how: SignType,
 }
 
-/// The fields of a body.
+/// Parses the fields of a body.
 pub(super) fn read(body: &[u8]) -> Result<Fields, Reply> {
     if body.is_empty() {
         return Err(Reply::refused("post数据为空"));
@@ -24,8 +24,8 @@ pub(super) fn read(body: &[u8]) -> Result<Fields, Reply> {
     xml::read(text).map_err(|error| Reply::refused(&format!("XML格式错误：{error}")))
 }
 
-/// Checks everything but the business. Refusals are never signed: their sender is not known.
-pub(super) fn admit(fields: &Fields, accounts: &Accounts) -> Result<Admitted, Reply> {
+/// Checks everything except the business rules. Rejections are unsigned, because the sender is unknown.
+pub(super) fn authenticate(fields: &Fields, accounts: &Accounts) -> Result<AuthenticatedRequest, Reply> {
     let needed = |name: &str| fields.get(name).ok_or_else(|| Reply::refused(&format!("缺少参数{name}")));
     let mchid = needed("mch_id")?;
     let Some(account::Account::WechatV2(account)) = accounts.get(mchid) else {
@@ -42,9 +42,9 @@ pub(super) fn admit(fields: &Fields, accounts: &Accounts) -> Result<Admitted, Re
     if fields.get("sub_mch_id") != account.sub_mchid.as_ref() {
         return Err(Reply::refused("sub_mch_id与mch_id不匹配"));
     }
-    // Who pays a merchant without an app of its own pays in the service provider's.
+    // Without a `sub_appid`, the payer pays in the service provider's app.
     if fields.get("sub_appid").is_some_and(|appid| Some(appid) != account.sub_appid.as_ref()) {
         return Err(Reply::refused("sub_mch_id与sub_appid不匹配"));
     }
-    Ok(Admitted { account: account.clone(), how })
+    Ok(AuthenticatedRequest { account: account.clone(), how })
 }

@@ -1,4 +1,4 @@
-//! A day's bills: a text file when there was something, else an error in XML.
+//! Daily bills: a text file, or an XML error for a day without transactions.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -22,14 +22,14 @@ impl OrderHandler<'_> {
         let is_of_day = |at: Timestamp| china(at, "%Y%m%d") == date;
         let mut rows = Vec::new();
         let (mut paid, mut returned) = (0, 0);
-        let own = self.books.orders.iter().filter(|((mchid, _), _)| *mchid == self.account.mchid);
+        let own = self.state.orders.iter().filter(|((mchid, _), _)| *mchid == self.account.mchid);
         for (id, order) in own.filter_map(|(id, entry)| Some((id, entry.order.as_ref()?))) {
             let Some(payment) = &order.payment else { continue };
             if matches!(kind, "ALL" | "SUCCESS") && is_of_day(payment.at) {
                 paid += payment.amount;
                 rows.push(self.row(id, order, payment, None));
             }
-            let refunds = self.books.refunds_of(id).filter(|(_, refund)| is_of_day(refund.created));
+            let refunds = self.state.refunds_of(id).filter(|(_, refund)| is_of_day(refund.created));
             for (number, refund) in refunds.filter(|_| matches!(kind, "ALL" | "REFUND")) {
                 returned += refund.amount;
                 rows.push(self.row(id, order, payment, Some((number, refund))));
@@ -43,10 +43,10 @@ impl OrderHandler<'_> {
         done(Reply::file(format!("\u{feff}{HEAD}\r\n{}\r\n{FOOT}\r\n{foot}\r\n", rows.join("\r\n"))))
     }
 
-    /// Nothing here ever moves the money of the other accounts.
+    /// Returns the fund-flow bill. The other account types never have transactions in the sandbox.
     pub(super) fn fund_flow(&mut self, content: &Value) -> Result {
         let date = content["bill_date"].as_str().unwrap_or_default();
-        let lines = lines_of(self.books, &self.account.mchid, |at| china(at, "%Y%m%d") == date);
+        let lines = lines_of(self.state, &self.account.mchid, |at| china(at, "%Y%m%d") == date);
         if lines.is_empty() || content["account_type"] != "Basic" {
             let reply = Reply::refused("No Bill Exist").with("result_code", "FAIL");
             return Err(reply.with("err_code", "NO_BILL_EXIST").with("err_code_des", "账单不存在"));
@@ -100,7 +100,7 @@ impl OrderHandler<'_> {
     }
 }
 
-/// Each value behind a mark, so that no spreadsheet takes long numbers for something else.
+/// Prefixes each value with a backtick, so that spreadsheets do not convert long numbers.
 fn marked(values: &[&str]) -> String {
     values.iter().map(|value| format!("`{value}")).collect::<Vec<_>>().join(",")
 }

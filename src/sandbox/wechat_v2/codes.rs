@@ -1,4 +1,4 @@
-//! How APIv2 says what the books know.
+//! Translation of the sandbox state into APIv2's fields and codes.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -7,10 +7,10 @@ use jiff::tz::{Offset, TimeZone};
 use super::xml::Fields;
 use crate::sandbox::state::{Order, Refund, RefundStatus, State};
 
-/// How an order is paid that a till scanned.
+/// Payment product of a scanned code.
 pub(super) const CODE: &str = "code";
 
-/// `trade_type`, and how the books call it.
+/// `trade_type` and the sandbox's product name.
 const PRODUCTS: [(&str, &str); 5] =
     [("NATIVE", "native"), ("JSAPI", "jsapi"), ("MWEB", "h5"), ("APP", "app"), ("MICROPAY", CODE)];
 
@@ -22,7 +22,7 @@ fn trade_type(product: &str) -> &'static str {
     PRODUCTS.iter().find(|(_, name)| *name == product).map_or("", |(trade_type, _)| trade_type)
 }
 
-/// `trade_state` and its description. A till's orders have states of their own.
+/// Returns `trade_state` and its description. Orders of scanned codes have states of their own.
 pub(super) fn state(order: &Order) -> (&'static str, &'static str) {
     match order.state {
         State::NotPay if order.product == CODE => ("USERPAYING", "需要用户输入支付密码"),
@@ -35,7 +35,8 @@ pub(super) fn state(order: &Order) -> (&'static str, &'static str) {
     }
 }
 
-/// What is told of a payment, by queries, notifications and the till's own answer; of an order without one its number.
+/// Returns the fields of a payment for queries, notifications and the scan response; only the order number for an
+/// unpaid order.
 pub(super) fn order_fields(number: &str, order: &Order) -> Fields {
     let mut fields = collected([("out_trade_no", number)]);
     for name in ["attach", "device_info"] {
@@ -61,7 +62,7 @@ pub(super) fn order_fields(number: &str, order: &Order) -> Fields {
     fields
 }
 
-/// `refund_status`.
+/// Returns the `refund_status`.
 pub(super) fn refund_state(status: RefundStatus) -> &'static str {
     match status {
         RefundStatus::Processing => "PROCESSING",
@@ -71,7 +72,7 @@ pub(super) fn refund_state(status: RefundStatus) -> &'static str {
     }
 }
 
-/// From which of the merchant's money a refund is paid.
+/// Returns the account from which a refund is paid.
 pub(super) fn refund_source(refund: &Refund) -> &str {
     refund.parameters["refund_account"].as_str().unwrap_or("REFUND_SOURCE_UNSETTLED_FUNDS")
 }
@@ -80,12 +81,12 @@ pub(super) fn collected<const N: usize>(fields: [(&str, &str); N]) -> Fields {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// As in `20231115061325`.
+/// Formats a time as `20231115061325`.
 pub(super) fn time(at: Timestamp) -> String {
     china(at, "%Y%m%d%H%M%S")
 }
 
-/// As in `2023-11-15 06:13:25`: so it stands where refunds succeeded.
+/// Formats a time as `2023-11-15 06:13:25`, the format of a refund's success time.
 pub(super) fn refund_time(at: Timestamp) -> String {
     china(at, "%Y-%m-%d %H:%M:%S")
 }
@@ -94,8 +95,8 @@ pub(super) fn china(at: Timestamp, format: &str) -> String {
     at.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
 }
 
-/// What [`time`] wrote.
-pub(super) fn instant(text: &str) -> Option<Timestamp> {
+/// Parses the format of [`time`].
+pub(super) fn parse_china_time(text: &str) -> Option<Timestamp> {
     let is_time = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
     let time = DateTime::strptime("%Y%m%d%H%M%S", text).ok().filter(|_| is_time)?;
     Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())

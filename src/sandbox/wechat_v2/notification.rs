@@ -1,5 +1,5 @@
-//! Notifications: of payments in signed XML; of refunds with what matters hidden, and no signature. Both end with the one
-//! acknowledgement that is documented.
+//! Notifications: signed XML for payments; for refunds unsigned XML with encrypted content. Only the documented
+//! acknowledgement ends the repetitions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,32 +9,33 @@ use http::{HeaderMap, HeaderValue};
 
 use super::codes::{collected, order_fields, refund_source, refund_state, refund_time};
 use super::refund::RECEIVED_BY;
-use super::reply::{name_account, sign, spoil_account, spoil_amounts};
-use super::secret::{SignType, hide};
+use super::reply::{name_account, sign, tamper_account, tamper_amounts};
+use super::secret::{SignType, encrypt};
 use super::xml::{Fields, write};
 use crate::sandbox::WECHAT_SCHEDULE;
 use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::notify::{self, News, Sending, Subject, Tamper};
+use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
 use crate::sandbox::state::{Id, Order, Refund, RefundStatus, SandboxState};
+use crate::sandbox::tamper::Tamper;
 
-/// To the byte: who adds as much as a line's end is told again.
+/// Acknowledgement, byte for byte: an added line end causes a repetition.
 const ACKNOWLEDGEMENT: &[u8] =
     b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>";
 
-/// What the books say of the subject now; or why there is nothing to say.
+/// Composes a notification of the subject's current state, or returns why there is none.
 pub(in crate::sandbox) fn compose(
-    books: &SandboxState,
+    state: &SandboxState,
     account: &Account,
     subject: &Subject,
-    sending: &Sending,
-) -> Result<News, String> {
+    sending: &SendOptions,
+) -> Result<ComposedNotification, String> {
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest | Tamper::Stale)) = sending.tamper {
         return Err(format!("APIv2's notifications have nothing for {tamper:?}: they name no key and no time"));
     }
     if sending.key.is_some() {
         return Err("APIv2 signs with one key: leave `key` out".to_owned());
     }
-    let order = |id: &Id| books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
+    let order = |id: &Id| state.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
     let (event_type, url, mut fields) = match subject {
         Subject::Payment(id) => {
             let order = order(id)?;
@@ -42,7 +43,7 @@ pub(in crate::sandbox) fn compose(
             ("PAYMENT", order.notify_url.clone().ok_or("the order has no notify_url")?, fields)
         }
         Subject::Refund(id) => {
-            let refund = books.refunds.get(id).ok_or("there is no such refund")?;
+            let refund = state.refunds.get(id).ok_or("there is no such refund")?;
             let fields =
                 refunded(account, &id.1, refund, order(&(id.0.clone(), refund.order.clone()))?, sending.tamper)?;
             ("REFUND", refund.notify_url.clone().ok_or("the refund named no notify_url")?, fields)
@@ -52,10 +53,10 @@ pub(in crate::sandbox) fn compose(
         fields.insert("attach".to_owned(), "changed after it was signed".to_owned());
     }
     let id = fields.get("nonce_str").cloned().unwrap_or_default();
-    Ok(News { id, event_type, url, letter: Arc::new(Letter(write("xml", &fields).into())) })
+    Ok(ComposedNotification { id, event_type, url, body: Arc::new(XmlBody(write("xml", &fields).into())) })
 }
 
-/// Signed as the order was.
+/// Composes a payment notification with the order's sign type.
 fn payment(account: &Account, number: &str, order: &Order, tamper: Option<Tamper>) -> Result<Fields, String> {
     if order.payment.is_none() {
         return Err("only paid orders are notified of: pay it first".to_owned());
@@ -64,8 +65,8 @@ fn payment(account: &Account, number: &str, order: &Order, tamper: Option<Tamper
     name_account(&mut fields, account);
     fields.extend(collected([("return_code", "SUCCESS"), ("result_code", "SUCCESS")]));
     match tamper {
-        Some(Tamper::Amount) => spoil_amounts(&mut fields),
-        Some(Tamper::Account) => spoil_account(&mut fields),
+        Some(Tamper::Amount) => tamper_amounts(&mut fields),
+        Some(Tamper::Account) => tamper_account(&mut fields),
         _ => {}
     }
     let how = SignType::named(order.parameters["sign_type"].as_str()).unwrap_or(SignType::Md5);
@@ -74,7 +75,7 @@ fn payment(account: &Account, number: &str, order: &Order, tamper: Option<Tamper
     Ok(fields)
 }
 
-/// Nothing is signed here: only who has the key can have hidden it.
+/// Composes a refund notification. It is unsigned; the encryption proves the sender's key.
 fn refunded(
     account: &Account,
     number: &str,
@@ -86,7 +87,7 @@ fn refunded(
         return Err("the refund is still open: finish it first".to_owned());
     }
     let (amount, total) = (refund.amount.to_string(), order.total.to_string());
-    let mut news = collected([
+    let mut refund_fields = collected([
         ("out_refund_no", number),
         ("out_trade_no", &refund.order),
         ("refund_id", &refund.refund_id),
@@ -101,32 +102,32 @@ fn refunded(
         ("refund_request_source", "API"),
     ]);
     if let (RefundStatus::Success, Some(at)) = (refund.status, refund.finished) {
-        news.insert("success_time".to_owned(), refund_time(at));
+        refund_fields.insert("success_time".to_owned(), refund_time(at));
     }
     if tamper == Some(Tamper::Amount) {
-        spoil_amounts(&mut news);
+        tamper_amounts(&mut refund_fields);
     }
     let mut fields = collected([("return_code", "SUCCESS")]);
     name_account(&mut fields, account);
     if tamper == Some(Tamper::Account) {
-        spoil_account(&mut fields);
+        tamper_account(&mut fields);
     }
     let other = if tamper == Some(Tamper::Signature) { "x" } else { "" };
-    let hidden = hide(&write("root", &news), &format!("{}{other}", account.api));
-    let mut hidden = hidden.ok_or("the refund could not be hidden")?;
+    let encrypted = encrypt(&write("root", &refund_fields), &format!("{}{other}", account.api));
+    let mut encrypted = encrypted.ok_or("cannot encrypt the refund")?;
     if tamper == Some(Tamper::Body) {
-        // A block that somebody left out.
-        hidden.drain(..64);
+        // Removes one block.
+        encrypted.drain(..64);
     }
-    fields.insert("req_info".to_owned(), hidden);
+    fields.insert("req_info".to_owned(), encrypted);
     Ok(fields)
 }
 
-/// What goes over the wire, the same at each repetition.
-struct Letter(Bytes);
+/// Body of a notification, the same for each attempt.
+struct XmlBody(Bytes);
 
-impl notify::NotificationBody for Letter {
-    fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
+impl notification::NotificationBody for XmlBody {
+    fn sign_now(&self) -> Option<(HeaderMap, Bytes)> {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("text/xml"));
         Some((headers, self.0.clone()))

@@ -1,46 +1,46 @@
-//! What requests about orders do to the books.
+//! Order requests of APIv2.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::codes::{CODE, china, collected, instant, order_fields, product, state};
+use super::codes::{CODE, china, collected, order_fields, parse_china_time, product, state};
 use super::reply::Reply;
 use super::xml::Fields;
 use crate::sandbox::account::wechat_v2::Account;
 use crate::sandbox::keys::{random_digits, random_text};
-use crate::sandbox::notify::Subject;
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, Order, Payment, RefundStatus, SandboxState, State};
 
-/// One request's view of the books.
+/// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
-    pub(super) books: &'a mut SandboxState,
+    pub(super) state: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
 
-/// An answer, and what is to be notified of.
+/// Reply to a request, and the subject of a notification if one is due.
 pub(super) struct Done {
     pub(super) reply: Reply,
     pub(super) notify: Option<Subject>,
 }
 
-/// The error is an answer too.
+/// Result of a request; the error is a reply.
 pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
-/// Whose payment code it is.
+/// Owner of every payment code.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
-/// What the end of a payment code means; any other pays at once.
-const ASKS_FOR_PASSWORD: &str = "0001";
-const IS_TOO_POOR: &str = "0002";
-/// How long what was paid can be reversed.
+/// Suffixes of payment codes. Codes with other suffixes are paid at once.
+const PASSWORD_SUFFIX: &str = "0001";
+const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
+/// Maximum age of a payment that can be reversed.
 const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
 impl OrderHandler<'_> {
-    /// Makes an order that somebody has yet to pay.
+    /// Creates an unpaid order.
     pub(super) fn create(&mut self, content: Value) -> Result {
         let id = self.id(content["out_trade_no"].as_str());
         let trade_type = content["trade_type"].as_str().unwrap_or_default().to_owned();
-        let known = self.books.order(&id, self.now).map(|order| (order.state, order.parameters == content));
+        let known = self.state.order(&id, self.now).map(|order| (order.state, order.parameters == content));
         match known {
             None => self.open(&id, product(&trade_type), content)?,
             Some((State::Success | State::Refund, _)) => return Err(paid()),
@@ -65,10 +65,11 @@ impl OrderHandler<'_> {
         done(Reply::success(results))
     }
 
-    /// Makes an order from a payment code, and takes the money at once if the code allows it. It is never notified of.
+    /// Creates an order from a payment code, and charges it unless the code's suffix prevents that. There is no
+    /// notification.
     pub(super) fn scan(&mut self, content: Value) -> Result {
         let id = self.id(content["out_trade_no"].as_str());
-        let known = self.books.order(&id, self.now).map(|order| (order.state, order.parameters == content));
+        let known = self.state.order(&id, self.now).map(|order| (order.state, order.parameters == content));
         match known {
             None => {}
             Some((State::Success | State::Refund, _)) => return Err(paid()),
@@ -83,16 +84,16 @@ impl OrderHandler<'_> {
         if !is_code {
             return Err(Reply::error("AUTH_CODE_INVALID", "请扫描微信支付被扫条码/二维码"));
         }
-        if self.books.used_codes.contains(&code) {
+        if self.state.used_codes.contains(&code) {
             return Err(Reply::error("AUTHCODEEXPIRE", "二维码已过期，请用户在微信上刷新后再试"));
         }
         self.open(&id, CODE, content)?;
-        self.books.used_codes.insert(code.clone());
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
-        if code.ends_with(ASKS_FOR_PASSWORD) {
+        self.state.used_codes.insert(code.clone());
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
+        if code.ends_with(PASSWORD_SUFFIX) {
             return Err(asks_for_password());
         }
-        if code.ends_with(IS_TOO_POOR) {
+        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
             order.state = State::PayError;
             return Err(Reply::error("NOTENOUGH", "用户帐号余额不足"));
         }
@@ -103,7 +104,7 @@ impl OrderHandler<'_> {
 
     fn open(&mut self, id: &Id, product: &'static str, content: Value) -> Result<()> {
         let text = |field: &str| content[field].as_str();
-        let expires = text("time_expire").and_then(instant);
+        let expires = text("time_expire").and_then(parse_china_time);
         if expires.is_some_and(|end| end.as_second() < self.now.as_second() + 60) {
             return Err(Reply::error("PARAM_ERROR", "time_expire时间过短，至少在1分钟之后"));
         }
@@ -119,24 +120,24 @@ impl OrderHandler<'_> {
             payment: None,
             parameters: content,
         };
-        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.books.orders.entry(id.clone()).or_default().order = Some(order);
-        self.books.executed("create", id);
+        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.state.orders.entry(id.clone()).or_default().order = Some(order);
+        self.state.count_execution("create", id);
         Ok(())
     }
 
     pub(super) fn query(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         let (state, description) = state(order);
         let reply = Reply::success(order_fields(&id.1, order));
         done(reply.with("trade_state", state).with("trade_state_desc", description))
     }
 
-    /// Closing again what is closed changes nothing, and succeeds.
+    /// Closes an unpaid order. A repeated close succeeds and changes nothing.
     pub(super) fn close(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         match order.state {
             State::Success | State::Refund => return Err(paid()),
             _ if order.product == CODE => {
@@ -145,17 +146,17 @@ impl OrderHandler<'_> {
             State::Closed => {}
             State::NotPay | State::PayError => {
                 order.state = State::Closed;
-                self.books.executed("close", &id);
+                self.state.count_execution("close", &id);
             }
         }
         done(Reply::success(Fields::new()))
     }
 
-    /// Ends what a till began, and gives back what was paid.
+    /// Reverses the order of a scanned code and refunds a payment.
     pub(super) fn reverse(&mut self, content: &Value) -> Result {
         let stays = |code: &str, message: &str| Err(Reply::error(code, message).with("recall", "N"));
         let id = self.find(content).map_err(|reply| reply.with("recall", "N"))?;
-        let Some(order) = self.books.order(&id, self.now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         if order.product != CODE {
             return stays("INVALID_REQUEST", "只有付款码支付的订单可以撤销");
         }
@@ -166,20 +167,20 @@ impl OrderHandler<'_> {
             State::Closed => {}
             State::Success | State::NotPay | State::PayError => {
                 order.state = State::Closed;
-                self.books.executed("cancel", &id);
+                self.state.count_execution("cancel", &id);
             }
         }
         done(Reply::success(Fields::new()).with("recall", "N"))
     }
 
-    /// The order that is meant; the platform's own number wins, and nobody can know it before it was told.
+    /// Returns the requested order. The platform's number takes precedence and is valid only after the payment.
     pub(super) fn find(&mut self, content: &Value) -> Result<Id> {
         let by_transaction = content["transaction_id"].as_str().map(|transaction| self.id(Some(transaction)));
         let id = match &by_transaction {
-            Some(transaction) => self.id(self.books.transactions.get(transaction).map(String::as_str)),
+            Some(transaction) => self.id(self.state.transactions.get(transaction).map(String::as_str)),
             None => self.id(content["out_trade_no"].as_str()),
         };
-        match self.books.order(&id, self.now) {
+        match self.state.order(&id, self.now) {
             Some(order) if by_transaction.is_none() || order.payment.is_some() => Ok(id),
             _ => Err(not_exist()),
         }
@@ -189,9 +190,9 @@ impl OrderHandler<'_> {
         (self.account.mchid.clone(), number.unwrap_or_default().to_owned())
     }
 
-    /// How often, and how much of an order was given back or is about to be.
-    pub(super) fn given_back(&self, id: &Id) -> (usize, u64) {
-        let alive = self.books.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
+    /// Returns number and sum in fen of the order's refunds, pending ones included.
+    pub(super) fn refunded_amount(&self, id: &Id) -> (usize, u64) {
+        let alive = self.state.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
         alive.fold((0, 0), |(count, sum), (_, refund)| (count + 1, sum + refund.amount))
     }
 }

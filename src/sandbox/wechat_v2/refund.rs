@@ -1,4 +1,4 @@
-//! What requests about refunds do to the books.
+//! Refund requests of APIv2.
 
 use serde_json::Value;
 
@@ -8,48 +8,48 @@ use super::reply::Reply;
 use super::xml::Fields;
 use crate::sandbox::account::wechat_v2::Account;
 use crate::sandbox::keys::random_digits;
-use crate::sandbox::notify::Subject;
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
-/// The most partial refunds that an order may have.
-const MOST_REFUNDS: usize = 50;
-/// How many refunds one answer tells of.
-const PAGE: usize = 10;
-/// Where the money went.
+/// Maximum number of partial refunds per order.
+const MAX_PARTIAL_REFUNDS: usize = 50;
+/// Maximum number of refunds per response.
+const REFUNDS_PER_PAGE: usize = 10;
+/// Destination of refunds.
 pub(super) const RECEIVED_BY: &str = "支付用户零钱";
 
-/// The refund with this number of the platform's.
-pub(super) fn by_id(books: &SandboxState, account: &Account, refund_id: &str) -> Option<Id> {
-    let mut own = books.refunds.iter().filter(|((mchid, _), _)| *mchid == account.mchid);
+/// Returns the refund with this platform number.
+pub(super) fn by_id(state: &SandboxState, account: &Account, refund_id: &str) -> Option<Id> {
+    let mut own = state.refunds.iter().filter(|((mchid, _), _)| *mchid == account.mchid);
     own.find(|(_, refund)| refund.refund_id == refund_id).map(|(id, _)| id.clone())
 }
 
 impl OrderHandler<'_> {
-    /// Accepts a refund: that is all that the answer says, also when the end follows at once.
+    /// Accepts a refund. The response confirms only the acceptance, even if the refund succeeds immediately.
     pub(super) fn refund(&mut self, content: Value, auto: bool) -> Result {
         let id = self.find(&content)?;
         let fen = |field: &str| content[field].as_str().and_then(|fen| fen.parse().ok()).unwrap_or(0u64);
         let (amount, total) = (fen("refund_fee"), fen("total_fee"));
         let refund_id = self.id(content["out_refund_no"].as_str());
-        let order = self.books.order(&id, self.now).filter(|order| {
+        let order = self.state.order(&id, self.now).filter(|order| {
             let is_paid = matches!(order.state, State::Success | State::Refund);
             is_paid && order.payment.is_some()
         });
-        let Some(original) = order.map(|order| order.total) else {
+        let Some(total_paid) = order.map(|order| order.total) else {
             return Err(Reply::error("TRADE_STATE_ERROR", "订单状态错误：订单未支付或已撤销"));
         };
-        let known = self.books.refunds.get(&refund_id);
-        if total != original || known.is_some_and(|known| known.order != id.1 || known.amount != amount) {
+        let known = self.state.refunds.get(&refund_id);
+        if total != total_paid || known.is_some_and(|known| known.order != id.1 || known.amount != amount) {
             return Err(Reply::error("INVALID_REQUEST", "订单金额或退款金额与之前请求不一致，请核实后再试"));
         }
         if known.is_some() {
             return done(self.accepted(&refund_id));
         }
-        let (count, sum) = self.given_back(&id);
-        if count >= MOST_REFUNDS {
+        let (count, sum) = self.refunded_amount(&id);
+        if count >= MAX_PARTIAL_REFUNDS {
             return Err(Reply::error("INVALID_REQUEST", "部分退款次数超过限制"));
         }
-        if amount > original.saturating_sub(sum) {
+        if amount > total_paid.saturating_sub(sum) {
             return Err(Reply::error("ERROR", "累计退款金额大于支付金额"));
         }
         let made = Refund {
@@ -63,19 +63,19 @@ impl OrderHandler<'_> {
             notifications: Vec::new(),
             parameters: content,
         };
-        self.books.refunds.insert(refund_id.clone(), made);
-        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&id) {
+        self.state.refunds.insert(refund_id.clone(), made);
+        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&id) {
             order.state = State::Refund;
             refunds.push(refund_id.1.clone());
         }
-        self.books.executed("refund", &id);
+        self.state.count_execution("refund", &id);
         let reply = self.accepted(&refund_id);
         Ok(Done { reply, notify: auto.then_some(Subject::Refund(refund_id)) })
     }
 
     fn accepted(&self, id: &Id) -> Reply {
-        let Some(refund) = self.books.refunds.get(id) else { return not_exist() };
-        let order = self.books.orders.get(&(id.0.clone(), refund.order.clone()));
+        let Some(refund) = self.state.refunds.get(id) else { return not_exist() };
+        let order = self.state.orders.get(&(id.0.clone(), refund.order.clone()));
         let Some(order) = order.and_then(|entry| entry.order.as_ref()) else { return not_exist() };
         let (amount, total) = (refund.amount.to_string(), order.total.to_string());
         Reply::success(collected([
@@ -92,25 +92,25 @@ impl OrderHandler<'_> {
         ]))
     }
 
-    /// One refund, or a page of an order's; the names are tried in the order of their precision.
+    /// Returns one refund, or a page of the order's refunds. The most specific id in the request is used.
     pub(super) fn refund_query(&mut self, content: &Value) -> Result {
         let text = |field: &str| content[field].as_str();
         let one = match (text("refund_id"), text("out_refund_no")) {
-            (Some(refund_id), _) => Some(by_id(self.books, self.account, refund_id).ok_or_else(not_exist)?),
+            (Some(refund_id), _) => Some(by_id(self.state, self.account, refund_id).ok_or_else(not_exist)?),
             (None, Some(number)) => Some(self.id(Some(number))),
             (None, None) => None,
         };
         let order_id = match &one {
-            Some(refund) => self.id(self.books.refunds.get(refund).map(|refund| refund.order.as_str())),
+            Some(refund) => self.id(self.state.refunds.get(refund).map(|refund| refund.order.as_str())),
             None => self.find(content)?,
         };
-        let Some(order) = self.books.orders.get(&order_id).and_then(|entry| entry.order.as_ref()) else {
+        let Some(order) = self.state.orders.get(&order_id).and_then(|entry| entry.order.as_ref()) else {
             return Err(not_exist());
         };
-        let all: Vec<_> = self.books.refunds_of(&order_id).collect();
+        let all: Vec<_> = self.state.refunds_of(&order_id).collect();
         let wanted = all.iter().filter(|(number, _)| one.as_ref().is_none_or(|one| one.1 == **number));
         let offset = text("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
-        let page: Vec<_> = wanted.skip(offset).take(PAGE).collect();
+        let page: Vec<_> = wanted.skip(offset).take(REFUNDS_PER_PAGE).collect();
         if page.is_empty() {
             return Err(not_exist());
         }
@@ -124,15 +124,16 @@ impl OrderHandler<'_> {
             ("refund_count", &page.len().to_string()),
             ("total_refund_count", &all.len().to_string()),
         ]);
-        for (place, (number, refund)) in page.into_iter().enumerate() {
-            results.extend(numbered(place, number, refund));
+        for (index, (number, refund)) in page.into_iter().enumerate() {
+            results.extend(numbered(index, number, refund));
         }
         done(Reply::success(results))
     }
 }
 
-/// One refund of a list, each field with its place in the name. (The platform itself writes `accout`.)
-fn numbered(place: usize, number: &str, refund: &Refund) -> impl Iterator<Item = (String, String)> {
+/// Returns the fields of one refund in a list, with the index appended to each name. The misspelling `accout` is the
+/// platform's.
+fn numbered(index: usize, number: &str, refund: &Refund) -> impl Iterator<Item = (String, String)> {
     let amount = refund.amount.to_string();
     let mut fields: Fields = collected([
         ("out_refund_no", number),
@@ -147,7 +148,7 @@ fn numbered(place: usize, number: &str, refund: &Refund) -> impl Iterator<Item =
     if let (RefundStatus::Success, Some(at)) = (refund.status, refund.finished) {
         fields.insert("refund_success_time".to_owned(), refund_time(at));
     }
-    fields.into_iter().map(move |(name, value)| (format!("{name}_{place}"), value))
+    fields.into_iter().map(move |(name, value)| (format!("{name}_{index}"), value))
 }
 
 fn not_exist() -> Reply {

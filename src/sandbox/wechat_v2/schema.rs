@@ -1,18 +1,17 @@
-//! Which fields each request documents. Any other is refused: the original overlooks it, and with it the mistake of
-//! whoever sent it.
+//! Documented fields per request. The sandbox rejects others. WeChat Pay ignores them, which would hide mistakes.
 
 use std::net::IpAddr;
 
 use serde_json::Value;
 
 use super::Call;
-use super::codes::instant;
+use super::codes::parse_china_time;
 use super::reply::Reply;
 use super::xml::Fields;
-use crate::sandbox::fields::Form::Text;
+use crate::sandbox::fields::FieldType::Text;
 use crate::sandbox::fields::{self, Field, any, optional, required};
 
-/// The fields as they are kept, when they are as the request documents them.
+/// Validates the fields against the request and returns them for the record.
 pub(super) fn checked(fields: &Fields, call: Call) -> Result<Value, Reply> {
     let own = match call {
         Call::UnifiedOrder => UNIFIED_ORDER,
@@ -43,14 +42,14 @@ pub(super) fn checked(fields: &Fields, call: Call) -> Result<Value, Reply> {
     if !names.is_empty() && names.iter().all(|name| content.get(name).is_none()) {
         return Err(lacking(&names.join("或")));
     }
-    // What differs each time is no part of an order.
+    // Fields that differ for each attempt are not part of the order.
     if let Some(content) = content.as_object_mut() {
         content.retain(|name, _| name != "nonce_str" && name != "sign");
     }
     Ok(content)
 }
 
-/// What only one way to pay must have.
+/// Checks the fields that only one payment method requires.
 fn check_trade_type(content: &Value, call: Call) -> Result<(), Reply> {
     let has = |name: &str| content.get(name).is_some();
     if call != Call::UnifiedOrder {
@@ -69,7 +68,7 @@ fn lacking(name: &str) -> Reply {
     Reply::error("LACK_PARAMS", &format!("缺少参数{name}"))
 }
 
-/// What every request has.
+/// Fields of every request.
 const COMMON: &[Field] = &[
     required("appid", Text(1, 32, any)),
     required("mch_id", Text(1, 32, any)),
@@ -79,7 +78,7 @@ const COMMON: &[Field] = &[
     required("sign", Text(32, 64, any)),
     optional("sign_type", Text(1, 32, any)),
 ];
-/// What both ways to make an order have in common.
+/// Common fields of requests that create an order.
 const ORDER: &[Field] = &[
     optional("device_info", Text(1, 32, any)),
     required("body", Text(1, 128, any)),
@@ -105,7 +104,7 @@ const UNIFIED_ORDER: &[Field] = &[
     optional("product_id", Text(1, 32, any)),
 ];
 const MICROPAY: &[Field] = &[required("auth_code", Text(1, 128, any))];
-/// How an order is named.
+/// Fields that identify an order.
 const EITHER: &[Field] =
     &[optional("transaction_id", Text(1, 32, any)), optional("out_trade_no", Text(1, 32, is_number))];
 const CLOSE_ORDER: &[Field] = &[required("out_trade_no", Text(1, 32, is_number))];
@@ -128,7 +127,7 @@ const DOWNLOAD_BILL: &[Field] = &[
     optional("bill_type", Text(1, 32, |kind| matches!(kind, "ALL" | "SUCCESS" | "REFUND" | "RECHARGE_REFUND"))),
 ];
 
-/// Not for MD5, and only of a merchant's own account.
+/// Fields of the fund-flow bill, which requires HMAC-SHA256 and the merchant's own account.
 const DOWNLOAD_FUND_FLOW: &[Field] = &[
     required("bill_date", Text(8, 8, is_digits)),
     required("account_type", Text(1, 16, |kind| matches!(kind, "Basic" | "Operation" | "Fees"))),
@@ -165,7 +164,7 @@ fn is_address(text: &str) -> bool {
 }
 
 fn is_time(text: &str) -> bool {
-    instant(text).is_some()
+    parse_china_time(text).is_some()
 }
 
 fn is_json(text: &str) -> bool {
@@ -177,7 +176,7 @@ fn is_mobile_scene(text: &str) -> bool {
     matches!(scene["h5_info"]["type"].as_str(), Some("Wap" | "IOS" | "Android"))
 }
 
-/// Nothing may follow a `?`: the notification's own address ends there.
+/// Whether the text is an absolute URL without a query string.
 fn is_url(text: &str) -> bool {
     let uri = text.parse::<http::Uri>();
     uri.is_ok_and(|uri| {

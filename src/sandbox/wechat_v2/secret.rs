@@ -1,4 +1,4 @@
-//! What the API key is for: it signs every message, and hides what refunds are told of.
+//! Uses of the API key: signatures of messages, and encryption of refund notifications.
 
 use aws_lc_rs::cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey};
 use aws_lc_rs::hmac;
@@ -8,7 +8,7 @@ use md5::{Digest, Md5};
 
 use super::xml::Fields;
 
-/// How a message is signed.
+/// Sign type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignType {
     Md5,
@@ -16,7 +16,7 @@ pub(super) enum SignType {
 }
 
 impl SignType {
-    /// As in `sign_type`; without one it is MD5.
+    /// Returns the sign type of this name; the default is MD5.
     pub(super) fn named(name: Option<&str>) -> Option<Self> {
         match name {
             None | Some("MD5") => Some(Self::Md5),
@@ -25,7 +25,7 @@ impl SignType {
         }
     }
 
-    /// The other way with the same key.
+    /// Returns the other sign type.
     pub(super) fn other(self) -> Self {
         match self {
             Self::Md5 => Self::HmacSha256,
@@ -33,7 +33,7 @@ impl SignType {
         }
     }
 
-    /// The signature over all fields but `sign`.
+    /// Returns the signature over all fields except `sign`.
     pub(super) fn sign(self, fields: &Fields, key: &str) -> String {
         let signed = fields.iter().filter(|(name, value)| *name != "sign" && !value.is_empty());
         let text: String = signed.map(|(name, value)| format!("{name}={value}&")).collect();
@@ -48,8 +48,8 @@ impl SignType {
     }
 }
 
-/// AES-256-ECB; its key is the MD5 of the API key in small hexadecimal digits.
-pub(super) fn hide(text: &str, key: &str) -> Option<String> {
+/// Encrypts with AES-256-ECB. The key is the MD5 of the API key in lower-case hexadecimal.
+pub(super) fn encrypt(text: &str, key: &str) -> Option<String> {
     let key = hex::encode(Md5::digest(key));
     let key = UnboundCipherKey::new(&AES_256, key.as_bytes()).ok()?;
     let mut bytes = text.as_bytes().to_vec();
@@ -64,9 +64,10 @@ mod tests {
 
     use super::*;
 
-    // The values come from the platform's pages and from two SDKs, so that the sandbox agrees with more than with itself.
+    // The values come from WeChat Pay's documentation and two SDKs, which makes this test independent of the
+    // sandbox's own code.
     #[test]
-    fn published_values_are_understood() {
+    fn signatures_and_ciphertext_of_published_examples_are_reproduced() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/wechat-v2/vectors.json");
         let vectors: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         for (name, algorithm, kind) in [
@@ -80,6 +81,6 @@ mod tests {
         }
         let hidden = &vectors["refund_req_info"];
         let text = |name: &str| hidden[name].as_str().unwrap();
-        assert_eq!(hide(text("plaintext"), text("api_key")).unwrap(), text("req_info"));
+        assert_eq!(encrypt(text("plaintext"), text("api_key")).unwrap(), text("req_info"));
     }
 }

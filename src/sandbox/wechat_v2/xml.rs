@@ -1,64 +1,64 @@
-//! Flat XML, and nothing else that is XML: no document types, no entities of one's own, no attributes, no nesting.
+//! Parser and writer of flat XML. Document types, custom entities, attributes and nesting are rejected.
 
 use std::collections::BTreeMap;
 
 use quick_xml::Reader;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 
-/// What a message says, by name; what is empty is not there.
+/// Fields of a message by name. Empty fields are left out.
 pub(super) type Fields = BTreeMap<String, String>;
 
-/// Reads `<xml>` with its fields; says what is wrong with it.
+/// Parses `<xml>` with its fields. Returns a description of the error.
 pub(super) fn read(text: &str) -> Result<Fields, String> {
-    // As expat does: a message with any of them is no XML.
-    if let Some(letter) = text.chars().find(|letter| !is_char(*letter)) {
-        return Err(format!("U+{:04X} is no character of XML", u32::from(letter)));
+    // As expat does: a message with an illegal character is not XML.
+    if let Some(character) = text.chars().find(|character| !is_char(*character)) {
+        return Err(format!("U+{:04X} is not an XML character", u32::from(character)));
     }
     let mut reader = Reader::from_str(text);
-    let mut place = Place::Before;
+    let mut position = Position::Before;
     let mut fields = Fields::new();
     loop {
-        place = match (place, reader.read_event().map_err(|error| error.to_string())?) {
-            (Place::After, Event::Eof) => break,
-            (Place::Before, Event::Decl(_)) => Place::Before,
-            (Place::Before, Event::Start(tag)) if name(&tag)? == "xml" => Place::Root,
-            (Place::Root, Event::Start(tag)) => Place::Field(name(&tag)?, String::new()),
-            (Place::Root, Event::Empty(tag)) => {
+        position = match (position, reader.read_event().map_err(|error| error.to_string())?) {
+            (Position::After, Event::Eof) => break,
+            (Position::Before, Event::Decl(_)) => Position::Before,
+            (Position::Before, Event::Start(tag)) if name(&tag)? == "xml" => Position::Root,
+            (Position::Root, Event::Start(tag)) => Position::Field(name(&tag)?, String::new()),
+            (Position::Root, Event::Empty(tag)) => {
                 add(&mut fields, name(&tag)?, String::new())?;
-                Place::Root
+                Position::Root
             }
-            (Place::Root, Event::End(_)) => Place::After,
-            (Place::Field(name, value), Event::End(_)) => {
+            (Position::Root, Event::End(_)) => Position::After,
+            (Position::Field(name, value), Event::End(_)) => {
                 add(&mut fields, name, value)?;
-                Place::Root
+                Position::Root
             }
-            (Place::Field(_, _), Event::Text(text)) if text.contains("]]>") => {
+            (Position::Field(_, _), Event::Text(text)) if text.contains("]]>") => {
                 return Err("]]> ends no section".to_owned());
             }
-            (Place::Field(name, value), Event::Text(text)) => Place::Field(name, value + &text.xml10_content()),
-            (Place::Field(name, value), Event::CData(text)) => Place::Field(name, value + &text.xml10_content()),
-            (Place::Field(name, mut value), Event::GeneralRef(reference)) => {
+            (Position::Field(name, value), Event::Text(text)) => Position::Field(name, value + &text.xml10_content()),
+            (Position::Field(name, value), Event::CData(text)) => Position::Field(name, value + &text.xml10_content()),
+            (Position::Field(name, mut value), Event::GeneralRef(reference)) => {
                 value.push(referred(&reference)?);
-                Place::Field(name, value)
+                Position::Field(name, value)
             }
-            (place, Event::Text(text)) if text.trim().is_empty() => place,
-            (_, event) => return Err(format!("out of place: {event:?}")),
+            (position, Event::Text(text)) if text.trim().is_empty() => position,
+            (_, event) => return Err(format!("unexpected content: {event:?}")),
         };
     }
     fields.retain(|_, value| !value.is_empty());
     Ok(fields)
 }
 
-enum Place {
+enum Position {
     Before,
     Root,
     Field(String, String),
     After,
 }
 
-/// The production `Char` of XML 1.0.
-fn is_char(letter: char) -> bool {
-    matches!(letter, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+/// Whether the character matches the production `Char` of XML 1.0.
+fn is_char(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
 fn name(tag: &BytesStart<'_>) -> Result<String, String> {
@@ -66,8 +66,8 @@ fn name(tag: &BytesStart<'_>) -> Result<String, String> {
         return Err("attributes mean nothing here".to_owned());
     }
     let name = tag.name().as_ref().to_owned();
-    let is_begin = |letter: &char| letter.is_alphabetic() || *letter == '_';
-    let is_inside = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+    let is_begin = |character: &char| character.is_alphabetic() || *character == '_';
+    let is_inside = |character: char| character.is_alphanumeric() || "_-.".contains(character);
     match name.chars().next().filter(is_begin).is_some() && name.chars().all(is_inside) {
         true => Ok(name),
         false => Err(format!("`{name}` is no name")),
@@ -83,7 +83,7 @@ fn add(fields: &mut Fields, name: String, value: String) -> Result<(), String> {
 
 fn referred(reference: &BytesRef<'_>) -> Result<char, String> {
     if let Some(character) = reference.resolve_char_ref().map_err(|error| error.to_string())? {
-        let refused = || format!("U+{:04X} is no character of XML", u32::from(character));
+        let refused = || format!("U+{:04X} is not an XML character", u32::from(character));
         return Some(character).filter(|character| is_char(*character)).ok_or_else(refused);
     }
     match &*reference.xml10_content() {
@@ -96,7 +96,7 @@ fn referred(reference: &BytesRef<'_>) -> Result<char, String> {
     }
 }
 
-/// Writes as the platform does: texts in CDATA, numbers without, a line for each.
+/// Writes XML as the platform does: CDATA for texts, plain numbers, one line per field.
 pub(super) fn write(root: &str, fields: &Fields) -> String {
     let lines = fields.iter().map(|(name, value)| match value.bytes().all(|byte| byte.is_ascii_digit()) {
         true => format!("<{name}>{value}</{name}>\n"),
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_flat_xml_is_read() {
+    fn flat_xml_is_parsed_and_other_xml_is_rejected() {
         let good = "<?xml version=\"1.0\"?>\n<xml> <a><![CDATA[<茶>&amp;]]></a>\n<b>1 &lt;&#x8336;&amp;amp;</b><c/><d></d></xml>\n";
         let fields = read(good).unwrap();
         assert_eq!(fields, [("a", "<茶>&amp;"), ("b", "1 <茶&amp;")].map(|(a, b)| (a.into(), b.into())).into());

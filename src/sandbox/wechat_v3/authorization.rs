@@ -1,4 +1,4 @@
-//! Who sends a request: the headers that must be there, and the signature over method, path, time, nonce and body.
+//! Authentication of requests: required headers, and the signature over method, path, time, nonce and body.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::sandbox::account::{self, Accounts};
 const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
 const FIELDS: [&str; 5] = ["mchid", "nonce_str", "signature", "serial_no", "timestamp"];
 
-/// What the `Authorization` header says.
+/// Parsed `Authorization` header.
 pub(super) struct Claim<'a> {
     fields: BTreeMap<&'a str, &'a str>,
 }
 
-/// Checks the headers that every request needs.
+/// Checks the headers that every request requires.
 pub(super) fn check_headers(parts: &Parts) -> Result<(), Reply> {
     let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let refuse = |name: &str, issue: &str| {
@@ -41,7 +41,7 @@ pub(super) fn check_headers(parts: &Parts) -> Result<(), Reply> {
     Ok(())
 }
 
-/// Reads the `Authorization` header.
+/// Parses the `Authorization` header.
 pub(super) fn read(headers: &HeaderMap) -> Result<Claim<'_>, Reply> {
     let bad = |issue| {
         refusal("authorization", "Http头Authorization值格式错误，请参考《微信支付商户REST API签名规则》", issue)
@@ -69,7 +69,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claim<'_>, Reply> {
 }
 
 impl Claim<'_> {
-    /// The account that it names.
+    /// Returns the account of the header's mchid.
     pub(super) fn account(&self, accounts: &Accounts) -> Result<Arc<Account>, Reply> {
         match accounts.get(self.field("mchid")) {
             Some(account::Account::WechatV3(account)) => Ok(account.clone()),
@@ -77,12 +77,12 @@ impl Claim<'_> {
         }
     }
 
-    /// The nonce, which must never come again.
+    /// Returns the nonce, which must be unique.
     pub(super) fn nonce(&self) -> &str {
         self.field("nonce_str")
     }
 
-    /// Checks all but the nonce's newness.
+    /// Checks everything except the uniqueness of the nonce.
     pub(super) fn check(&self, account: &Account, parts: &Parts, body: &[u8], now: u64) -> Result<(), Reply> {
         if !self.field("serial_no").eq_ignore_ascii_case(&account.merchant.serial) {
             return Err(refusal("serial_no", "商户证书序列号有误", "not this merchant's certificate"));
@@ -122,7 +122,7 @@ impl Claim<'_> {
     }
 }
 
-/// 401 with the attribute at fault.
+/// Returns a response with status 401 that names the invalid attribute.
 pub(super) fn refusal(field: &str, message: &str, issue: &str) -> Reply {
     let detail = json!({"detail": {"issue": issue}, "field": field, "location": "authorization"});
     Reply::detailed(401, "SIGN_ERROR", message, detail)

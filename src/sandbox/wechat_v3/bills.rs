@@ -1,5 +1,4 @@
-//! Bills: where the file is with its SHA-1, signed; then the file itself, which is asked for with a signature and comes
-//! without one.
+//! Bills: a signed response with the file's URL and SHA-1, then the unsigned file, which requires a signed request.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +8,13 @@ use http::request::Parts;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::orders::{Done, OrderHandler, china, done, parameter};
+use super::orders::{Done, OrderHandler, china, done};
 use super::reply::Reply;
+use super::reply::parameter;
 use crate::sandbox::bills::{Line, day, lines, yuan};
 use crate::sandbox::keys::random_text;
 
-/// Which of the two interfaces it is.
+/// Type of bill.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bill {
     Trade,
@@ -22,7 +22,7 @@ pub(super) enum Bill {
 }
 
 impl Bill {
-    /// The parameter that chooses among its bills, with the values that it may have; the first is meant without it.
+    /// Returns the parameter that selects the bill, and its values; the first is the default.
     fn choice(self) -> (&'static str, [&'static str; 3]) {
         match self {
             Self::Trade => ("bill_type", ["ALL", "SUCCESS", "REFUND"]),
@@ -34,15 +34,15 @@ impl Bill {
 type Result<T = Done> = std::result::Result<T, Reply>;
 
 impl OrderHandler<'_> {
-    /// Makes the bill, and says where it is.
+    /// Creates the bill and returns its URL.
     pub(super) fn bill(&mut self, bill: Bill, parts: &Parts) -> Result {
         let (day, choice) = wanted(bill, parts.uri.query())?;
-        let lines = lines(self.books, &self.account.mchid, day);
+        let lines = lines(self.state, &self.account.mchid, day);
         let lines: Vec<Line<'_>> = match (bill, choice) {
             (_, "ALL" | "BASIC") => lines,
             (Bill::Trade, "SUCCESS") => lines.into_iter().filter(|line| line.refund.is_none()).collect(),
             (Bill::Trade, "REFUND") => lines.into_iter().filter(|line| line.refund.is_some()).collect(),
-            // Nothing here ever moves the money of the other accounts.
+            // The other account types never have transactions in the sandbox.
             _ => Vec::new(),
         };
         if lines.is_empty() {
@@ -51,7 +51,7 @@ impl OrderHandler<'_> {
         let text = if bill == Bill::Trade { self.trades(&lines) } else { fund_flow(&lines) };
         let (content, token) = (Bytes::from(text), random_text(64));
         let hash = hex::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &content));
-        self.books.bills.insert((self.account.mchid.clone(), token.clone()), content);
+        self.state.bills.insert((self.account.mchid.clone(), token.clone()), content);
         let host = parts.headers.get("host").and_then(|value| value.to_str().ok());
         let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default();
         done(Reply::ok(&json!({
@@ -61,10 +61,10 @@ impl OrderHandler<'_> {
         })))
     }
 
-    /// The file that a token stands for.
+    /// Returns the file of a token.
     pub(super) fn bill_file(&self, query: Option<&str>) -> Result {
         let token = query.and_then(|query| query.strip_prefix("token=")).unwrap_or_default();
-        let content = self.books.bills.get(&(self.account.mchid.clone(), token.to_owned()));
+        let content = self.state.bills.get(&(self.account.mchid.clone(), token.to_owned()));
         let content = content.ok_or_else(|| parameter("query", "token", "unknown, or another merchant's"))?;
         done(Reply::file(content.clone()))
     }
@@ -124,7 +124,7 @@ impl OrderHandler<'_> {
     }
 }
 
-/// The same in both of WeChat Pay's APIs.
+/// Returns the fund-flow bill, which is the same in both of WeChat Pay's APIs.
 pub(in crate::sandbox) fn fund_flow(lines: &[Line<'_>]) -> String {
     let mut text = format!("\u{feff}{FUND_FLOW}\r\n");
     let (mut balance, mut incomes, mut income, mut expense) = (0, 0, 0, 0);
@@ -151,13 +151,14 @@ pub(in crate::sandbox) fn fund_flow(lines: &[Line<'_>]) -> String {
     text + FUND_TOTALS + "\r\n" + &row(&totals)
 }
 
-/// A backtick before each value keeps spreadsheets from reading numbers into it; a comma in a value would be a column.
+/// Returns a line. A backtick before each value prevents number conversion in spreadsheets. Commas in a value would
+/// separate columns.
 fn row(fields: &[String]) -> String {
     let fields: Vec<_> = fields.iter().map(|field| format!("`{}", field.replace([',', '\r', '\n'], " "))).collect();
     fields.join(",") + "\r\n"
 }
 
-/// The day, and the value of the parameter that chooses.
+/// Returns the requested day and the value of the selecting parameter.
 fn wanted(bill: Bill, query: Option<&str>) -> Result<(Date, &'static str)> {
     let (name, choices) = bill.choice();
     let mut given = BTreeMap::new();
@@ -178,9 +179,9 @@ fn wanted(bill: Bill, query: Option<&str>) -> Result<(Date, &'static str)> {
     Ok((day, choice.ok_or_else(|| parameter("query", name, "none of the documented values"))?))
 }
 
-/// Names another hash than the file's.
-pub(super) fn spoil_hash(place: &mut Value) {
-    place["hash_value"] = json!(hex::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, b"another file")));
+/// Replaces the hash by a wrong one.
+pub(super) fn tamper_hash(bill: &mut Value) {
+    bill["hash_value"] = json!(hex::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, b"another file")));
 }
 
 const TRADES: &str = "交易时间,公众账号ID,商户号,特约商户号,设备号,微信订单号,商户订单号,用户标识,交易类型,交易状态,付款银行,\

@@ -1,24 +1,26 @@
-//! What a till scanned: paid at once, after a password, or not at all; never notified of, and reversed instead of closed.
+//! Scanned codes: paid at once, after a password, or declined. There are no notifications, and orders are reversed
+//! instead of closed.
 
 use serde_json::Value;
 
-use super::orders::{OrderHandler, Result, checked, done, order_object, parameter};
+use super::orders::{OrderHandler, Result, checked, done, order_object};
 use super::reply::Reply;
+use super::reply::parameter;
 use super::schema::{self, Product};
 use crate::sandbox::state::{Id, Payment, State};
 
-/// Whose payment code it is.
+/// Owner of every payment code.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
-/// What the end of a payment code means; any other pays at once.
-const ASKS_FOR_PASSWORD: &str = "0001";
-const IS_TOO_POOR: &str = "0002";
-/// How long what was paid can be reversed.
+/// Suffixes of payment codes. Codes with other suffixes are paid at once.
+const PASSWORD_SUFFIX: &str = "0001";
+const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
+/// Maximum age of a payment that can be reversed.
 const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
 impl OrderHandler<'_> {
-    /// Makes an order from a payment code, and takes the money at once if the code allows it.
+    /// Creates an order from a payment code, and charges it unless the code's suffix prevents that.
     pub(super) fn scan(&mut self, id: &Id, body: Value) -> Result {
-        let known = self.books.order(id, self.now).map(|order| (order.state, order.parameters == body));
+        let known = self.state.order(id, self.now).map(|order| (order.state, order.parameters == body));
         match known {
             None => {}
             Some((State::Success | State::Refund, _)) => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
@@ -31,17 +33,17 @@ impl OrderHandler<'_> {
             return Err(parameter("body", "/scene_info/store_info", "must have id or out_id"));
         }
         let code = body["payer"]["auth_code"].as_str().unwrap_or_default().to_owned();
-        if self.books.used_codes.contains(&code) {
+        if self.state.used_codes.contains(&code) {
             return Err(Reply::error(400, "INVALID_REQUEST", "付款码已使用，请用户在微信上刷新后再试"));
         }
         self.open(id, Product::Codepay, None, body);
-        self.books.used_codes.insert(code.clone());
+        self.state.used_codes.insert(code.clone());
         let (now, account) = (self.now, self.account);
-        let Some(order) = self.books.order(id, now) else { return Err(not_exist()) };
-        if code.ends_with(ASKS_FOR_PASSWORD) {
+        let Some(order) = self.state.order(id, now) else { return Err(not_exist()) };
+        if code.ends_with(PASSWORD_SUFFIX) {
             return Err(asks_for_password());
         }
-        if code.ends_with(IS_TOO_POOR) {
+        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
             order.state = State::PayError;
             return Err(Reply::error(403, "NOT_ENOUGH", "用户账户余额不足"));
         }
@@ -50,12 +52,12 @@ impl OrderHandler<'_> {
         done(Reply::ok(&order_object(account, &id.1, order)))
     }
 
-    /// Ends what a till began, and gives back what was paid.
+    /// Reverses the order of a scanned code and refunds a payment.
     pub(super) fn reverse(&mut self, id: &Id, body: Option<Value>) -> Result {
         let body = checked(body, schema::REVERSE)?;
         self.check_account(&body)?;
         let now = self.now;
-        let Some(order) = self.books.order(id, now) else { return Err(not_exist()) };
+        let Some(order) = self.state.order(id, now) else { return Err(not_exist()) };
         if order.product != Product::Codepay.as_str() {
             return Err(Reply::error(400, "INVALID_REQUEST", "只有付款码支付的订单可以撤销"));
         }
@@ -68,7 +70,7 @@ impl OrderHandler<'_> {
             State::Closed => {}
             State::Success | State::NotPay | State::PayError => {
                 order.state = State::Closed;
-                self.books.executed("cancel", id);
+                self.state.count_execution("cancel", id);
             }
         }
         done(Reply::no_content())

@@ -1,4 +1,4 @@
-//! Notifications: encrypted, and signed at each sending.
+//! Notifications: encrypted, and signed at each attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +13,21 @@ use super::partner::outward;
 use super::reply::{insert, probe, sign};
 use crate::sandbox::WECHAT_SCHEDULE;
 use crate::sandbox::account::wechat_v3::Account;
-use crate::sandbox::keys::{random_text, seal};
-use crate::sandbox::notify::{self, Key, News, Sending, Subject, Tamper};
+use crate::sandbox::keys::{encrypt, random_text};
+use crate::sandbox::notification::{self, ComposedNotification, Key, SendOptions, Subject};
 use crate::sandbox::state::{Id, RefundStatus, SandboxState};
+use crate::sandbox::tamper::Tamper;
 
-/// What the books say of the subject now; or why there is nothing to say.
+/// Composes a notification of the subject's current state, or returns why there is none.
 pub(in crate::sandbox) fn compose(
-    books: &SandboxState,
+    state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
-    sending: &Sending,
-) -> Result<News, String> {
-    let mut message = Message::of(books, account, subject)?;
+    sending: &SendOptions,
+) -> Result<ComposedNotification, String> {
+    let mut message = Message::of(state, account, subject)?;
     match sending.tamper {
-        Some(Tamper::Amount) => spoil_amount(&mut message.plaintext),
+        Some(Tamper::Amount) => tamper_amount(&mut message.plaintext),
         Some(Tamper::Account) => {
             let name = if account.merchant_of.is_some() { "sub_mchid" } else { "mchid" };
             message.plaintext[name] = json!("1900000000");
@@ -34,13 +35,13 @@ pub(in crate::sandbox) fn compose(
         _ => {}
     }
     let id = format!("{}-{}", Timestamp::now().as_millisecond(), random_text(22));
-    let body = message.sealed(account, &id).ok_or("the notification could not be encrypted")?;
-    let letter = Letter { account: account.clone(), body, tamper: sending.tamper, key: sending.key };
-    Ok(News { id, event_type: message.event_type, url: message.url, letter: Arc::new(letter) })
+    let body = message.sign_now(account, &id).ok_or("the notification could not be encrypted")?;
+    let body = EncryptedBody { account: account.clone(), body, tamper: sending.tamper, key: sending.key };
+    Ok(ComposedNotification { id, event_type: message.event_type, url: message.url, body: Arc::new(body) })
 }
 
-/// Makes every amount in an object one fen more.
-pub(super) fn spoil_amount(object: &mut Value) {
+/// Adds one fen to every amount in an object.
+pub(super) fn tamper_amount(object: &mut Value) {
     for amount in object.get_mut("amount").and_then(Value::as_object_mut).into_iter().flat_map(|a| a.values_mut()) {
         if let Some(value) = amount.as_u64() {
             *amount = json!(value + 1);
@@ -57,16 +58,16 @@ struct Message {
 }
 
 impl Message {
-    fn of(books: &SandboxState, account: &Account, subject: &Subject) -> Result<Self, String> {
+    fn of(state: &SandboxState, account: &Account, subject: &Subject) -> Result<Self, String> {
         let order =
-            |id: &Id| books.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
+            |id: &Id| state.orders.get(id).and_then(|entry| entry.order.as_ref()).ok_or("there is no such order");
         match subject {
             Subject::Payment(id) => {
                 let order = order(id)?;
                 if order.payment.is_none() {
                     return Err("only paid orders are notified of: pay it first".to_owned());
                 }
-                // The notification speaks of the payment, also after a refund.
+                // A payment notification reports the payment even after a refund.
                 let mut plaintext = order_object(account, &id.1, order);
                 plaintext["trade_state"] = json!("SUCCESS");
                 plaintext["trade_state_desc"] = json!("支付成功");
@@ -79,7 +80,7 @@ impl Message {
                 })
             }
             Subject::Refund(id) => {
-                let refund = books.refunds.get(id).ok_or("there is no such refund")?;
+                let refund = state.refunds.get(id).ok_or("there is no such refund")?;
                 let order = order(&(id.0.clone(), refund.order.clone()))?;
                 let (event_type, summary) = match refund.status {
                     RefundStatus::Processing => return Err("the refund is still open: finish it first".to_owned()),
@@ -92,14 +93,14 @@ impl Message {
                     original_type: "refund",
                     summary,
                     url: refund.notify_url.clone().ok_or("the refund named no notify_url")?,
-                    plaintext: refund_news(account, refund_object(&id.1, refund, order)),
+                    plaintext: refund_notification_object(account, refund_object(&id.1, refund, order)),
                 })
             }
         }
     }
 
-    fn sealed(&self, account: &Account, id: &str) -> Option<Bytes> {
-        let (ciphertext, nonce) = seal(&account.api_v3, self.original_type, self.plaintext.to_string().as_bytes())?;
+    fn sign_now(&self, account: &Account, id: &str) -> Option<Bytes> {
+        let (ciphertext, nonce) = encrypt(&account.api_v3, self.original_type, self.plaintext.to_string().as_bytes())?;
         let body = json!({
             "id": id,
             "create_time": rfc3339(Timestamp::now()),
@@ -118,30 +119,30 @@ impl Message {
     }
 }
 
-/// The refund's other shape: `refund_status` for `status`, the mchid, fewer amounts.
-fn refund_news(account: &Account, object: Value) -> Value {
-    let mut news = json!({"mchid": account.mchid, "refund_status": object["status"], "amount": {}});
+/// Converts a refund object to its notification form: `refund_status` instead of `status`, the mchid, fewer amounts.
+fn refund_notification_object(account: &Account, object: Value) -> Value {
+    let mut notification = json!({"mchid": account.mchid, "refund_status": object["status"], "amount": {}});
     let fields =
         ["transaction_id", "out_trade_no", "refund_id", "out_refund_no", "success_time", "user_received_account"];
     for field in fields.into_iter().filter(|field| object.get(field).is_some()) {
-        news[field] = object[field].clone();
+        notification[field] = object[field].clone();
     }
     for amount in ["total", "refund", "payer_total", "payer_refund"] {
-        news["amount"][amount] = object["amount"][amount].clone();
+        notification["amount"][amount] = object["amount"][amount].clone();
     }
-    outward(account, news)
+    outward(account, notification)
 }
 
-/// What goes over the wire.
-struct Letter {
+/// A body that is encrypted once and signed at each attempt.
+struct EncryptedBody {
     account: Arc<Account>,
     body: Bytes,
     tamper: Option<Tamper>,
     key: Option<Key>,
 }
 
-impl notify::NotificationBody for Letter {
-    fn sealed(&self) -> Option<(HeaderMap, Bytes)> {
+impl notification::NotificationBody for EncryptedBody {
+    fn sign_now(&self) -> Option<(HeaderMap, Bytes)> {
         let platform = self.account.platform.as_ref().map(|platform| &platform.key);
         let public = self.account.public_key.as_ref();
         let key = match self.key {

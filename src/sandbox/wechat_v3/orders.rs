@@ -1,36 +1,36 @@
-//! What requests do to the books, and the objects that answers and notifications are made of.
+//! Order and refund requests of API v3, and the objects of responses and notifications.
 
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
 use super::partner;
-use super::reply::Reply;
+use super::reply::{Reply, parameter};
 use super::schema::{self, Product};
 use crate::sandbox::account::wechat_v3::Account;
 use crate::sandbox::fields::{self, Field};
-use crate::sandbox::keys::{random_digits, random_text, seal};
-use crate::sandbox::notify::Subject;
+use crate::sandbox::keys::{encrypt, random_digits, random_text};
+use crate::sandbox::notification::Subject;
 use crate::sandbox::state::{Id, Order, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
-/// One request's view of the books.
+/// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
-    pub(super) books: &'a mut SandboxState,
+    pub(super) state: &'a mut SandboxState,
     pub(super) account: &'a Account,
     pub(super) now: Timestamp,
 }
 
-/// An answer, and what is to be notified of.
+/// Reply to a request, and the subject of a notification if one is due.
 pub(super) struct Done {
     pub(super) reply: Reply,
     pub(super) notify: Option<Subject>,
 }
 
-/// The error is an answer too.
+/// Result of a request; the error is a reply.
 pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
-/// The most partial refunds that an order may have.
-const MOST_REFUNDS: usize = 50;
+/// Maximum number of partial refunds per order.
+const MAX_PARTIAL_REFUNDS: usize = 50;
 
 impl OrderHandler<'_> {
     pub(super) fn create(&mut self, product: Product, body: Option<Value>) -> Result {
@@ -45,7 +45,7 @@ impl OrderHandler<'_> {
         if product == Product::Codepay {
             return self.scan(&id, body);
         }
-        if let Some(order) = self.books.order(&id, self.now) {
+        if let Some(order) = self.state.order(&id, self.now) {
             match order.state {
                 State::Success | State::Refund => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
                 State::Closed => return Err(Reply::error(400, "ORDER_CLOSED", "订单已关闭")),
@@ -67,7 +67,7 @@ impl OrderHandler<'_> {
         }
     }
 
-    /// Writes an order into the books that somebody has yet to pay.
+    /// Records an unpaid order.
     pub(super) fn open(&mut self, id: &Id, product: Product, expires: Option<Timestamp>, body: Value) {
         let order = Order {
             product: product.as_str(),
@@ -81,12 +81,12 @@ impl OrderHandler<'_> {
             payment: None,
             parameters: body,
         };
-        self.books.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.books.orders.entry(id.clone()).or_default().order = Some(order);
-        self.books.executed("create", id);
+        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
+        self.state.orders.entry(id.clone()).or_default().order = Some(order);
+        self.state.count_execution("create", id);
     }
 
-    /// What the payer's device needs; new at each request, for the same order.
+    /// Returns the data for the payer's device, generated anew for each request of the same order.
     fn means(&self, product: Product) -> Value {
         let prepay_id = format!("wx{}{}", china(self.now, "%d%H%M%S"), random_digits(26));
         match product {
@@ -96,12 +96,13 @@ impl OrderHandler<'_> {
                 let path = "https://wx.tenpay.com/cgi-bin/mmpayweb-bin/checkmweb";
                 json!({"h5_url": format!("{path}?prepay_id={prepay_id}&package={}", random_digits(10))})
             }
-            // It was paid, or waits for the payer: nothing is needed.
+            // The order is paid or waits for the password: no data is needed.
             Product::Codepay => json!({}),
         }
     }
 
-    /// The sender's number must be there and be all; a service provider names its merchant's too.
+    /// Checks that the query string contains exactly the sender's mchid, and for a service provider the
+    /// sub-merchant's.
     pub(super) fn check_query(&self, query: Option<&str>) -> Result<()> {
         let (query, whose) = (query.unwrap_or_default(), partner::whose(self.account));
         let names =
@@ -117,16 +118,16 @@ impl OrderHandler<'_> {
         if !schema::is_number(&id.1) || !(6..=32).contains(&id.1.len()) {
             return Err(parameter("uri", "out_trade_no", "must be 6 to 32 of the documented characters"));
         }
-        match self.books.order(id, self.now) {
+        match self.state.order(id, self.now) {
             Some(order) => done(Reply::ok(&order_object(self.account, &id.1, order))),
             None => Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在")),
         }
     }
 
     pub(super) fn query_by_id(&mut self, id: &Id) -> Result {
-        let number = self.books.transactions.get(id).cloned().unwrap_or_default();
-        match self.books.order(&(id.0.clone(), number.clone()), self.now) {
-            // Before it is paid, an order has no such number that anybody could know.
+        let number = self.state.transactions.get(id).cloned().unwrap_or_default();
+        match self.state.order(&(id.0.clone(), number.clone()), self.now) {
+            // The platform's transaction number is valid only after the payment.
             Some(order) if order.payment.is_some() => done(Reply::ok(&order_object(self.account, &number, order))),
             _ => Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在")),
         }
@@ -137,7 +138,7 @@ impl OrderHandler<'_> {
         if body["mchid"] != self.account.mchid.as_str() {
             return Err(Reply::error(403, "NO_AUTH", "商户无权限"));
         }
-        let Some(order) = self.books.order(id, self.now) else {
+        let Some(order) = self.state.order(id, self.now) else {
             return Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在"));
         };
         match order.state {
@@ -148,7 +149,7 @@ impl OrderHandler<'_> {
             State::Closed => done(Reply::no_content()),
             State::NotPay | State::PayError => {
                 order.state = State::Closed;
-                self.books.executed("close", id);
+                self.state.count_execution("close", id);
                 done(Reply::no_content())
             }
         }
@@ -160,18 +161,18 @@ impl OrderHandler<'_> {
         let id = |number: String| (self.account.mchid.clone(), number);
         let order_id = match (text("out_trade_no"), text("transaction_id")) {
             (Some(number), None) => id(number),
-            (None, Some(transaction)) => id(self.books.transactions.get(&id(transaction)).cloned().unwrap_or_default()),
+            (None, Some(transaction)) => id(self.state.transactions.get(&id(transaction)).cloned().unwrap_or_default()),
             _ => return Err(parameter("body", "/out_trade_no", "give either this or transaction_id")),
         };
         let (refund, total) = (body["amount"]["refund"].as_u64(), body["amount"]["total"].as_u64());
         let (refund, total) = (refund.unwrap_or_default(), total.unwrap_or_default());
         let refund_id = id(text("out_refund_no").unwrap_or_default());
-        let order = self.books.order(&order_id, self.now).filter(|order| order.payment.is_some());
-        let Some(original) = order.map(|order| order.total) else {
+        let order = self.state.order(&order_id, self.now).filter(|order| order.payment.is_some());
+        let Some(total_paid) = order.map(|order| order.total) else {
             return Err(Reply::error(404, "RESOURCE_NOT_EXISTS", "订单不存在"));
         };
-        if let Some(known) = self.books.refunds.get(&refund_id) {
-            if known.order != order_id.1 || known.amount != refund || total != original {
+        if let Some(known) = self.state.refunds.get(&refund_id) {
+            if known.order != order_id.1 || known.amount != refund || total != total_paid {
                 return Err(parameter(
                     "body",
                     "/amount/refund",
@@ -180,15 +181,15 @@ impl OrderHandler<'_> {
             }
             return self.refund_reply(&refund_id);
         }
-        if total != original {
+        if total != total_paid {
             return Err(Reply::error(400, "INVALID_REQUEST", "订单金额或退款金额与之前请求不一致，请核实后再试"));
         }
-        let alive = self.books.refunds_of(&order_id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
+        let alive = self.state.refunds_of(&order_id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
         let (count, sum) = alive.fold((0, 0), |(count, sum), (_, refund)| (count + 1, sum + refund.amount));
-        if count >= MOST_REFUNDS {
+        if count >= MAX_PARTIAL_REFUNDS {
             return Err(Reply::error(400, "INVALID_REQUEST", "部分退款次数超过限制"));
         }
-        if refund > original.saturating_sub(sum) {
+        if refund > total_paid.saturating_sub(sum) {
             return Err(Reply::error(400, "INVALID_REQUEST", "累计退款金额大于支付金额"));
         }
         let made = Refund {
@@ -202,15 +203,16 @@ impl OrderHandler<'_> {
             notifications: Vec::new(),
             parameters: body,
         };
-        self.books.refunds.insert(refund_id.clone(), made);
-        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.books.orders.get_mut(&order_id) {
+        self.state.refunds.insert(refund_id.clone(), made);
+        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&order_id) {
             order.state = State::Refund;
             refunds.push(refund_id.1.clone());
         }
-        self.books.executed("refund", &order_id);
-        // The answer says PROCESSING even when the end follows at once: that is all that a 200 ever promises.
+        self.state.count_execution("refund", &order_id);
+        // The response reports PROCESSING even if the refund finishes immediately, because a 200 confirms only the
+        // acceptance.
         let answer = self.refund_reply(&refund_id)?;
-        if auto && let Some(refund) = self.books.refunds.get_mut(&refund_id) {
+        if auto && let Some(refund) = self.state.refunds.get_mut(&refund_id) {
             refund.status = RefundStatus::Success;
             refund.finished = Some(self.now);
             return Ok(Done { notify: Some(Subject::Refund(refund_id)), ..answer });
@@ -230,8 +232,8 @@ impl OrderHandler<'_> {
     }
 
     fn refund_reply(&self, id: &Id) -> Result {
-        let known = self.books.refunds.get(id).and_then(|refund| {
-            let order = self.books.orders.get(&(id.0.clone(), refund.order.clone()))?.order.as_ref()?;
+        let known = self.state.refunds.get(id).and_then(|refund| {
+            let order = self.state.orders.get(&(id.0.clone(), refund.order.clone()))?.order.as_ref()?;
             Some(Reply::ok(&refund_object(&id.1, refund, order)))
         });
         known.map_or_else(|| Err(Reply::error(404, "RESOURCE_NOT_EXISTS", "退款单不存在")), done)
@@ -249,8 +251,8 @@ impl OrderHandler<'_> {
             ));
         };
         let certificate = &platform.certificate;
-        let sealed = seal(&self.account.api_v3, "certificate", &certificate.pem);
-        let (ciphertext, nonce) = sealed.ok_or_else(|| Reply::error(500, "SYSTEM_ERROR", "系统异常，请稍后重试"))?;
+        let sign_now = encrypt(&self.account.api_v3, "certificate", &certificate.pem);
+        let (ciphertext, nonce) = sign_now.ok_or_else(|| Reply::error(500, "SYSTEM_ERROR", "系统异常，请稍后重试"))?;
         let time = |second| Timestamp::from_second(second).map(rfc3339).unwrap_or_default();
         done(Reply::ok(&json!({"data": [{
             "serial_no": certificate.serial,
@@ -266,7 +268,7 @@ impl OrderHandler<'_> {
     }
 }
 
-/// Says that the payment failed, and nothing of who paid what.
+/// Sets the state PAYERROR and removes the fields of the payment.
 pub(super) fn fail_payment(order: &mut Value) {
     for paid in ["transaction_id", "trade_type", "bank_type", "success_time", "payer", "amount", "promotion_detail"] {
         order.as_object_mut().map(|order| order.remove(paid));
@@ -275,7 +277,7 @@ pub(super) fn fail_payment(order: &mut Value) {
     order["trade_state_desc"] = json!("支付失败，请撤销订单");
 }
 
-/// An order, as queries and notifications tell it.
+/// Returns an order as in queries and notifications.
 pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Value {
     let (state, description) = state(order);
     let mut object = json!({
@@ -301,7 +303,7 @@ pub(super) fn order_object(account: &Account, number: &str, order: &Order) -> Va
     partner::outward(account, object)
 }
 
-/// A refund, as its answers tell it.
+/// Returns a refund as in responses.
 pub(super) fn refund_object(number: &str, refund: &Refund, order: &Order) -> Value {
     let mut object = json!({
         "refund_id": refund.refund_id,
@@ -327,18 +329,13 @@ pub(super) fn refund_object(number: &str, refund: &Refund, order: &Order) -> Val
     object
 }
 
-/// A time as WeChat writes it.
+/// Formats a time as WeChat Pay does.
 pub(super) fn rfc3339(time: Timestamp) -> String {
     china(time, "%Y-%m-%dT%H:%M:%S%:z")
 }
 
-/// 400 for one field.
-pub(super) fn parameter(location: &str, field: &str, issue: &str) -> Reply {
-    let detail = json!({"location": location, "field": field, "issue": issue});
-    Reply::detailed(400, "PARAM_ERROR", "参数错误", detail)
-}
-
-/// `trade_state` and its description. What a till scanned waits for its payer, and is revoked instead of closed.
+/// Returns `trade_state` and its description. Orders of scanned codes wait for the payer and are revoked instead of
+/// closed.
 fn state(order: &Order) -> (&'static str, &'static str) {
     let is_scanned = order.product == Product::Codepay.as_str();
     match order.state {

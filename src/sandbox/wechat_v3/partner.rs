@@ -1,17 +1,16 @@
-//! Service providers: they have paths of their own, and name two sides. Everything between is as for a merchant, so requests
-//! are turned into a merchant's words on their way in, and what is told of orders into theirs on the way out.
+//! Service providers: separate paths, and ids of two parties. Requests are converted to a merchant's form, and order
+//! objects back to the service provider's form.
 
 use serde_json::{Map, Value, json};
 
-use super::orders::parameter;
-use super::reply::Reply;
+use super::reply::{Reply, parameter};
 use crate::sandbox::account::wechat_v3::{Account, Merchant};
 
-/// The request's body as a merchant would have sent it.
+/// Converts a request body to a merchant's form.
 pub(super) fn inward(account: &Account, body: Option<Value>) -> Result<Option<Value>, Reply> {
     let (Some(merchant), Some(Value::Object(mut body))) = (&account.merchant_of, body.clone()) else { return Ok(body) };
     take(&mut body, "sub_mchid", Some(&merchant.mchid))?;
-    // Refunds name the merchant alone.
+    // Refunds contain only the sub-merchant's id.
     if body.contains_key("sp_mchid") {
         take(&mut body, "sp_mchid", Some(&account.mchid))?;
         body.insert("mchid".to_owned(), json!(account.mchid));
@@ -30,7 +29,7 @@ pub(super) fn inward(account: &Account, body: Option<Value>) -> Result<Option<Va
     Ok(Some(Value::Object(body)))
 }
 
-/// Takes a field out; it must be exactly this, or not be there.
+/// Removes a field, which must have exactly this value or be absent.
 fn take(body: &mut Map<String, Value>, name: &str, wanted: Option<&str>) -> Result<(), Reply> {
     let given = body.remove(name);
     match (given.as_ref().and_then(Value::as_str), wanted) {
@@ -40,7 +39,7 @@ fn take(body: &mut Map<String, Value>, name: &str, wanted: Option<&str>) -> Resu
     }
 }
 
-/// An order, or the news of a refund, as the service provider is told it.
+/// Converts an order or a refund notification to the service provider's form.
 pub(super) fn outward(account: &Account, mut object: Value) -> Value {
     let Some(Merchant { mchid, appid }) = &account.merchant_of else { return object };
     let Some(fields) = object.as_object_mut() else { return object };
@@ -61,7 +60,7 @@ pub(super) fn outward(account: &Account, mut object: Value) -> Value {
     object
 }
 
-/// The query that must come with an order's number: who asks, and nothing else.
+/// Returns the required query string of an order query: the ids of the sender.
 pub(super) fn whose(account: &Account) -> String {
     match &account.merchant_of {
         None => format!("mchid={}", account.mchid),

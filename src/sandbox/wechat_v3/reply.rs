@@ -1,4 +1,4 @@
-//! Answers: status, body, and the signature over them.
+//! Responses: status, body, and the signature over them.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -6,25 +6,25 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::sandbox::fault::Kind as FaultKind;
+use crate::sandbox::fault::FaultKind;
 use crate::sandbox::keys::{SigningKey, random_digits, random_text};
 
-/// What is answered, before it is signed.
+/// Response before signing.
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// Empty for 204.
+    /// Body; empty for 204.
     pub(super) body: Bytes,
-    /// The number at the end of `Request-ID`.
+    /// Internal error number at the end of `Request-ID`.
     internal: u32,
     kind: Kind,
 }
 
-/// What the body is.
+/// Type of the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Json,
     Html,
-    /// Of a bill, which is never signed.
+    /// Bill file, which is never signed.
     File,
 }
 
@@ -39,17 +39,17 @@ impl Kind {
 }
 
 impl Reply {
-    /// 200 with a JSON body.
+    /// Returns status 200 with a JSON body.
     pub(super) fn ok(body: &Value) -> Self {
         Self { status: 200, body: body.to_string().into(), internal: 0, kind: Kind::Json }
     }
 
-    /// 204, which is signed over an empty body.
+    /// Returns status 204, signed over an empty body.
     pub(super) fn no_content() -> Self {
         Self { status: 204, body: Bytes::new(), internal: 0, kind: Kind::Json }
     }
 
-    /// An error in the original's words.
+    /// Returns an error in WeChat Pay's format.
     pub(super) fn error(status: u16, code: &str, message: &str) -> Self {
         Self {
             status,
@@ -59,33 +59,34 @@ impl Reply {
         }
     }
 
-    /// An error with its `detail`.
+    /// Returns an error with a `detail`.
     pub(super) fn detailed(status: u16, code: &str, message: &str, detail: Value) -> Self {
         let body = json!({"code": code, "message": message, "detail": detail});
         Self { body: body.to_string().into(), ..Self::error(status, code, message) }
     }
 
-    /// With another body.
+    /// Replaces the body.
     pub(super) fn with(self, body: &Value) -> Self {
         Self { body: body.to_string().into(), ..self }
     }
 
-    /// With the platform's internal number of the error.
+    /// Sets the internal error number.
     pub(super) fn numbered(self, internal: u32) -> Self {
         Self { internal, ..self }
     }
 
-    /// A bill.
+    /// Returns a bill file.
     pub(super) fn file(body: Bytes) -> Self {
         Self { status: 200, body, internal: 0, kind: Kind::File }
     }
 
-    /// A page of something that stands before the platform, or bytes that nobody can read.
+    /// Returns a proxy's page or an unreadable body.
     pub(super) fn other(status: u16, text: &'static str) -> Self {
         Self { status, body: Bytes::from_static(text.as_bytes()), internal: 0, kind: Kind::Html }
     }
 
-    /// Signs with the key, or spoils the signature as the fault says; without a key there is none.
+    /// Signs the response with the key, or applies the fault to the signature. Without a key the response is
+    /// unsigned.
     pub(super) fn signed(self, key: Option<&SigningKey>, fault: Option<FaultKind>) -> Response<Full<Bytes>> {
         let mut headers = HeaderMap::new();
         if let Some(key) = key.filter(|_| self.kind != Kind::File) {
@@ -109,7 +110,7 @@ impl Reply {
     }
 }
 
-/// The headers that vouch for a body, of an answer and of a notification alike.
+/// Returns the signature headers of a body, for responses and notifications.
 pub(super) fn sign(key: &SigningKey, body: &[u8], timestamp: i64) -> HeaderMap {
     let nonce = random_text(22) + &random_digits(10);
     let text = [format!("{timestamp}\n{nonce}\n").as_bytes(), body, b"\n"].concat();
@@ -124,16 +125,22 @@ pub(super) fn sign(key: &SigningKey, body: &[u8], timestamp: i64) -> HeaderMap {
     headers
 }
 
-/// Makes the signature the platform's own probe of whether signatures are checked.
+/// Replaces the signature by the platform's self-test signature.
 pub(super) fn probe(headers: &mut HeaderMap) {
     let signature = headers.get("wechatpay-signature").and_then(|value| value.to_str().ok());
     let probe = format!("WECHATPAY/SIGNTEST/{}", signature.unwrap_or_default());
     insert(headers, "wechatpay-signature", &probe);
 }
 
-/// Every value here is ASCII; one that is not would be left out.
+/// Inserts a header. Values are ASCII; another value is left out.
 pub(super) fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
+}
+
+/// Returns a response with status 400 about one field.
+pub(super) fn parameter(location: &str, field: &str, issue: &str) -> Reply {
+    let detail = json!({"location": location, "field": field, "issue": issue});
+    Reply::detailed(400, "PARAM_ERROR", "参数错误", detail)
 }

@@ -1,13 +1,13 @@
-//! Which fields each request documents, and how they may look. Any other field is refused, as the original does.
+//! Documented fields and formats per request. Other fields are rejected, as by WeChat Pay.
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::sandbox::fields::Form::{Flag, Object, Objects, Text, Texts, Whole};
+use crate::sandbox::fields::FieldType::{Flag, Object, Objects, Text, Texts, Whole};
 use crate::sandbox::fields::{Field, any, optional, required};
 
-/// How an order is paid.
+/// Payment product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Product {
     Native,
@@ -18,7 +18,7 @@ pub(super) enum Product {
 }
 
 impl Product {
-    /// The product with this name, as paths have it.
+    /// Returns the product of a path segment.
     pub(super) fn named(name: &str) -> Option<Self> {
         let all = [Self::Native, Self::Jsapi, Self::App, Self::H5, Self::Codepay];
         all.into_iter().find(|product| product.as_str() == name)
@@ -45,7 +45,7 @@ impl Product {
     }
 }
 
-/// The fields of a create request.
+/// Returns the fields of a create request.
 pub(super) fn create(product: Product) -> &'static [Field] {
     match product {
         Product::Native => CREATE_NATIVE,
@@ -56,13 +56,13 @@ pub(super) fn create(product: Product) -> &'static [Field] {
     }
 }
 
-/// The fields of a close request.
+/// Fields of a close request.
 pub(super) const CLOSE: &[Field] = &[required("mchid", Text(1, 32, is_digits))];
 
-/// The fields of the request that reverses what a till scanned.
+/// Fields of a reversal of a scanned code.
 pub(super) const REVERSE: &[Field] = &[required("appid", Text(1, 32, any)), required("mchid", Text(1, 32, is_digits))];
 
-/// The fields of a refund request.
+/// Fields of a refund request.
 pub(super) const REFUND: &[Field] = &[
     optional("transaction_id", Text(1, 32, any)),
     optional("out_trade_no", Text(6, 32, is_number)),
@@ -118,13 +118,13 @@ const fn create_fields(scene: Field, payer: Option<Field>) -> [Field; 15] {
         scene,
         match payer {
             Some(payer) => payer,
-            // A field of the same name and form as one above: it adds nothing.
+            // Placeholder: the same field as above.
             None => optional("support_fapiao", Flag),
         },
     ]
 }
 
-/// It is over at once or soon, and told to nobody: no `notify_url`, no `time_expire`.
+/// A scanned code is final soon and has no notification: no `notify_url`, no `time_expire`.
 const CREATE_CODEPAY: &[Field] = &[
     required("appid", Text(1, 32, any)),
     required("mchid", Text(1, 32, is_digits)),
@@ -196,12 +196,12 @@ const SCENE_H5: &[Field] = &[
     ),
 ];
 
-/// What an order's number is made of.
+/// Whether the characters of an order number are allowed.
 pub(super) fn is_number(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_-|*".contains(c))
 }
 
-/// What a refund's number is made of.
+/// Whether the characters of a refund number are allowed.
 pub(super) fn is_refund_number(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_-|*@".contains(c))
 }
@@ -210,7 +210,7 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What the payer's telephone shows.
+/// Whether the text is a payment code.
 fn is_auth_code(text: &str) -> bool {
     is_digits(text) && text.get(..2).is_some_and(|start| ("10"..="15").contains(&start))
 }
@@ -223,12 +223,13 @@ fn is_ip(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
 }
 
-/// RFC 3339 with an offset in it.
+/// Whether the text is RFC 3339 with an offset.
 fn is_time(text: &str) -> bool {
     text.contains('T') && text.parse::<Timestamp>().is_ok()
 }
 
-/// An absolute address without query or fragment. (The original wants a public one, which a sandbox's seldom is.)
+/// Whether the text is an absolute URL without query and fragment. WeChat Pay requires a public host; the sandbox
+/// does not.
 fn is_notify_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| !rest.is_empty())
@@ -245,7 +246,7 @@ mod tests {
     use crate::sandbox::fields::check;
 
     #[test]
-    fn each_mistake_is_refused_and_its_field_named() {
+    fn invalid_fields_are_rejected_with_their_names() {
         let good = json!({
             "appid": "wx8888888888888888", "mchid": "1900000109", "description": "测试商品", "out_trade_no": "T20231115",
             "notify_url": "https://pay.example.com/notify/wx", "amount": {"total": 1, "currency": "CNY"},

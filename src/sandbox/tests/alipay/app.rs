@@ -1,5 +1,5 @@
-//! A merchant's application to test with: signs, checks answers and notifications. By hand, so that it shares nothing with
-//! either side.
+//! Test application of Alipay: signs requests, verifies responses and notifications. It shares no code with sandbox
+//! or gateway.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,35 +23,35 @@ use tokio_rustls::TlsConnector;
 
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
 use crate::sandbox::Options;
-use crate::sandbox::tests::merchant::{Failure, World};
+use crate::sandbox::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Parameters = BTreeMap<String, String>;
 
-/// One sandbox with one application, and a merchant of WeChat Pay beside it.
-pub(super) struct Town {
-    pub(super) world: World,
+/// A sandbox with one application and one merchant of WeChat Pay.
+pub(super) struct Fixture {
+    pub(super) simulator: TestSandbox,
     pub(super) app: App,
 }
 
-impl Town {
+impl Fixture {
     pub(super) async fn start() -> Self {
         Self::with(SandboxProvider::Alipay, |_| {}).await
     }
 
     pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {
         let mut files = None;
-        let world = World::with(|options| {
+        let simulator = TestSandbox::with(|options| {
             let made = sandbox_channel_of(provider, &options.accounts[0], "ali", "127.0.0.1:8443");
             files = Some(made.unwrap());
             change(options);
         })
         .await;
-        let app = App::new(files.unwrap(), world.sandbox.address());
-        Self { world, app }
+        let app = App::new(files.unwrap(), simulator.sandbox.address());
+        Self { simulator, app }
     }
 
     pub(super) async fn pay(&self, number: &str) {
-        let (status, answer) = self.world.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
+        let (status, answer) = self.simulator.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
         assert_eq!((status, &answer["state"]), (200, &json!("SUCCESS")), "{answer}");
     }
 }
@@ -65,18 +65,18 @@ pub(super) struct App {
     address: SocketAddr,
 }
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) text: String,
-    /// Whether it was signed rightly.
-    pub(super) believed: bool,
-    /// What stands under the first member.
+    /// Whether the signature is valid.
+    pub(super) is_signature_valid: bool,
+    /// Value of the first member.
     pub(super) object: Value,
 }
 
-impl Told {
+impl Reply {
     pub(super) fn code(&self) -> &str {
         self.object["sub_code"].as_str().or_else(|| self.object["code"].as_str()).unwrap_or_default()
     }
@@ -105,7 +105,7 @@ impl App {
         json!({"out_trade_no": number, "total_amount": "1.00", "subject": "测试 a+b \"}"})
     }
 
-    /// All parameters but the signature.
+    /// Returns all parameters except the signature.
     pub(super) fn parameters(&self, method: &str, content: &Value) -> Parameters {
         let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(8)));
         let mut parameters = Parameters::new();
@@ -138,35 +138,35 @@ impl App {
         parameters
     }
 
-    pub(super) async fn ask(&self, method: &str, content: &Value) -> Result<Told, Failure> {
+    pub(super) async fn ask(&self, method: &str, content: &Value) -> Result<Reply, Failure> {
         self.send(self.sign(self.parameters(method, content))).await
     }
 
-    pub(super) async fn ask_notified(&self, method: &str, content: &Value, url: &str) -> Result<Told, Failure> {
+    pub(super) async fn ask_notified(&self, method: &str, content: &Value, url: &str) -> Result<Reply, Failure> {
         let mut parameters = self.parameters(method, content);
         parameters.insert("notify_url".to_owned(), url.to_owned());
         self.send(self.sign(parameters)).await
     }
 
-    /// Some in the query, some in the body, as the platform's own SDKs do.
-    pub(super) async fn send(&self, parameters: Parameters) -> Result<Told, Failure> {
+    /// Sends some parameters in the query string and some in the body, as Alipay's SDKs do.
+    pub(super) async fn send(&self, parameters: Parameters) -> Result<Reply, Failure> {
         let (body, query): (Parameters, Parameters) =
             parameters.into_iter().partition(|(name, _)| name == "biz_content" || name == "sign");
         self.exchange("POST", &encoded(&query), encoded(&body)).await
     }
 
-    pub(super) async fn browse(&self, parameters: Parameters) -> Result<Told, Failure> {
+    pub(super) async fn browse(&self, parameters: Parameters) -> Result<Reply, Failure> {
         self.exchange("GET", &encoded(&parameters), String::new()).await
     }
 
-    async fn exchange(&self, method: &str, query: &str, body: String) -> Result<Told, Failure> {
+    async fn exchange(&self, method: &str, query: &str, body: String) -> Result<Reply, Failure> {
         let request = Request::builder().method(method).uri(format!("/gateway.do?{query}")).header("host", "127.0.0.1");
         let request = request.header("content-type", "application/x-www-form-urlencoded;charset=utf-8");
         let (parts, text) = self.call(request.body(Full::new(Bytes::from(body)))?).await?;
         Ok(self.read(parts.status.as_u16(), text))
     }
 
-    /// Signs for the v3 protocol: the head up to the signature, and the signature.
+    /// Signs for the v3 protocol. Returns the header up to the signature, and the signature.
     pub(super) fn authorization(&self, who: &str, verb: &str, target: &str, body: &str) -> String {
         let text = format!("{who}\n{verb}\n{target}\n{body}\n");
         let mut signature = vec![0; self.key.public_modulus_len()];
@@ -174,21 +174,21 @@ impl App {
         format!("ALIPAY-SHA256withRSA {who},sign={}", STANDARD.encode(signature))
     }
 
-    /// Who asks, and when.
+    /// Returns application id, nonce and time of the authorization.
     pub(super) fn who(&self, milliseconds: i64) -> String {
         let certificate = self.account.get("certificates").map(|sn| sn["app_cert_sn"].as_str().unwrap());
         let certificate = certificate.map(|sn| format!(",app_cert_sn={sn}")).unwrap_or_default();
         format!("app_id={}{certificate},nonce=0123456789abcdef,timestamp={milliseconds}", self.files.appid)
     }
 
-    pub(super) async fn send_v3(&self, request: Request<Full<Bytes>>) -> Result<Told, Failure> {
+    pub(super) async fn send_v3(&self, request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
         let (parts, text) = self.call(request).await?;
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let signed = format!("{}\n{}\n{text}\n", header("alipay-timestamp"), header("alipay-nonce"));
         let signature = header("alipay-signature");
-        let believed = !signature.is_empty() && self.verifies(&signed, signature);
+        let is_signature_valid = !signature.is_empty() && self.verifies(&signed, signature);
         let object = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Told { status: parts.status.as_u16(), text, believed, object })
+        Ok(Reply { status: parts.status.as_u16(), text, is_signature_valid, object })
     }
 
     async fn call(&self, request: Request<Full<Bytes>>) -> Result<(http::response::Parts, String), Failure> {
@@ -201,15 +201,15 @@ impl App {
         Ok((parts, String::from_utf8(body.collect().await?.to_bytes().to_vec())?))
     }
 
-    fn read(&self, status: u16, text: String) -> Told {
+    fn read(&self, status: u16, text: String) -> Reply {
         let whole: Value = serde_json::from_str(&text).unwrap_or_default();
         let member = whole.as_object().and_then(|whole| whole.keys().find(|name| name.ends_with("_response")).cloned());
         let object = member.as_ref().map(|member| whole[member].clone()).unwrap_or_default();
         let raw = text.split_once("_response\":").map(|(_, rest)| rest).unwrap_or_default();
         let end = raw.rfind(",\"alipay_cert_sn\"").or_else(|| raw.rfind(",\"sign\":"));
         let raw = end.map(|end| &raw[..end]).unwrap_or_default();
-        let believed = whole["sign"].as_str().is_some_and(|sign| self.verifies(raw, sign));
-        Told { status, text, believed, object }
+        let is_signature_valid = whole["sign"].as_str().is_some_and(|sign| self.verifies(raw, sign));
+        Reply { status, text, is_signature_valid, object }
     }
 
     fn verifies(&self, text: &str, signature: &str) -> bool {
@@ -217,8 +217,8 @@ impl App {
         UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.alipay).verify(text.as_bytes(), &signature).is_ok()
     }
 
-    /// A notification's fields, and whether it was signed rightly.
-    pub(super) fn news(&self, body: &[u8]) -> (Parameters, bool) {
+    /// Returns a notification's fields, and whether its signature is valid.
+    pub(super) fn notification(&self, body: &[u8]) -> (Parameters, bool) {
         let text = std::str::from_utf8(body).unwrap();
         let fields: Parameters = text
             .split('&')
@@ -230,8 +230,8 @@ impl App {
             .collect();
         let signed = fields.iter().filter(|(name, value)| *name != "sign" && *name != "sign_type" && !value.is_empty());
         let signed: Vec<_> = signed.map(|(name, value)| format!("{name}={value}")).collect();
-        let believed = self.verifies(&signed.join("&"), &fields["sign"]);
-        (fields, believed)
+        let is_signature_valid = self.verifies(&signed.join("&"), &fields["sign"]);
+        (fields, is_signature_valid)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The same business in the v3 protocol.
+//! Tests of Alipay's v3 protocol.
 
 use bytes::Bytes;
 use http::Request;
@@ -6,12 +6,12 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::app::{Told, Town};
+use super::app::{Fixture, Reply};
 use crate::keygen::SandboxProvider;
 
 const PRECREATE: &str = "/v3/alipay/trade/precreate";
 
-/// A request whose parts may be otherwise.
+/// A request of which tests can change each part.
 struct Sent {
     verb: &'static str,
     target: String,
@@ -22,18 +22,18 @@ struct Sent {
 }
 
 impl Sent {
-    fn new(town: &Town, target: &str, content: &Value) -> Self {
+    fn new(fixture: &Fixture, target: &str, content: &Value) -> Self {
         let mut headers = vec![("content-type", "application/json".to_owned()), ("alipay-request-id", "1".to_owned())];
-        if let Some(sn) = town.app.account.get("certificates") {
+        if let Some(sn) = fixture.app.account.get("certificates") {
             headers.push(("alipay-root-cert-sn", sn["alipay_root_cert_sn"].as_str().unwrap().to_owned()));
         }
-        let who = town.app.who(Timestamp::now().as_millisecond());
+        let who = fixture.app.who(Timestamp::now().as_millisecond());
         let (target, body) = (target.to_owned(), content.to_string());
         Self { verb: "POST", target, body, who, authorization: None, headers }
     }
 
-    async fn by(self, town: &Town) -> Told {
-        let signed = || town.app.authorization(&self.who, self.verb, &self.target, &self.body);
+    async fn by(self, fixture: &Fixture) -> Reply {
+        let signed = || fixture.app.authorization(&self.who, self.verb, &self.target, &self.body);
         let authorization = self.authorization.clone().unwrap_or_else(signed);
         let mut request = Request::builder().method(self.verb).uri(&self.target).header("host", "127.0.0.1");
         for (name, value) in
@@ -41,26 +41,30 @@ impl Sent {
         {
             request = request.header(*name, value);
         }
-        town.app.send_v3(request.body(Full::new(Bytes::from(self.body))).unwrap()).await.unwrap()
+        fixture.app.send_v3(request.body(Full::new(Bytes::from(self.body))).unwrap()).await.unwrap()
     }
 }
 
-async fn town() -> Town {
-    Town::with(SandboxProvider::AlipayV3, |_| {}).await
+async fn fixture() -> Fixture {
+    Fixture::with(SandboxProvider::AlipayV3, |_| {}).await
 }
 
 #[tokio::test]
-async fn a_trade_lives_as_in_the_form_protocol() {
-    let town = town().await;
-    let ask = async |path: &str, content: Value| Sent::new(&town, path, &content).by(&town).await;
-    let mut order = town.app.order("order_1");
+async fn trade_lifecycle_in_v3_protocol_equals_form_protocol() {
+    let fixture = fixture().await;
+    let ask = async |path: &str, content: Value| Sent::new(&fixture, path, &content).by(&fixture).await;
+    let mut order = fixture.app.order("order_1");
     order["notify_url"] = json!("http://127.0.0.1:1/n");
     let made = ask(PRECREATE, order).await;
-    assert!(made.status == 200 && made.believed && made.object.get("code").is_none(), "{made:?}");
+    assert!(made.status == 200 && made.is_signature_valid && made.object.get("code").is_none(), "{made:?}");
     assert!(made.object["qr_code"].as_str().unwrap().starts_with("https://qr.alipay.com/"), "{made:?}");
     let unknown = ask("/v3/alipay/trade/query", json!({"out_trade_no": "order_1"})).await;
-    assert_eq!((unknown.status, unknown.code(), unknown.believed), (400, "ACQ.TRADE_NOT_EXIST", true), "{unknown:?}");
-    town.pay("order_1").await;
+    assert_eq!(
+        (unknown.status, unknown.code(), unknown.is_signature_valid),
+        (400, "ACQ.TRADE_NOT_EXIST", true),
+        "{unknown:?}"
+    );
+    fixture.pay("order_1").await;
     let paid = ask("/v3/alipay/trade/query", json!({"out_trade_no": "order_1"})).await;
     assert_eq!((&paid.object["trade_status"], &paid.object["total_amount"]), (&json!("TRADE_SUCCESS"), &json!("1.00")));
     let refund = json!({"out_trade_no": "order_1", "refund_amount": "0.30", "out_request_no": "r_1"});
@@ -69,17 +73,17 @@ async fn a_trade_lives_as_in_the_form_protocol() {
     let asked = json!({"out_trade_no": "order_1", "out_request_no": "r_1"});
     let refunded = ask("/v3/alipay/trade/fastpay/refund/query", asked).await;
     assert_eq!(refunded.object["refund_status"], "REFUND_SUCCESS", "{refunded:?}");
-    let mut scanned = town.app.order("order_2");
+    let mut scanned = fixture.app.order("order_2");
     (scanned["scene"], scanned["auth_code"]) = (json!("bar_code"), json!("280000000000000008"));
     let typing = ask("/v3/alipay/trade/pay", scanned).await;
-    assert!(typing.believed && [200, 202].contains(&typing.status), "{typing:?}");
+    assert!(typing.is_signature_valid && [200, 202].contains(&typing.status), "{typing:?}");
 }
 
 #[tokio::test]
-async fn what_is_not_signed_rightly_is_refused_without_a_signature() {
-    let town = town().await;
-    let order = town.app.order("order_1");
-    let good = || Sent::new(&town, PRECREATE, &order);
+async fn request_with_invalid_signature_is_rejected_unsigned() {
+    let fixture = fixture().await;
+    let order = fixture.app.order("order_1");
+    let good = || Sent::new(&fixture, PRECREATE, &order);
     let with = |name: &'static str, value: &str| {
         let mut sent = good();
         sent.headers.retain(|(known, _)| *known != name);
@@ -87,8 +91,8 @@ async fn what_is_not_signed_rightly_is_refused_without_a_signature() {
         sent
     };
     let by = |who: String| Sent { who, ..good() };
-    let signed = || town.app.authorization(&good().who, "POST", PRECREATE, &order.to_string());
-    let old = town.app.who(Timestamp::now().as_millisecond() - 16 * 60 * 1000);
+    let signed = || fixture.app.authorization(&good().who, "POST", PRECREATE, &order.to_string());
+    let old = fixture.app.who(Timestamp::now().as_millisecond() - 16 * 60 * 1000);
     let dearer = order.to_string().replace("1.00", "9.00");
     for (sent, code) in [
         (Sent { authorization: Some(String::new()), ..good() }, "missing-signature"),
@@ -112,11 +116,11 @@ async fn what_is_not_signed_rightly_is_refused_without_a_signature() {
         (Sent { target: "/v3/alipay/trade/page/pay".into(), ..good() }, "invalid-method"),
         (Sent { verb: "PUT", ..good() }, "invalid-method"),
     ] {
-        let told = sent.by(&town).await;
-        assert!(told.status >= 400 && !told.believed, "{told:?}");
-        assert_eq!(told.code(), code, "{told:?}");
+        let reply = sent.by(&fixture).await;
+        assert!(reply.status >= 400 && !reply.is_signature_valid, "{reply:?}");
+        assert_eq!(reply.code(), code, "{reply:?}");
     }
-    assert_eq!(town.world.told("/orders").await, json!([]));
-    let strange = Sent::new(&town, PRECREATE, &json!({"out_trade_no": "order_1", "surprise": 1})).by(&town).await;
-    assert_eq!((strange.status, strange.code(), strange.believed), (400, "ACQ.INVALID_PARAMETER", true));
+    assert_eq!(fixture.simulator.control_get("/orders").await, json!([]));
+    let strange = Sent::new(&fixture, PRECREATE, &json!({"out_trade_no": "order_1", "surprise": 1})).by(&fixture).await;
+    assert_eq!((strange.status, strange.code(), strange.is_signature_valid), (400, "ACQ.INVALID_PARAMETER", true));
 }

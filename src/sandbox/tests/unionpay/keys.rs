@@ -1,4 +1,4 @@
-//! The merchant's keys: what it signs with, and how it checks UnionPay's certificates.
+//! Keys of the test merchant: signing, and verification of UnionPay's certificates.
 
 use std::path::Path;
 
@@ -17,15 +17,15 @@ use x509_cert::der::asn1::Uint;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::pem::parse_x509_pem;
 
-/// How the account's channel file says that both sides sign.
+/// Sign method of the account's channel file.
 pub(super) enum Keys {
-    /// 01
+    /// `signMethod` 01.
     Rsa(Box<RsaKeyPair>),
-    /// 21
+    /// `signMethod` 21.
     Sm2(Box<SigningKey>),
-    /// 11
+    /// `signMethod` 11.
     Sha256(String),
-    /// 12
+    /// `signMethod` 12.
     Sm3(String),
 }
 
@@ -42,7 +42,7 @@ impl Keys {
         }
     }
 
-    /// With this user id.
+    /// Signs with this user id.
     pub(super) fn sm2(account: &Path, user_id: &str) -> Self {
         let key = sm2::SecretKey::from_pkcs8_der(private(account).secret_pkcs8_der()).unwrap();
         Self::Sm2(Box::new(SigningKey::new(user_id, &key).unwrap()))
@@ -71,7 +71,7 @@ impl Keys {
         }
     }
 
-    /// Whether UnionPay signed this text, with the certificate that it brought.
+    /// Whether UnionPay's signature of the text is valid with the certificate in the message.
     pub(super) fn believe(&self, text: &str, signature: &str, certificate: Option<&str>, account: &Path) -> bool {
         if matches!(self, Self::Sha256(_) | Self::Sm3(_)) {
             return certificate.is_none() && signature == self.sign(text);

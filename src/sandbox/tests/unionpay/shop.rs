@@ -1,5 +1,5 @@
-//! A merchant of UnionPay to test with: signs, checks answers and notifications. By hand, so that it shares nothing with
-//! either side.
+//! Test merchant of UnionPay: signs requests, verifies responses and notifications. It shares no code with sandbox or
+//! gateway.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,40 +20,40 @@ use tokio_rustls::TlsConnector;
 use super::keys::Keys;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
 use crate::sandbox::Options;
-use crate::sandbox::tests::merchant::{Failure, World};
+use crate::sandbox::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Fields = BTreeMap<String, String>;
 
-/// Where files are: not among the others.
+/// Path of bill files.
 pub(super) const FILES: &str = "";
 
 pub(super) const FORM: &str = "application/x-www-form-urlencoded;charset=UTF-8";
 
-/// One sandbox with one merchant of UnionPay, and one of WeChat Pay beside it.
-pub(super) struct Town {
-    pub(super) world: World,
+/// A sandbox with one merchant of UnionPay and one of WeChat Pay.
+pub(super) struct Fixture {
+    pub(super) simulator: TestSandbox,
     pub(super) shop: Shop,
 }
 
-impl Town {
+impl Fixture {
     pub(super) async fn start() -> Self {
         Self::with(SandboxProvider::Unionpay, |_| {}).await
     }
 
     pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {
         let mut files = None;
-        let world = World::with(|options| {
+        let simulator = TestSandbox::with(|options| {
             let made = sandbox_channel_of(provider, &options.accounts[0], "union", "127.0.0.1:8443");
             files = Some(made.unwrap());
             change(options);
         })
         .await;
-        let shop = Shop::new(files.unwrap(), world.sandbox.address());
-        Self { world, shop }
+        let shop = Shop::new(files.unwrap(), simulator.sandbox.address());
+        Self { simulator, shop }
     }
 
     pub(super) async fn pay(&self, number: &str) {
-        let (status, answer) = self.world.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
+        let (status, answer) = self.simulator.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
         assert_eq!((status, &answer["state"]), (200, &json!("SUCCESS")), "{answer}");
     }
 }
@@ -66,17 +66,17 @@ pub(super) struct Shop {
     address: SocketAddr,
 }
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) text: String,
-    /// Whether it was signed rightly.
-    pub(super) believed: bool,
+    /// Whether the signature is valid.
+    pub(super) is_signature_valid: bool,
     pub(super) fields: Fields,
 }
 
-impl Told {
+impl Reply {
     pub(super) fn get(&self, name: &str) -> &str {
         self.fields.get(name).map(String::as_str).unwrap_or_default()
     }
@@ -102,7 +102,7 @@ impl Shop {
         }
     }
 
-    /// What every request has, of now.
+    /// Returns the common fields with the current time.
     pub(super) fn request(&self, kind: &str, business: &str, number: &str) -> Fields {
         let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::fixed(jiff::tz::offset(8)));
         let time = now.strftime("%Y%m%d%H%M%S").to_string();
@@ -128,7 +128,7 @@ impl Shop {
         fields
     }
 
-    /// An order of one yuan.
+    /// Returns an order of one yuan.
     pub(super) fn order(&self, kind: &str, business: &str, number: &str, url: &str) -> Fields {
         let mut fields = self.request(kind, business, number);
         for (name, value) in
@@ -139,7 +139,7 @@ impl Shop {
         fields
     }
 
-    /// A refund (`0400`) or the undoing (`3100`) of an order.
+    /// Returns a refund (`0400`) or a same-day cancellation (`3100`) of an order.
     pub(super) fn back(&self, kind: &str, business: &str, number: &str, original: &str, amount: &str) -> Fields {
         let mut fields = self.request(kind, business, number);
         for (name, value) in [("origQryId", original), ("txnAmt", amount), ("backUrl", super::NOWHERE)] {
@@ -148,8 +148,8 @@ impl Shop {
         fields
     }
 
-    /// Asks about an order, by its own time.
-    pub(super) async fn query(&self, order: &Fields) -> Told {
+    /// Queries an order with its own time.
+    pub(super) async fn query(&self, order: &Fields) -> Reply {
         let mut fields = self.request("0000", &order["bizType"], &order["orderId"]);
         fields.insert("txnTime".to_owned(), order["txnTime"].clone());
         let path = if order["bizType"] == "000000" { "backTransReq" } else { "queryTrans" };
@@ -162,15 +162,15 @@ impl Shop {
         fields
     }
 
-    pub(super) async fn ask(&self, path: &str, fields: Fields) -> Result<Told, Failure> {
+    pub(super) async fn ask(&self, path: &str, fields: Fields) -> Result<Reply, Failure> {
         self.send(path, self.sign(fields)).await
     }
 
-    pub(super) async fn send(&self, path: &str, fields: Fields) -> Result<Told, Failure> {
+    pub(super) async fn send(&self, path: &str, fields: Fields) -> Result<Reply, Failure> {
         self.exchange(path, FORM, encoded(&fields)).await
     }
 
-    pub(super) async fn exchange(&self, path: &str, kind: &str, body: String) -> Result<Told, Failure> {
+    pub(super) async fn exchange(&self, path: &str, kind: &str, body: String) -> Result<Reply, Failure> {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("127.0.0.1")?;
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
@@ -183,11 +183,11 @@ impl Shop {
         let (parts, body) = response.into_parts();
         let text = String::from_utf8(body.collect().await?.to_bytes().to_vec())?;
         let fields = serde_json::from_str(&text).unwrap_or_else(|_| pairs(&text));
-        Ok(Told { status: parts.status.as_u16(), believed: self.believes(&fields), fields, text })
+        Ok(Reply { status: parts.status.as_u16(), is_signature_valid: self.verifies(&fields), fields, text })
     }
 
-    /// A notification's fields, and whether it was signed rightly.
-    pub(super) fn news(&self, body: &[u8]) -> (Fields, bool) {
+    /// Returns a notification's fields, and whether its signature is valid.
+    pub(super) fn notification(&self, body: &[u8]) -> (Fields, bool) {
         let text = std::str::from_utf8(body).unwrap();
         let decoded = |text: &str| {
             let text = text.replace('+', " ");
@@ -195,11 +195,11 @@ impl Shop {
         };
         let halves = text.split('&').map(|pair| pair.split_once('=').unwrap());
         let fields: Fields = halves.map(|(name, value)| (decoded(name), decoded(value))).collect();
-        let believed = self.believes(&fields);
-        (fields, believed)
+        let is_signature_valid = self.verifies(&fields);
+        (fields, is_signature_valid)
     }
 
-    fn believes(&self, fields: &Fields) -> bool {
+    fn verifies(&self, fields: &Fields) -> bool {
         let Some(signature) = fields.get("signature") else { return false };
         let mut signed = fields.clone();
         signed.remove("signature");
@@ -220,7 +220,7 @@ pub(super) fn joined(fields: &Fields) -> String {
     fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
-/// The answer's pairs: not encoded, and what stands in brackets is left whole.
+/// Parses the pairs of a response, which are not encoded. Text in brackets is not split.
 fn pairs(text: &str) -> Fields {
     let mut depth = 0;
     let parts = text.split(|c| {

@@ -1,18 +1,18 @@
-//! Requests with wrong signatures, or of a wrong kind.
+//! Tests of requests with invalid signatures or sign methods.
 
 use serde_json::json;
 
 use super::keys::Keys;
-use super::shop::{self, Town, joined};
+use super::shop::{self, Fixture, joined};
 use super::{APP, app_order, with};
 use crate::keygen::SandboxProvider;
 use crate::sandbox::tests::merchant::Receiver;
 
 #[tokio::test]
-async fn what_is_not_signed_rightly_is_refused_without_a_signature() {
-    let town = Town::start().await;
-    let shop = &town.shop;
-    let good = || app_order(&town, "order001");
+async fn request_with_invalid_signature_is_rejected_unsigned() {
+    let fixture = Fixture::start().await;
+    let shop = &fixture.shop;
+    let good = || app_order(&fixture, "order001");
     let (signed, late) =
         (|name, value| shop.sign(with(good(), name, value)), |name, value| with(shop.sign(good()), name, value));
     let wrong = [
@@ -32,22 +32,25 @@ async fn what_is_not_signed_rightly_is_refused_without_a_signature() {
     ];
     let count = wrong.len();
     for (fields, code) in wrong {
-        let told = shop.send(APP, fields).await.unwrap();
-        assert!(told.code() == code && !told.believed && told.get("signature").is_empty(), "{code} {told:?}");
+        let reply = shop.send(APP, fields).await.unwrap();
+        assert!(
+            reply.code() == code && !reply.is_signature_valid && reply.get("signature").is_empty(),
+            "{code} {reply:?}"
+        );
     }
     for (kind, body) in [("text/plain", ""), (shop::FORM, "a=1&a=2"), (shop::FORM, "a=%zz"), ("application/json", "[]")]
     {
         assert_eq!(shop.exchange(APP, kind, body.to_owned()).await.unwrap().code(), "10", "{kind} {body}");
     }
-    assert_eq!(town.world.told("/orders").await, json!([]));
-    assert_eq!(town.world.told("/stats").await["bad_signatures"], count);
+    assert_eq!(fixture.simulator.control_get("/orders").await, json!([]));
+    assert_eq!(fixture.simulator.control_get("/stats").await["bad_signatures"], count);
 }
 
 #[tokio::test]
-async fn sm2_covers_every_field_and_takes_the_certificates_number_for_the_user_id() {
-    let town = Town::with(SandboxProvider::UnionpaySm2, |_| {}).await;
-    let shop = &town.shop;
-    let good = || app_order(&town, "order001");
+async fn sm2_signature_covers_every_field_and_uses_certificate_number_as_user_id() {
+    let fixture = Fixture::with(SandboxProvider::UnionpaySm2, |_| {}).await;
+    let shop = &fixture.shop;
+    let good = || app_order(&fixture, "order001");
     let named_otherwise = Keys::sm2(&shop.files.account, "1234567812345678").sign(&joined(&good()));
     let wrong = [
         (with(shop.sign(good()), "txnAmt", "1"), "11"),
@@ -60,16 +63,19 @@ async fn sm2_covers_every_field_and_takes_the_certificates_number_for_the_user_i
         (shop.sign(with(good(), "signMethod", "22")), "10"),
     ];
     for (fields, code) in wrong {
-        let told = shop.send(APP, fields).await.unwrap();
-        assert!(told.code() == code && !told.believed && told.get("signature").is_empty(), "{code} {told:?}");
+        let reply = shop.send(APP, fields).await.unwrap();
+        assert!(
+            reply.code() == code && !reply.is_signature_valid && reply.get("signature").is_empty(),
+            "{code} {reply:?}"
+        );
     }
-    assert_eq!(town.world.told("/orders").await, json!([]));
+    assert_eq!(fixture.simulator.control_get("/orders").await, json!([]));
 
-    let mut receiver = Receiver::saying(&[], (200, "ok")).await;
+    let mut receiver = Receiver::responding(&[], (200, "ok")).await;
     shop.ask(APP, with(good(), "backUrl", &receiver.url)).await.unwrap();
-    town.pay("order001").await;
-    let (fields, believed) = shop.news(&receiver.next().await.1);
-    assert!(believed && fields["signMethod"] == "21" && fields["respCode"] == "00", "{fields:?}");
-    town.world.control("POST", "/orders/order001/notify", json!({"tamper": "signature"})).await;
-    assert!(!shop.news(&receiver.next().await.1).1);
+    fixture.pay("order001").await;
+    let (fields, is_signature_valid) = shop.notification(&receiver.next().await.1);
+    assert!(is_signature_valid && fields["signMethod"] == "21" && fields["respCode"] == "00", "{fields:?}");
+    fixture.simulator.control("POST", "/orders/order001/notify", json!({"tamper": "signature"})).await;
+    assert!(!shop.notification(&receiver.next().await.1).1);
 }

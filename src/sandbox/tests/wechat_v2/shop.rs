@@ -1,5 +1,5 @@
-//! A merchant of APIv2 to test with: signs, checks answers and notifications. By hand, so that it shares nothing with either
-//! side.
+//! Test merchant of APIv2: signs requests, verifies responses and notifications. It shares no code with sandbox or
+//! gateway.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,25 +25,25 @@ use tokio_rustls::TlsConnector;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
 use crate::sandbox::Options;
 use crate::sandbox::tests::faults::NoCertificate;
-use crate::sandbox::tests::merchant::{Failure, World};
+use crate::sandbox::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Parameters = BTreeMap<String, String>;
 
-/// One sandbox with one merchant of APIv2, and one of v3 beside it.
-pub(super) struct Town {
-    pub(super) world: World,
+/// A sandbox with one merchant of APIv2 and one of v3.
+pub(super) struct Fixture {
+    pub(super) simulator: TestSandbox,
     pub(super) shop: Shop,
 }
 
-impl Town {
+impl Fixture {
     pub(super) async fn start() -> Self {
         Self::with("", |_| {}).await
     }
 
-    /// `more` goes into the account as the sandbox knows it.
+    /// `more` is added to the sandbox's account file.
     pub(super) async fn with(more: &str, change: impl FnOnce(&mut Options)) -> Self {
         let mut files = None;
-        let world = World::with(|options| {
+        let simulator = TestSandbox::with(|options| {
             let made = sandbox_channel_of(SandboxProvider::WechatV2, &options.accounts[0], "v2", "127.0.0.1:8443");
             let made = made.unwrap();
             let account = made.account.join("sandbox.toml");
@@ -53,12 +53,12 @@ impl Town {
             change(options);
         })
         .await;
-        let shop = Shop::new(files.unwrap(), world.sandbox.address());
-        Self { world, shop }
+        let shop = Shop::new(files.unwrap(), simulator.sandbox.address());
+        Self { simulator, shop }
     }
 
     pub(super) async fn pay(&self, number: &str) {
-        let (status, answer) = self.world.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
+        let (status, answer) = self.simulator.control("POST", &format!("/orders/{number}/pay"), json!({})).await;
         assert_eq!((status, &answer["state"]), (200, &json!("SUCCESS")), "{answer}");
     }
 }
@@ -70,22 +70,22 @@ pub(super) struct Shop {
     address: SocketAddr,
 }
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) text: String,
     pub(super) fields: Parameters,
-    /// Whether it was signed rightly.
-    pub(super) believed: bool,
+    /// Whether the signature is valid.
+    pub(super) is_signature_valid: bool,
 }
 
-impl Told {
+impl Reply {
     pub(super) fn get(&self, name: &str) -> &str {
         self.fields.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// What went wrong; `SUCCESS` when nothing did.
+    /// Returns the error code, or `SUCCESS`.
     pub(super) fn code(&self) -> &str {
         match (self.get("return_code"), self.get("result_code")) {
             ("SUCCESS", "SUCCESS") => "SUCCESS",
@@ -143,7 +143,7 @@ impl Shop {
         order
     }
 
-    /// With what every request has, signed; a `sign_type` among the parameters says how.
+    /// Adds the common fields and the signature. A `sign_type` among the parameters selects the method.
     pub(super) fn signed(&self, mut parameters: Parameters) -> Parameters {
         for (name, value) in [
             ("appid", self.files.appid.clone()),
@@ -171,28 +171,28 @@ impl Shop {
         }
     }
 
-    pub(super) async fn ask(&self, path: &str, parameters: &Parameters) -> Result<Told, Failure> {
+    pub(super) async fn ask(&self, path: &str, parameters: &Parameters) -> Result<Reply, Failure> {
         let signed = self.signed(parameters.clone());
         self.send(path, &signed).await
     }
 
-    pub(super) async fn create(&self, parameters: &Parameters) -> Result<Told, Failure> {
+    pub(super) async fn create(&self, parameters: &Parameters) -> Result<Reply, Failure> {
         self.ask("/pay/unifiedorder", parameters).await
     }
 
-    pub(super) async fn query(&self, number: &str) -> Result<Told, Failure> {
+    pub(super) async fn query(&self, number: &str) -> Result<Reply, Failure> {
         self.ask("/pay/orderquery", &fields([("out_trade_no", number)])).await
     }
 
-    pub(super) async fn send(&self, path: &str, parameters: &Parameters) -> Result<Told, Failure> {
+    pub(super) async fn send(&self, path: &str, parameters: &Parameters) -> Result<Reply, Failure> {
         let kind = parameters.get("sign_type").map(String::as_str);
         let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         let body = parameters.iter().map(|(name, value)| format!("<{name}>{}</{name}>", escaped(value)));
         let body = format!("<xml>{}</xml>", body.collect::<String>());
         let (status, text) = self.exchange("POST", path, body).await?;
         let fields = if text.starts_with("<xml>") { parsed(&text, "xml") } else { Parameters::new() };
-        let believed = fields.get("sign").is_some_and(|sign| *sign == self.sign(&fields, kind));
-        Ok(Told { status, text, fields, believed })
+        let is_signature_valid = fields.get("sign").is_some_and(|sign| *sign == self.sign(&fields, kind));
+        Ok(Reply { status, text, fields, is_signature_valid })
     }
 
     pub(super) async fn exchange(&self, method: &str, path: &str, body: String) -> Result<(u16, String), Failure> {
@@ -207,15 +207,15 @@ impl Shop {
         Ok((parts.status.as_u16(), String::from_utf8(body.collect().await?.to_bytes().to_vec())?))
     }
 
-    /// A payment's notification, and whether it was signed rightly.
-    pub(super) fn news(&self, body: &[u8], kind: &str) -> (Parameters, bool) {
+    /// Returns a payment notification, and whether its signature is valid.
+    pub(super) fn notification(&self, body: &[u8], kind: &str) -> (Parameters, bool) {
         let fields = parsed(std::str::from_utf8(body).unwrap(), "xml");
-        let believed = fields["sign"] == self.sign(&fields, Some(kind));
-        (fields, believed)
+        let is_signature_valid = fields["sign"] == self.sign(&fields, Some(kind));
+        (fields, is_signature_valid)
     }
 
-    /// A refund's notification: what is seen of it, and what is hidden.
-    pub(super) fn refund_news(&self, body: &[u8]) -> (Parameters, Option<Parameters>) {
+    /// Returns the plain and the decrypted fields of a refund notification.
+    pub(super) fn refund_notification(&self, body: &[u8]) -> (Parameters, Option<Parameters>) {
         let fields = parsed(std::str::from_utf8(body).unwrap(), "xml");
         let key = hex::encode(Md5::digest(&self.api));
         let key = UnboundCipherKey::new(&AES_256, key.as_bytes()).unwrap();
@@ -228,7 +228,7 @@ impl Shop {
     }
 }
 
-/// The fields of what the sandbox writes: plain texts and CDATA.
+/// Parses the sandbox's XML: plain texts and CDATA.
 fn parsed(text: &str, root: &str) -> Parameters {
     let inside = text.trim().strip_prefix(&format!("<{root}>")).unwrap().strip_suffix(&format!("</{root}>"));
     let mut rest = inside.unwrap().trim();

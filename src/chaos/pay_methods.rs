@@ -1,13 +1,12 @@
-//! The channels of a run, and the ways to pay over them.
+//! Channels of a run, and the payment methods that each channel serves.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::till::Scan;
 use crate::keygen::SandboxProvider;
 
-/// The channels by name, each with its provider.
+/// Channel names with their providers.
 pub(super) const CHANNELS: &[(&str, SandboxProvider)] = &[
     ("wechat", SandboxProvider::WechatV3),
     ("alipay", SandboxProvider::Alipay),
@@ -15,19 +14,19 @@ pub(super) const CHANNELS: &[(&str, SandboxProvider)] = &[
     ("unionpay", SandboxProvider::Unionpay),
 ];
 
-/// A way to pay over one channel.
+/// A payment method of one channel, with the payer's data.
 #[derive(Debug)]
 pub(super) struct PayMethod {
     pub(super) channel: &'static str,
     pub(super) method: &'static str,
-    /// What the provider needs to know of the payer, as JSON.
+    /// Payer data that the provider requires, as JSON.
     payer: &'static str,
-    /// First digits of a payer's code that a till scans; empty where the payer opens the order.
-    code: &'static str,
+    /// First digits of a payer's code that a till scans. Empty if the payer opens the order.
+    code_prefix: &'static str,
 }
 
-/// The ways that are an exchange with the provider.
-pub(super) const WAYS: &[PayMethod] = &[
+/// Every method that sends a request to the provider.
+pub(super) const PAY_METHODS: &[PayMethod] = &[
     opened("wechat", "wechat.native", "{}"),
     opened("wechat", "wechat.jsapi", r#"{"openid": "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"}"#),
     opened("wechat", "wechat.h5", r#"{"client_ip": "203.0.113.9"}"#),
@@ -42,53 +41,54 @@ pub(super) const WAYS: &[PayMethod] = &[
     scanned("unionpay", "unionpay.barcode", "622"),
 ];
 
-/// Share of the payments that are made with a scanned code.
-const SCANNED: f64 = 0.15;
+/// Share of payments with a scanned code.
+const SCANNED_SHARE: f64 = 0.15;
 
 const fn opened(channel: &'static str, method: &'static str, payer: &'static str) -> PayMethod {
-    PayMethod { channel, method, payer, code: "" }
+    PayMethod { channel, method, payer, code_prefix: "" }
 }
 
-const fn scanned(channel: &'static str, method: &'static str, code: &'static str) -> PayMethod {
-    PayMethod { channel, method, payer: r#"{"client_ip": "203.0.113.9"}"#, code }
+const fn scanned(channel: &'static str, method: &'static str, code_prefix: &'static str) -> PayMethod {
+    PayMethod { channel, method, payer: r#"{"client_ip": "203.0.113.9"}"#, code_prefix }
 }
 
 impl PayMethod {
+    /// Draws a method: with a scanned code in [`SCANNED_SHARE`] of the cases.
     pub(super) fn draw(random: &mut StdRng) -> &'static Self {
-        let is_scanned = random.random_bool(SCANNED);
-        let ways: Vec<&Self> = WAYS.iter().filter(|way| way.is_scanned() == is_scanned).collect();
-        ways[random.random_range(0..ways.len())]
+        let is_scanned = random.random_bool(SCANNED_SHARE);
+        let methods: Vec<&Self> = PAY_METHODS.iter().filter(|method| method.is_scanned() == is_scanned).collect();
+        methods[random.random_range(0..methods.len())]
     }
 
     pub(super) fn is_scanned(&self) -> bool {
-        !self.code.is_empty()
+        !self.code_prefix.is_empty()
     }
 
     pub(super) fn is_wechat(&self) -> bool {
         self.method.starts_with("wechat")
     }
 
-    /// The sandbox's operation that takes an order back.
-    pub(super) fn taking_back(&self) -> &'static str {
+    /// Returns the sandbox's name of the operation that the gateway sends for a close.
+    pub(super) fn closing_operation(&self) -> &'static str {
         if self.is_scanned() { "cancel" } else { "close" }
     }
 
-    /// Whether the provider notifies of this way's payments, and so of refunds in its console. Neither is so with codes at
-    /// WeChat Pay; UnionPay's console is not played.
-    pub(super) fn is_notified_of_console(&self) -> bool {
+    /// Whether the provider notifies the gateway of a refund in its console. WeChat Pay sends no notifications for
+    /// scanned codes. The sandbox has no console for UnionPay.
+    pub(super) fn notifies_of_console_refunds(&self) -> bool {
         self.channel != "unionpay" && !(self.is_wechat() && self.is_scanned())
     }
 
-    /// The request for an order of the merchant; `scan` decides how a payer's code ends.
-    pub(super) fn order(&self, serial: u64, amount: u64, scan: Option<Scan>) -> Value {
+    /// Returns the merchant's request. `code_suffix` ends the payer's code of a scanned method.
+    pub(super) fn order(&self, serial: u64, amount: u64, code_suffix: Option<&str>) -> Value {
         let mut order = json!({
             "order_id": order_id(serial), "amount": {"value": amount, "currency": "CNY"}, "description": "混沌 chaos",
             "method": self.method, "payer": serde_json::from_str::<Value>(self.payer).unwrap_or_default(),
             "return_url": "https://shop.example.com/thanks",
         });
-        if let Some(scan) = scan {
-            order["payer"]["auth_code"] = format!("{}{serial:012}{}", self.code, scan.code_end()).into();
-            // Two channels serve the same method.
+        if let Some(suffix) = code_suffix {
+            order["payer"]["auth_code"] = format!("{}{serial:012}{suffix}", self.code_prefix).into();
+            // Two channels serve the same method, so the channel is named.
             order["channel"] = self.channel.into();
         }
         order
@@ -99,13 +99,13 @@ pub(super) fn order_id(serial: u64) -> String {
     format!("o-{serial}")
 }
 
-/// One route for each method, to all channels that serve it.
+/// Returns the routes: one per method, to every channel that serves the method.
 pub(super) fn routes() -> String {
-    let mut methods: Vec<&str> = WAYS.iter().map(|way| way.method).collect();
+    let mut methods: Vec<&str> = PAY_METHODS.iter().map(|entry| entry.method).collect();
     methods.dedup();
     let route = |method: &str| {
-        let serving = WAYS.iter().filter(|way| way.method == method);
-        let to: Vec<String> = serving.map(|way| format!("{{ channel = \"{}\" }}", way.channel)).collect();
+        let serving = PAY_METHODS.iter().filter(|entry| entry.method == method);
+        let to: Vec<String> = serving.map(|entry| format!("{{ channel = \"{}\" }}", entry.channel)).collect();
         format!("[[route]]\nmatch = {{ method = \"{method}\" }}\nto = [{}]\n", to.join(", "))
     };
     methods.into_iter().map(route).collect()
