@@ -14,9 +14,12 @@
 //! proxy ─HTTP─▶ merchant
 //! ```
 //!
-//! # Notification path ```text provider ─HTTP─▶ proxy ─▶ notifications: verify (else reject) ▶ decode ▶ ledger.record
-//! (dedupe + outbox, one transaction) ◀────────────── acknowledge, only after the record is durable then  delivery:
-//! due ▶ sign ▶ send ▶ delivered | retry ```
+//! # Notification path
+//! ```text
+//! provider ─HTTP─▶ proxy ─▶ notifications: verify (else reject) ▶ decode ▶ ledger.record (dedupe + outbox, one transaction)
+//!          ◀────────────── acknowledge, only after the record is durable
+//! then       delivery: due ▶ sign ▶ send ▶ delivered | retry
+//! ```
 //!
 //! The `resolver` determines unknown outcomes by querying providers. An asynchronous request (`prefer:
 //! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it, beginning with the routing.
