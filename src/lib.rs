@@ -36,7 +36,6 @@ pub mod demo;
 pub mod explain;
 pub mod gateway;
 mod harness;
-mod idempotency;
 mod job_worker;
 pub mod keygen;
 pub mod ledger;
