@@ -1,6 +1,6 @@
 //! Time and randomness: the only module that reads the machine's clock and random numbers.
 //!
-//! A process has one authoritative clock ([`now`]): PostgreSQL's if the ledger is in PostgreSQL, in every gateway,
+//! A process has one authoritative clock (`now`): PostgreSQL's if the ledger is in PostgreSQL, in every gateway,
 //! else the machine's own. Durations within one process are measured with [`Instant`], which nobody can set.
 
 mod deciding;

@@ -40,7 +40,7 @@ pub(super) enum Abandoned {
     /// The permit never reached the caller, so nothing was sent.
     NotSent,
     /// Something may have been sent, by a gateway that stopped or lost the ledger.
-    Abandoned,
+    Interrupted,
     /// Something may have been sent, and this gateway has no result.
     MaybeSent,
 }

@@ -275,7 +275,7 @@ impl Abandoned {
     pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
         match self {
             Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
-            Self::Abandoned => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
+            Self::Interrupted => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
             Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
         }
     }

@@ -61,29 +61,29 @@ impl Condition {
     /// Describes the first condition that the payment does not meet.
     pub fn mismatch(&self, question: &Question<'_>) -> Option<String> {
         let Money { value, currency } = question.amount;
-        let wants = |what: String| Some(format!("it wants {what}"));
+        let requires = |what: String| Some(format!("it requires {what}"));
         if let Some(name) = self.merchant.as_deref().filter(|name| *name != question.merchant) {
-            return wants(format!("the merchant `{name}`"));
+            return requires(format!("the merchant `{name}`"));
         }
         if let Some(method) = self.method.filter(|method| *method != question.method) {
-            return wants(format!("the method `{method}`"));
+            return requires(format!("the method `{method}`"));
         }
         if let Some(wanted) = self.currency.filter(|wanted| *wanted != currency) {
-            return wants(format!("the currency {wanted}"));
+            return requires(format!("the currency {wanted}"));
         }
         if let Some(least) = self.at_least.filter(|least| value < *least) {
-            return wants(format!("an amount of at least {least}"));
+            return requires(format!("an amount of at least {least}"));
         }
         if let Some(below) = self.below.filter(|below| value >= *below) {
-            return wants(format!("an amount below {below}"));
+            return requires(format!("an amount below {below}"));
         }
         if let Some((name, wanted)) =
             self.metadata.iter().find(|(name, wanted)| metadata_text(question, name) != Some(wanted))
         {
-            return wants(format!("`{wanted}` as `{name}` in the metadata"));
+            return requires(format!("`{wanted}` as `{name}` in the metadata"));
         }
         let hours = self.hours.as_ref().filter(|hours| !hours.contain(question.at));
-        hours.and_then(|hours| wants(hours.to_string()))
+        hours.and_then(|hours| requires(hours.to_string()))
     }
 }
 
@@ -176,20 +176,20 @@ mod tests {
             (Condition { metadata: gold("gold"), at_least: Some(99), below: Some(100), ..Condition::default() }, None),
             (
                 Condition { merchant: Some("bakery".into()), ..Condition::default() },
-                Some("it wants the merchant `bakery`"),
+                Some("it requires the merchant `bakery`"),
             ),
-            (Condition { below: Some(99), ..Condition::default() }, Some("it wants an amount below 99")),
-            (Condition { at_least: Some(100), ..Condition::default() }, Some("it wants an amount of at least 100")),
+            (Condition { below: Some(99), ..Condition::default() }, Some("it requires an amount below 99")),
+            (Condition { at_least: Some(100), ..Condition::default() }, Some("it requires an amount of at least 100")),
             (
                 Condition { metadata: gold("silver"), ..Condition::default() },
-                Some("it wants `silver` as `tier` in the metadata"),
+                Some("it requires `silver` as `tier` in the metadata"),
             ),
             (
                 Condition {
                     hours: Some(hours("22:00", "06:00", &[Weekday::Saturday, Weekday::Sunday])),
                     ..Condition::default()
                 },
-                Some("it wants a time from 22:00 to 06:00 on sat, sun in Asia/Shanghai"),
+                Some("it requires a time from 22:00 to 06:00 on sat, sun in Asia/Shanghai"),
             ),
         ] {
             assert_eq!(condition.mismatch(&question).as_deref(), mismatch);

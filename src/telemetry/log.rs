@@ -72,13 +72,13 @@ pub fn set(text: &str, buffer_limit: u64) {
     }
 }
 
-/// Ends the process with this code once the last lines are written, or after [`FLUSH_TIMEOUT`].
+/// Ends the process with this code once the last lines are written, or after `FLUSH_TIMEOUT`.
 pub fn exit(code: i32) -> ! {
     flush();
     std::process::exit(code)
 }
 
-/// Waits until the buffered lines are written, for at most [`FLUSH_TIMEOUT`].
+/// Waits until the buffered lines are written, for at most `FLUSH_TIMEOUT`.
 pub fn flush() {
     if let Some(log) = LOG.get() {
         log.buffer.flush(FLUSH_TIMEOUT);
@@ -86,7 +86,7 @@ pub fn flush() {
 }
 
 /// Parses `[telemetry] log`. A level without a target applies to Tollgate. Other crates log at `warn` or that level, whichever is
-/// lower, and [`QUIET_TARGETS`] not at all. A target with a level applies to the crate that it names.
+/// lower, and `QUIET_TARGETS` not at all. A target with a level applies to the crate that it names.
 pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
     let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
     let level_of = |directive: &str| directive.parse::<LevelFilter>().ok();

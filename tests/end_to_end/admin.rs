@@ -220,7 +220,8 @@ async fn generation_report_lists_changes_preserved_state_and_keys_needing_restar
     assert!(metrics.contains("tollgate_config_changes_total{kind=\"channel\"} 1"), "{metrics}");
     let log = world.log();
     assert!(
-        log.contains("filter[2].sleep_window") && log.contains("these keys of tollgate.toml need a restart"),
+        log.contains("filter[2].sleep_window")
+            && log.contains("these keys of tollgate.toml take effect after a restart"),
         "{log}"
     );
 

@@ -118,7 +118,11 @@ async fn adaptive_limit_rejects_payments_and_admits_queries() {
     .await;
     let shed = world.create("o-3", "o-3").await;
     assert_eq!((shed.status, retry_after(&shed.headers)), (503, Some(1)), "{}", shed.json());
-    assert!(shed.json()["detail"].as_str().unwrap().contains("bears 2 calls for pay"), "{}", shed.json());
+    assert!(
+        shed.json()["detail"].as_str().unwrap().contains("adaptive limit of 2 concurrent calls for pay"),
+        "{}",
+        shed.json()
+    );
     let asked = world.signed_request("GET", "/v1/payments/first", None, &Value::Null).await;
     assert_eq!((asked.status, asked.json().get("stale")), (200, None), "queries have their own limit");
     for call in slow {

@@ -266,7 +266,7 @@ impl World {
             // Without a running gateway there are no probes.
             let Ok(answer) = send("GET", &url, &[], b"").await else { return Ok(String::new()) };
             let said = String::from_utf8(answer.body.to_vec()).unwrap();
-            if said.contains("under way") { Err(said) } else { Ok(said) }
+            if said.contains("in progress") { Err(said) } else { Ok(said) }
         })
         .await
     }

@@ -77,7 +77,7 @@ async fn probe_reports_host_failure_before_a_payment() {
     };
     let world = World::with(WorldOptions { edit: edit_first, ..WorldOptions::default() }).await;
     let log = assert_probe(&world, 0, "our client certificate was rejected").await;
-    assert!(log.contains("a payment would not get through: our client certificate was rejected"), "{log}");
+    assert!(log.contains("payments on this channel would fail: our client certificate was rejected"), "{log}");
     assert_eq!(world.sandbox_control("GET", "/stats", Value::Null).await["requests"], 0, "a probe sends no request");
 
     let reload = async |from: &str, to: &str| {
@@ -96,12 +96,12 @@ async fn probe_reports_host_failure_before_a_payment() {
     let closed = crate::harness::free_address();
     reload(&address.to_string(), &closed.to_string()).await;
     let log = assert_probe(&world, 0, &format!("{closed}: connection refused")).await;
-    assert!(log.contains("a payment would not get through: connection refused"), "{log}");
+    assert!(log.contains("payments on this channel would fail: connection refused"), "{log}");
 
     // A DNS failure is reported, and the generation is activated nevertheless.
     reload(&closed.to_string(), "nowhere.invalid:8443").await;
     let log = assert_probe(&world, 0, "nowhere.invalid:8443: name not found").await;
-    assert!(log.contains("a payment would not get through: name not found"), "{log}");
+    assert!(log.contains("payments on this channel would fail: name not found"), "{log}");
     reload("nowhere.invalid:8443", &address.to_string()).await;
     assert_probe(&world, 1, ": ok: TLS 1.3, http/1.1, ").await;
     let metrics = world.metrics().await;

@@ -110,11 +110,11 @@ async fn each_route_condition_agrees_with_route_command() {
     }
     let dollars = explained(&world, "shop", &change("amount", json!({"value": 1, "currency": "USD"})));
     assert_eq!(first(&dollars), "west", "{dollars}");
-    assert!(dollars.contains("passed over: it wants the merchant `other`"), "{dollars}");
+    assert!(dollars.contains("passed over: it requires the merchant `other`"), "{dollars}");
     let pinned = change("channel", "west".into());
     let refused = world.signed_request("POST", "/v1/payments", Some("pinned"), &pinned).await;
     assert_eq!((refused.status, &refused.json()["code"]), (400, &"unknown_channel".into()), "{:?}", refused.body);
-    assert!(explained(&world, "shop", &pinned).contains("no channel: no route leads this payment"));
+    assert!(explained(&world, "shop", &pinned).contains("no channel: no route allows the channel `west`"));
 }
 
 #[tokio::test]

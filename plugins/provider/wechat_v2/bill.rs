@@ -109,7 +109,8 @@ fn whole_number(text: &str) -> Option<usize> {
 }
 
 /// Returns the error for a refused bill. Protocol errors use `return_msg` and `error_code`, business errors use
-/// `err_code`. The message is tried first, because one `error_code` has several meanings.
+/// `err_code`. A listed `err_code` decides. Otherwise the message is tried first, because one `error_code` has several
+/// meanings.
 fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
@@ -117,9 +118,10 @@ fn refusal(fields: &Fields) -> Error {
     let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
     let class = |code_text: &str| table::class(errors::CODES, code_text, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
+    let listed = text("err_code").filter(|code| !table::has_several_causes(code)).and_then(class);
     let class_of_message = errors::class_of_message(message)
         .filter(|class| matches!(class, Class::Credentials | Class::Query | Class::Later));
-    let class = match class_of_message.or_else(|| class(message)).or_else(|| class(code)) {
+    let class = match listed.or(class_of_message).or_else(|| class(message)).or_else(|| class(code)) {
         // An unknown code is a refusal too: no money depends on it.
         None if is_refused => Some(Class::Final),
         class => class,

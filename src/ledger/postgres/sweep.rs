@@ -76,7 +76,7 @@ fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerErro
     let expired_executions = take(shared, session)?;
     let is_full = expired_executions.len() as i64 >= MAX_BATCH;
     let mut executions: Vec<_> =
-        expired_executions.into_iter().map(|execution| (execution, Abandoned::Abandoned)).collect();
+        expired_executions.into_iter().map(|execution| (execution, Abandoned::Interrupted)).collect();
     if !is_full {
         executions.extend(own(shared, session)?);
         session.query(DELETE_EXPIRED, &[])?;

@@ -65,7 +65,7 @@ async fn sigterm_does_not_wait_for_unread_responses() {
     world.until_metric("tollgate_requests_in_flight 0").await;
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.wait_exit().await, 0, "exited before the timeout");
-    assert!(world.log().contains("\"unread\":20"), "{}", world.log());
+    assert!(world.log().contains("\"responses_left\":20"), "{}", world.log());
     attack.await.unwrap();
 }
 
