@@ -65,7 +65,7 @@ pub enum Error {
     /// Bytes were written and no trustworthy response came. Query the provider; never send the request again.
     #[error("unclear what the provider did: {why}{}", in_brackets(.word.as_ref()))]
     Unclear {
-        /// What happened instead of a response. Contains nothing of an unverified body.
+        /// Failure that happened instead of a response. Contains nothing of an unverified body.
         why: String,
         /// The provider's code and message, if it gave them (for example `SYSTEM_ERROR`).
         word: Option<ProviderError>,

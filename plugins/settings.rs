@@ -28,7 +28,7 @@ pub struct Problem {
     pub span: Range<usize>,
     /// Description of the mistake.
     pub message: String,
-    /// How to correct it.
+    /// Advice on how to correct the value.
     pub suggestion: Option<String>,
 }
 

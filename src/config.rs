@@ -153,7 +153,7 @@ pub struct Process {
     pub reserve: u64,
     /// Maximum difference between this machine's clock and PostgreSQL's. Beyond it the gateway does no background work.
     pub max_clock_offset: Duration,
-    /// How long the ledger retains finished records.
+    /// Retention periods of finished records in the ledger.
     pub keep: RetentionPolicy,
     /// Limits of the job queue.
     pub queue: Queue,
@@ -167,7 +167,7 @@ pub struct Process {
     pub log: String,
     /// Maximum bytes of buffered log lines.
     pub log_buffer: u64,
-    /// How long a graceful shutdown waits for requests in flight.
+    /// Time that a graceful shutdown waits for requests in flight.
     pub drain: Duration,
     /// Maximum size of a request body in bytes.
     pub body_limit: u64,
@@ -358,7 +358,7 @@ pub struct Timeouts {
 pub struct Pool {
     /// Maximum number of idle connections.
     pub idle: usize,
-    /// How long an idle connection is retained.
+    /// Time after which an idle connection is closed.
     pub idle_timeout: Duration,
 }
 

@@ -42,7 +42,7 @@ pub enum Password<'a> {
 pub struct FileError {
     /// Description of the problem.
     pub message: String,
-    /// How to correct it.
+    /// Advice on how to correct the file.
     pub suggestion: Option<String>,
 }
 

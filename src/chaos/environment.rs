@@ -133,7 +133,7 @@ impl ChaosEnvironment {
         self.send_with(index, method, target, &[("idempotency-key", key)], body).await
     }
 
-    /// As [`send`](Self::send), with these headers. A header without a value is left out.
+    /// Sends a request like [`send`](Self::send), with these headers. A header without a value is left out.
     pub(super) async fn send_with(
         &self,
         index: usize,

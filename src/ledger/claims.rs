@@ -210,7 +210,7 @@ fn settle_close(
         }
     };
     let is_unclear = is_mismatch || matches!(update, Update::Unknown(_));
-    // The event tells of a mismatch of a final payment; no inquiry can say more.
+    // The event reports the mismatch of a final payment. No further inquiry is needed.
     if is_unclear && !(is_mismatch && payment.row.payment.status.is_final()) {
         inquiries::after_close(tx, payment, now)?;
     }

@@ -42,7 +42,7 @@ pub(super) trait Resolver: Send + Sync {
 #[derive(Clone, Debug)]
 pub(super) struct Resolved {
     pub(super) addresses: Vec<IpAddr>,
-    /// How long they are valid.
+    /// Time for which the addresses are valid.
     pub(super) ttl: Duration,
 }
 

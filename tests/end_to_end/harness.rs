@@ -182,7 +182,7 @@ impl World {
         self.start_another_with_clock(name, 0).await
     }
 
-    /// As [`Self::start_another`], with a clock that is `ahead` seconds ahead.
+    /// Starts another gateway like [`Self::start_another`], with a clock that is `ahead` seconds ahead.
     pub async fn start_another_with_clock(&self, name: &str, ahead: i64) -> Gateway {
         let conf = self.dir.path().join(name);
         copy_dir(self.conf(), &conf);

@@ -97,7 +97,7 @@ impl State {
 }
 
 impl Queue {
-    /// Queues work. After the shutdown it is dropped, which tells its caller.
+    /// Queues work. After the shutdown the work is dropped, which fails its caller.
     pub(super) fn push(&self, job: Job) {
         self.add(job, false);
     }

@@ -60,7 +60,7 @@ fn update(number: u8) -> Update {
 struct History {
     bench: Bench,
     permits: Vec<ExecutionPermit>,
-    /// How often each payment or refund may still be executed.
+    /// Number of executions that each payment or refund may still have.
     rights: BTreeMap<RecordId, i32>,
     /// Last state of each record.
     last: BTreeMap<RecordId, Record>,

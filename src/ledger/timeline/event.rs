@@ -36,7 +36,7 @@ pub enum TimelineEvent {
     },
     /// Provably nothing was sent, so the job was requeued.
     Requeued {
-        /// When the job is due again.
+        /// Due time of the next attempt.
         due: Timestamp,
     },
     /// Nothing was sent on the earlier channel, so the payment was moved to this one.
@@ -77,7 +77,7 @@ pub enum TimelineEvent {
     StatusChanged {
         /// New status.
         status: Status,
-        /// Where the money is.
+        /// State of the money.
         money_state: MoneyState,
         /// Version of the record.
         version: u64,
@@ -117,7 +117,7 @@ pub enum TimelineEvent {
     Undelivered {
         /// Id of the event.
         id: String,
-        /// What happened instead.
+        /// Reason why the attempt failed.
         why: String,
     },
     /// The delivery of an event was abandoned.

@@ -139,6 +139,9 @@ fn bill_error_is_decoded_in_either_layer() {
         ([&second[..], &[("err_code", "SYSTEMERROR")]].concat(), "unclear"),
         ([&second[..], &[("err_code", "FREQUENCY_LIMITED")]].concat(), "provider_busy"),
         ([&second[..], &[("err_code", "PARAM_ERROR")]].concat(), "declined"),
+        // A listed code decides before its message.
+        ([&second[..], &[("err_code", "NOAUTH"), ("err_code_des", "系统错误")]].concat(), "declined"),
+        ([&second[..], &[("err_code", "BILL_CREATING"), ("err_code_des", "签名错误")]].concat(), "provider_busy"),
         (vec![("return_code", "SUCCESS"), ("result_code", "SUCCESS")], "unclear"),
     ] {
         assert_eq!(refused(&pairs).code(), code, "{pairs:?}");
