@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use rand::Rng;
+use rand::RngExt;
 use tokio::time::Instant;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::provider::Stamp;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use rand::Rng;
+use rand::RngExt;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 

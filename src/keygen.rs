@@ -17,7 +17,7 @@ use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
-use rand::Rng;
+use rand::RngExt;
 
 use self::alipay::Mode;
 use self::unionpay::SignMethod;

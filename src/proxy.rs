@@ -22,7 +22,7 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::{ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use rand::Rng;
+use rand::RngExt;
 
 pub use self::permits::InFlight;
 pub(crate) use self::permits::InFlightGuard;

@@ -7,9 +7,9 @@ use aws_lc_rs::signature::{
     Ed25519KeyPair, KeyPair,
 };
 use rsa::pkcs1::der::Encode;
-use rsa::pkcs1::{ALGORITHM_OID as RSA, RsaPrivateKey, RsaPublicKey};
+use rsa::pkcs1::{ALGORITHM_OID as RSA, RsaPrivateKeyRef, RsaPublicKeyRef};
 use rsa::pkcs8::spki::AlgorithmIdentifierRef;
-use rsa::pkcs8::{ObjectIdentifier, PrivateKeyInfo, SubjectPublicKeyInfoRef};
+use rsa::pkcs8::{ObjectIdentifier, PrivateKeyInfoRef, SubjectPublicKeyInfoRef};
 use sm2::SecretKey;
 use sm2::pkcs8::DecodePrivateKey;
 use x509_parser::der_parser::asn1_rs::Any;
@@ -70,10 +70,10 @@ pub struct PrivateKey {
 impl PrivateKey {
     /// Parses PKCS#8, PKCS#1 or SEC1.
     pub(super) fn read(der: Zeroizing<Vec<u8>>) -> Option<Self> {
-        let (label, algorithm) = if let Ok(info) = PrivateKeyInfo::try_from(der.as_slice()) {
+        let (label, algorithm) = if let Ok(info) = PrivateKeyInfoRef::try_from(der.as_slice()) {
             let curve = info.algorithm.parameters_oid().ok();
             ("PRIVATE KEY", algorithm(info.algorithm.oid, curve))
-        } else if RsaPrivateKey::try_from(der.as_slice()).is_ok() {
+        } else if RsaPrivateKeyRef::try_from(der.as_slice()).is_ok() {
             ("RSA PRIVATE KEY", KeyAlgorithm::Rsa)
         } else {
             ("EC PRIVATE KEY", algorithm(EC, sec1_curve(&der)))
@@ -81,8 +81,8 @@ impl PrivateKey {
         let mut key = Self { der, label, algorithm, public: None };
         key.public = match algorithm {
             KeyAlgorithm::Rsa => {
-                let public = RsaPrivateKey::try_from(key.rsa_pkcs1()?).ok()?.public_key();
-                Some(PublicKey { algorithm, bytes: public.to_der().ok()? })
+                let private = RsaPrivateKeyRef::try_from(key.rsa_pkcs1()?).ok()?;
+                Some(PublicKey { algorithm, bytes: private.public_key().to_der().ok()? })
             }
             KeyAlgorithm::Sm2 => {
                 let bytes = key.sm2()?.public_key().to_sec1_bytes().to_vec();
@@ -112,7 +112,9 @@ impl PrivateKey {
     /// Returns an RSA key in PKCS#1; `None` for other algorithms.
     pub(crate) fn rsa_pkcs1(&self) -> Option<&[u8]> {
         match (self.algorithm, self.label) {
-            (KeyAlgorithm::Rsa, "PRIVATE KEY") => Some(PrivateKeyInfo::try_from(self.der.as_slice()).ok()?.private_key),
+            (KeyAlgorithm::Rsa, "PRIVATE KEY") => {
+                Some(PrivateKeyInfoRef::try_from(self.der.as_slice()).ok()?.private_key.as_bytes())
+            }
             (KeyAlgorithm::Rsa, _) => Some(&self.der),
             _ => None,
         }
@@ -179,7 +181,7 @@ impl PublicKey {
             Err(_) => (KeyAlgorithm::Rsa, der.to_vec()),
         };
         if algorithm == KeyAlgorithm::Rsa {
-            RsaPublicKey::try_from(bytes.as_slice()).ok()?;
+            RsaPublicKeyRef::try_from(bytes.as_slice()).ok()?;
         }
         Some(Self { algorithm, bytes })
     }
@@ -191,7 +193,7 @@ impl PublicKey {
 
     /// Returns the length of an RSA key in bits; `None` for other algorithms.
     pub fn rsa_bits(&self) -> Option<usize> {
-        let key = RsaPublicKey::try_from(self.rsa_pkcs1()?).ok()?;
+        let key = RsaPublicKeyRef::try_from(self.rsa_pkcs1()?).ok()?;
         Some(rsa_bits(key.modulus.as_bytes()))
     }
 

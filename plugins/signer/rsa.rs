@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaParameters};
-use rsa::pkcs1::RsaPrivateKey;
+use rsa::pkcs1::RsaPrivateKeyRef;
 use zeroize::Zeroizing;
 
 use super::key_file::{KeyFile, Password};
@@ -38,7 +38,7 @@ fn private(file: &[u8], min_bits: usize) -> Result<Private, KeyError> {
     let file = KeyFile::read(file, Password::Unsupported)?;
     let key = file.private_key()?;
     let pkcs1 = key.rsa_pkcs1().ok_or_else(|| other_algorithm("private", key.algorithm()))?;
-    let parsed = RsaPrivateKey::try_from(pkcs1).map_err(|_| damaged_private())?;
+    let parsed = RsaPrivateKeyRef::try_from(pkcs1).map_err(|_| damaged_private())?;
     let bits = checked_bits(keys::rsa_bits(parsed.modulus.as_bytes()), min_bits)?;
     Ok(Private { pkcs1: Zeroizing::new(pkcs1.to_vec()), bits })
 }

@@ -1,6 +1,6 @@
 //! One payment from its first request to its refund, made by an impatient client on a bad network.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::client_log::ClientLog;

@@ -1,6 +1,6 @@
 //! Channels of a run, and the payment methods that each channel serves.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 //! The weights follow real integrations: a system error about an existing order is common, a lost response is less
 //! common, and a wrong signature is rare.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 

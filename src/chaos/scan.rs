@@ -1,6 +1,6 @@
 //! Outcomes of a payer's code that a till scans, and their weights.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::pay_methods::PayMethod;

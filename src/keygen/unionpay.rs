@@ -5,7 +5,7 @@ mod sm2;
 
 use std::io;
 
-use rand::Rng;
+use rand::RngExt;
 
 use super::authority::server;
 use super::{FILTERS, GeneratedAccount, NewAccount, digits, merchant_secret};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rand::Rng;
+use rand::RngExt;
 use rand::distr::Alphanumeric;
 
 use super::authority::{identity, server};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rand::Rng;
+use rand::RngExt;
 use rand::distr::Alphanumeric;
 use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 

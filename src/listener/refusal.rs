@@ -3,7 +3,7 @@
 use http::StatusCode;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
-use rand::Rng;
+use rand::RngExt;
 
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::signature::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY;
+use getrandom::SysRng;
 use rsa::pkcs1::DecodeRsaPrivateKey;
-use rsa::rand_core::OsRng;
-use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+use rsa::{Pkcs1v15Sign, PrivateKey};
 
 use super::super::{KeyError, Signer, Verifier};
 use super::{damaged_private, private, verifier_with};
@@ -23,7 +23,7 @@ const MIN_BITS: usize = 1024;
 
 /// Reads a private key file.
 pub(crate) fn signer(id: &str, file: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
-    let key = RsaPrivateKey::from_pkcs1_der(&private(file, MIN_BITS)?.pkcs1).map_err(|_| damaged_private())?;
+    let key = PrivateKey::from_pkcs1_der(&private(file, MIN_BITS)?.pkcs1).map_err(|_| damaged_private())?;
     key.validate().map_err(|_| damaged_private())?;
     Ok(Arc::new(Sha1Signer { id: id.to_owned(), key }))
 }
@@ -35,7 +35,7 @@ pub(crate) fn verifier(file: &[u8]) -> Result<Arc<dyn Verifier>, KeyError> {
 
 struct Sha1Signer {
     id: String,
-    key: RsaPrivateKey,
+    key: PrivateKey,
 }
 
 impl Signer for Sha1Signer {
@@ -47,7 +47,7 @@ impl Signer for Sha1Signer {
         let scheme = Pkcs1v15Sign { hash_len: Some(20), prefix: SHA1_INFO.into() };
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, message);
         self.key
-            .sign_with_rng(&mut OsRng, scheme, hash.as_ref())
+            .sign_with_rng(&mut SysRng, scheme, hash.as_ref())
             .map_err(|_| Error::NotSent("the RSA signature could not be made".to_owned()))
     }
 

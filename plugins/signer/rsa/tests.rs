@@ -14,8 +14,8 @@ use super::*;
 const PRIVATE: &str = include_str!("../../../tests/golden/wechat-v3/keys/wxjava_merchant_private_key.pem");
 const CERTIFICATE: &str = include_str!("../../../tests/golden/wechat-v3/keys/wxjava_merchant_certificate.pem");
 
-fn reference() -> rsa::RsaPrivateKey {
-    rsa::RsaPrivateKey::from_pkcs8_pem(PRIVATE).unwrap()
+fn reference() -> rsa::PrivateKey {
+    rsa::PrivateKey::from_pkcs8_pem(PRIVATE).unwrap()
 }
 
 fn error_of<T>(result: Result<T, KeyError>) -> String {
@@ -26,8 +26,8 @@ fn base64_of(pem: &str) -> String {
     pem.lines().filter(|line| !line.starts_with("-----")).collect()
 }
 
-fn generated(bits: usize) -> rsa::RsaPrivateKey {
-    rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, bits).unwrap()
+fn generated(bits: usize) -> rsa::PrivateKey {
+    rsa::PrivateKey::new(&mut rsa::rand_core::UnwrapErr(getrandom::SysRng), bits).unwrap()
 }
 
 #[test]
@@ -178,10 +178,10 @@ fn test_key_files_form_a_pair() {
         std::fs::read_to_string(format!("{}/../tests/golden/wechat-v3/keys/{name}.pem", env!("CARGO_MANIFEST_DIR")))
             .unwrap()
     };
-    let private = rsa::RsaPrivateKey::from_pkcs8_pem(&wechat("wxjava_wechat_pay_private_key")).unwrap();
-    let public = rsa::RsaPublicKey::from_public_key_pem(&wechat("wxjava_wechat_pay_public_key")).unwrap();
+    let private = rsa::PrivateKey::from_pkcs8_pem(&wechat("wxjava_wechat_pay_private_key")).unwrap();
+    let public = rsa::PublicKey::from_public_key_pem(&wechat("wxjava_wechat_pay_public_key")).unwrap();
     assert_eq!(private.n(), public.n());
-    assert!(rsa::RsaPrivateKey::from_pkcs1_pem(PRIVATE).is_err());
+    assert!(rsa::PrivateKey::from_pkcs1_pem(PRIVATE).is_err());
 }
 
 proptest! {

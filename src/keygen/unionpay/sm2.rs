@@ -1,4 +1,4 @@
-//! SM2 certificates, for `signMethod` 21. They are built field by field, because `rcgen` does not support SM2.
+//! SM2 certificates, for `signMethod` 21. `x509-cert` builds them, because `rcgen` does not support SM2.
 
 use std::io;
 use std::str::FromStr;
@@ -6,21 +6,25 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
-use rand::Rng;
+use rand::RngExt;
 use sm2::dsa::SigningKey;
-use sm2::dsa::signature::Signer as _;
-use sm2::elliptic_curve::rand_core::OsRng;
+use sm2::dsa::signature::{Keypair, Signer as _};
+use sm2::elliptic_curve::Generate as _;
 use sm2::pkcs8::EncodePrivateKey;
 use sm2::{PublicKey, SecretKey};
+use x509_cert::TbsCertificate;
+use x509_cert::builder::profile::BuilderProfile;
+use x509_cert::builder::{self, Builder as _, CertificateBuilder};
 use x509_cert::der::asn1::{BitString, ObjectIdentifier, Uint, UtcTime};
 use x509_cert::der::{self, Encode};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
-use x509_cert::ext::{AsExtension, Extensions};
+use x509_cert::ext::{Extension, ToExtension as _};
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
-use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+use x509_cert::spki::{
+    self, AlgorithmIdentifierOwned, DynSignatureAlgorithmIdentifier, SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef,
+};
 use x509_cert::time::{Time, Validity};
-use x509_cert::{Certificate, TbsCertificate, Version};
 
 use super::super::authority::{LIFETIME_YEARS, generation_error};
 use super::{Authority, SigningIdentity};
@@ -40,25 +44,30 @@ pub(super) struct Sm2Authority {
 
 impl Authority for Sm2Authority {
     fn root(name: &str) -> io::Result<Self> {
-        let key = SecretKey::random(&mut OsRng);
+        let key = SecretKey::generate();
         let name = authority_name(name)?;
-        let pem = issue(&Subject::authority(&name, None), &key.public_key(), &name, &key)?;
+        let pem = issue(Profile::authority(&name, &name, None), &key.public_key(), &key)?;
         Ok(Self { name, key, pem })
     }
 
     fn middle(&self, name: &str) -> io::Result<Self> {
-        let key = SecretKey::random(&mut OsRng);
+        let key = SecretKey::generate();
         let name = authority_name(name)?;
-        let pem = issue(&Subject::authority(&name, Some(0)), &key.public_key(), &self.name, &self.key)?;
+        let pem = issue(Profile::authority(&name, &self.name, Some(0)), &key.public_key(), &self.key)?;
         Ok(Self { name, key, pem })
     }
 
     fn signing(&self, subject: &str, number: u64) -> io::Result<SigningIdentity> {
-        let key = SecretKey::random(&mut OsRng);
+        let key = SecretKey::generate();
         let name = Name::from_str(&format!("CN={subject}")).map_err(generation_error)?;
-        let subject =
-            Subject { name: &name, number, authority: None, usage: KeyUsage(KeyUsages::DigitalSignature.into()) };
-        let certificate = issue(&subject, &key.public_key(), &self.name, &self.key)?;
+        let profile = Profile {
+            subject: &name,
+            issuer: &self.name,
+            number,
+            authority: None,
+            usage: KeyUsage(KeyUsages::DigitalSignature.into()),
+        };
+        let certificate = issue(profile, &key.public_key(), &self.key)?;
         let private_key = pem::write("PRIVATE KEY", key.to_pkcs8_der().map_err(generation_error)?.as_bytes());
         Ok(SigningIdentity { certificate, private_key })
     }
@@ -68,29 +77,64 @@ impl Authority for Sm2Authority {
     }
 }
 
-/// Subject, serial number and usage of a certificate.
-struct Subject<'a> {
-    name: &'a Name,
+/// Subject, issuer, serial number and usage of a certificate.
+struct Profile<'a> {
+    subject: &'a Name,
+    issuer: &'a Name,
     number: u64,
     /// Present in authority certificates.
     authority: Option<BasicConstraints>,
     usage: KeyUsage,
 }
 
-impl<'a> Subject<'a> {
-    /// Returns the subject of an authority with this path length; `None` is unlimited.
-    fn authority(name: &'a Name, path_length: Option<u8>) -> Self {
+impl<'a> Profile<'a> {
+    /// Returns the profile of an authority with this path length; `None` is unlimited.
+    fn authority(subject: &'a Name, issuer: &'a Name, path_length: Option<u8>) -> Self {
         Self {
-            name,
+            subject,
+            issuer,
             number: rand::rng().random_range(1..=u64::MAX >> 1),
             authority: Some(BasicConstraints { ca: true, path_len_constraint: path_length }),
             usage: KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign),
         }
     }
+}
 
-    fn extensions(&self) -> der::Result<Extensions> {
-        let authority = self.authority.as_ref().map(|authority| authority.to_extension(self.name, &[]));
-        authority.into_iter().chain([self.usage.to_extension(self.name, &[])]).collect()
+impl BuilderProfile for Profile<'_> {
+    fn get_issuer(&self, _: &Name) -> Name {
+        self.issuer.clone()
+    }
+
+    fn get_subject(&self) -> Name {
+        self.subject.clone()
+    }
+
+    fn build_extensions(
+        &self,
+        _: SubjectPublicKeyInfoRef<'_>,
+        _: SubjectPublicKeyInfoRef<'_>,
+        _: &TbsCertificate,
+    ) -> builder::Result<Vec<Extension>> {
+        let authority = self.authority.as_ref().map(|authority| authority.to_extension(self.subject, &[]));
+        let extensions = authority.into_iter().chain([self.usage.to_extension(self.subject, &[])]);
+        Ok(extensions.collect::<der::Result<_>>()?)
+    }
+}
+
+/// Key of an authority, as the certificate builder requires it.
+struct AuthorityKey<'a>(&'a SecretKey);
+
+impl Keypair for AuthorityKey<'_> {
+    type VerifyingKey = PublicKey;
+
+    fn verifying_key(&self) -> PublicKey {
+        self.0.public_key()
+    }
+}
+
+impl DynSignatureAlgorithmIdentifier for AuthorityKey<'_> {
+    fn signature_algorithm_identifier(&self) -> spki::Result<AlgorithmIdentifierOwned> {
+        Ok(AlgorithmIdentifierOwned { oid: ALGORITHM, parameters: None })
     }
 }
 
@@ -99,33 +143,18 @@ fn authority_name(name: &str) -> io::Result<Name> {
 }
 
 /// Issues a certificate. Returns it in PEM.
-fn issue(subject: &Subject<'_>, public_key: &PublicKey, issuer: &Name, key: &SecretKey) -> io::Result<String> {
+fn issue(profile: Profile<'_>, public_key: &PublicKey, key: &SecretKey) -> io::Result<String> {
+    let number = SerialNumber::from(profile.number);
+    let subject_key = SubjectPublicKeyInfoOwned::from_key(public_key).map_err(generation_error)?;
+    let authority_key = AuthorityKey(key);
+    let mut builder = CertificateBuilder::new(profile, number, validity()?, subject_key).map_err(generation_error)?;
+    let content = builder.finalize(&authority_key).map_err(generation_error)?;
     let signer = SigningKey::new(USER_ID, key).map_err(generation_error)?;
-    let signed = content(subject, public_key, issuer)?;
-    let text = signed.to_der().map_err(generation_error)?;
-    let signature = signer.try_sign(&text).map_err(generation_error)?;
+    let signature = signer.try_sign(&content).map_err(generation_error)?;
     let signature = signature_der(&signature.r_bytes(), &signature.s_bytes()).map_err(generation_error)?;
-    let certificate = Certificate {
-        signature_algorithm: signed.signature.clone(),
-        tbs_certificate: signed,
-        signature: BitString::from_bytes(&signature).map_err(generation_error)?,
-    };
+    let signature = BitString::from_bytes(&signature).map_err(generation_error)?;
+    let certificate = builder.assemble(signature, &authority_key).map_err(generation_error)?;
     Ok(pem::write("CERTIFICATE", &certificate.to_der().map_err(generation_error)?))
-}
-
-fn content(subject: &Subject<'_>, public_key: &PublicKey, issuer: &Name) -> io::Result<TbsCertificate> {
-    Ok(TbsCertificate {
-        version: Version::V3,
-        serial_number: SerialNumber::from(subject.number),
-        signature: AlgorithmIdentifierOwned { oid: ALGORITHM, parameters: None },
-        issuer: issuer.clone(),
-        validity: validity()?,
-        subject: subject.name.clone(),
-        subject_public_key_info: SubjectPublicKeyInfoOwned::from_key(*public_key).map_err(generation_error)?,
-        issuer_unique_id: None,
-        subject_unique_id: None,
-        extensions: Some(subject.extensions().map_err(generation_error)?),
-    })
 }
 
 /// Returns a validity that begins yesterday, as for the sandbox's other certificates.
@@ -137,10 +166,8 @@ fn validity() -> io::Result<Validity> {
             UtcTime::from_unix_duration(Duration::from_secs(seconds)).map_err(generation_error)?,
         ))
     };
-    Ok(Validity {
-        not_before: time(today.saturating_sub(1.day()))?,
-        not_after: time(today.saturating_add(LIFETIME_YEARS.years()))?,
-    })
+    let begin = time(today.saturating_sub(1.day()))?;
+    Ok(Validity::new(begin, time(today.saturating_add(LIFETIME_YEARS.years()))?))
 }
 
 /// Encodes a signature as DER, as certificates require.

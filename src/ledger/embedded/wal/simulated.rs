@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::storage::Storage;
 
