@@ -249,7 +249,7 @@ fn subcommands(of: &[&str]) -> BTreeSet<String> {
 fn arguments_of_tollgate(text: &str) -> Option<Vec<&str>> {
     let text = text.trim().trim_start_matches("exec ").trim_start_matches("$ ");
     let text = text.split("  #").next()?;
-    let rest = match text.strip_prefix("cargo run --release -- ") {
+    let rest = match text.strip_prefix("cargo run -- ") {
         Some(rest) => rest,
         None => text.strip_prefix("tollgate ")?,
     };
