@@ -15,7 +15,7 @@ use super::transaction::{Space, Writes};
 /// Key of a payment or refund in the index: a 16-byte hash of merchant, order id and refund id. Keys of different
 /// merchants never collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordKey(pub(crate) [u8; 16]);
+pub struct RecordKey(pub [u8; 16]);
 
 impl RecordKey {
     /// Returns the key of a payment or refund.

@@ -24,7 +24,6 @@ use super::refunds;
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
-use crate::clock;
 
 /// Implements [`Ledger::claim`](super::Ledger::claim) and [`Ledger::enqueue`](super::Ledger::enqueue).
 pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimResult, LedgerError> {
@@ -272,11 +271,16 @@ fn end_as_interrupted(
 
 impl Abandoned {
     /// Ends an abandoned claim this way.
-    pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
+    pub(super) fn of(
+        self,
+        tx: &mut Transaction<'_>,
+        execution: ExecutionId,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
         match self {
-            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
-            Self::Interrupted => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
-            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
+            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), now),
+            Self::Interrupted => mark_interrupted(tx, execution, LossCause::Abandoned, now),
+            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, now),
         }
     }
 }

@@ -48,6 +48,7 @@ use self::writer::Writer;
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
 pub(super) use super::engine::Durability;
+use super::environment::Environment;
 use super::ids::{Ids, millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
 use super::records::{ClaimResult, LedgerError};
@@ -82,9 +83,10 @@ impl Engine {
     pub(super) fn open(
         path: &Path,
         reserve: u64,
+        environment: Environment,
         recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        Self::open_with(path, reserve, SEGMENT_BYTES, recover)
+        Self::open_with(path, reserve, SEGMENT_BYTES, environment, recover)
     }
 
     /// Opens the ledger like [`open`](Self::open), with another segment size in bytes.
@@ -92,6 +94,7 @@ impl Engine {
         path: &Path,
         reserve: u64,
         segment: u64,
+        environment: Environment,
         recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
         let (disk, log) = Disk::open(path, reserve)?;
@@ -102,6 +105,7 @@ impl Engine {
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
             disk,
+            environment,
             segment,
             requests: Mutex::new(Some(sender)),
             failed: Mutex::default(),
@@ -210,6 +214,10 @@ impl Engine {
         self.shared.listener.get_or_init(|| listener).subscribed(None);
     }
 
+    pub(super) fn environment(&self) -> &Environment {
+        &self.shared.environment
+    }
+
     /// Returns whether the ledger is writable.
     pub(super) fn is_healthy(&self) -> bool {
         self.shared.failed.lock().is_none()
@@ -281,6 +289,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 /// State shared by the threads and the handles.
 pub(super) struct Shared {
     disk: Disk,
+    environment: Environment,
     /// Size in bytes at which a WAL segment is full.
     segment: u64,
     requests: Mutex<Option<Sender<WriteRequest>>>,
@@ -358,7 +367,8 @@ impl Shared {
                 shared.ends.lock().remove(&execution);
             }
         };
-        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution), reply)
+        let now = self.environment.now();
+        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution, now), reply)
     }
 
     #[cfg(test)]

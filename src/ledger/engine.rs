@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::change_feed::{ChangeListener, RecordKey};
 use super::claim_guard::{ClaimOwner, ExecutionId};
-use super::double_payment::DoublePayment;
 use super::embedded;
+use super::environment::Environment;
 use super::ids::Id;
 use super::limits::{DueLimit, QueueFull, QueueLimit};
 use super::lock_scope::LockScope;
@@ -38,6 +38,14 @@ pub(super) enum Engine {
 }
 
 impl Engine {
+    /// Returns the clock and the metrics of the process.
+    pub(super) fn environment(&self) -> &Environment {
+        match self {
+            Self::Embedded(engine) => engine.environment(),
+            Self::Postgres(engine) => engine.environment(),
+        }
+    }
+
     /// Returns the lock scope of a transaction. The embedded engine runs transactions one after another and needs
     /// none.
     pub(super) fn lock_scope(&self, scope: impl FnOnce() -> LockScope) -> LockScope {
@@ -59,7 +67,7 @@ impl Engine {
             Self::Embedded(engine) => {
                 let work = move |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
                 let (value, double_payments) = engine.write(durability, work).await?;
-                double_payments.iter().for_each(DoublePayment::report);
+                double_payments.iter().for_each(|found| found.report(&*engine.environment().metrics));
                 Ok(value)
             }
             Self::Postgres(engine) => engine.write(durability, scope, work).await,

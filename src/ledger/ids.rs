@@ -11,7 +11,7 @@ use super::records::LedgerError;
 /// greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Id(pub(super) [u8; 16]);
+pub struct Id(pub(super) [u8; 16]);
 
 impl Id {
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, LedgerError> {

@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 
 use super::engine::Durability::Durable;
 use super::engine::Engine;
+use super::environment::Reading;
 use super::ids::{Id, index, millis, millis_at, time};
 use super::lock_scope::LockScope;
 use super::records::LedgerError;
 use super::transaction::{Read, Space, Transaction};
-use crate::clock::Reading;
 
 /// Key of the stored time, beside the expiry index.
 pub(super) const KEY: &[u8] = &[2];

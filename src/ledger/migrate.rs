@@ -3,10 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
-use jiff::Timestamp;
-
 use super::claims;
 use super::embedded::{self, View};
+use super::environment::Environment;
 use super::ids::Id;
 use super::moved::Mark;
 use super::outbox;
@@ -36,7 +35,7 @@ impl fmt::Display for Moved {
 ///
 /// The embedded ledger is then marked as moved and cannot be opened. If a crash interrupts the migration, calling
 /// this function again completes it.
-pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
+pub fn migrate(from: &Path, to: Address, environment: Environment) -> Result<Moved, LedgerError> {
     if !embedded::holds_ledger(from).map_err(|error| LedgerError(format!("{}: {error}", from.display())))? {
         return Err(LedgerError(format!("{} holds no ledger: name the directory of the old one", from.display())));
     }
@@ -54,7 +53,8 @@ pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
         begun => begun,
     };
     // Stays open until the end, so that no gateway can start on the ledger.
-    let engine = embedded::Engine::open(from, 0, |tx, running| claims::recover(tx, running, Timestamp::now()))?;
+    let now = environment.now();
+    let engine = embedded::Engine::open(from, 0, environment, move |tx, running| claims::recover(tx, running, now))?;
     let view = engine.view()?;
     // The caller may be an async task, so the server is waited for on another thread.
     std::thread::scope(|scope| {

@@ -15,19 +15,19 @@ use serde::{Deserialize, Serialize};
 use super::records::LedgerError;
 
 /// Name of the file in the ledger's directory.
-pub(crate) const MARK: &str = "MOVED";
+pub const MARK: &str = "MOVED";
 
 /// Content of the mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub struct Mark {
     /// Id of the migration. A ledger in PostgreSQL has the same id once the migration is complete.
-    pub(crate) id: String,
+    pub id: String,
     /// Host and database of the PostgreSQL.
-    pub(crate) to: String,
+    pub to: String,
     /// Start of the migration.
-    pub(crate) at: Timestamp,
+    pub at: Timestamp,
     /// Whether PostgreSQL has confirmed the commit.
-    pub(crate) complete: bool,
+    pub complete: bool,
 }
 
 impl Mark {
@@ -38,7 +38,7 @@ impl Mark {
 
     /// Reads the mark in a ledger's directory; `None` if the ledger was never migrated. Fails if the mark cannot be
     /// read, because the ledger may have been migrated.
-    pub(crate) fn read(directory: &Path) -> Result<Option<Self>, LedgerError> {
+    pub fn read(directory: &Path) -> Result<Option<Self>, LedgerError> {
         let path = directory.join(MARK);
         let cannot = |why: String| LedgerError(format!("{} cannot be read: {why}", path.display()));
         match fs::read(&path) {
@@ -67,7 +67,7 @@ impl Mark {
 }
 
 /// Fails if the ledger in this directory was migrated to PostgreSQL, or may have been.
-pub(crate) fn refuse_moved(directory: &Path) -> Result<(), LedgerError> {
+pub fn refuse_moved(directory: &Path) -> Result<(), LedgerError> {
     let Some(Mark { to, at, complete, .. }) = Mark::read(directory)? else { return Ok(()) };
     let directory = directory.display();
     Err(LedgerError(match complete {

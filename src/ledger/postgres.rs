@@ -45,8 +45,8 @@ use self::running_executions::RunningExecutions;
 use self::session::{Failure, Session};
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
-use super::double_payment::DoublePayment;
 use super::engine::Durability;
+use super::environment::Environment;
 use super::ids::{Id, Ids};
 use super::limits::{DueLimit, QueueFull, QueueLimit};
 use super::lock_scope::LockScope;
@@ -77,6 +77,7 @@ pub(super) struct Engine {
 /// State shared by the threads and the handles.
 pub(super) struct Shared {
     address: Address,
+    environment: Environment,
     /// Number of this process, unique among all that ever used the ledger.
     owner: u32,
     ids: Mutex<Ids>,
@@ -95,18 +96,18 @@ pub(super) struct Shared {
 
 impl Engine {
     /// Connects with at most this many connections, migrates the tables, and ends the claims of dead processes.
-    pub(super) fn open(address: Address, connections: usize) -> Result<Self, LedgerError> {
-        Self::with(address, connections.max(FEWEST_CONNECTIONS) - AUXILIARY_CONNECTIONS)
+    pub(super) fn open(address: Address, connections: usize, environment: Environment) -> Result<Self, LedgerError> {
+        Self::with(address, connections.max(FEWEST_CONNECTIONS) - AUXILIARY_CONNECTIONS, environment)
     }
 
     /// Connects like [`open`](Self::open), with this many connections for requests.
-    pub(super) fn with(address: Address, connections: usize) -> Result<Self, LedgerError> {
+    pub(super) fn with(address: Address, connections: usize, environment: Environment) -> Result<Self, LedgerError> {
         let (done_sender, ready) = mpsc::channel();
         let (stop_keeper, stop) = mpsc::channel();
         let (shared_sender, shared) = mpsc::channel();
         // All waiting for the server is done on other threads, because the caller may be an async task.
         let lease_keeper = thread("ledger keeper", move || {
-            let started = start(address, connections);
+            let started = start(address, connections, environment);
             let (shared, session) = match started {
                 Ok(started) => started,
                 Err(failure) => return drop(done_sender.send(Err(failure))),
@@ -166,7 +167,7 @@ impl Engine {
             let work = |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
             let ((value, double_payments), wakes) = session.transaction(durability, &scope, &shared, work)?;
             // Reported here, because the caller may have stopped waiting.
-            double_payments.iter().for_each(DoublePayment::report);
+            double_payments.iter().for_each(|found| found.report(&*shared.environment.metrics));
             if wakes {
                 shared.wake();
             }
@@ -296,6 +297,10 @@ impl Engine {
     /// Implements [`Engine::quiesce`](super::engine::Engine::quiesce).
     pub(super) async fn quiesce(&self) -> Result<(), LedgerError> {
         self.ask(feed::quiesce).await
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.shared.environment
     }
 
     pub(super) fn is_healthy(&self) -> bool {
@@ -436,16 +441,17 @@ enum Unawaited {
 }
 
 /// Connects for the first time and creates the shared state.
-fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session), Failure> {
+fn start(address: Address, connections: usize, environment: Environment) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
-    clock::measure_first(&session)?;
+    clock::measure_first(&session, &*environment.clock)?;
     let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
     let origin = (origin::name(&session)?, origin::moves(&session)?);
     let session = session.with_timeout(lease::RENEWAL_TIMEOUT_SECS)?;
     let shared = Shared {
         address,
+        environment,
         owner,
         ids: Mutex::new(Ids::of(owner)),
         queue: Queue::default(),

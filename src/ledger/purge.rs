@@ -9,12 +9,12 @@ use jiff::Timestamp;
 
 use super::engine::Durability::Applied;
 use super::engine::Engine;
+use super::environment::Measurement;
 use super::ids::{millis, millis_at};
 use super::lock_scope::LockScope;
 use super::records::LedgerError;
 use super::retention::{Expired, Kind, RetentionPolicy, expired};
 use super::transaction::{Read, Space, Transaction, Watched};
-use crate::telemetry::METRICS;
 
 /// Number of keys that are checked together.
 const BATCH: usize = 32;
@@ -93,7 +93,7 @@ async fn purge_expired(
     };
     let (purged, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
     for (space, count) in counts {
-        METRICS.ledger_purged_total.with_label_values(&[space.name()]).inc_by(count);
+        engine.environment().metrics.record(Measurement::Purged { rows: space.name(), count });
     }
     Ok(purged)
 }
@@ -122,6 +122,7 @@ async fn export_oldest_age(engine: &Engine, kind: Kind, from: Vec<u8>, now: Time
     let oldest = engine.keys(kind.space(), from.max(kind.prefix().to_vec()), kind.end(), 1).await?;
     let since = oldest.first().map(|key| millis_at(key.get(kind.prefix().len()..).unwrap_or_default()));
     let age = since.map_or(0, |since| millis(now).saturating_sub(since));
-    METRICS.ledger_oldest_seconds.with_label_values(&[kind.name()]).set(age as f64 / 1000.0);
+    let measurement = Measurement::OldestRow { kind: kind.name(), seconds: age as f64 / 1000.0 };
+    engine.environment().metrics.record(measurement);
     Ok(())
 }

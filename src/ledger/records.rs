@@ -297,7 +297,7 @@ pub enum ClaimResult {
 #[derive(Debug)]
 pub struct ExecutionPermit {
     /// Identifies the claim and this execution of it.
-    pub(crate) execution: ExecutionId,
+    pub execution: ExecutionId,
     /// Ends the claim if the permit is dropped without [`Ledger::settle`] or [`Ledger::release`].
     ///
     /// [`Ledger::settle`]: super::Ledger::settle
@@ -357,7 +357,7 @@ pub enum Record {
 
 impl Record {
     /// Returns whether the provider's repeated "not found" ends the record.
-    pub(crate) fn ends_by_absence(&self) -> bool {
+    pub fn ends_by_absence(&self) -> bool {
         match self {
             Self::Payment(payment) => payment.ends_by_absence(),
             Self::Refund(refund) => refund.ends_by_absence(),

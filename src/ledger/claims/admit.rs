@@ -6,28 +6,28 @@ use tollgate_plugins::payment::Status;
 use super::jobs::{self, AsyncRequest};
 use super::key_name;
 use super::row::{ClaimRow, KeyRow, State};
-use crate::ledger::claim_guard::ExecutionId;
-use crate::ledger::ids::Id;
-use crate::ledger::inquiries;
-use crate::ledger::limits::QueueFull;
-use crate::ledger::records::{
+use crate::claim_guard::ExecutionId;
+use crate::ids::Id;
+use crate::inquiries;
+use crate::limits::QueueFull;
+use crate::records::{
     ClaimKey, ClaimResult, ExecutionPermit, Intent, Job, LedgerError, MoneyState, Payment, Record, RecordId, Refund,
 };
-use crate::ledger::retention::{self, Kind};
-use crate::ledger::rows::{self, PaymentRow, RefundRow, TrackedRow};
-use crate::ledger::timeline::{self, IntentKind, TimelineEvent};
-use crate::ledger::transaction::{Space, Transaction};
+use crate::retention::{self, Kind};
+use crate::rows::{self, PaymentRow, RefundRow, TrackedRow};
+use crate::timeline::{self, IntentKind, TimelineEvent};
+use crate::transaction::{Space, Transaction};
 
 /// Request with everything that can be computed before the transaction.
 #[derive(Clone)]
-pub(in crate::ledger) struct Request {
+pub(crate) struct Request {
     pub(super) request: ClaimRequest,
     pub(super) intent: Intent,
 }
 
 impl Request {
     /// Returns the request in a box, because each step on the way to the transaction would copy it.
-    pub(in crate::ledger) fn new(
+    pub(crate) fn new(
         key: &ClaimKey,
         intent: Intent,
         asynchronous: Option<AsyncRequest>,
@@ -67,7 +67,7 @@ fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
 
 impl Request {
     /// Sets which limit of the queue is reached, for an asynchronous request.
-    pub(in crate::ledger) fn set_queue_full(&mut self, full: Option<QueueFull>) {
+    pub(crate) fn set_queue_full(&mut self, full: Option<QueueFull>) {
         if let Some(asynchronous) = &mut self.request.asynchronous {
             asynchronous.full = full;
         }

@@ -4,17 +4,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::jobs;
-use crate::ledger::claim_guard::ExecutionId;
-use crate::ledger::ids::Id;
-use crate::ledger::lock_scope;
-use crate::ledger::records::{Answer, ClaimResult, Job, LedgerError};
-use crate::ledger::retention::{self, Expired};
-use crate::ledger::rows::{PaymentRow, RefundRow, Target, TrackedRow};
-use crate::ledger::timeline::IntentKind;
-use crate::ledger::transaction::{Read, Space, Transaction};
+use crate::claim_guard::ExecutionId;
+use crate::ids::Id;
+use crate::lock_scope;
+use crate::records::{Answer, ClaimResult, Job, LedgerError};
+use crate::retention::{self, Expired};
+use crate::rows::{PaymentRow, RefundRow, Target, TrackedRow};
+use crate::timeline::IntentKind;
+use crate::transaction::{Read, Space, Transaction};
 
 /// Returns the rows of an expired claim: the claim and the keys it began with. `None` while the claim is retained.
-pub(in crate::ledger) fn expired(
+pub(crate) fn expired(
     from: &impl Read,
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
@@ -31,7 +31,7 @@ pub(in crate::ledger) fn expired(
 }
 
 /// Returns whether the claim of a key is still open.
-pub(in crate::ledger) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
+pub(crate) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
     let Some(key) = KeyRow::load(from, name)? else { return Ok(false) };
     ClaimRow::load(from, key.claim)?.map_or(Ok(false), |claim| claim.is_open(from))
 }
@@ -160,7 +160,7 @@ impl ClaimRow {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ledger::transaction::Value;
+    use crate::transaction::Value;
 
     struct One(Value);
 

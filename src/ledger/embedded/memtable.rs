@@ -9,8 +9,8 @@ use foldhash::fast::RandomState;
 use parking_lot::RwLockReadGuard;
 
 use super::store::Store;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Key, Pair, Read, Rows, Space, Value};
+use crate::records::LedgerError;
+use crate::transaction::{Key, Pair, Read, Rows, Space, Value};
 
 /// One memtable: the writes of each space.
 #[derive(Default)]
@@ -142,12 +142,12 @@ impl Memtables {
 }
 
 /// Key range.
-pub(in crate::ledger) type Bounds<'a> = (std::ops::Bound<&'a [u8]>, std::ops::Bound<&'a [u8]>);
+pub(crate) type Bounds<'a> = (std::ops::Bound<&'a [u8]>, std::ops::Bound<&'a [u8]>);
 
 const ALL: Bounds<'static> = (Unbounded, Unbounded);
 
 /// Consistent view of the ledger. Blocks the writer, so it is used for few rows or when nothing is written.
-pub(in crate::ledger) struct View<'a> {
+pub(crate) struct View<'a> {
     memtables: RwLockReadGuard<'a, Memtables>,
     store: Arc<Store>,
 }
@@ -158,12 +158,12 @@ impl<'a> View<'a> {
     }
 
     /// Returns every row of a space, in order.
-    pub(in crate::ledger) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
+    pub(crate) fn all(&self, space: Space) -> Result<Vec<Pair>, LedgerError> {
         self.each(space).collect()
     }
 
     /// Returns an iterator over [`all`](Self::all).
-    pub(in crate::ledger) fn each(&self, space: Space) -> impl Iterator<Item = Result<Pair, LedgerError>> + use<> {
+    pub(crate) fn each(&self, space: Space) -> impl Iterator<Item = Result<Pair, LedgerError>> + use<> {
         let rows = self.store.space(space).iter().map(|row| {
             let (key, value) = row.into_inner().map_err(|error| LedgerError(error.to_string()))?;
             Ok((key.to_vec(), value.to_vec()))
@@ -188,7 +188,7 @@ impl<'a> View<'a> {
     }
 
     /// Returns the greatest key of a space, which may be a deleted one.
-    pub(in crate::ledger) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, LedgerError> {
+    pub(crate) fn last_key(&self, space: Space) -> Result<Option<Vec<u8>>, LedgerError> {
         let last = self.store.space(space).last_key_value().map(fjall::Guard::key).transpose();
         let stored = last.map_err(|error| LedgerError(error.to_string()))?.map(|key| key.to_vec());
         let memtables = self.memtables.immutable.as_deref().into_iter().chain([&self.memtables.active]);

@@ -16,8 +16,8 @@ use super::memtable::{Memtable, Memtables, View};
 use super::wal::{Segment, Wal, create_durably};
 use super::{LOG, SEGMENT_BYTES};
 use super::{directory, tables};
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Read, Space, Value};
+use crate::records::LedgerError;
+use crate::transaction::{Read, Space, Value};
 
 /// Minimum free space in bytes to reopen a database after a full disk, whatever the reserve: room for the pending
 /// checkpoint.
@@ -132,7 +132,7 @@ impl DiskSpace {
     }
 
     #[cfg(test)]
-    pub(in crate::ledger) fn simulate_free(&self, free: Option<u64>) {
+    pub(crate) fn simulate_free(&self, free: Option<u64>) {
         *self.simulated_free.lock() = free;
         *self.last_check.lock() = None;
     }

@@ -7,7 +7,7 @@ use super::Shared;
 use super::store::Failure;
 use super::wal::Position;
 use super::write_request::PendingReplies;
-use crate::telemetry::METRICS;
+use crate::environment::Measurement;
 
 /// Delay after the last sync before the synced position is written to the manifest. Under load each record contains
 /// it.
@@ -69,7 +69,7 @@ impl Shared {
             self.failpoints.synced();
         }
         if let Some(first) = waiting.first() {
-            METRICS.ledger_commit_seconds.observe(first.since.elapsed().as_secs_f64());
+            self.environment.metrics.record(Measurement::CommitSeconds(first.since.elapsed().as_secs_f64()));
         }
         self.acknowledge(waiting.into_iter());
         true

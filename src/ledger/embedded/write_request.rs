@@ -7,8 +7,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::Durability;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::Transaction;
+use crate::records::LedgerError;
+use crate::transaction::Transaction;
 
 /// Callback that replies to the caller.
 pub(super) type Reply = Box<dyn FnOnce() + Send>;

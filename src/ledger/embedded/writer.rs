@@ -13,11 +13,11 @@ use super::wal::Segment;
 use super::wal_sync::SyncRequest;
 use super::write_request::{PendingReplies, TransactionEnd, WriteRequest, panic_message};
 use super::{Durability, MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL, Shared};
-use crate::ledger::change_feed::Changes;
-use crate::ledger::ids::Ids;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Read, Rows, Space, Transaction, Value, Writes};
-use crate::telemetry::METRICS;
+use crate::change_feed::Changes;
+use crate::environment::Measurement;
+use crate::ids::Ids;
+use crate::records::LedgerError;
+use crate::transaction::{Read, Rows, Space, Transaction, Value, Writes};
 
 /// State of the writer thread.
 pub(super) struct Writer {
@@ -165,7 +165,7 @@ impl Shared {
         writer.rows = writes.rows;
         applied.send_all();
         if size > 0 {
-            METRICS.ledger_batch_size.observe(size as f64);
+            self.environment.metrics.record(Measurement::BatchSize(size));
         }
         #[cfg(test)]
         self.failpoints.committed(size);

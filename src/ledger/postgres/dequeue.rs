@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 use super::schema::{self, QUEUED};
 use super::session::{Failure, Session};
-use crate::ledger::ids::{millis_at, time};
-use crate::ledger::inquiries::{self, after};
-use crate::ledger::limits::{DueLimit, QueueFull, QueueLimit};
-use crate::ledger::outbox;
-use crate::ledger::records::{Backlog, LedgerError};
-use crate::ledger::transaction::{Pair, Space};
+use crate::ids::{millis_at, time};
+use crate::inquiries::{self, after};
+use crate::limits::{DueLimit, QueueFull, QueueLimit};
+use crate::outbox;
+use crate::records::{Backlog, LedgerError};
+use crate::transaction::{Pair, Space};
 
 /// How long a row is reserved. Longer than a delivery or a query takes; if the process dies, another one gets the row
 /// after this time.

@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::address::chain;
-use crate::ledger::records::LedgerError;
+use crate::records::LedgerError;
 
 /// Error codes that a transaction pooler causes.
 pub(super) const POOLER: &str = "LISTEN or prepared statements do not work over this connection: is it a pooler in transaction mode? Name \

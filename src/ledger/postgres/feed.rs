@@ -35,8 +35,8 @@ use super::connect::{Link, connect};
 use super::pool::Next;
 use super::session::{Failure, Session, is_true};
 use super::{Shared, thread};
-use crate::ledger::change_feed::{ChangeListener, Changes};
-use crate::ledger::records::LedgerError;
+use crate::change_feed::{ChangeListener, Changes};
+use crate::records::LedgerError;
 
 /// Maximum age of the last returned echo, from its sending. After that, changes may have been missed.
 const MAX_ECHO_AGE: Duration = Duration::from_secs(3);

@@ -6,15 +6,15 @@ use super::origin;
 use super::save::save;
 use super::schema::{self, ABOUT};
 use super::session::Session;
-use crate::ledger::known_time;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Space, Writes};
+use crate::known_time;
+use crate::records::LedgerError;
+use crate::transaction::{Space, Writes};
 
 /// Ledger during an import. If dropped before [`end`](Self::end), the import is rolled back.
-pub(in crate::ledger) struct Filling(Box<Session>);
+pub(crate) struct Filling(Box<Session>);
 
 /// State of the target of an import.
-pub(in crate::ledger) enum Begun {
+pub(crate) enum Begun {
     /// The ledger is empty.
     Filling(Filling),
     /// The same migration has filled it before.
@@ -24,7 +24,7 @@ pub(in crate::ledger) enum Begun {
 impl Filling {
     /// Begins or continues the migration with this id. Fails if the ledger contains payments from elsewhere. No other
     /// process can write until the end.
-    pub(in crate::ledger) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
+    pub(crate) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
         const USED: &str = "\
             SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1 AND NOT (space = $2 AND key = $3)) \
             OR EXISTS (SELECT FROM tollgate_due)";
@@ -47,13 +47,13 @@ impl Filling {
         Ok(Begun::Filling(Self(Box::new(session))))
     }
 
-    pub(in crate::ledger) fn add(&self, rows: &Writes) -> Result<(), LedgerError> {
+    pub(crate) fn add(&self, rows: &Writes) -> Result<(), LedgerError> {
         // Nothing is running in the copy, so no process owns a claim.
         Ok(save(&self.0, rows, 0)?)
     }
 
     /// Commits all rows with the id of the migration.
-    pub(in crate::ledger) fn end(self, id: &str) -> Result<(), LedgerError> {
+    pub(crate) fn end(self, id: &str) -> Result<(), LedgerError> {
         origin::moved(&self.0, id)?;
         // Tells running gateways to discard their caches.
         Ok(self.0.run(&format!("{ALL}; COMMIT"))?)

@@ -13,7 +13,7 @@ use super::Shared;
 use super::failure::Kind;
 use super::health::Part;
 use super::session::{Failure, Session};
-use crate::ledger::records::LedgerError;
+use crate::records::LedgerError;
 
 /// Interval of connection attempts while no thread has a connection. Work is rejected meanwhile, so an outage of the
 /// gateway lasts up to this much longer than the server's.

@@ -2,8 +2,8 @@
 
 use super::schema::{self, QUEUED};
 use super::session::{Failure, Session};
-use crate::ledger::outbox;
-use crate::ledger::transaction::{Space, Writes};
+use crate::outbox;
+use crate::transaction::{Space, Writes};
 
 /// Upserts rows. Rows that are written only once are inserted without an upsert, so that a duplicate fails.
 const SAVE: &str = "\

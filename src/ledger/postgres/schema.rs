@@ -4,7 +4,7 @@
 //! a program ignores a newer database.
 
 use super::session::{Failure, Session};
-use crate::ledger::transaction::Space;
+use crate::transaction::Space;
 
 /// Migration steps. Each brings the tables from the version of its position to the next. Never changed after its
 /// release.

@@ -17,13 +17,13 @@ use super::failure::Kind;
 use super::feed::Announced;
 use super::save::save;
 use super::schema;
-use crate::ledger::change_feed::Changes;
-use crate::ledger::engine::Durability;
-use crate::ledger::ids::Id;
-use crate::ledger::lock_scope::LockScope;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Nothing, Read, Space, Transaction, Value};
-use crate::telemetry::METRICS;
+use crate::change_feed::Changes;
+use crate::engine::Durability;
+use crate::environment::Measurement;
+use crate::ids::Id;
+use crate::lock_scope::LockScope;
+use crate::records::LedgerError;
+use crate::transaction::{Nothing, Read, Space, Transaction, Value};
 
 /// Timeout of one statement, including lock waits. The server's timeout is a little shorter, so that its error has
 /// the reason.
@@ -263,7 +263,7 @@ impl Session {
         let started = Instant::now();
         let (value, announced) = self.end(done, commit)?;
         announced.after();
-        METRICS.ledger_commit_seconds.observe(started.elapsed().as_secs_f64());
+        shared.environment.metrics.record(Measurement::CommitSeconds(started.elapsed().as_secs_f64()));
         Ok((value, writes.wakes))
     }
 

@@ -17,15 +17,15 @@ use super::lease::RENEWAL_INTERVAL;
 use super::pool::Next;
 use super::schema;
 use super::session::{Failure, Session};
-use crate::ledger::claim_guard::{Abandoned, ExecutionId};
-use crate::ledger::claims;
-use crate::ledger::engine::Durability;
-use crate::ledger::ids::Id;
-use crate::ledger::lock_scope::{self, LockScope};
-use crate::ledger::records::LedgerError;
-use crate::ledger::rows::{PaymentRow, TrackedRow};
-use crate::ledger::transaction::{Read, Space, Transaction, Value};
-use crate::telemetry::METRICS;
+use crate::claim_guard::{Abandoned, ExecutionId};
+use crate::claims;
+use crate::engine::Durability;
+use crate::environment::Measurement;
+use crate::ids::Id;
+use crate::lock_scope::{self, LockScope};
+use crate::records::LedgerError;
+use crate::rows::{PaymentRow, TrackedRow};
+use crate::transaction::{Read, Space, Transaction, Value};
 
 /// Maximum number of claims ended in one transaction.
 const MAX_BATCH: i64 = 64;
@@ -137,7 +137,7 @@ fn end_all(
     for (execution, end) in executions {
         let error = match end_claim(shared, session.reset(), *execution, *end) {
             Ok(ended) => {
-                count(ended.into());
+                count(shared, ended.into());
                 continue;
             }
             Err(error) => error,
@@ -164,16 +164,17 @@ fn end_batch(
     session.begin_alone(&names)?;
     // Read again under the locks.
     let base = PreloadedRows::read(session, executions).inspect_err(|_| session.abort())?;
+    let now = shared.environment.now();
     let work = |tx: &mut Transaction<'_>| {
         let mut ended = 0;
         for (execution, end) in executions {
             ended += u64::from(claims::is_running(tx, *execution)?);
-            end.of(tx, *execution)?;
+            end.of(tx, *execution, now)?;
         }
         Ok(ended)
     };
     let (ended, wakes) = session.finish(&base, Durability::Durable, shared, work)?;
-    count(ended);
+    count(shared, ended);
     executions.iter().for_each(|(execution, _)| shared.running_executions.lock().ended(*execution));
     if wakes {
         shared.wake();
@@ -183,8 +184,8 @@ fn end_batch(
 
 /// Counts claims that were still running. A claim of this process may have ended between reading the tables and the
 /// permits.
-fn count(ended: u64) {
-    METRICS.stores.ledger_claims_taken_over_total.inc_by(ended);
+fn count(shared: &Shared, ended: u64) {
+    shared.environment.metrics.record(Measurement::ClaimsTakenOver(ended));
 }
 
 /// Ends one claim if it is running. Returns whether it was.
@@ -194,9 +195,10 @@ pub(super) fn end_claim(
     execution: ExecutionId,
     end: Abandoned,
 ) -> Result<bool, LedgerError> {
+    let now = shared.environment.now();
     let work = move |tx: &mut Transaction<'_>| {
         let runs = claims::is_running(tx, execution)?;
-        end.of(tx, execution)?;
+        end.of(tx, execution, now)?;
         Ok(runs)
     };
     let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(execution.claim), shared, work)?;

@@ -56,7 +56,7 @@ impl From<&Error> for Reason {
     }
 }
 
-/// Result of [`Ledger::record`](crate::ledger::Ledger::record).
+/// Result of [`Ledger::record`](crate::Ledger::record).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// The notification was new and is durable.

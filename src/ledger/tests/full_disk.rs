@@ -69,7 +69,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 #[test]
 fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
-        exec \"$2\" --exact ledger::tests::full_disk::inside_a_small_disk --ignored --nocapture";
+        exec \"$2\" --exact tests::full_disk::inside_a_small_disk --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();
     let mut inside = Command::new("unshare");
     inside.args(["-rm", "sh", "-c", SCRIPT, "sh"]).arg(folder.path()).arg(std::env::current_exe().unwrap());
@@ -129,7 +129,7 @@ fn permit(claimed: ClaimResult) -> ExecutionPermit {
 
 async fn with_a_reserve(folder: &Path) {
     let reserve = 16 << 20;
-    let ledger = Ledger::open_with(&folder.join("reserve"), reserve).unwrap();
+    let ledger = Ledger::open_with(&folder.join("reserve"), reserve, environment()).unwrap();
     let under_way = permit(begin(&ledger, "under way").await.unwrap());
     let filler = Filler::leave(folder, reserve);
     // A moment ago there was room.
@@ -144,7 +144,7 @@ async fn with_a_reserve(folder: &Path) {
 
 async fn without_a_reserve(folder: &Path) {
     let path = folder.join("none");
-    let ledger = Ledger::open_with(&path, 0).unwrap();
+    let ledger = Ledger::open_with(&path, 0, environment()).unwrap();
     let mut under_way = vec![permit(begin(&ledger, "first").await.unwrap())];
     let filler = Filler::leave(folder, 0);
     let (mut orders, mut refused) = (vec!["first".to_owned()], Vec::new());
@@ -177,7 +177,7 @@ async fn without_a_reserve(folder: &Path) {
         }
     }
     drop(ledger);
-    let ledger = Ledger::open_with(&path, 0).unwrap();
+    let ledger = Ledger::open_with(&path, 0, environment()).unwrap();
     for order in orders {
         assert_eq!(ledger.payment("shop", &order).await.unwrap().unwrap().status, Status::Succeeded, "{order}");
     }

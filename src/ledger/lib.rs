@@ -20,6 +20,7 @@ mod double_payment;
 mod elsewhere;
 mod embedded;
 mod engine;
+mod environment;
 mod ids;
 mod inquiries;
 mod known_time;
@@ -36,6 +37,8 @@ mod retention;
 mod rows;
 mod rules;
 mod schedule;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -49,25 +52,22 @@ use tokio::sync::watch;
 
 pub use self::change_feed::{ChangeListener, Changes, RecordKey, Version};
 use self::claim_guard::ClaimGuard;
-pub(crate) use self::claim_guard::ExecutionId;
+pub use self::claim_guard::ExecutionId;
 use self::claims::{AsyncRequest, Attempt, Request, jobs};
 use self::engine::Durability::{Applied, Durable};
 use self::engine::Engine;
-pub(crate) use self::ids::Id as ClaimId;
+pub use self::environment::{Clock, Environment, Measurement, Metrics, Reading};
+pub use self::ids::Id as ClaimId;
 pub use self::known_time::{PurgeGuard, PurgeTime};
 pub use self::limits::{DueLimit, QueueFull, QueueLimit};
 use self::lock_scope::LockScope;
 pub use self::migrate::{Moved, migrate};
-pub(crate) use self::moved::{MARK, Mark, refuse_moved};
+pub use self::moved::{MARK, Mark, refuse_moved};
 pub use self::postgres::{Address, CONNECTIONS, FEWEST_CONNECTIONS};
 pub use self::purge::Purge;
 pub use self::records::*;
 pub use self::retention::RetentionPolicy;
-#[cfg(test)]
-pub(crate) use self::tests::{a_payment, a_refund};
 pub use self::timeline::*;
-use crate::clock::{self, Reading};
-use crate::telemetry::METRICS;
 
 /// Default reserve in bytes: disk space kept free so that claims in progress can still be completed.
 pub const RESERVE: u64 = 256 << 20;
@@ -82,15 +82,14 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the ledger in a directory, or creates it. A claim that was running when the last process ended becomes
     /// unknown, and so does its payment or refund. Its inquiry is due at once.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        Self::open_with(path, RESERVE)
-    }
-
-    /// Opens the ledger like [`open`](Self::open), with another reserve in bytes. While less than the reserve is free
-    /// on the disk, new claims are rejected, so that claims in progress can still be completed.
-    pub fn open_with(path: &Path, reserve: u64) -> Result<Self, LedgerError> {
+    ///
+    /// While less than `reserve` bytes are free on the disk, new claims are rejected, so that claims in progress can
+    /// still be completed.
+    pub fn open_with(path: &Path, reserve: u64, environment: Environment) -> Result<Self, LedgerError> {
         refuse_moved(path)?;
-        let engine = embedded::Engine::open(path, reserve, |tx, running| claims::recover(tx, running, clock::now()))?;
+        let now = environment.now();
+        let recover = move |tx: &mut transaction::Transaction<'_>, running| claims::recover(tx, running, now);
+        let engine = embedded::Engine::open(path, reserve, environment, recover)?;
         Ok(Self::over(Engine::Embedded(Arc::new(engine))))
     }
 
@@ -101,14 +100,10 @@ impl Ledger {
     }
 
     /// Connects to a ledger in PostgreSQL, which several processes may share, and migrates its tables. A claim of a
-    /// process whose lease has expired becomes unknown, as in [`open`](Self::open).
-    pub fn connect(address: Address) -> Result<Self, LedgerError> {
-        Self::connect_with(address, CONNECTIONS)
-    }
-
-    /// Connects like [`connect`](Self::connect), with at most this many connections.
-    pub fn connect_with(address: Address, connections: usize) -> Result<Self, LedgerError> {
-        Ok(Self::over(Engine::Postgres(Arc::new(postgres::Engine::open(address, connections)?))))
+    /// process whose lease has expired becomes unknown, as in [`open_with`](Self::open_with). Uses at most this many
+    /// connections.
+    pub fn connect_with(address: Address, connections: usize, environment: Environment) -> Result<Self, LedgerError> {
+        Ok(Self::over(Engine::Postgres(Arc::new(postgres::Engine::open(address, connections, environment)?))))
     }
 
     fn over(engine: Engine) -> Self {
@@ -116,7 +111,7 @@ impl Ledger {
     }
 
     /// Returns the name of a ledger in PostgreSQL and the ids of the migrations that filled it.
-    pub(crate) fn origin(&self) -> Option<(&str, &[String])> {
+    pub fn origin(&self) -> Option<(&str, &[String])> {
         match &self.engine {
             Engine::Embedded(_) => None,
             Engine::Postgres(engine) => Some(engine.origin()),
@@ -186,7 +181,7 @@ impl Ledger {
 
     /// Returns due jobs with their merchants, the longest due first. A job returned to one process is not returned to
     /// another for a while.
-    pub(crate) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(ClaimId, String)> {
+    pub async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(ClaimId, String)> {
         self.engine.due_jobs(now, limit).await
     }
 
@@ -200,7 +195,7 @@ impl Ledger {
     /// Dequeues a job and returns the permit to execute it, which is durable. `None` if another process has dequeued
     /// the job or the job has ended. [`release`](Self::release) requeues the job with a delay. All else is as in
     /// [`claim`](Self::claim).
-    pub(crate) async fn dequeue(
+    pub async fn dequeue(
         &self,
         claim: ClaimId,
         by: &str,
@@ -244,15 +239,15 @@ impl Ledger {
     }
 
     /// Releases a job like [`release`](Self::release), without counting an attempt, because none was made.
-    pub(crate) async fn release_untried(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
+    pub async fn release_untried(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
         self.release_after(Attempt::None, permit).await
     }
 
     async fn release_after(&self, attempt: Attempt, mut permit: ExecutionPermit) -> Result<(), LedgerError> {
         let (execution, scope) = (permit.execution, LockScope::subject(&permit.subject));
-        let evidence = std::mem::take(&mut permit.evidence);
+        let (evidence, environment) = (std::mem::take(&mut permit.evidence), self.engine.environment().clone());
         let work = move |tx: &mut transaction::Transaction<'_>| {
-            claims::release(tx, execution, attempt, evidence.clone(), clock::now())
+            claims::release(tx, execution, attempt, evidence.clone(), environment.now())
         };
         self.engine.write(Durable, scope, work).await?;
         permit.guard.done();
@@ -345,7 +340,7 @@ impl Ledger {
 
     /// Returns a payment.
     pub async fn payment(&self, merchant: &str, order_id: &str) -> Result<Option<Payment>, LedgerError> {
-        METRICS.ledger_reads_total.inc();
+        self.engine.environment().metrics.record(Measurement::Read);
         let (merchant, order_id) = (merchant.to_owned(), order_id.to_owned());
         let read = move |from: &dyn transaction::Read| rows::find_payment(&from, &merchant, &order_id);
         Ok(self.engine.read(read).await?.map(|tracked| tracked.row.payment))
@@ -353,7 +348,7 @@ impl Ledger {
 
     /// Returns a refund.
     pub async fn refund(&self, merchant: &str, order_id: &str, refund_id: &str) -> Result<Option<Refund>, LedgerError> {
-        METRICS.ledger_reads_total.inc();
+        self.engine.environment().metrics.record(Measurement::Read);
         let (merchant, order_id, refund_id) = (merchant.to_owned(), order_id.to_owned(), refund_id.to_owned());
         let read = move |from: &dyn transaction::Read| rows::find_refund(&from, &merchant, &order_id, &refund_id);
         Ok(self.engine.read(read).await?.map(|tracked| tracked.row.refund))
@@ -452,7 +447,7 @@ impl Ledger {
     }
 
     /// Advances the ledger's own clock and returns the time up to which rows may be purged now.
-    pub(crate) async fn purge_time(&self, guard: &mut PurgeGuard, clock: Reading) -> Result<PurgeTime, LedgerError> {
+    pub async fn purge_time(&self, guard: &mut PurgeGuard, clock: Reading) -> Result<PurgeTime, LedgerError> {
         known_time::purge_time(&self.engine, &self.witness, guard, clock).await
     }
 
@@ -470,13 +465,13 @@ impl Ledger {
     /// Returns whether a request of this execution may be sent now. The process must have held its lease without a
     /// break since the permit was granted. Called last before sending. After an error another process may already
     /// have taken over the claim.
-    pub(crate) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
+    pub fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
         self.engine.may_send(execution)
     }
 
     /// Returns why this process must get no new requests, with PostgreSQL: the server is unreachable, or the lease of
     /// this process has expired.
-    pub(crate) fn not_ready(&self) -> Option<String> {
+    pub fn not_ready(&self) -> Option<String> {
         match &self.engine {
             Engine::Embedded(_) => None,
             Engine::Postgres(engine) => engine.not_ready(),
@@ -484,7 +479,7 @@ impl Ledger {
     }
 
     /// Returns whether background work may start: the ledger is writable and this process holds its lease.
-    pub(crate) fn may_work(&self) -> bool {
+    pub fn may_work(&self) -> bool {
         self.is_healthy() && self.not_ready().is_none()
     }
 
