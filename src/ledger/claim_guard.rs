@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use super::error::LedgerError;
 use super::ids::Id;
-use super::records::LedgerError;
 
 /// Identifies one execution of a claim (fencing token). A job may be executed again after provably nothing was sent.
 /// A holder of an older execution id can then change nothing.

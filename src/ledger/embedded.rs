@@ -17,11 +17,15 @@
 
 mod checkpoint;
 mod directory;
+mod disk;
+mod disk_space;
 #[cfg(test)]
 mod failpoints;
+mod failure;
 mod memtable;
 mod store;
 mod tables;
+mod view;
 mod wal;
 mod wal_sync;
 mod write_request;
@@ -40,20 +44,22 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
 
 pub(super) use self::directory::holds_ledger;
-pub(super) use self::memtable::View;
-use self::store::{Disk, Failure};
+use self::disk::Disk;
+use self::failure::Failure;
+pub(super) use self::view::View;
 use self::wal::Wal;
 use self::write_request::{WriteRequest, reply_to};
 use self::writer::Writer;
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
-pub(super) use super::engine::Durability;
 use super::environment::Environment;
+use super::error::LedgerError;
 use super::ids::{Ids, millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
-use super::records::{ClaimResult, LedgerError};
+use super::outbox;
+use super::records::ClaimResult;
 use super::schedule::Schedule;
-use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
+use super::transaction::{Durability, Pair, Read, Rows, Space, Transaction, Value};
 
 /// Maximum number of transactions in a batch. Larger batches would add latency without saving much of the sync.
 const MAX_BATCH: usize = 128;
@@ -99,7 +105,9 @@ impl Engine {
     ) -> Result<Self, LedgerError> {
         let (disk, log) = Disk::open(path, reserve)?;
         let view = disk.view()?;
-        let (schedule, ids) = (Schedule::read(&view)?, Ids::starting_at(next_millis(&view)?));
+        let mut schedule = Schedule::read(|space| view.all(space))?;
+        schedule.queued = outbox::queued(&view, &schedule)?;
+        let ids = Ids::starting_at(next_millis(&view)?);
         let running = view.all(Space::Running)?;
         drop(view);
         let (sender, receiver) = channel();
@@ -218,9 +226,9 @@ impl Engine {
         &self.shared.environment
     }
 
-    /// Returns whether the ledger is writable.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.shared.failed.lock().is_none()
+    /// Returns why the ledger is not writable.
+    pub(super) fn failure(&self) -> Option<LedgerError> {
+        self.shared.failed.lock().clone()
     }
 
     /// Returns a weak reference to the shared state, which does not keep the database open.
@@ -236,7 +244,7 @@ impl Engine {
     /// Returns why the ledger is not writable.
     #[cfg(test)]
     pub(super) fn refusal(&self) -> String {
-        self.shared.refusal().0
+        self.shared.refusal().to_string()
     }
 
     /// Simulates this much free disk space.
@@ -266,7 +274,7 @@ impl Read for Engine {
 
 /// Implements [`Ledger::identity_in`](super::Ledger::identity_in).
 pub(super) fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
-    Wal::identity_in(&path.join(LOG)).map_err(|error| LedgerError(error.to_string()))
+    Wal::identity_in(&path.join(LOG)).map_err(|error| error.of(path))
 }
 
 /// Creates a WAL without tables, like a start that was interrupted.
@@ -283,7 +291,8 @@ fn next_millis(view: &View<'_>) -> Result<u64, LedgerError> {
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
-    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map_err(|error| LedgerError::Internal(format!("the thread `{name}` cannot be started: {error}")))
 }
 
 /// State shared by the threads and the handles.
@@ -293,8 +302,8 @@ pub(super) struct Shared {
     /// Size in bytes at which a WAL segment is full.
     segment: u64,
     requests: Mutex<Option<Sender<WriteRequest>>>,
-    /// Why the ledger is not writable, and whether free space would repair that.
-    failed: Mutex<Option<Failure>>,
+    /// Why the ledger is not writable: the disk is full, or a write failed.
+    failed: Mutex<Option<LedgerError>>,
     /// Abandoned claims whose end is not written yet.
     ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,
     schedule: Mutex<Schedule>,
@@ -317,21 +326,21 @@ impl Shared {
     }
 
     fn refusal(&self) -> LedgerError {
-        LedgerError(self.failed.lock().as_ref().map_or_else(|| "it is shut".into(), |failure| failure.why.clone()))
+        self.failed.lock().clone().unwrap_or(LedgerError::Closed)
     }
 
-    fn fail(&self, step: &str, Failure { why, is_full }: Failure) {
-        let why = format!("{step}: {why}");
-        if is_full {
+    fn fail(&self, step: &'static str, failure: Failure) {
+        let why = format!("{step}: {}", failure.cause);
+        if failure.is_full {
             tracing::error!(%why, "the ledger's disk is full: nothing is sent until space is freed");
         } else {
             tracing::error!(%why, "the ledger is not writable: nothing is sent until the process is restarted");
         }
-        *self.failed.lock() = Some(Failure { why, is_full });
+        *self.failed.lock() = Some(failure.at(step));
     }
 
     fn is_disk_full(&self) -> bool {
-        self.failed.lock().as_ref().is_some_and(|failure| failure.is_full)
+        matches!(*self.failed.lock(), Some(LedgerError::DiskFull { .. }))
     }
 
     /// Reopens the tables if there is room again. Permits stay valid; claims abandoned meanwhile are ended.

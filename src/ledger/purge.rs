@@ -3,18 +3,21 @@
 //! A round scans each list from its oldest key. A retained key is scanned again in the next round; a purged one is
 //! not. Several processes may purge at once: each row is checked again under its order's lock before it is deleted.
 
+mod candidates;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::engine::Durability::Applied;
+use self::candidates::expired;
 use super::engine::Engine;
 use super::environment::Measurement;
+use super::error::LedgerError;
 use super::ids::{millis, millis_at};
 use super::lock_scope::LockScope;
-use super::records::LedgerError;
-use super::retention::{Expired, Kind, RetentionPolicy, expired};
-use super::transaction::{Read, Space, Transaction, Watched};
+use super::retention::{Expired, Kind, RetentionPolicy};
+use super::transaction::Durability::Applied;
+use super::transaction::{Read, Space, Transaction, report_unreadable};
 
 /// Number of keys that are checked together.
 const BATCH: usize = 32;
@@ -106,11 +109,10 @@ fn all_expired(
     keep: &RetentionPolicy,
     now: Timestamp,
 ) -> Vec<(Vec<u8>, Expired)> {
-    let from = Watched::new(from);
-    let check = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
+    let check = |key: Vec<u8>| match expired(from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
-            from.report(&error, &format!("an old row of the {}, which stays,", kind.name()));
+            report_unreadable(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };

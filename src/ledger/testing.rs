@@ -8,10 +8,10 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Currency, Method, Money, Status, provider_number};
 
+use crate::Ledger;
 use crate::environment::{Clock, Environment, Measurement, Metrics, Reading};
 use crate::postgres::Address;
 use crate::records::{LedgerError, MoneyState, Payment, Refund};
-use crate::Ledger;
 
 /// The machine's clock. Measurements of PostgreSQL's clock are ignored.
 struct MachineClock(Instant);

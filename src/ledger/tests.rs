@@ -53,6 +53,8 @@ mod server;
 mod takeover;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -61,7 +63,12 @@ use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Money, Outcome, Status, provider_number};
 
 use self::backends::{Backend, Directory, Schema};
+use super::claim_guard::ClaimGuard;
+use super::claims::Request;
+use super::engine::Engine;
+use super::lock_scope::LockScope;
 use super::testing::{a_payment, a_refund, at, cny};
+use super::transaction::Durability::Durable;
 use super::*;
 
 /// Number of reported duplicate payments, by channel.

@@ -47,9 +47,12 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} is missing: {page}");
         }
-        for name in
-            ["ledger_commit_seconds_count", "ledger_batch_size_count", "ledger_reads_total", "ledger_claims_taken_over_total"]
-        {
+        for name in [
+            "ledger_commit_seconds_count",
+            "ledger_batch_size_count",
+            "ledger_reads_total",
+            "ledger_claims_taken_over_total",
+        ] {
             let line = page.lines().find_map(|line| line.strip_prefix(&format!("tollgate_{name} ")));
             assert!(line.is_some_and(|count| count != "0"), "{name} is not counted: {page}");
         }

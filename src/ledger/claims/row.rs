@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::jobs;
 use crate::claim_guard::ExecutionId;
+use crate::due_index::job_key;
+use crate::error::{Corruption, LedgerError};
 use crate::ids::Id;
-use crate::lock_scope;
-use crate::records::{Answer, ClaimResult, Job, LedgerError};
+use crate::names;
+use crate::records::{Answer, ClaimResult, Job};
 use crate::retention::{self, Expired};
 use crate::rows::{PaymentRow, RefundRow, Target, TrackedRow};
 use crate::timeline::IntentKind;
@@ -24,7 +25,7 @@ pub(crate) fn expired(
         return Ok(None);
     }
     let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|tracked| tracked.row.payment);
-    let order = payment.map(|payment| lock_scope::order_lock(&payment.merchant, &payment.order_id));
+    let order = payment.map(|payment| names::order_lock(&payment.merchant, &payment.order_id));
     let mut keys = vec![(Space::Claims, id.0.to_vec())];
     keys.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
     Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: keys }))
@@ -98,7 +99,7 @@ impl ClaimRow {
     }
 
     pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
-        Self::load(from, id)?.ok_or_else(|| LedgerError("a claim is missing".into()))
+        Self::load(from, id)?.ok_or_else(|| Corruption::MissingRow(Space::Claims.name()).into())
     }
 
     pub(super) fn save(&self, tx: &mut Transaction<'_>, id: Id) -> Result<(), LedgerError> {
@@ -116,7 +117,7 @@ impl ClaimRow {
 
     pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
         match self.job.take() {
-            Some(job) if self.state == State::Queued => jobs::unschedule_job(tx, id, &job),
+            Some(job) if self.state == State::Queued => unschedule_job(tx, id, &job),
             _ => tx.remove(Space::Running, &id.0),
         }
         self.state = state;
@@ -154,6 +155,17 @@ impl ClaimRow {
             State::Done(answer) => ClaimResult::Replay(answer.clone()),
         })
     }
+}
+
+/// Adds a job to the due index.
+pub(super) fn schedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job, merchant: &str) {
+    tx.put(Space::Jobs, &job_key(id, job), merchant.as_bytes());
+    tx.wake();
+}
+
+/// Removes a job from the due index.
+pub(super) fn unschedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job) {
+    tx.remove(Space::Jobs, &job_key(id, job));
 }
 
 #[cfg(test)]

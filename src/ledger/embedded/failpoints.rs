@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::store::Failure;
+use super::failure::Failure;
 
 /// Makes the next commit, sync or checkpoint fail, and counts batches and syncs.
 #[derive(Default)]
@@ -64,7 +64,7 @@ impl Failpoints {
 
     pub(super) fn failpoint(&self, step: &str) -> Result<(), Failure> {
         match self.fails.lock().take_if(|(next, _)| *next == step) {
-            Some((_, is_full)) => Err(Failure { why: "as the test wants".into(), is_full }),
+            Some((_, is_full)) => Err(Failure { is_full, ..Failure::permanent("as the test wants") }),
             None => Ok(()),
         }
     }

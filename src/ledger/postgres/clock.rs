@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::session::{Failure, Session};
+use super::failure::Failure;
+use super::session::Session;
 use crate::environment::Clock;
 use crate::ids::{millis_at, time};
 use crate::transaction::Space;
@@ -43,7 +44,7 @@ pub(super) fn newest(session: &Session, spaces: &[Space]) -> Result<Option<Times
     const NEWEST: &str = "SELECT key FROM tollgate_records WHERE space = $1 ORDER BY key DESC LIMIT 1";
     let mut newest = None;
     for space in spaces {
-        let rows = session.query(NEWEST, &[&super::schema::number(*space)])?;
+        let rows = session.query(NEWEST, &[&super::tables::number(*space)])?;
         newest = newest.max(rows.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0)))));
     }
     Ok(newest)

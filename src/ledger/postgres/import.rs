@@ -4,10 +4,11 @@ use super::address::Address;
 use super::feed::ALL;
 use super::origin;
 use super::save::save;
-use super::schema::{self, ABOUT};
+use super::schema;
 use super::session::Session;
-use crate::known_time;
-use crate::records::LedgerError;
+use super::tables::{self, ABOUT};
+use crate::error::LedgerError;
+use crate::retention::KNOWN_TIME_KEY;
 use crate::transaction::{Space, Writes};
 
 /// Ledger during an import. If dropped before [`end`](Self::end), the import is rolled back.
@@ -37,12 +38,12 @@ impl Filling {
         }
         // A gateway that was only started has written the ledger's clock and nothing else.
         if session
-            .query(USED, &[&ABOUT, &schema::number(Space::Expiry), &known_time::KEY])?
+            .query(USED, &[&ABOUT, &tables::number(Space::Expiry), &KNOWN_TIME_KEY])?
             .first()
             .is_none_or(|row| row.get(0))
         {
             let why = format!("there are payments in the {to} already; a ledger is moved into an empty one only");
-            return Err(LedgerError(why));
+            return Err(LedgerError::MoveFailed(why));
         }
         Ok(Begun::Filling(Self(Box::new(session))))
     }

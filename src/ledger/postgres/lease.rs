@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::clock;
-use super::failure::Kind;
+use super::failure::{Failure, Kind};
 use super::health::Part;
 use super::pool::Next;
-use super::session::{Failure, Session};
+use super::session::Session;
 
 /// Duration of the lease.
 const LEASE_DURATION: Duration = Duration::from_secs(15);

@@ -13,19 +13,20 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
+use super::failure::Failure;
 use super::lease::RENEWAL_INTERVAL;
 use super::pool::Next;
-use super::schema;
-use super::session::{Failure, Session};
+use super::session::Session;
+use super::tables;
 use crate::claim_guard::{Abandoned, ExecutionId};
 use crate::claims;
-use crate::engine::Durability;
 use crate::environment::Measurement;
+use crate::error::LedgerError;
 use crate::ids::Id;
-use crate::lock_scope::{self, LockScope};
-use crate::records::LedgerError;
+use crate::lock_scope::LockScope;
+use crate::names::order_lock;
 use crate::rows::{PaymentRow, TrackedRow};
-use crate::transaction::{Read, Space, Transaction, Value};
+use crate::transaction::{Durability, Read, Space, Transaction, Value};
 
 /// Maximum number of claims ended in one transaction.
 const MAX_BATCH: i64 = 64;
@@ -109,7 +110,7 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerEr
                 SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp())
             ORDER BY key LIMIT $3 FOR UPDATE SKIP LOCKED))
         RETURNING key, value";
-    let (space, owner) = (schema::number(Space::Running), i64::from(shared.owner));
+    let (space, owner) = (tables::number(Space::Running), i64::from(shared.owner));
     let rows = session.query(TAKE, &[&space, &owner, &MAX_BATCH, &CLAIM_LOCK_DURATION.as_secs_f64()])?;
     Ok(rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok()).collect())
 }
@@ -117,7 +118,7 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerEr
 /// Returns running claims of this process without a permit.
 fn own(shared: &Shared, session: &Session) -> Result<Vec<(ExecutionId, Abandoned)>, LedgerError> {
     const OWN: &str = "SELECT key, value FROM tollgate_due WHERE space = $1 AND owner = $2";
-    let rows = session.query(OWN, &[&schema::number(Space::Running), &i64::from(shared.owner)])?;
+    let rows = session.query(OWN, &[&tables::number(Space::Running), &i64::from(shared.owner)])?;
     let executions = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
     let running = shared.running_executions.lock();
     Ok(executions.filter_map(|execution| Some((execution, running.end(execution)?))).collect())
@@ -163,7 +164,7 @@ fn end_batch(
     let names = PreloadedRows::read(session, executions)?.names(executions)?;
     session.begin_alone(&names)?;
     // Read again under the locks.
-    let base = PreloadedRows::read(session, executions).inspect_err(|_| session.abort())?;
+    let base = PreloadedRows::read(session, executions).inspect_err(|_| session.roll_back())?;
     let now = shared.environment.now();
     let work = |tx: &mut Transaction<'_>| {
         let mut ended = 0;
@@ -253,7 +254,7 @@ impl<'a> PreloadedRows<'a> {
         if keys.is_empty() {
             return Ok(());
         }
-        let rows = self.session.query(FETCH, &[&schema::number(space), &keys])?;
+        let rows = self.session.query(FETCH, &[&tables::number(space), &keys])?;
         self.rows.extend(keys.into_iter().map(|key| ((space, key), None)));
         for row in rows {
             self.rows.insert((space, row.get(0)), Some(row.get::<_, &[u8]>(1).into()));
@@ -267,7 +268,7 @@ impl<'a> PreloadedRows<'a> {
         for (execution, _) in executions {
             let Some((payment, _)) = claims::records_of(self, execution.claim)? else { continue };
             if let Some(tracked) = TrackedRow::<PaymentRow>::load(self, payment)? {
-                names.insert(lock_scope::order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
+                names.insert(order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
             }
         }
         Ok(names.into_iter().collect())

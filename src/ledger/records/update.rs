@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::{Error, ProviderError};
 use tollgate_plugins::payment::{Money, Outcome, Status};
 
-use super::{Record, RecordId};
+use super::record::{Record, RecordId};
 
 /// Update of a payment or refund.
 #[derive(Clone, Debug, PartialEq, Eq)]

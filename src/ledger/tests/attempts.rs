@@ -126,7 +126,7 @@ async fn duplicate_payment_is_counted_only_after_the_commit() {
             let (id, claim) = (tx.new_id(at(0)), tx.new_id(at(0)));
             let mut attempt = rows::TrackedRow::new(id, rows::PaymentRow::new(payment.clone(), claim));
             crate::abandoned_attempts::paid(tx, &mut attempt, at(0))?;
-            if fails { Err(LedgerError("rolled back".into())) } else { Ok(()) }
+            if fails { Err(LedgerError::Superseded("rolled back")) } else { Ok(()) }
         }
     };
     assert!(bench.ledger.engine.write(Durable, LockScope::order("shop", LEFT), found(true)).await.is_err());

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 use tollgate_plugins::secret::Secret;
 
-use super::super::engine::Engine;
 use super::super::postgres;
 use super::server::Server;
 use super::*;

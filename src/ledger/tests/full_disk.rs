@@ -19,6 +19,7 @@ async fn nearly_full_disk_rejects_new_claims_and_completes_running_ones() {
     engine.simulate_free(Some(RESERVE - 1));
     for intent in [pay("new"), give_back("o", "r", 10)] {
         let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
+        assert!(matches!(error, LedgerError::LowDiskSpace { reserve: RESERVE, .. }), "{error:?}");
         assert!(error.to_string().contains("256 MiB"), "{error}");
     }
     assert!(bench.ledger.check_disk_space().is_err());
@@ -44,10 +45,10 @@ async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
     engine.simulate_free(Some(0));
     engine.failpoints().fail_next_with_full_disk();
     let settled = bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
-    assert!(settled.unwrap_err().to_string().contains("commit failed"));
+    assert!(matches!(settled, Err(LedgerError::DiskFull { step: "a commit failed", .. })), "{settled:?}");
     assert!(!bench.ledger.is_healthy());
     let refused = bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await;
-    assert!(refused.is_err(), "nothing is written while it is full");
+    assert!(matches!(refused, Err(LedgerError::DiskFull { .. })), "nothing is written while it is full");
     assert!(bench.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
     engine.simulate_free(None);
@@ -134,7 +135,8 @@ async fn with_a_reserve(folder: &Path) {
     let filler = Filler::leave(folder, reserve);
     // A moment ago there was room.
     until("there is no room", async || ledger.check_disk_space().is_err()).await;
-    assert!(begin(&ledger, "new").await.unwrap_err().to_string().contains("16 MiB"));
+    let refused = begin(&ledger, "new").await.unwrap_err();
+    assert!(matches!(refused, LedgerError::LowDiskSpace { .. }) && refused.to_string().contains("16 MiB"), "{refused}");
     ledger.settle(under_way, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert!(ledger.is_healthy());
     drop(filler);

@@ -106,7 +106,7 @@ async fn execution_without_a_channel_attempt_does_not_count_as_a_retry() {
     let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
-        let mut permit = crate::jobs::take(tx, claim, "here", at(0))?.unwrap();
+        let mut permit = crate::claims::jobs::take(tx, claim, "here", at(0))?.unwrap();
         permit.guard = ClaimGuard::new(holder.clone(), permit.execution);
         Ok(permit)
     };

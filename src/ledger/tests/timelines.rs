@@ -4,8 +4,6 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
-use crate::lock_scope::LockScope;
-use crate::engine::Durability::Durable;
 use crate::ids::Id;
 use crate::rows;
 use crate::transaction::{Read, Space, Transaction};

@@ -89,7 +89,7 @@ pub(in crate::postgres) fn prove(address: &Address, session: &Session, owner: u3
     });
     let channel = channel(owner);
     let listen = format!("LISTEN {channel}");
-    runtime.block_on(client.batch_execute(&listen)).map_err(|error| Failure::of(&error))?;
+    runtime.block_on(client.batch_execute(&listen)).map_err(Failure::of)?;
     session.run(&format!("NOTIFY {channel}, 'start'"))?;
     let hearing = async {
         while let Some(name) = last_returned.recv().await {
