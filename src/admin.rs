@@ -27,6 +27,7 @@ use crate::config::generations::StoredGeneration;
 use crate::config::reload::{ReloadHandle, Report};
 use crate::explain;
 use crate::gateway::Gateway;
+use crate::ledger::LedgerError;
 use crate::listener;
 use crate::probe::Probes;
 use crate::server::signals::SignalReadiness;
@@ -172,14 +173,8 @@ impl Admin {
         if self.signals.is_starting() {
             return Some("the process is starting".to_owned());
         }
-        if let Some(reason) = self.gateway.ledger.not_ready() {
-            return Some(reason);
-        }
-        if !self.gateway.ledger.is_healthy() {
-            return Some(
-                "the ledger is not writable; see the log (disk full: free space; fsync failed: replace the disk and restart)"
-                    .to_owned(),
-            );
+        if let Some(error) = self.gateway.ledger.not_ready() {
+            return Some(error.to_string());
         }
         let redis = self.gateway.redis.as_ref().and_then(|redis| redis.not_ready());
         redis.or_else(clock::refusal).or_else(|| self.workers.stalled())
@@ -196,7 +191,9 @@ impl Admin {
         }
         self.gateway.statuses.orders.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
-        METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
+        let lost = self.gateway.ledger.not_ready();
+        let is_held = !matches!(lost, Some(LedgerError::Unreachable { .. } | LedgerError::LeaseLost(_)));
+        METRICS.stores.ledger_lease.set(i64::from(is_held));
         METRICS.ledger_accepts_writes.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.update_metrics(&self.gateway.current.load());

@@ -190,8 +190,8 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
     let LedgerConfig::Postgres(to) = &snapshot.process.ledger else {
         return Err("set the destination in tollgate.toml: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
-    let moved =
-        ledger::migrate(from, to.as_ref().clone()).map_err(|error| format!("the ledger was not moved: {}", error.0))?;
+    let moved = ledger::migrate(from, to.as_ref().clone(), crate::server::ledger::environment())
+        .map_err(|error| format!("the ledger was not moved: {error}"))?;
     say!("{moved}are in the {to} now.");
     say!("{} is marked as moved and can no longer be opened; keep it as a backup.", from.display());
     Ok(())

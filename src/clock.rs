@@ -18,6 +18,7 @@ use tollgate_plugins::filter::Clock;
 use tollgate_plugins::provider::Stamp;
 
 use self::deciding::{Deciding, Offset, Sample};
+pub(crate) use crate::ledger::Reading;
 
 /// An offset from PostgreSQL's clock above this is logged as a warning.
 const NOTICED_OFFSET: SignedDuration = SignedDuration::from_secs(1);
@@ -118,20 +119,16 @@ pub(crate) fn reading() -> Reading {
     Reading { now, steady_for }
 }
 
-/// The authoritative time and how long its clock has run without a step.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reading {
-    /// The authoritative time.
-    pub(crate) now: Timestamp,
-    /// Time that the clock has run without a step, at most since the start of this process.
-    pub(crate) steady_for: SignedDuration,
-}
+/// The authoritative clock, as the ledger reads and corrects it.
+pub(crate) struct AuthoritativeClock;
 
-impl Reading {
-    /// Returns the certain age of `since`. A clock step or a restart makes it shorter, never longer. Irreversible
-    /// decisions use this age.
-    pub(crate) fn certain_age(&self, since: Timestamp) -> SignedDuration {
-        self.now.duration_since(since).min(self.steady_for)
+impl crate::ledger::Clock for AuthoritativeClock {
+    fn reading(&self) -> Reading {
+        reading()
+    }
+
+    fn measured(&self, sent: std::time::Instant, received: std::time::Instant, time: Timestamp) {
+        measured(sent, received, time);
     }
 }
 

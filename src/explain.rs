@@ -113,7 +113,7 @@ pub(crate) async fn answer(ledger: &Ledger, snapshot: &Snapshot, question: &Ques
     let mut payments = ledger.find_histories(&question.order, merchants).await?;
     payments.retain(|history| question.merchant.as_ref().is_none_or(|merchant| history.payment.merchant == *merchant));
     let payments: Vec<Explanation> = payments.into_iter().map(Explanation::from).collect();
-    serde_json::to_string(&payments).map_err(|error| LedgerError(error.to_string()))
+    serde_json::to_string(&payments).map_err(|error| LedgerError::Internal(error.to_string()))
 }
 
 /// Facts about a payment for support staff. It contains no payer data, no merchant metadata and no provider messages.

@@ -220,7 +220,7 @@ impl Gateway {
     ) -> Result<Outcome, Error> {
         match self.ledger.may_send(execution) {
             Ok(()) => self.provider_client.call(channel, operation, limit, evidence).await,
-            Err(error) => Err(Error::NotSent(error.0)),
+            Err(error) => Err(Error::NotSent(error.to_string())),
         }
     }
 

@@ -35,7 +35,6 @@ pub mod gateway;
 mod harness;
 mod job_worker;
 pub mod keygen;
-pub mod ledger;
 mod listener;
 mod output;
 mod pem;
@@ -54,6 +53,8 @@ mod task_pool;
 pub mod telemetry;
 pub mod upstream;
 pub mod view;
+
+pub use tollgate_ledger as ledger;
 
 /// The C library's allocator contends where one thread frees what another allocated, as the ledger's threads do. It
 /// cost a sixth of a claim's time.

@@ -4,11 +4,13 @@ pub mod filter_metrics;
 pub mod log;
 
 mod cardinality;
+mod ledger_metrics;
 mod stores;
 
 use std::sync::LazyLock;
 
 pub use self::cardinality::{FewValues, LABELS, Labels};
+pub(crate) use self::ledger_metrics::LedgerMetrics;
 pub use self::stores::StoreMetrics;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,

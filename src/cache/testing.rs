@@ -12,7 +12,8 @@ use tollgate_plugins::secret::Secret;
 
 use super::{Redis, RedisUrl};
 
-use crate::ledger::{ClaimKey, ClaimResult, ExecutionPermit, Intent, Ledger, RecordId, RecordKey, a_payment};
+use crate::ledger::testing::a_payment;
+use crate::ledger::{ClaimKey, ClaimResult, ExecutionPermit, Intent, Ledger, RecordId, RecordKey};
 
 pub(crate) fn subject(order_id: &str) -> RecordId {
     RecordId { merchant: "shop".to_owned(), order_id: order_id.to_owned(), refund_id: None }

@@ -87,7 +87,7 @@ impl InUse {
     /// a new ledger. Called before the ledger is opened, because opening would create an empty one.
     pub(crate) fn admit(&self, place: &LedgerConfig) -> Result<(), String> {
         let LedgerConfig::Embedded(path) = place else { return Ok(()) };
-        refuse_moved(path).map_err(|error| error.0)?;
+        refuse_moved(path).map_err(|error| error.to_string())?;
         let Some(known) = self.read()? else { return Ok(()) };
         let found = Ledger::identity_in(path).map_err(|error| error.to_string())?;
         match &known {
@@ -136,7 +136,7 @@ impl InUse {
         let why = match &known {
             LedgerIdentity::Postgres { name: before, .. } if before == name => return Ok(()),
             LedgerIdentity::Postgres { .. } => " (another database, or one that was made anew)".to_owned(),
-            LedgerIdentity::Embedded { path, .. } => match Mark::read(path).map_err(|error| error.0)? {
+            LedgerIdentity::Embedded { path, .. } => match Mark::read(path).map_err(|error| error.to_string())? {
                 Some(mark) if moves.contains(&mark.id) => return Ok(()),
                 Some(mark) => format!(", and was moved to {}", mark.to),
                 // Also if its volume is not mounted: nothing else proves that its payments are known here.

@@ -5,7 +5,8 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
-use crate::ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, TimelineEvent, a_payment};
+use crate::ledger::testing::a_payment;
+use crate::ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, TimelineEvent};
 
 fn history(payment: Payment) -> PaymentHistory {
     PaymentHistory { payment, refunds: Vec::new(), timeline: Timeline::default() }

@@ -97,7 +97,7 @@ mod tests {
     use tollgate_plugins::payment::Method;
 
     use super::*;
-    use crate::ledger::a_payment;
+    use crate::ledger::testing::a_payment;
 
     fn is_over(job: &Job, payment: &Payment, max_age: Duration, time: Reading) -> bool {
         has_expired(job, payment, payment.expires_at, max_age, time)

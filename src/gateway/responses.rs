@@ -115,7 +115,7 @@ pub(super) fn respond_to_claim(
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refund_exceeds_balance", Retryable::NewKey, detail)
         }
         ClaimResult::Run(_) => {
-            Problem::ledger(&LedgerError("internal error: an executable claim was not executed".to_owned()))
+            Problem::ledger(&LedgerError::Internal("internal error: an executable claim was not executed".to_owned()))
         }
     }
     .order(order_id))

@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::double_payment::DoublePayment;
+use super::error::LedgerError;
+use super::names;
 use super::outbox;
-use super::records::{Inquiry, LedgerError, MoneyState, Payment, Record};
+use super::records::{Inquiry, MoneyState, Payment, Record};
 use super::rows::{self, PaymentRow, TrackedRow};
 use super::timeline::{self, IntentKind, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
@@ -29,7 +31,7 @@ pub(super) fn find(
     channel: &str,
     number: &str,
 ) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
-    TrackedRow::find(from, rows::attempt_entry(channel, number))
+    TrackedRow::find(from, names::attempt_entry(channel, number))
 }
 
 /// Stores the attempt on the channel that a payment is about to leave.
@@ -52,9 +54,9 @@ pub(super) fn record_abandoned(
     let (id, claim) = (tx.new_id(now), main.row.claim);
     let what =
         TimelineEvent::Claimed { action: IntentKind::Close, channel: attempt.channel.clone(), amount: attempt.amount };
-    let entry = rows::entry_of_payment(&attempt);
+    let entry = names::entry_of_payment(&attempt);
     if tx.bytes(Space::Index, &entry.0)?.is_some() {
-        return Err(LedgerError("the payment was sent on this channel before".into()));
+        return Err(LedgerError::Superseded("the payment was sent on this channel before"));
     }
     tx.put(Space::Index, &entry.0, id.0);
     let row = PaymentRow { attempt_of: Some(main.id), ..PaymentRow::new(attempt, claim) };
@@ -68,7 +70,7 @@ pub(super) fn record_abandoned(
 pub(super) fn discard(tx: &mut Transaction<'_>, main: &PaymentRow) -> Result<(), LedgerError> {
     for id in &main.attempts {
         let Some(tracked) = TrackedRow::<PaymentRow>::load(tx, *id)? else { continue };
-        tx.remove(Space::Index, &rows::entry_of_payment(&tracked.row.payment).0);
+        tx.remove(Space::Index, &names::entry_of_payment(&tracked.row.payment).0);
         timeline::remove(tx, tracked.id);
         tracked.remove(tx);
     }

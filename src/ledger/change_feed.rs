@@ -8,66 +8,8 @@
 use std::time::Instant;
 
 use super::ids::Id;
-use super::records::{Payment, Record, RecordId, Refund};
-use super::rows;
+use super::record_key::{RecordKey, Version};
 use super::transaction::{Space, Writes};
-
-/// Key of a payment or refund in the index: a 16-byte hash of merchant, order id and refund id. Keys of different
-/// merchants never collide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordKey(pub(crate) [u8; 16]);
-
-impl RecordKey {
-    /// Returns the key of a payment or refund.
-    pub fn of(subject: &RecordId) -> Self {
-        let RecordId { merchant, order_id, refund_id } = subject;
-        Self(match refund_id {
-            Some(refund_id) => rows::refund_entry(merchant, order_id, refund_id).0,
-            None => rows::order_entry(merchant, order_id).0,
-        })
-    }
-}
-
-/// Version of a record; a greater one is newer. An order that was released and claimed again starts at version 1,
-/// with a later creation time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version {
-    /// Creation time of the record, in microseconds.
-    pub created: u64,
-    /// Version counter of the record.
-    pub version: u64,
-}
-
-impl Version {
-    /// Version of a deleted record: greater than any other.
-    pub const DELETED: Self = Self { created: u64::MAX, version: u64::MAX };
-}
-
-impl Record {
-    /// Returns the version of the record.
-    pub fn version(&self) -> Version {
-        match self {
-            Self::Payment(payment) => payment.version(),
-            Self::Refund(refund) => refund.version(),
-        }
-    }
-}
-
-impl Payment {
-    pub(super) fn version(&self) -> Version {
-        version(self.created_at, self.version)
-    }
-}
-
-impl Refund {
-    pub(super) fn version(&self) -> Version {
-        version(self.created_at, self.version)
-    }
-}
-
-fn version(created_at: jiff::Timestamp, version: u64) -> Version {
-    Version { created: u64::try_from(created_at.as_microsecond()).unwrap_or(0), version }
-}
 
 /// Changes of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

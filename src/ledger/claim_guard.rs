@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
+use super::error::LedgerError;
 use super::ids::Id;
-use super::records::LedgerError;
 
 /// Identifies one execution of a claim (fencing token). A job may be executed again after provably nothing was sent.
 /// A holder of an older execution id can then change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ExecutionId {
+pub struct ExecutionId {
     pub(super) claim: Id,
     /// `None` for a claim that is executed only once, when it is created.
     pub(super) number: Option<Id>,

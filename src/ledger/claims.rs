@@ -15,16 +15,15 @@ pub(super) use self::row::{expired, is_key_open};
 use super::abandoned_attempts;
 use super::apply::{add_evidence, apply_to_payment, apply_update, publish_mismatch};
 use super::claim_guard::{Abandoned, ExecutionId};
-use super::ids::{Id, index};
+use super::error::LedgerError;
+use super::ids::Id;
 use super::inquiries;
-use super::records::{
-    Answer, ClaimKey, ClaimResult, Destination, Intent, LedgerError, MoneyState, Payment, Reason, Record, Update,
-};
+use super::names;
+use super::records::{Answer, ClaimResult, Destination, Intent, MoneyState, Payment, Reason, Record, Update};
 use super::refunds;
-use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
+use super::rows::{PaymentRow, RefundRow, Target, TrackedRow};
 use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
-use crate::clock;
 
 /// Implements [`Ledger::claim`](super::Ledger::claim) and [`Ledger::enqueue`](super::Ledger::enqueue).
 pub(super) fn claim(tx: &mut Transaction<'_>, request: Request) -> Result<ClaimResult, LedgerError> {
@@ -49,7 +48,8 @@ pub(super) fn reroute(
     evidence: Vec<ProviderCall>,
     now: Timestamp,
 ) -> Result<Payment, LedgerError> {
-    let otherwise = || LedgerError("the payment is no longer unsent, so it must not be sent on another channel".into());
+    let otherwise =
+        || LedgerError::Superseded("the payment is no longer unsent, so it must not be sent on another channel");
     let claim =
         ClaimRow::running(tx, execution)?.filter(|claim| claim.action == IntentKind::Pay).ok_or_else(otherwise)?;
     let mut tracked = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
@@ -108,7 +108,7 @@ pub(super) fn release(
         }
         Target::Payment(tracked) => {
             abandoned_attempts::discard(tx, &tracked.row)?;
-            tx.remove(Space::Index, &rows::entry_of_payment(&tracked.row.payment).0);
+            tx.remove(Space::Index, &names::entry_of_payment(&tracked.row.payment).0);
             timeline::remove(tx, tracked.id);
             tracked.remove(tx);
         }
@@ -117,7 +117,7 @@ pub(super) fn release(
             let mut payment = TrackedRow::<PaymentRow>::must(tx, claim.payment)?;
             payment.row.refunding = payment.row.refunding.saturating_sub(refund.amount.value);
             timeline::add(tx, payment.id, Some(&refund.refund_id), released, now)?;
-            tx.remove(Space::Index, &rows::entry_of_refund(refund).0);
+            tx.remove(Space::Index, &names::entry_of_refund(refund).0);
             refunds::remove(tx, tracked, &mut payment)?;
             payment.save(tx)?;
         }
@@ -272,11 +272,16 @@ fn end_as_interrupted(
 
 impl Abandoned {
     /// Ends an abandoned claim this way.
-    pub(super) fn of(self, tx: &mut Transaction<'_>, execution: ExecutionId) -> Result<(), LedgerError> {
+    pub(super) fn of(
+        self,
+        tx: &mut Transaction<'_>,
+        execution: ExecutionId,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
         match self {
-            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), clock::now()),
-            Self::Interrupted => mark_interrupted(tx, execution, LossCause::Abandoned, clock::now()),
-            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, clock::now()),
+            Self::NotSent => release(tx, execution, Attempt::None, Vec::new(), now),
+            Self::Interrupted => mark_interrupted(tx, execution, LossCause::Abandoned, now),
+            Self::MaybeSent => mark_interrupted(tx, execution, LossCause::NoResult, now),
         }
     }
 }
@@ -302,11 +307,6 @@ pub(super) fn records_of(from: &impl Read, id: Id) -> Result<Option<(Id, Option<
 /// Returns the payment of a claim.
 pub(super) fn payment_of(from: &impl Read, id: Id) -> Result<Option<Id>, LedgerError> {
     Ok(ClaimRow::load(from, id)?.map(|claim| claim.payment))
-}
-
-/// Returns the row id of an idempotency key.
-pub(super) fn key_name(key: &ClaimKey) -> Id {
-    index("key", &[&key.merchant, &key.method, &key.path, &key.key])
 }
 
 /// Returns whether nothing is known of the record except its claim, so that the claim can be deleted.

@@ -1,6 +1,6 @@
 //! Duplicate payment: money found on a channel that its payment was moved away from.
 
-use crate::telemetry::METRICS;
+use super::environment::{Measurement, Metrics};
 
 /// Money found on a channel that its payment was moved away from.
 pub(super) struct DoublePayment {
@@ -11,8 +11,8 @@ pub(super) struct DoublePayment {
 impl DoublePayment {
     /// Counts and logs the duplicate payment. Called only after the commit, because a transaction may be retried or
     /// rolled back.
-    pub(super) fn report(&self) {
-        METRICS.double_payments_total.with_label_values(&[self.channel.as_str()]).inc();
+    pub(super) fn report(&self, metrics: &dyn Metrics) {
+        metrics.record(Measurement::DoublePayment { channel: &self.channel });
         tracing::error!(
             order_id = self.order_id,
             channel = self.channel,

@@ -17,11 +17,15 @@
 
 mod checkpoint;
 mod directory;
+mod disk;
+mod disk_space;
 #[cfg(test)]
 mod failpoints;
+mod failure;
 mod memtable;
 mod store;
 mod tables;
+mod view;
 mod wal;
 mod wal_sync;
 mod write_request;
@@ -40,19 +44,22 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{oneshot, watch};
 
 pub(super) use self::directory::holds_ledger;
-pub(super) use self::memtable::View;
-use self::store::{Disk, Failure};
+use self::disk::Disk;
+use self::failure::Failure;
+pub(super) use self::view::View;
 use self::wal::Wal;
 use self::write_request::{WriteRequest, reply_to};
 use self::writer::Writer;
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
-pub(super) use super::engine::Durability;
+use super::environment::Environment;
+use super::error::LedgerError;
 use super::ids::{Ids, millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
-use super::records::{ClaimResult, LedgerError};
+use super::outbox;
+use super::records::ClaimResult;
 use super::schedule::Schedule;
-use super::transaction::{Pair, Read, Rows, Space, Transaction, Value};
+use super::transaction::{Durability, Pair, Read, Rows, Space, Transaction, Value};
 
 /// Maximum number of transactions in a batch. Larger batches would add latency without saving much of the sync.
 const MAX_BATCH: usize = 128;
@@ -82,9 +89,10 @@ impl Engine {
     pub(super) fn open(
         path: &Path,
         reserve: u64,
+        environment: Environment,
         recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        Self::open_with(path, reserve, SEGMENT_BYTES, recover)
+        Self::open_with(path, reserve, SEGMENT_BYTES, environment, recover)
     }
 
     /// Opens the ledger like [`open`](Self::open), with another segment size in bytes.
@@ -92,16 +100,20 @@ impl Engine {
         path: &Path,
         reserve: u64,
         segment: u64,
+        environment: Environment,
         recover: impl FnOnce(&mut Transaction<'_>, Vec<Pair>) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<Self, LedgerError> {
         let (disk, log) = Disk::open(path, reserve)?;
         let view = disk.view()?;
-        let (schedule, ids) = (Schedule::read(&view)?, Ids::starting_at(next_millis(&view)?));
+        let mut schedule = Schedule::read(|space| view.all(space))?;
+        schedule.queued = outbox::queued(&view, &schedule)?;
+        let ids = Ids::starting_at(next_millis(&view)?);
         let running = view.all(Space::Running)?;
         drop(view);
         let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
             disk,
+            environment,
             segment,
             requests: Mutex::new(Some(sender)),
             failed: Mutex::default(),
@@ -210,9 +222,13 @@ impl Engine {
         self.shared.listener.get_or_init(|| listener).subscribed(None);
     }
 
-    /// Returns whether the ledger is writable.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.shared.failed.lock().is_none()
+    pub(super) fn environment(&self) -> &Environment {
+        &self.shared.environment
+    }
+
+    /// Returns why the ledger is not writable.
+    pub(super) fn failure(&self) -> Option<LedgerError> {
+        self.shared.failed.lock().clone()
     }
 
     /// Returns a weak reference to the shared state, which does not keep the database open.
@@ -228,7 +244,7 @@ impl Engine {
     /// Returns why the ledger is not writable.
     #[cfg(test)]
     pub(super) fn refusal(&self) -> String {
-        self.shared.refusal().0
+        self.shared.refusal().to_string()
     }
 
     /// Simulates this much free disk space.
@@ -258,7 +274,7 @@ impl Read for Engine {
 
 /// Implements [`Ledger::identity_in`](super::Ledger::identity_in).
 pub(super) fn identity_in(path: &Path) -> Result<Option<String>, LedgerError> {
-    Wal::identity_in(&path.join(LOG)).map_err(|error| LedgerError(error.to_string()))
+    Wal::identity_in(&path.join(LOG)).map_err(|error| error.of(path))
 }
 
 /// Creates a WAL without tables, like a start that was interrupted.
@@ -275,17 +291,19 @@ fn next_millis(view: &View<'_>) -> Result<u64, LedgerError> {
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
-    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map_err(|error| LedgerError::Internal(format!("the thread `{name}` cannot be started: {error}")))
 }
 
 /// State shared by the threads and the handles.
 pub(super) struct Shared {
     disk: Disk,
+    environment: Environment,
     /// Size in bytes at which a WAL segment is full.
     segment: u64,
     requests: Mutex<Option<Sender<WriteRequest>>>,
-    /// Why the ledger is not writable, and whether free space would repair that.
-    failed: Mutex<Option<Failure>>,
+    /// Why the ledger is not writable: the disk is full, or a write failed.
+    failed: Mutex<Option<LedgerError>>,
     /// Abandoned claims whose end is not written yet.
     ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,
     schedule: Mutex<Schedule>,
@@ -308,21 +326,21 @@ impl Shared {
     }
 
     fn refusal(&self) -> LedgerError {
-        LedgerError(self.failed.lock().as_ref().map_or_else(|| "it is shut".into(), |failure| failure.why.clone()))
+        self.failed.lock().clone().unwrap_or(LedgerError::Closed)
     }
 
-    fn fail(&self, step: &str, Failure { why, is_full }: Failure) {
-        let why = format!("{step}: {why}");
-        if is_full {
+    fn fail(&self, step: &'static str, failure: Failure) {
+        let why = format!("{step}: {}", failure.cause);
+        if failure.is_full {
             tracing::error!(%why, "the ledger's disk is full: nothing is sent until space is freed");
         } else {
             tracing::error!(%why, "the ledger is not writable: nothing is sent until the process is restarted");
         }
-        *self.failed.lock() = Some(Failure { why, is_full });
+        *self.failed.lock() = Some(failure.at(step));
     }
 
     fn is_disk_full(&self) -> bool {
-        self.failed.lock().as_ref().is_some_and(|failure| failure.is_full)
+        matches!(*self.failed.lock(), Some(LedgerError::DiskFull { .. }))
     }
 
     /// Reopens the tables if there is room again. Permits stay valid; claims abandoned meanwhile are ended.
@@ -358,7 +376,8 @@ impl Shared {
                 shared.ends.lock().remove(&execution);
             }
         };
-        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution), reply)
+        let now = self.environment.now();
+        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution, now), reply)
     }
 
     #[cfg(test)]

@@ -5,30 +5,24 @@ use std::sync::{Arc, Weak};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::change_feed::{ChangeListener, RecordKey};
+use super::change_feed::ChangeListener;
 use super::claim_guard::{ClaimOwner, ExecutionId};
-use super::double_payment::DoublePayment;
+use super::claims::jobs;
 use super::embedded;
+use super::environment::Environment;
+use super::error::LedgerError;
 use super::ids::Id;
 use super::limits::{DueLimit, QueueFull, QueueLimit};
 use super::lock_scope::LockScope;
 use super::postgres;
-use super::records::{Backlog, ClaimResult, Delivery, LedgerError, Record};
-use super::transaction::{Read, Space, Transaction};
-use super::{inquiries, jobs, outbox};
+use super::record_key::RecordKey;
+use super::records::{Backlog, ClaimResult, Delivery, Record};
+use super::schedule::Schedule;
+use super::transaction::{Durability, Read, Space, Transaction};
+use super::{inquiries, outbox};
 
 /// Spaces whose keys begin with the creation time of their rows.
 const TIMED: [Space; 4] = [Space::Payments, Space::Refunds, Space::Claims, Space::Events];
-
-/// When the result of a transaction is returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// After the sync: the transaction survives a power cut.
-    Durable,
-    /// After the commit, before the sync: the transaction is visible and survives the end of the process. Used where
-    /// the result can be obtained again after a power cut. The sync follows within milliseconds.
-    Applied,
-}
 
 /// One of the engines. Clones share it.
 #[derive(Clone)]
@@ -38,6 +32,14 @@ pub(super) enum Engine {
 }
 
 impl Engine {
+    /// Returns the clock and the metrics of the process.
+    pub(super) fn environment(&self) -> &Environment {
+        match self {
+            Self::Embedded(engine) => engine.environment(),
+            Self::Postgres(engine) => engine.environment(),
+        }
+    }
+
     /// Returns the lock scope of a transaction. The embedded engine runs transactions one after another and needs
     /// none.
     pub(super) fn lock_scope(&self, scope: impl FnOnce() -> LockScope) -> LockScope {
@@ -59,7 +61,7 @@ impl Engine {
             Self::Embedded(engine) => {
                 let work = move |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
                 let (value, double_payments) = engine.write(durability, work).await?;
-                double_payments.iter().for_each(DoublePayment::report);
+                double_payments.iter().for_each(|found| found.report(&*engine.environment().metrics));
                 Ok(value)
             }
             Self::Postgres(engine) => engine.write(durability, scope, work).await,
@@ -117,7 +119,7 @@ impl Engine {
             Self::Embedded(engine) => {
                 let engine = engine.clone();
                 let keys = tokio::task::spawn_blocking(move || engine.keys(space, &from, &until, limit)).await;
-                keys.unwrap_or_else(|error| Err(LedgerError(error.to_string())))
+                keys.unwrap_or_else(|error| Err(LedgerError::Internal(error.to_string())))
             }
             Self::Postgres(engine) => engine.keys(space, from, until, limit).await,
         }
@@ -234,7 +236,7 @@ impl Engine {
     /// Implements [`Ledger::waiting`](super::Ledger::waiting).
     pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
         match self {
-            Self::Embedded(engine) => Ok(engine.schedule(inquiries::waiting)),
+            Self::Embedded(engine) => Ok(engine.schedule(Schedule::backlog)),
             Self::Postgres(engine) => engine.waiting().await,
         }
     }
@@ -247,10 +249,10 @@ impl Engine {
         }
     }
 
-    /// Implements [`Ledger::is_healthy`](super::Ledger::is_healthy).
+    #[cfg(test)]
     pub(super) fn is_healthy(&self) -> bool {
         match self {
-            Self::Embedded(engine) => engine.is_healthy(),
+            Self::Embedded(engine) => engine.failure().is_none(),
             Self::Postgres(engine) => engine.is_healthy(),
         }
     }

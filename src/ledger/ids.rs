@@ -5,17 +5,17 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::records::LedgerError;
+use super::error::{Corruption, LedgerError};
 
 /// Row id: 8 bytes of milliseconds, a 4-byte counter, 4 bytes that are random or the owner's number. Later ids are
 /// greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Id(pub(super) [u8; 16]);
+pub struct Id(pub(super) [u8; 16]);
 
 impl Id {
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, LedgerError> {
-        bytes.try_into().map(Self).map_err(|_| LedgerError("an id has the wrong length".into()))
+        bytes.try_into().map(Self).map_err(|_| Corruption::Form("an id has the wrong length".to_owned()).into())
     }
 }
 
@@ -39,7 +39,9 @@ impl TryFrom<String> for Id {
 
     fn try_from(text: String) -> Result<Self, LedgerError> {
         let number = u128::from_str_radix(&text, 16).ok().filter(|_| text.len() == 32);
-        number.map(|number| Self(number.to_be_bytes())).ok_or_else(|| LedgerError(format!("`{text}` is no id")))
+        number
+            .map(|number| Self(number.to_be_bytes()))
+            .ok_or_else(|| Corruption::Form(format!("`{text}` is no id")).into())
     }
 }
 

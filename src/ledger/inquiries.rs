@@ -2,13 +2,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::ids::{millis, millis_at, time};
-use super::jobs;
-use super::records::{Backlog, Inquiry, LedgerError, Record, RecordId};
+use super::due_index::{LATEST_DUE, after, is_urgent, patient_share};
+use super::error::LedgerError;
+use super::ids::{millis, millis_at};
+use super::records::{Inquiry, Record, RecordId};
 use super::rows::{PaymentRow, Target, TrackedRow};
 use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
-use super::transaction::{Read, Transaction, Watched};
+use super::transaction::{Read, Transaction, report_unreadable};
 
 /// Implements [`Ledger::save_inquiry`](super::Ledger::save_inquiry).
 pub(super) fn save_inquiry(
@@ -49,25 +50,6 @@ pub(super) fn after_close(
     payment.save(tx)
 }
 
-/// Bound on due times: a later due time was written by a wrong clock and counts as due now. The longest regular
-/// delays are those of pending records (30 h) and of deliveries (27 h).
-pub(super) const LATEST_DUE: SignedDuration = SignedDuration::from_hours(48);
-
-/// First byte of the value of an inquiry that can wait. Any other value is urgent, including the empty one of older
-/// versions.
-pub(super) const PATIENT: u8 = 0;
-const URGENT: u8 = 1;
-
-/// Returns the value in the inquiry index: priority and channel.
-pub(super) fn priority(is_urgent: bool, channel: &str) -> Vec<u8> {
-    [&[if is_urgent { URGENT } else { PATIENT }], channel.as_bytes()].concat()
-}
-
-/// Returns whether a value of the inquiry index is urgent.
-pub(super) fn is_urgent(value: &[u8]) -> bool {
-    value.first() != Some(&PATIENT)
-}
-
 /// Returns keys of due inquiries, except those of `busy` channels. Urgent ones come first, each group by due time,
 /// then those that a wrong clock wrote. A quarter is reserved for inquiries that can wait.
 pub(super) fn due(schedule: &Schedule, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Vec<u8>> {
@@ -92,40 +74,17 @@ pub(super) fn due(schedule: &Schedule, now: Timestamp, limit: usize, busy: &[Str
     keys
 }
 
-/// Returns how many of `limit` are reserved for inquiries that can wait.
-pub(super) fn patient_share(limit: usize) -> usize {
-    limit / 4
-}
-
 /// Records that became unknown later than this were written by a wrong clock.
 const FUTURE: SignedDuration = SignedDuration::from_mins(1);
 
-/// Returns the first key whose time is `later` from now.
-pub(super) fn after(now: Timestamp, later: SignedDuration) -> Vec<u8> {
-    let bound = now.saturating_add(later).unwrap_or(Timestamp::MAX);
-    millis(bound).saturating_add(1).to_be_bytes().to_vec()
-}
-
 /// Returns the records of these keys. A record that cannot be read does not block the others.
 pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
-    let from = Watched::new(from);
-    let record = |key: &Vec<u8>| match Target::listed(&from, key) {
+    let record = |key: &Vec<u8>| match Target::listed(from, key) {
         Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
         Err(error) => {
-            from.report(&error, "a record with a due inquiry");
+            report_unreadable(&error, "a record with a due inquiry");
             None
         }
     };
     due.iter().filter_map(record).collect()
-}
-
-/// Implements [`Ledger::waiting`](super::Ledger::waiting).
-pub(super) fn waiting(schedule: &Schedule) -> Backlog {
-    Backlog {
-        deliveries: u64::try_from(schedule.queued).unwrap_or(0),
-        unknown: schedule.unknown.len() as u64,
-        oldest_unknown: schedule.unknown.keys().next().map(|key| time(millis_at(key))),
-        jobs: schedule.jobs.len() as u64,
-        oldest_job: jobs::oldest(schedule),
-    }
 }

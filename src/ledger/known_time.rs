@@ -12,16 +12,14 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
-use super::engine::Durability::Durable;
 use super::engine::Engine;
+use super::environment::Reading;
+use super::error::LedgerError;
 use super::ids::{Id, index, millis, millis_at, time};
 use super::lock_scope::LockScope;
-use super::records::LedgerError;
+use super::retention::KNOWN_TIME_KEY;
+use super::transaction::Durability::Durable;
 use super::transaction::{Read, Space, Transaction};
-use crate::clock::Reading;
-
-/// Key of the stored time, beside the expiry index.
-pub(super) const KEY: &[u8] = &[2];
 
 /// Largest jump that is accepted without a witness.
 const LARGEST_JUMP: SignedDuration = SignedDuration::from_hours(24);
@@ -88,10 +86,10 @@ pub(super) async fn purge_time(
         clock,
     };
     let work = move |tx: &mut Transaction<'_>| {
-        let stored = tx.bytes(Space::Expiry, KEY)?.map(|value| time(millis_at(&value)));
+        let stored = tx.bytes(Space::Expiry, KNOWN_TIME_KEY)?.map(|value| time(millis_at(&value)));
         let (known, verdict) = judge(stored.or(newest), facts);
         if stored != Some(known) {
-            tx.put(Space::Expiry, KEY, millis(known).to_be_bytes());
+            tx.put(Space::Expiry, KNOWN_TIME_KEY, millis(known).to_be_bytes());
         }
         Ok(verdict)
     };

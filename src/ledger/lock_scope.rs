@@ -1,10 +1,13 @@
 //! Lock scope of a transaction. Two transactions about one order never run at the same time.
 
-use super::ids::{Id, index};
-use super::records::{ClaimKey, Intent, LedgerError, Payment, RecordId, Refund, merchants_order_id};
-use super::rows::{PaymentRow, TrackedRow};
+use super::claims;
+use super::error::LedgerError;
+use super::ids::Id;
+use super::names::{key_name, order_lock};
+use super::outbox;
+use super::records::{ClaimKey, Intent, Payment, RecordId, Refund};
+use super::rows::{self, PaymentRow, TrackedRow};
 use super::transaction::Read;
-use super::{claims, outbox};
 
 /// What a transaction locks.
 #[derive(Clone, Debug)]
@@ -33,7 +36,7 @@ impl LockScope {
         let (Intent::Pay(Payment { merchant, order_id, .. })
         | Intent::Refund(Refund { merchant, order_id, .. })
         | Intent::Close(RecordId { merchant, order_id, .. })) = intent;
-        Self::Names(vec![claims::key_name(key), order_lock(merchant, order_id)])
+        Self::Names(vec![key_name(key), order_lock(merchant, order_id)])
     }
 
     /// Returns the names to lock, always sorted, so that no deadlock arises. `None` if the record does not exist.
@@ -45,20 +48,11 @@ impl LockScope {
                 return Ok(Some(names));
             }
             Self::Claim(claim) => claims::payment_of(from, *claim)?,
-            Self::Number(number) => index_of(from, number)?,
+            Self::Number(number) => rows::payment_by_number(from, number)?.map(|tracked| tracked.id),
             Self::Event(event) => outbox::payment_of(from, event)?,
         };
         let Some(payment) = payment else { return Ok(None) };
         let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
         Ok(payment.map(|tracked| vec![order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id)]))
     }
-}
-
-/// Returns the lock of an order and its abandoned attempts.
-pub(super) fn order_lock(merchant: &str, order_id: &str) -> Id {
-    index("order", &[merchant, merchants_order_id(order_id)])
-}
-
-fn index_of(from: &impl Read, number: &str) -> Result<Option<Id>, LedgerError> {
-    Ok(super::rows::payment_by_number(from, number)?.map(|tracked| tracked.id))
 }

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::path::Path;
-
-use jiff::Timestamp;
+use std::sync::Arc;
 
 use super::claims;
 use super::embedded::{self, View};
+use super::environment::Environment;
+use super::error::LedgerError;
 use super::ids::Id;
 use super::moved::Mark;
 use super::outbox;
 use super::postgres::{Address, Begun, Filling};
-use super::records::LedgerError;
 use super::rows::{PaymentRow, TrackedRow};
 use super::transaction::{Space, Writes};
 
@@ -36,30 +36,34 @@ impl fmt::Display for Moved {
 ///
 /// The embedded ledger is then marked as moved and cannot be opened. If a crash interrupts the migration, calling
 /// this function again completes it.
-pub fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
-    if !embedded::holds_ledger(from).map_err(|error| LedgerError(format!("{}: {error}", from.display())))? {
-        return Err(LedgerError(format!("{} holds no ledger: name the directory of the old one", from.display())));
+pub fn migrate(from: &Path, to: Address, environment: Environment) -> Result<Moved, LedgerError> {
+    let cannot_open = |error| LedgerError::CannotOpen { path: from.to_owned(), source: Arc::new(error) };
+    if !embedded::holds_ledger(from).map_err(cannot_open)? {
+        let why = format!("{} holds no ledger: name the directory of the old one", from.display());
+        return Err(LedgerError::MoveFailed(why));
     }
     let begun = match Mark::read(from)? {
         Some(Mark { complete: true, to, at, .. }) => {
-            return Err(LedgerError(format!("the ledger in {} was moved to {to} at {at} already", from.display())));
+            let why = format!("the ledger in {} was moved to {to} at {at} already", from.display());
+            return Err(LedgerError::MoveFailed(why));
         }
         // The earlier migration may have copied all rows, which cannot be checked here.
         Some(mark) if mark.to != to.to_string() => {
             let Mark { to: first, at, .. } = mark;
-            return Err(LedgerError(format!(
+            return Err(LedgerError::MoveFailed(format!(
                 "a move to {first} began at {at} and may be complete: name that PostgreSQL in `ledger.url` to finish it"
             )));
         }
         begun => begun,
     };
     // Stays open until the end, so that no gateway can start on the ledger.
-    let engine = embedded::Engine::open(from, 0, |tx, running| claims::recover(tx, running, Timestamp::now()))?;
+    let now = environment.now();
+    let engine = embedded::Engine::open(from, 0, environment, move |tx, running| claims::recover(tx, running, now))?;
     let view = engine.view()?;
     // The caller may be an async task, so the server is waited for on another thread.
     std::thread::scope(|scope| {
         let moved = scope.spawn(|| fill(&view, from, begun, &to)).join();
-        moved.unwrap_or_else(|_| Err(LedgerError("the migration panicked".to_owned())))
+        moved.unwrap_or_else(|_| Err(LedgerError::Internal("the migration panicked".to_owned())))
     })
 }
 

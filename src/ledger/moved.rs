@@ -8,26 +8,27 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::records::LedgerError;
+use super::error::{Corruption, LedgerError};
 
 /// Name of the file in the ledger's directory.
-pub(crate) const MARK: &str = "MOVED";
+pub const MARK: &str = "MOVED";
 
 /// Content of the mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub struct Mark {
     /// Id of the migration. A ledger in PostgreSQL has the same id once the migration is complete.
-    pub(crate) id: String,
+    pub id: String,
     /// Host and database of the PostgreSQL.
-    pub(crate) to: String,
+    pub to: String,
     /// Start of the migration.
-    pub(crate) at: Timestamp,
+    pub at: Timestamp,
     /// Whether PostgreSQL has confirmed the commit.
-    pub(crate) complete: bool,
+    pub complete: bool,
 }
 
 impl Mark {
@@ -38,20 +39,22 @@ impl Mark {
 
     /// Reads the mark in a ledger's directory; `None` if the ledger was never migrated. Fails if the mark cannot be
     /// read, because the ledger may have been migrated.
-    pub(crate) fn read(directory: &Path) -> Result<Option<Self>, LedgerError> {
+    pub fn read(directory: &Path) -> Result<Option<Self>, LedgerError> {
         let path = directory.join(MARK);
-        let cannot = |why: String| LedgerError(format!("{} cannot be read: {why}", path.display()));
+        let damaged = |error| Corruption::File(format!("{} cannot be read: {error}", path.display()));
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| cannot(error.to_string())),
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).map(Some).map_err(damaged)?),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(cannot(error.to_string())),
+            Err(error) => Err(LedgerError::CannotOpen { path, source: Arc::new(error) }),
         }
     }
 
     /// Writes the mark durably and atomically.
     pub(super) fn write(&self, directory: &Path) -> Result<(), LedgerError> {
-        let cannot =
-            |error| LedgerError(format!("the mark {MARK} cannot be written to {}: {error}", directory.display()));
+        let cannot = |error| {
+            let why = format!("the mark {MARK} cannot be written to {}: {error}", directory.display());
+            LedgerError::MoveFailed(why)
+        };
         let unfinished = directory.join(format!("{MARK}.unfinished"));
         let write = || {
             let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
@@ -67,18 +70,11 @@ impl Mark {
 }
 
 /// Fails if the ledger in this directory was migrated to PostgreSQL, or may have been.
-pub(crate) fn refuse_moved(directory: &Path) -> Result<(), LedgerError> {
+pub fn refuse_moved(directory: &Path) -> Result<(), LedgerError> {
     let Some(Mark { to, at, complete, .. }) = Mark::read(directory)? else { return Ok(()) };
-    let directory = directory.display();
-    Err(LedgerError(match complete {
-        true => format!(
-            "the ledger in {directory} was moved to {to} at {at}: it would not know of later payments and could make them twice. \
-             Name that PostgreSQL in [ledger] of tollgate.toml and keep the directory as a backup"
-        ),
-        false => format!(
-            "the ledger in {directory} is being moved to {to} since {at}, and the move was not finished: run \
-             `tollgate migrate {directory}` again, which finishes it or says why not. Only if that PostgreSQL holds no payment and the \
-             move is given up, delete {directory}/{MARK}"
-        ),
-    }))
+    let directory = directory.to_owned();
+    Err(match complete {
+        true => LedgerError::Moved { directory, to, at },
+        false => LedgerError::MoveUnfinished { directory, to, at, mark: MARK },
+    })
 }

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::embedded::View;
+use super::due_index::{LATEST_DUE, after, outbox_key};
+use super::error::{Corruption, LedgerError};
 use super::ids::{Id, millis, millis_at, time};
-use super::inquiries::{LATEST_DUE, after};
-use super::lock_scope;
-use super::records::{Delivery, Event, LedgerError, Record, RecordId};
+use super::names;
+use super::records::{Delivery, Event, Record, RecordId};
 use super::retention::Expired;
 use super::rows::{PaymentRow, TrackedRow};
 use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
-use super::transaction::{Pair, Read, Space, Transaction, Watched};
+use super::transaction::{Pair, Read, Space, Transaction, report_unreadable};
 
 /// Appends an event to its payment's queue. The caller saves the payment.
 pub(super) fn publish(
@@ -118,21 +118,15 @@ pub(super) fn waits(merchant: &str, key: &[u8], under_way: impl Fn(&str, &str) -
     event.is_ok_and(|event| !under_way(merchant, &event))
 }
 
-/// Returns the merchant in the value of an outbox row.
-pub(super) fn merchant(value: &[u8]) -> &str {
-    std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default()
-}
-
 /// Returns the deliveries of outbox rows. A row that cannot be read does not block the others.
 pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
-    let from = Watched::new(from);
     let delivery = |(key, value): (Vec<u8>, Vec<u8>)| {
         let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
         match from.row::<EventRow>(Space::Events, key.get(8..).unwrap_or_default()) {
             Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
             Ok(None) => None,
             Err(error) => {
-                from.report(&error, "an event");
+                report_unreadable(&error, "an event");
                 None
             }
         }
@@ -141,11 +135,11 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
 }
 
 /// Returns the number of events in the queues whose heads are in the outbox.
-pub(super) fn queued(view: &View<'_>, schedule: &Schedule) -> Result<i64, LedgerError> {
+pub(super) fn queued(from: &impl Read, schedule: &Schedule) -> Result<i64, LedgerError> {
     let mut queued = 0;
     for value in schedule.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
-        queued += TrackedRow::<PaymentRow>::must(view, payment)?.row.waiting_events as i64;
+        queued += TrackedRow::<PaymentRow>::must(from, payment)?.row.waiting_events as i64;
     }
     Ok(queued)
 }
@@ -167,7 +161,7 @@ pub(super) fn expired(
     if !is_over(event.created_at) || payment.is_some_and(|payment| is_waiting(&payment.row, id)) {
         return Ok(None);
     }
-    let names = vec![lock_scope::order_lock(&event.subject.merchant, &event.subject.order_id)];
+    let names = vec![names::order_lock(&event.subject.merchant, &event.subject.order_id)];
     Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec())] }))
 }
 
@@ -199,7 +193,7 @@ struct EventRow {
 impl EventRow {
     fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
         let row = from.row(Space::Events, &id.0)?;
-        row.ok_or_else(|| LedgerError("an event in a payment's queue is missing".to_owned()))
+        row.ok_or_else(|| Corruption::MissingRow(Space::Events.name()).into())
     }
 }
 
@@ -246,8 +240,4 @@ fn event_id(id: Id) -> String {
 /// Parses the result of [`event_id`].
 fn named(event_id: &str) -> Option<Id> {
     event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok())
-}
-
-fn outbox_key(due: u64, event: Id) -> Vec<u8> {
-    [&due.to_be_bytes()[..], &event.0].concat()
 }

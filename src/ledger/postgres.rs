@@ -15,6 +15,7 @@ mod address;
 mod clock;
 mod connect;
 mod dequeue;
+mod due_work;
 mod failure;
 mod feed;
 mod health;
@@ -26,33 +27,33 @@ mod running_executions;
 mod save;
 mod schema;
 mod session;
+mod submit;
 mod sweep;
+mod tables;
+mod transact;
 
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 pub use self::address::Address;
+use self::failure::Failure;
 use self::health::Health;
 pub(super) use self::import::{Begun, Filling};
 use self::lease::Lease;
-use self::pool::{Next, Queue, RetryBudget};
+use self::pool::Queue;
 use self::running_executions::RunningExecutions;
-use self::session::{Failure, Session};
+use self::session::Session;
 use super::change_feed::ChangeListener;
 use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
-use super::double_payment::DoublePayment;
-use super::engine::Durability;
-use super::ids::{Id, Ids};
-use super::limits::{DueLimit, QueueFull, QueueLimit};
-use super::lock_scope::LockScope;
-use super::records::{Backlog, ClaimResult, Delivery, LedgerError, Record};
-use super::transaction::{Read, Space, Transaction};
-use super::{inquiries, jobs, outbox};
+use super::environment::Environment;
+use super::error::LedgerError;
+use super::ids::Ids;
+use super::records::Backlog;
+use super::transaction::{Read, Space};
 
 /// Connections of a process that serve no requests: lease keeper, announcer and listener.
 const AUXILIARY_CONNECTIONS: usize = 3;
@@ -60,8 +61,6 @@ const AUXILIARY_CONNECTIONS: usize = 3;
 pub const FEWEST_CONNECTIONS: usize = AUXILIARY_CONNECTIONS + 1;
 /// Default maximum of connections of a process.
 pub const CONNECTIONS: usize = 15;
-/// Maximum time that a caller waits for a reply.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// PostgreSQL engine with its threads. When dropped, it completes the pending work, gives up the lease and joins the
 /// threads.
@@ -77,6 +76,7 @@ pub(super) struct Engine {
 /// State shared by the threads and the handles.
 pub(super) struct Shared {
     address: Address,
+    environment: Environment,
     /// Number of this process, unique among all that ever used the ledger.
     owner: u32,
     ids: Mutex<Ids>,
@@ -95,18 +95,18 @@ pub(super) struct Shared {
 
 impl Engine {
     /// Connects with at most this many connections, migrates the tables, and ends the claims of dead processes.
-    pub(super) fn open(address: Address, connections: usize) -> Result<Self, LedgerError> {
-        Self::with(address, connections.max(FEWEST_CONNECTIONS) - AUXILIARY_CONNECTIONS)
+    pub(super) fn open(address: Address, connections: usize, environment: Environment) -> Result<Self, LedgerError> {
+        Self::with(address, connections.max(FEWEST_CONNECTIONS) - AUXILIARY_CONNECTIONS, environment)
     }
 
     /// Connects like [`open`](Self::open), with this many connections for requests.
-    pub(super) fn with(address: Address, connections: usize) -> Result<Self, LedgerError> {
+    pub(super) fn with(address: Address, connections: usize, environment: Environment) -> Result<Self, LedgerError> {
         let (done_sender, ready) = mpsc::channel();
         let (stop_keeper, stop) = mpsc::channel();
         let (shared_sender, shared) = mpsc::channel();
         // All waiting for the server is done on other threads, because the caller may be an async task.
         let lease_keeper = thread("ledger keeper", move || {
-            let started = start(address, connections);
+            let started = start(address, connections, environment);
             let (shared, session) = match started {
                 Ok(started) => started,
                 Err(failure) => return drop(done_sender.send(Err(failure))),
@@ -114,7 +114,7 @@ impl Engine {
             let _ = shared_sender.send(Arc::clone(&shared));
             lease::keep(&shared, session, &stop, &done_sender);
         })?;
-        let thread_ended = || LedgerError("the lease keeper ended".to_owned());
+        let thread_ended = || LedgerError::Internal("the lease keeper ended".to_owned());
         ready.recv().map_err(|_| thread_ended())??;
         let shared = shared.recv().map_err(|_| thread_ended())?;
         let mut engine =
@@ -134,46 +134,6 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Implements [`Engine::write`](super::engine::Engine::write).
-    pub(super) async fn write<T: Send + 'static>(
-        &self,
-        durability: Durability,
-        scope: LockScope,
-        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        self.ask(self.transaction(durability, scope, work)).await
-    }
-
-    /// Runs the transaction of a claim, like [`Engine::claim`](super::engine::Engine::claim).
-    pub(super) async fn claim<T: Send + 'static>(
-        &self,
-        scope: LockScope,
-        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let claimed = self.submit(Unawaited::Skipped, self.transaction(Durability::Durable, scope, work)).await;
-        claimed.unwrap_or_else(|| Err(not_in_time()))
-    }
-
-    fn transaction<T: Send + 'static>(
-        &self,
-        durability: Durability,
-        scope: LockScope,
-        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
-    ) -> impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static {
-        let shared = Arc::downgrade(&self.shared);
-        move |session| {
-            let Some(shared) = shared.upgrade() else { return Err(shut_down_error()) };
-            let work = |tx: &mut Transaction<'_>| Ok((work(tx)?, tx.take_double_payments()));
-            let ((value, double_payments), wakes) = session.transaction(durability, &scope, &shared, work)?;
-            // Reported here, because the caller may have stopped waiting.
-            double_payments.iter().for_each(DoublePayment::report);
-            if wakes {
-                shared.wake();
-            }
-            Ok(value)
-        }
-    }
-
     /// Implements [`Engine::read`](super::engine::Engine::read).
     pub(super) async fn read<T: Send + 'static>(
         &self,
@@ -191,75 +151,6 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, LedgerError> {
         self.ask(move |session| Ok(session.keys(space, &from, &until, limit)?)).await
-    }
-
-    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
-        let owner = self.shared.owner;
-        let when = self.shared.due.ranges(Space::Inquiries, now, inquiries::LATEST_DUE);
-        let busy = busy.to_vec();
-        let reserved = self.ask(move |session| {
-            let keys = dequeue::reserve_inquiries(session, owner, &when, limit, &busy)?;
-            complete_or_error(session, inquiries::records(session, &keys))
-        });
-        or_empty(reserved.await)
-    }
-
-    pub(super) async fn due_jobs(&self, now: Timestamp, limit: DueLimit) -> Vec<(Id, String)> {
-        let owner = self.shared.owner;
-        let when = self.shared.due.ranges(Space::Jobs, now, jobs::LATEST_DUE);
-        let reserved = self.ask(move |session| Ok(jobs::jobs(&dequeue::reserve_jobs(session, owner, &when, &limit)?)));
-        or_empty(reserved.await)
-    }
-
-    /// Implements [`Engine::enqueue`](super::engine::Engine::enqueue).
-    pub(super) async fn enqueue(
-        &self,
-        merchant: String,
-        limit: QueueLimit,
-        scope: LockScope,
-        mut work: impl FnMut(&mut Transaction<'_>, Option<QueueFull>) -> Result<ClaimResult, LedgerError> + Send + 'static,
-    ) -> Result<ClaimResult, LedgerError> {
-        let shared = Arc::downgrade(&self.shared);
-        let accepted = self.submit(Unawaited::Skipped, move |session| {
-            let Some(shared) = shared.upgrade() else { return Err(shut_down_error()) };
-            let work = |tx: &mut Transaction<'_>| work(tx, dequeue::reached_limit(session, &merchant, limit)?);
-            match session.transaction(Durability::Durable, &scope, &shared, work) {
-                Ok((claimed, wakes)) => {
-                    if wakes {
-                        shared.wake();
-                    }
-                    Ok(claimed)
-                }
-                Err(error) if session.is_in_doubt() => Ok(ClaimResult::InDoubt(error)),
-                Err(error) => Err(error),
-            }
-        });
-        // A transaction that has started may still be committed.
-        accepted.await.unwrap_or_else(|| Ok(ClaimResult::InDoubt(not_in_time())))
-    }
-
-    pub(super) async fn due_deliveries(
-        &self,
-        now: Timestamp,
-        limit: usize,
-        free: impl Fn(&str) -> usize,
-        under_way: impl Fn(&str, &str) -> bool,
-    ) -> Vec<Delivery> {
-        let owner = self.shared.owner;
-        let when = self.shared.due.ranges(Space::Outbox, now, inquiries::LATEST_DUE);
-        let due_by_merchant = self.ask(move |session| Ok(dequeue::due_by_merchant(session, owner, &when)?)).await;
-        let chosen = match due_by_merchant {
-            Ok(due_by_merchant) => dequeue::choose(due_by_merchant, limit, free, under_way),
-            Err(error) => return or_empty(Err(error)),
-        };
-        if chosen.is_empty() {
-            return Vec::new();
-        }
-        let reserved = self.ask(move |session| {
-            let reserved = dequeue::reserve_deliveries(session, owner, &chosen)?;
-            complete_or_error(session, outbox::deliveries(session, reserved))
-        });
-        or_empty(reserved.await)
     }
 
     pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
@@ -290,7 +181,7 @@ impl Engine {
 
     /// Implements [`Engine::cluster_id`](super::engine::Engine::cluster_id).
     pub(super) async fn cluster_id(&self) -> Result<String, LedgerError> {
-        self.ask(feed::identity).await
+        self.ask(origin::identity).await
     }
 
     /// Implements [`Engine::quiesce`](super::engine::Engine::quiesce).
@@ -298,16 +189,24 @@ impl Engine {
         self.ask(feed::quiesce).await
     }
 
+    pub(super) fn environment(&self) -> &Environment {
+        &self.shared.environment
+    }
+
+    #[cfg(test)]
     pub(super) fn is_healthy(&self) -> bool {
         self.shared.health.is_good()
     }
 
     /// Implements [`Ledger::not_ready`](super::Ledger::not_ready).
-    pub(super) fn not_ready(&self) -> Option<String> {
-        let unreachable = self.shared.health.why().map(|why| {
-            format!("the ledger cannot be reached ({why}); see that PostgreSQL runs and that `ledger.url` leads to it")
+    pub(super) fn not_ready(&self) -> Option<LedgerError> {
+        let unreachable = self.shared.health.why().map(|why| LedgerError::Unreachable {
+            why: format!(
+                "the ledger cannot be reached ({why}); see that PostgreSQL runs and that `ledger.url` leads to it"
+            ),
+            source: None,
         });
-        unreachable.or_else(|| self.shared.lease.expired_reason())
+        unreachable.or_else(|| self.shared.lease.expired_reason().map(LedgerError::LeaseLost))
     }
 
     /// Returns the ledger's name and the ids of the migrations that filled it.
@@ -318,14 +217,14 @@ impl Engine {
     pub(super) fn may_send(&self, execution: ExecutionId) -> Result<(), LedgerError> {
         let given = self.shared.running_executions.lock().term(execution);
         if let Some(why) = self.shared.lease.expired_reason() {
-            return Err(LedgerError(why));
+            return Err(LedgerError::LeaseLost(why));
         }
         if given == Some(self.shared.lease.term()) {
             return Ok(());
         }
         let why = "the lease of this gateway in PostgreSQL ended while the request was served, so that the other gateways held it for \
                    dead; it is renewed now, and the same request may be sent again";
-        Err(LedgerError(why.to_owned()))
+        Err(LedgerError::LeaseLost(why.to_owned()))
     }
 
     #[cfg(test)]
@@ -335,51 +234,13 @@ impl Engine {
 
     /// Returns the pause before the next sweep.
     #[cfg(test)]
-    pub(super) async fn sweep_pause(&self) -> Duration {
+    pub(super) async fn sweep_pause(&self) -> std::time::Duration {
         let owner = self.shared.owner;
         self.ask(move |session| Ok(sweep::pause(session, owner)?)).await.unwrap_or_default()
     }
 
     pub(super) fn weak(&self) -> Weak<Shared> {
         Arc::downgrade(&self.shared)
-    }
-
-    /// Runs work on a connection. Retries after a conflict or a lost connection, if certainly nothing was committed.
-    async fn ask<T: Send + 'static>(
-        &self,
-        work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        self.submit(Unawaited::Done, work).await.unwrap_or_else(|| Err(not_in_time()))
-    }
-
-    /// Runs work within a time limit. `None` after a timeout; the work may still be executed then.
-    async fn submit<T: Send + 'static>(
-        &self,
-        unawaited: Unawaited,
-        mut work: impl FnMut(&Session) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Option<Result<T, LedgerError>> {
-        let (reply, answer) = oneshot::channel();
-        let (mut reply, mut budget) = (Some(reply), RetryBudget::default());
-        self.shared.queue.push(Box::new(move |session| {
-            if unawaited == Unawaited::Skipped && reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
-                return Next::Done;
-            }
-            let done = match session {
-                Ok(session) => {
-                    let done = work(session);
-                    if done.is_err() && budget.may_retry(session) {
-                        return Next::Retry;
-                    }
-                    done
-                }
-                Err(error) => Err(error),
-            };
-            // The caller may be gone. The value is then dropped, which ends its claim.
-            reply.take().map(|reply| reply.send(done));
-            Next::Done
-        }));
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, answer).await.ok()?;
-        Some(answer.unwrap_or_else(|_| Err(shut_down_error())))
     }
 }
 
@@ -427,25 +288,18 @@ impl ClaimOwner for Shared {
     }
 }
 
-/// What to do with work that has not started when its caller stops waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unawaited {
-    Done,
-    /// The work is not executed, and the caller gets an error.
-    Skipped,
-}
-
 /// Connects for the first time and creates the shared state.
-fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session), Failure> {
+fn start(address: Address, connections: usize, environment: Environment) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
-    clock::measure_first(&session)?;
+    clock::measure_first(&session, &*environment.clock)?;
     let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
     let origin = (origin::name(&session)?, origin::moves(&session)?);
     let session = session.with_timeout(lease::RENEWAL_TIMEOUT_SECS)?;
     let shared = Shared {
         address,
+        environment,
         owner,
         ids: Mutex::new(Ids::of(owner)),
         queue: Queue::default(),
@@ -465,33 +319,10 @@ fn start(address: Address, connections: usize) -> Result<(Arc<Shared>, Session),
 #[cfg(test)]
 pub(super) fn sql(address: Address, statements: String) -> Result<(), LedgerError> {
     let run = move || Ok(Session::connect(&address)?.run(&statements)?);
-    std::thread::spawn(run).join().unwrap_or_else(|_| Err(shut_down_error()))
+    std::thread::spawn(run).join().unwrap_or_else(|_| Err(LedgerError::Closed))
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
-    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|error| LedgerError(error.to_string()))
-}
-
-fn not_in_time() -> LedgerError {
-    LedgerError("PostgreSQL does not answer in time".to_owned())
-}
-
-fn shut_down_error() -> LedgerError {
-    LedgerError("it is shut".to_owned())
-}
-
-/// Returns the rows, or an error if a row could not be read for lack of a connection.
-fn complete_or_error<T>(session: &Session, found: Vec<T>) -> Result<Vec<T>, LedgerError> {
-    match session.has_failed_statement() {
-        false => Ok(found),
-        true => Err(LedgerError("the connection to PostgreSQL was lost during a read".to_owned())),
-    }
-}
-
-/// Returns no rows after an error, because due rows are read again soon.
-fn or_empty<T>(due: Result<Vec<T>, LedgerError>) -> Vec<T> {
-    due.unwrap_or_else(|error| {
-        tracing::warn!(%error, "due work could not be read; it is retried");
-        Vec::new()
-    })
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map_err(|error| LedgerError::Internal(format!("the thread `{name}` cannot be started: {error}")))
 }

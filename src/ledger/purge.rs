@@ -3,18 +3,21 @@
 //! A round scans each list from its oldest key. A retained key is scanned again in the next round; a purged one is
 //! not. Several processes may purge at once: each row is checked again under its order's lock before it is deleted.
 
+mod candidates;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::engine::Durability::Applied;
+use self::candidates::expired;
 use super::engine::Engine;
+use super::environment::Measurement;
+use super::error::LedgerError;
 use super::ids::{millis, millis_at};
 use super::lock_scope::LockScope;
-use super::records::LedgerError;
-use super::retention::{Expired, Kind, RetentionPolicy, expired};
-use super::transaction::{Read, Space, Transaction, Watched};
-use crate::telemetry::METRICS;
+use super::retention::{Expired, Kind, RetentionPolicy};
+use super::transaction::Durability::Applied;
+use super::transaction::{Read, Space, Transaction, report_unreadable};
 
 /// Number of keys that are checked together.
 const BATCH: usize = 32;
@@ -93,7 +96,7 @@ async fn purge_expired(
     };
     let (purged, counts) = engine.write(Applied, LockScope::Names(names), work).await?;
     for (space, count) in counts {
-        METRICS.ledger_purged_total.with_label_values(&[space.name()]).inc_by(count);
+        engine.environment().metrics.record(Measurement::Purged { rows: space.name(), count });
     }
     Ok(purged)
 }
@@ -106,11 +109,10 @@ fn all_expired(
     keep: &RetentionPolicy,
     now: Timestamp,
 ) -> Vec<(Vec<u8>, Expired)> {
-    let from = Watched::new(from);
-    let check = |key: Vec<u8>| match expired(&from, kind, &key, keep, now) {
+    let check = |key: Vec<u8>| match expired(from, kind, &key, keep, now) {
         Ok(old) => old.map(|old| (key, old)),
         Err(error) => {
-            from.report(&error, &format!("an old row of the {}, which stays,", kind.name()));
+            report_unreadable(&error, &format!("an old row of the {}, which stays,", kind.name()));
             None
         }
     };
@@ -122,6 +124,7 @@ async fn export_oldest_age(engine: &Engine, kind: Kind, from: Vec<u8>, now: Time
     let oldest = engine.keys(kind.space(), from.max(kind.prefix().to_vec()), kind.end(), 1).await?;
     let since = oldest.first().map(|key| millis_at(key.get(kind.prefix().len()..).unwrap_or_default()));
     let age = since.map_or(0, |since| millis(now).saturating_sub(since));
-    METRICS.ledger_oldest_seconds.with_label_values(&[kind.name()]).set(age as f64 / 1000.0);
+    let measurement = Measurement::OldestRow { kind: kind.name(), seconds: age as f64 / 1000.0 };
+    engine.environment().metrics.record(measurement);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Refunds of a payment as a linked list: the payment's row names the newest, and each refund names the previous one.
 //! The size of the payment's row does not depend on the number of refunds.
 
-use super::records::LedgerError;
+use super::error::LedgerError;
 use super::rows::{PaymentRow, RefundRow, TrackedRow};
 use super::transaction::{Read, Transaction};
 

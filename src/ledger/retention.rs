@@ -6,16 +6,15 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::ids::{Id, millis};
-use super::lock_scope;
-use super::records::{Inquiry, LedgerError};
-use super::refunds;
-use super::rows::{self, PaymentRow, RefundRow, TrackedRow};
-use super::transaction::{Read, Space, Transaction};
-use super::{claims, outbox};
+use super::records::Inquiry;
+use super::transaction::{Space, Transaction};
+
+/// Key of the ledger's own clock in [`Space::Expiry`], beside the expiry index.
+pub(super) const KNOWN_TIME_KEY: &[u8] = &[2];
 
 /// Retention periods of finished rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +99,7 @@ impl Kind {
         [self.prefix(), &[0xff; 9]].concat()
     }
 
-    fn period(self, keep: &RetentionPolicy) -> Duration {
+    pub(super) fn period(self, keep: &RetentionPolicy) -> Duration {
         match self {
             Self::LateKeys | Self::Claims => keep.claims,
             Self::Payments | Self::Notifications => keep.payments,
@@ -117,31 +116,6 @@ pub(super) struct Expired {
     pub(super) rows: Vec<(Space, Vec<u8>)>,
 }
 
-/// Returns what is purged with a key; `None` if the key is retained.
-pub(super) fn expired(
-    from: &impl Read,
-    kind: Kind,
-    key: &[u8],
-    keep: &RetentionPolicy,
-    now: Timestamp,
-) -> Result<Option<Expired>, LedgerError> {
-    let is_over = |since| is_over(since, kind.period(keep), now);
-    match kind {
-        Kind::LateKeys => {
-            let name = aged(key)?;
-            let stays = claims::is_key_open(from, name)?;
-            Ok((!stays).then(|| Expired { names: vec![name], rows: both(key, Space::Keys, name) }))
-        }
-        Kind::Claims => claims::expired(from, Id::from_bytes(key)?, is_over),
-        Kind::Payments => payment(from, Id::from_bytes(key)?, is_over),
-        Kind::Events => outbox::expired(from, Id::from_bytes(key)?, is_over),
-        Kind::Notifications => {
-            let name = aged(key)?;
-            Ok(Some(Expired { names: vec![name], rows: both(key, Space::Notifications, name) }))
-        }
-    }
-}
-
 /// Adds a key without a time of its own to the expiry index.
 pub(super) fn index_for_expiry(tx: &mut Transaction<'_>, kind: Kind, name: Id, now: Timestamp) {
     let key = [kind.prefix(), &millis(now).to_be_bytes(), &name.0].concat();
@@ -151,43 +125,4 @@ pub(super) fn index_for_expiry(tx: &mut Transaction<'_>, kind: Kind, name: Id, n
 /// Returns whether the result of a record may still be needed.
 pub(super) fn is_open(status: Status, search: Option<&Inquiry>) -> bool {
     status == Status::Unknown || search.is_some()
-}
-
-fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Expired>, LedgerError> {
-    let Some(TrackedRow { row, .. }) = TrackedRow::<PaymentRow>::load(from, id)? else { return Ok(None) };
-    let payment = &row.payment;
-    if row.first_event.is_some() || is_open(payment.status, payment.search.as_ref()) || !is_over(payment.updated_at) {
-        return Ok(None);
-    }
-    let mut claims = vec![row.claim];
-    claims.extend(row.close);
-    let mut keys = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, rows::entry_of_payment(payment))];
-    for tracked in refunds::of(from, &row) {
-        let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = tracked?;
-        if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
-            return Ok(None);
-        }
-        claims.push(claim);
-        keys.extend([(Space::Refunds, id), (Space::Index, rows::entry_of_refund(&refund))]);
-    }
-    for claim in claims {
-        if from.bytes(Space::Claims, &claim.0)?.is_some() {
-            return Ok(None);
-        }
-    }
-    let rows = keys.into_iter().map(|(space, id)| (space, id.0.to_vec())).collect();
-    Ok(Some(Expired { names: vec![lock_scope::order_lock(&payment.merchant, &payment.order_id)], rows }))
-}
-
-fn is_over(since: Timestamp, period: Duration, now: Timestamp) -> bool {
-    SignedDuration::try_from(period).is_ok_and(|period| now.duration_since(since) >= period)
-}
-
-/// Returns the id in a key of [`Space::Expiry`].
-fn aged(key: &[u8]) -> Result<Id, LedgerError> {
-    Id::from_bytes(key.get(9..).unwrap_or_default())
-}
-
-fn both(key: &[u8], space: Space, name: Id) -> Vec<(Space, Vec<u8>)> {
-    vec![(Space::Expiry, key.to_vec()), (space, name.0.to_vec())]
 }

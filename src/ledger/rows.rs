@@ -1,15 +1,19 @@
 //! Rows of payments and refunds, how they are looked up, and the secondary indexes that follow them.
 
+mod target;
+
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::payment::{Money, Status, provider_number};
+use tollgate_plugins::payment::Status;
 
-use super::change_feed::{RecordKey, Version};
-use super::ids::{Id, index, millis};
-use super::inquiries::priority;
-use super::records::{Inquiry, LedgerError, Payment, Record, RecordId, Refund};
-use super::timeline::{self, TimelineEvent};
+pub(super) use self::target::Target;
+use super::due_index::priority;
+use super::error::{Corruption, LedgerError};
+use super::ids::{Id, millis};
+use super::names;
+use super::record_key::{RecordKey, Version};
+use super::records::{Inquiry, Payment, RecordId, Refund};
 use super::transaction::{Read, Space, Transaction};
 
 /// Row of a payment. A row with unknown fields is rejected, because a sum that is not understood must not count as
@@ -140,7 +144,7 @@ impl Row for PaymentRow {
     }
 
     fn record_key(&self) -> RecordKey {
-        RecordKey(entry_of_payment(&self.payment).0)
+        RecordKey(names::entry_of_payment(&self.payment).0)
     }
 }
 
@@ -169,7 +173,7 @@ impl Row for RefundRow {
     }
 
     fn record_key(&self) -> RecordKey {
-        RecordKey(entry_of_refund(&self.refund).0)
+        RecordKey(names::entry_of_refund(&self.refund).0)
     }
 }
 
@@ -194,7 +198,7 @@ impl<R: Row> TrackedRow<R> {
 
     /// Loads a row that must exist.
     pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
-        Self::load(from, id)?.ok_or_else(|| LedgerError(format!("a row in {} is missing", R::SPACE.name())))
+        Self::load(from, id)?.ok_or_else(|| Corruption::MissingRow(R::SPACE.name()).into())
     }
 
     pub(super) fn find(from: &impl Read, index: Id) -> Result<Option<Self>, LedgerError> {
@@ -263,92 +267,6 @@ impl IndexKeys {
     }
 }
 
-/// A loaded payment or refund.
-#[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
-pub(super) enum Target {
-    Payment(TrackedRow<PaymentRow>),
-    Refund(TrackedRow<RefundRow>),
-}
-
-impl Target {
-    pub(super) fn find(from: &impl Read, subject: &RecordId) -> Result<Option<Self>, LedgerError> {
-        let RecordId { merchant, order_id, refund_id } = subject;
-        Ok(match refund_id {
-            Some(refund_id) => find_refund(from, merchant, order_id, refund_id)?.map(Self::Refund),
-            None => find_payment(from, merchant, order_id)?.map(Self::Payment),
-        })
-    }
-
-    /// Loads the record that a key of the inquiry index names.
-    pub(super) fn listed(from: &impl Read, key: &[u8]) -> Result<Option<Self>, LedgerError> {
-        let Some((tag, id)) = key.get(8..).and_then(<[u8]>::split_first) else { return Ok(None) };
-        let id = Id::from_bytes(id)?;
-        Ok(match *tag {
-            RefundRow::TAG => TrackedRow::load(from, id)?.map(Self::Refund),
-            _ => TrackedRow::load(from, id)?.map(Self::Payment),
-        })
-    }
-
-    pub(super) fn record(&self) -> Record {
-        match self {
-            Self::Payment(tracked) => Record::Payment(tracked.row.payment.clone()),
-            Self::Refund(tracked) => Record::Refund(tracked.row.refund.clone()),
-        }
-    }
-
-    pub(super) fn subject(&self) -> RecordId {
-        match self {
-            Self::Payment(tracked) => payment_subject(&tracked.row.payment),
-            Self::Refund(tracked) => refund_subject(&tracked.row.refund),
-        }
-    }
-
-    pub(super) fn channel(&self) -> &str {
-        match self {
-            Self::Payment(tracked) => &tracked.row.payment.channel,
-            Self::Refund(tracked) => &tracked.row.refund.channel,
-        }
-    }
-
-    pub(super) fn amount(&self) -> Money {
-        match self {
-            Self::Payment(tracked) => tracked.row.payment.amount,
-            Self::Refund(tracked) => tracked.row.refund.amount,
-        }
-    }
-
-    pub(super) fn status(&self) -> Status {
-        match self {
-            Self::Payment(tracked) => tracked.row.payment.status,
-            Self::Refund(tracked) => tracked.row.refund.status,
-        }
-    }
-
-    pub(super) fn search(&mut self) -> &mut Option<Inquiry> {
-        match self {
-            Self::Payment(tracked) => &mut tracked.row.payment.search,
-            Self::Refund(tracked) => &mut tracked.row.refund.search,
-        }
-    }
-
-    /// Appends an event to the timeline of the record's payment.
-    pub(super) fn add(&self, tx: &mut Transaction<'_>, what: TimelineEvent, now: Timestamp) -> Result<(), LedgerError> {
-        match self {
-            Self::Payment(tracked) => timeline::add(tx, tracked.id, None, what, now),
-            Self::Refund(tracked) => {
-                timeline::add(tx, tracked.row.payment, Some(&tracked.row.refund.refund_id), what, now)
-            }
-        }
-    }
-
-    pub(super) fn save(&mut self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
-        match self {
-            Self::Payment(tracked) => tracked.save(tx),
-            Self::Refund(tracked) => tracked.save(tx),
-        }
-    }
-}
-
 pub(super) fn payment_subject(payment: &Payment) -> RecordId {
     RecordId { merchant: payment.merchant.clone(), order_id: payment.order_id.clone(), refund_id: None }
 }
@@ -363,7 +281,7 @@ pub(super) fn find_payment(
     merchant: &str,
     order_id: &str,
 ) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
-    TrackedRow::find(from, order_entry(merchant, order_id))
+    TrackedRow::find(from, names::order_entry(merchant, order_id))
 }
 
 pub(super) fn find_refund(
@@ -372,53 +290,13 @@ pub(super) fn find_refund(
     order_id: &str,
     refund_id: &str,
 ) -> Result<Option<TrackedRow<RefundRow>>, LedgerError> {
-    TrackedRow::find(from, refund_entry(merchant, order_id, refund_id))
+    TrackedRow::find(from, names::refund_entry(merchant, order_id, refund_id))
 }
 
 pub(super) fn payment_by_number(from: &impl Read, number: &str) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
-    TrackedRow::find(from, payment_number(number))
+    TrackedRow::find(from, names::payment_number(number))
 }
 
 pub(super) fn refund_by_number(from: &impl Read, number: &str) -> Result<Option<TrackedRow<RefundRow>>, LedgerError> {
-    TrackedRow::find(from, refund_number(number))
-}
-
-/// Returns the index entry of an order's payment, or of its abandoned attempt on a channel (`ORDER/CHANNEL`). The provider's
-/// number follows from the order, so one entry serves both.
-pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
-    match order_id.split_once('/') {
-        Some((order_id, channel)) => attempt_entry(channel, &provider_number(&[merchant, order_id])),
-        None => payment_number(&provider_number(&[merchant, order_id])),
-    }
-}
-
-/// Returns the index entry of a refund.
-pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> Id {
-    refund_number(&provider_number(&[merchant, order_id, refund_id]))
-}
-
-/// Returns the same as [`order_entry`], without hashing the order id.
-pub(super) fn entry_of_payment(payment: &Payment) -> Id {
-    match payment.is_attempt() {
-        true => attempt_entry(&payment.channel, &payment.provider_order_no),
-        false => payment_number(&payment.provider_order_no),
-    }
-}
-
-/// Returns the same as [`refund_entry`], without hashing the refund id.
-pub(super) fn entry_of_refund(refund: &Refund) -> Id {
-    refund_number(&refund.provider_refund_no)
-}
-
-fn payment_number(number: &str) -> Id {
-    index("number", &[number])
-}
-
-fn refund_number(number: &str) -> Id {
-    index("refund number", &[number])
-}
-
-/// Returns the index entry of an abandoned attempt.
-pub(super) fn attempt_entry(channel: &str, number: &str) -> Id {
-    index("attempt number", &[channel, number])
+    TrackedRow::find(from, names::refund_number(number))
 }

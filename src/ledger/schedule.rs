@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::embedded::View;
-use super::jobs;
+use super::due_index::{claim_of, merchant_of_outbox, merchant_of_running};
+use super::error::LedgerError;
+use super::ids::{millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
-use super::outbox;
-use super::records::LedgerError;
-use super::transaction::{Space, Writes};
+use super::records::Backlog;
+use super::transaction::{Pair, Space, Writes};
 
 const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Space::Jobs, Space::Running];
 
@@ -19,7 +19,7 @@ pub(super) struct Schedule {
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     /// Merchant of each head.
     merchant_of: HashMap<Vec<u8>, String>,
-    /// Inquiries by due time, for each [priority and channel](super::inquiries::priority).
+    /// Inquiries by due time, for each [priority and channel](super::due_index::priority).
     pub(super) inquiries: InquiryIndex,
     /// Queued jobs by due time, with their merchants.
     pub(super) jobs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -36,15 +36,28 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn read(view: &View<'_>) -> Result<Self, LedgerError> {
+    /// Reads the index with `rows`, which returns every row of a space. Leaves [`queued`](Self::queued) at 0.
+    pub(super) fn read(rows: impl Fn(Space) -> Result<Vec<Pair>, LedgerError>) -> Result<Self, LedgerError> {
         let mut schedule = Self::default();
         for space in LISTS {
-            for (key, value) in view.all(space)? {
+            for (key, value) in rows(space)? {
                 schedule.put(space, &key, Some(value.as_slice()));
             }
         }
-        schedule.queued = outbox::queued(view, &schedule)?;
         Ok(schedule)
+    }
+
+    /// Implements [`Ledger::waiting`](super::Ledger::waiting).
+    pub(super) fn backlog(&self) -> Backlog {
+        let claims = self.jobs.keys().filter_map(|key| claim_of(key));
+        Backlog {
+            deliveries: u64::try_from(self.queued).unwrap_or(0),
+            unknown: self.unknown.len() as u64,
+            oldest_unknown: self.unknown.keys().next().map(|key| time(millis_at(key))),
+            jobs: self.jobs.len() as u64,
+            // The id of a claim begins with its creation time.
+            oldest_job: claims.map(|claim| time(millis_at(&claim.0))).min(),
+        }
     }
 
     pub(super) fn follow(&mut self, writes: &Writes) {
@@ -69,7 +82,7 @@ impl Schedule {
                 return self.job_counts.change(before.as_deref(), value);
             }
             Space::Running => {
-                let merchant = value.and_then(jobs::merchant_of_running);
+                let merchant = value.and_then(merchant_of_running);
                 let before = match merchant {
                     Some(merchant) => self.executing.insert(key.to_vec(), merchant.to_vec()),
                     None => self.executing.remove(key),
@@ -98,7 +111,7 @@ impl Schedule {
 
     fn put_outbox_head(&mut self, key: &[u8], value: Option<&[u8]>) {
         if let Some(value) = value {
-            let merchant = outbox::merchant(value).to_owned();
+            let merchant = merchant_of_outbox(value).to_owned();
             self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.to_vec());
             self.merchant_of.insert(key.to_vec(), merchant);
         } else if let Some(merchant) = self.merchant_of.remove(key)

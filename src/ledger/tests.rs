@@ -52,12 +52,53 @@ mod relay;
 mod server;
 mod takeover;
 
-use jiff::{Timestamp, ToSpan};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 use tollgate_plugins::error::ProviderError;
-use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Method, Money, Outcome, Status, provider_number};
+use tollgate_plugins::payment::{Currency, Event as ProviderEvent, Money, Outcome, Status, provider_number};
 
 use self::backends::{Backend, Directory, Schema};
+use super::claim_guard::ClaimGuard;
+use super::claims::Request;
+use super::engine::Engine;
+use super::lock_scope::LockScope;
+use super::testing::{a_payment, a_refund, at, cny};
+use super::transaction::Durability::Durable;
 use super::*;
+
+/// Number of reported duplicate payments, by channel.
+static DOUBLE_PAYMENTS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+/// Counts duplicate payments and discards all other measurements.
+struct Recorder;
+
+impl Metrics for Recorder {
+    fn record(&self, measurement: Measurement<'_>) {
+        if let Measurement::DoublePayment { channel } = measurement {
+            *DOUBLE_PAYMENTS.lock().entry(channel.to_owned()).or_default() += 1;
+        }
+    }
+}
+
+fn environment() -> Environment {
+    Environment { metrics: Arc::new(Recorder), ..testing::environment() }
+}
+
+/// Returns a configuration with this many cases. Failing seeds are stored beside the source file.
+pub(super) fn proptest_config(cases: u32) -> ProptestConfig {
+    let regressions = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { cases, failure_persistence: Some(Box::new(regressions)), ..ProptestConfig::default() }
+}
+
+/// Migrates as `tollgate migrate` does.
+fn migrate(from: &Path, to: Address) -> Result<Moved, LedgerError> {
+    super::migrate(from, to, environment())
+}
 
 /// A ledger with its backend, which is deleted with it.
 struct Fixture<P> {
@@ -145,10 +186,6 @@ impl<P: Backend> Fixture<P> {
     }
 }
 
-pub(super) fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_750_000_000).unwrap() + seconds.seconds()
-}
-
 fn claim_key(key: &str, body: &str) -> ClaimKey {
     let mut fingerprint = [0; 32];
     for (index, byte) in provider_number(&[body]).bytes().take(32).enumerate() {
@@ -157,66 +194,8 @@ fn claim_key(key: &str, body: &str) -> ClaimKey {
     ClaimKey { merchant: "shop".into(), method: "POST".into(), path: "/".into(), key: key.into(), fingerprint }
 }
 
-pub(super) fn cny(value: u64) -> Money {
-    Money { value, currency: Currency::CNY }
-}
-
-pub(crate) fn a_payment(order: &str) -> Payment {
-    Payment {
-        merchant: "shop".into(),
-        order_id: order.into(),
-        provider_order_no: provider_number(&["shop", order]),
-        content: "content".into(),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
-        amount: cny(1000),
-        refunded: 0,
-        refunded_elsewhere: 0,
-        method: Method::all().next().unwrap(),
-        channel: "wechat".into(),
-        account: "wechat-v3:1900000109".into(),
-        provider_payment_id: None,
-        action: None,
-        provider_error: None,
-        status_reason: None,
-        create_request: None,
-        version: 1,
-        created_at: at(0),
-        sent_at: None,
-        updated_at: at(0),
-        expires_at: None,
-        paid_at: None,
-        metadata: None,
-        search: None,
-    }
-}
-
 fn destination(channel: &str, account: &str) -> Destination {
     Destination { channel: channel.into(), account: account.into(), expires_at: None, public_url: String::new() }
-}
-
-pub(crate) fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
-    Refund {
-        merchant: "shop".into(),
-        order_id: order.into(),
-        refund_id: refund.into(),
-        provider_refund_no: provider_number(&["shop", order, refund]),
-        content: format!("{value}"),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
-        amount: cny(value),
-        reason: None,
-        channel: String::new(),
-        provider_refund_id: None,
-        provider_error: None,
-        status_reason: None,
-        version: 1,
-        created_at: at(0),
-        sent_at: None,
-        updated_at: at(0),
-        refunded_at: None,
-        search: None,
-    }
 }
 
 fn pay(order: &str) -> Intent {

@@ -5,17 +5,16 @@
 //! last entries are retained, and repetitions are counted in one entry. A payment that was queried for weeks has a
 //! timeline of the same size as one that was queried for an hour. Older ledgers have no such rows.
 
-mod event;
+pub(crate) mod event;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::Event as ProviderEvent;
 
 pub use self::event::*;
+use super::error::LedgerError;
 use super::ids::Id;
-use super::records::{LedgerError, Payment, Refund, Update};
-use super::refunds;
-use super::rows::{self, PaymentRow, TrackedRow};
+use super::records::Update;
 use super::transaction::{Read, Space, Transaction};
 
 /// Number of entries retained from the start, and again from the end.
@@ -48,17 +47,6 @@ pub struct Entry {
     /// Number of occurrences in a row.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
-}
-
-/// A payment with its refunds and timeline.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PaymentHistory {
-    /// The payment.
-    pub payment: Payment,
-    /// Its refunds.
-    pub refunds: Vec<Refund>,
-    /// Its timeline.
-    pub timeline: Timeline,
 }
 
 /// Update from a provider with its evidence.
@@ -119,36 +107,6 @@ pub(super) fn add(
 /// Reads a payment's timeline. Empty if the payment is older than timelines.
 pub(super) fn read(from: &impl Read, payment: Id) -> Result<Timeline, LedgerError> {
     Ok(from.row(Space::Timeline, &payment.0)?.unwrap_or_default())
-}
-
-/// Implements [`Ledger::find_histories`](super::Ledger::find_histories).
-pub(super) fn find_histories(
-    from: &impl Read,
-    named: &str,
-    merchants: &[String],
-) -> Result<Vec<PaymentHistory>, LedgerError> {
-    let of_merchants = merchants.iter().map(|merchant| rows::find_payment(from, merchant, named));
-    let found = of_merchants.chain([rows::payment_by_number(from, named)]).filter_map(Result::transpose);
-    let history = |tracked: TrackedRow<PaymentRow>| {
-        let mut all = refunds::of(from, &tracked.row).collect::<Result<Vec<_>, LedgerError>>()?;
-        all.retain(|refund| !refund.row.released);
-        let refunds = all.into_iter().rev().map(|refund| refund.row.refund).collect();
-        Ok::<_, LedgerError>(PaymentHistory {
-            timeline: read(from, tracked.id)?,
-            payment: tracked.row.payment,
-            refunds,
-        })
-    };
-    let mut histories = Vec::new();
-    for tracked in found {
-        let tracked = tracked?;
-        let attempts = tracked.row.attempts.clone();
-        histories.push(history(tracked)?);
-        for attempt in attempts {
-            histories.extend(TrackedRow::load(from, attempt)?.map(history).transpose()?);
-        }
-    }
-    Ok(histories)
 }
 
 /// Deletes the timeline of a payment.

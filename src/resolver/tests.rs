@@ -5,7 +5,8 @@ use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::Method;
 
 use super::*;
-use crate::ledger::{MoneyState, a_payment};
+use crate::ledger::MoneyState;
+use crate::ledger::testing::a_payment;
 
 const POLICY: PollPolicy = PollPolicy::TEST;
 

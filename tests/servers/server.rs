@@ -16,7 +16,9 @@ pub(crate) struct Server {
 impl Server {
     /// Starts an empty server with these script arguments.
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/postgres");
+        // Several crates of the workspace include this file.
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|it| it.join("tests/servers/postgres"));
+        let script = scripts.into_iter().find(|script| script.is_file()).unwrap();
         let mut process =
             Command::new(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = process.stdin.take().unwrap();

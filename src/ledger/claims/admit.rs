@@ -4,30 +4,31 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::jobs::{self, AsyncRequest};
-use super::key_name;
-use super::row::{ClaimRow, KeyRow, State};
-use crate::ledger::claim_guard::ExecutionId;
-use crate::ledger::ids::Id;
-use crate::ledger::inquiries;
-use crate::ledger::limits::QueueFull;
-use crate::ledger::records::{
-    ClaimKey, ClaimResult, ExecutionPermit, Intent, Job, LedgerError, MoneyState, Payment, Record, RecordId, Refund,
+use super::row::{ClaimRow, KeyRow, State, schedule_job};
+use crate::claim_guard::ExecutionId;
+use crate::error::LedgerError;
+use crate::ids::Id;
+use crate::inquiries;
+use crate::limits::QueueFull;
+use crate::names::{self, key_name};
+use crate::records::{
+    ClaimKey, ClaimResult, ExecutionPermit, Intent, Job, MoneyState, Payment, Record, RecordId, Refund,
 };
-use crate::ledger::retention::{self, Kind};
-use crate::ledger::rows::{self, PaymentRow, RefundRow, TrackedRow};
-use crate::ledger::timeline::{self, IntentKind, TimelineEvent};
-use crate::ledger::transaction::{Space, Transaction};
+use crate::retention::{self, Kind};
+use crate::rows::{self, PaymentRow, RefundRow, TrackedRow};
+use crate::timeline::{self, IntentKind, TimelineEvent};
+use crate::transaction::{Space, Transaction};
 
 /// Request with everything that can be computed before the transaction.
 #[derive(Clone)]
-pub(in crate::ledger) struct Request {
+pub(crate) struct Request {
     pub(super) request: ClaimRequest,
     pub(super) intent: Intent,
 }
 
 impl Request {
     /// Returns the request in a box, because each step on the way to the transaction would copy it.
-    pub(in crate::ledger) fn new(
+    pub(crate) fn new(
         key: &ClaimKey,
         intent: Intent,
         asynchronous: Option<AsyncRequest>,
@@ -36,20 +37,20 @@ impl Request {
         let (merchant, entry) = match &intent {
             Intent::Pay(payment) => {
                 let Payment { merchant, order_id, provider_order_no, .. } = payment;
-                let entry = rows::order_entry(merchant, order_id);
-                must_follow(provider_order_no, !payment.is_attempt() && rows::entry_of_payment(payment) == entry)?;
+                let entry = names::order_entry(merchant, order_id);
+                must_follow(provider_order_no, !payment.is_attempt() && names::entry_of_payment(payment) == entry)?;
                 (merchant, entry)
             }
             Intent::Refund(refund) => {
                 let Refund { merchant, order_id, refund_id, provider_refund_no, .. } = refund;
-                let entry = rows::refund_entry(merchant, order_id, refund_id);
-                must_follow(provider_refund_no, rows::entry_of_refund(refund) == entry)?;
+                let entry = names::refund_entry(merchant, order_id, refund_id);
+                must_follow(provider_refund_no, names::entry_of_refund(refund) == entry)?;
                 (merchant, entry)
             }
-            Intent::Close(RecordId { merchant, order_id, .. }) => (merchant, rows::order_entry(merchant, order_id)),
+            Intent::Close(RecordId { merchant, order_id, .. }) => (merchant, names::order_entry(merchant, order_id)),
         };
         if *merchant != key.merchant {
-            return Err(LedgerError("the key and the order belong to different merchants".into()));
+            return Err(LedgerError::InvalidRequest("the key and the order belong to different merchants".to_owned()));
         }
         let request = ClaimRequest { name: key_name(key), fingerprint: key.fingerprint, entry, asynchronous, now };
         Ok(Box::new(Self { request, intent }))
@@ -61,13 +62,15 @@ impl Request {
 fn must_follow(number: &str, follows: bool) -> Result<(), LedgerError> {
     match follows {
         true => Ok(()),
-        false => Err(LedgerError(format!("`{number}` is not the provider number that follows from the order"))),
+        false => Err(LedgerError::InvalidRequest(format!(
+            "`{number}` is not the provider number that follows from the order"
+        ))),
     }
 }
 
 impl Request {
     /// Sets which limit of the queue is reached, for an asynchronous request.
-    pub(in crate::ledger) fn set_queue_full(&mut self, full: Option<QueueFull>) {
+    pub(crate) fn set_queue_full(&mut self, full: Option<QueueFull>) {
         if let Some(asynchronous) = &mut self.request.asynchronous {
             asynchronous.full = full;
         }
@@ -276,7 +279,7 @@ impl ClaimRequest {
         let state = if job.is_some() { State::Queued } else { State::Running };
         let claim = self.insert_row(tx, action, payment, refund, state, job.clone())?;
         match &job {
-            Some(job) => jobs::schedule_job(tx, claim, job, merchant),
+            Some(job) => schedule_job(tx, claim, job, merchant),
             None => tx.put(Space::Running, &claim.0, []),
         }
         Ok(NewClaim { claim, action, is_queued: job.is_some() })

@@ -7,36 +7,35 @@
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::Status;
 
-use super::row::{ClaimRow, State};
+use super::row::{ClaimRow, State, schedule_job, unschedule_job};
 use super::{end_as_interrupted, is_untouched};
-use crate::ledger::abandoned_attempts;
-use crate::ledger::apply::apply_to_payment;
-use crate::ledger::claim_guard::ExecutionId;
-use crate::ledger::ids::{Id, millis, millis_at, time};
-use crate::ledger::inquiries;
-use crate::ledger::limits::{DueLimit, QueueFull};
-use crate::ledger::outbox;
-use crate::ledger::records::{ClaimResult, ExecutionPermit, Job, LedgerError, Reason, Record, Update};
-use crate::ledger::rows::{self, PaymentRow, Target, TrackedRow};
-use crate::ledger::schedule::Schedule;
-use crate::ledger::timeline::{IntentKind, LossCause, Origin, TimelineEvent};
-use crate::ledger::transaction::{Pair, Space, Transaction};
+use crate::abandoned_attempts;
+use crate::apply::apply_to_payment;
+use crate::claim_guard::ExecutionId;
+use crate::due_index::{LATEST_DUE_JOB, after, claim_of};
+use crate::error::LedgerError;
+use crate::ids::{Id, millis, millis_at};
+use crate::inquiries;
+use crate::limits::{DueLimit, QueueFull};
+use crate::outbox;
+use crate::records::{ClaimResult, ExecutionPermit, Job, Reason, Record, Update};
+use crate::rows::{self, PaymentRow, Target, TrackedRow};
+use crate::schedule::Schedule;
+use crate::timeline::{IntentKind, LossCause, Origin, TimelineEvent};
+use crate::transaction::{Pair, Space, Transaction};
 
 /// Type of the event about a job whose payment is still pending: the payer can pay now, or a close failed.
 const PAYMENT_PENDING: &str = "payment.pending";
 /// Longest retry delay. The first is 1 s, and each is twice the previous one.
 const MAX_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(30);
 
-/// Bound on due times. A later due time was written by a wrong clock.
-pub(in crate::ledger) const LATEST_DUE: SignedDuration = SignedDuration::from_mins(5);
-
 /// Asynchronous part of a claim request.
 #[derive(Clone)]
-pub(in crate::ledger) struct AsyncRequest {
+pub(crate) struct AsyncRequest {
     /// See [`Job::body`].
-    pub(in crate::ledger) body: String,
+    pub(crate) body: String,
     /// Limit of the queue that is reached, if any.
-    pub(in crate::ledger) full: Option<QueueFull>,
+    pub(crate) full: Option<QueueFull>,
 }
 
 impl AsyncRequest {
@@ -47,15 +46,15 @@ impl AsyncRequest {
 
 /// Whether an execution that sent nothing counts as an attempt of its job. A job expires only after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ledger) enum Attempt {
+pub(crate) enum Attempt {
     /// A channel was tried, or the configuration names none.
     Made,
     /// This gateway was not allowed to send, or the permit never reached its caller.
     None,
 }
 
-/// Implements [`Ledger::dequeue`](crate::ledger::Ledger::dequeue).
-pub(in crate::ledger) fn take(
+/// Implements [`Ledger::dequeue`](crate::Ledger::dequeue).
+pub(crate) fn take(
     tx: &mut Transaction<'_>,
     id: Id,
     by: &str,
@@ -181,12 +180,6 @@ pub(super) fn publish_result(
     tracked.save(tx)
 }
 
-/// Adds a job to the due index.
-pub(super) fn schedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job, merchant: &str) {
-    tx.put(Space::Jobs, &key(id, job), merchant.as_bytes());
-    tx.wake();
-}
-
 fn merchant_of(target: &Target) -> &str {
     match target {
         Target::Payment(tracked) => &tracked.row.payment.merchant,
@@ -194,20 +187,11 @@ fn merchant_of(target: &Target) -> &str {
     }
 }
 
-/// Returns the merchant of a running job; `None` if the row belongs to no job.
-pub(in crate::ledger) fn merchant_of_running(value: &[u8]) -> Option<&[u8]> {
-    value.get(16..).filter(|merchant| !merchant.is_empty())
-}
-
-pub(super) fn unschedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job) {
-    tx.remove(Space::Jobs, &key(id, job));
-}
-
-/// Implements [`Ledger::due_jobs`](crate::ledger::Ledger::due_jobs).
-pub(in crate::ledger) fn due(schedule: &Schedule, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
+/// Implements [`Ledger::due_jobs`](crate::Ledger::due_jobs).
+pub(crate) fn due(schedule: &Schedule, now: Timestamp, limit: &DueLimit) -> Vec<(Id, String)> {
     let due = schedule.jobs.iter().take_while(|(key, _)| millis_at(key) <= millis(now));
     // Due times that a wrong clock wrote.
-    let misdated = schedule.jobs.range(inquiries::after(now, LATEST_DUE)..);
+    let misdated = schedule.jobs.range(after(now, LATEST_DUE_JOB)..);
     let mut taken = limit.under_way.clone();
     let within_share = due.chain(misdated).filter_map(|(key, merchant)| {
         let merchant = String::from_utf8_lossy(merchant);
@@ -225,28 +209,15 @@ pub(in crate::ledger) fn due(schedule: &Schedule, now: Timestamp, limit: &DueLim
 }
 
 /// Returns the claims in rows of the due index, with their merchants.
-pub(in crate::ledger) fn jobs(rows: &[Pair]) -> Vec<(Id, String)> {
+pub(crate) fn jobs(rows: &[Pair]) -> Vec<(Id, String)> {
     let job = |(key, merchant): &Pair| Some((claim_of(key)?, String::from_utf8_lossy(merchant).into_owned()));
     rows.iter().filter_map(job).collect()
 }
 
 /// Returns the claims in keys of the due index.
 #[cfg(test)]
-pub(in crate::ledger) fn ids(keys: &[Vec<u8>]) -> Vec<Id> {
+pub(crate) fn ids(keys: &[Vec<u8>]) -> Vec<Id> {
     keys.iter().filter_map(|key| claim_of(key)).collect()
-}
-
-/// Returns when the oldest job was enqueued: the id of a claim begins with its creation time.
-pub(in crate::ledger) fn oldest(schedule: &Schedule) -> Option<Timestamp> {
-    schedule.jobs.keys().filter_map(|key| claim_of(key)).map(|claim| time(millis_at(&claim.0))).min()
-}
-
-fn claim_of(key: &[u8]) -> Option<Id> {
-    key.get(8..).and_then(|claim| Id::from_bytes(claim).ok())
-}
-
-fn key(id: Id, job: &Job) -> Vec<u8> {
-    [&millis(job.due).to_be_bytes()[..], &id.0].concat()
 }
 
 /// Returns the retry delay with jitter: 75 % to 125 %, so that jobs requeued together are not sent together.

@@ -3,18 +3,19 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::jobs;
-use crate::ledger::claim_guard::ExecutionId;
-use crate::ledger::ids::Id;
-use crate::ledger::lock_scope;
-use crate::ledger::records::{Answer, ClaimResult, Job, LedgerError};
-use crate::ledger::retention::{self, Expired};
-use crate::ledger::rows::{PaymentRow, RefundRow, Target, TrackedRow};
-use crate::ledger::timeline::IntentKind;
-use crate::ledger::transaction::{Read, Space, Transaction};
+use crate::claim_guard::ExecutionId;
+use crate::due_index::job_key;
+use crate::error::{Corruption, LedgerError};
+use crate::ids::Id;
+use crate::names;
+use crate::records::{Answer, ClaimResult, Job};
+use crate::retention::{self, Expired};
+use crate::rows::{PaymentRow, RefundRow, Target, TrackedRow};
+use crate::timeline::IntentKind;
+use crate::transaction::{Read, Space, Transaction};
 
 /// Returns the rows of an expired claim: the claim and the keys it began with. `None` while the claim is retained.
-pub(in crate::ledger) fn expired(
+pub(crate) fn expired(
     from: &impl Read,
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
@@ -24,14 +25,14 @@ pub(in crate::ledger) fn expired(
         return Ok(None);
     }
     let payment = TrackedRow::<PaymentRow>::load(from, claim.payment)?.map(|tracked| tracked.row.payment);
-    let order = payment.map(|payment| lock_scope::order_lock(&payment.merchant, &payment.order_id));
+    let order = payment.map(|payment| names::order_lock(&payment.merchant, &payment.order_id));
     let mut keys = vec![(Space::Claims, id.0.to_vec())];
     keys.extend(claim.names.iter().map(|name| (Space::Keys, name.0.to_vec())));
     Ok(Some(Expired { names: claim.names.into_iter().chain(order).collect(), rows: keys }))
 }
 
 /// Returns whether the claim of a key is still open.
-pub(in crate::ledger) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
+pub(crate) fn is_key_open(from: &impl Read, name: Id) -> Result<bool, LedgerError> {
     let Some(key) = KeyRow::load(from, name)? else { return Ok(false) };
     ClaimRow::load(from, key.claim)?.map_or(Ok(false), |claim| claim.is_open(from))
 }
@@ -98,7 +99,7 @@ impl ClaimRow {
     }
 
     pub(super) fn must(from: &impl Read, id: Id) -> Result<Self, LedgerError> {
-        Self::load(from, id)?.ok_or_else(|| LedgerError("a claim is missing".into()))
+        Self::load(from, id)?.ok_or_else(|| Corruption::MissingRow(Space::Claims.name()).into())
     }
 
     pub(super) fn save(&self, tx: &mut Transaction<'_>, id: Id) -> Result<(), LedgerError> {
@@ -116,7 +117,7 @@ impl ClaimRow {
 
     pub(super) fn end(mut self, tx: &mut Transaction<'_>, id: Id, state: State) -> Result<(), LedgerError> {
         match self.job.take() {
-            Some(job) if self.state == State::Queued => jobs::unschedule_job(tx, id, &job),
+            Some(job) if self.state == State::Queued => unschedule_job(tx, id, &job),
             _ => tx.remove(Space::Running, &id.0),
         }
         self.state = state;
@@ -156,11 +157,22 @@ impl ClaimRow {
     }
 }
 
+/// Adds a job to the due index.
+pub(super) fn schedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job, merchant: &str) {
+    tx.put(Space::Jobs, &job_key(id, job), merchant.as_bytes());
+    tx.wake();
+}
+
+/// Removes a job from the due index.
+pub(super) fn unschedule_job(tx: &mut Transaction<'_>, id: Id, job: &Job) {
+    tx.remove(Space::Jobs, &job_key(id, job));
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ledger::transaction::Value;
+    use crate::transaction::Value;
 
     struct One(Value);
 

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::store::Failure;
+use super::failure::Failure;
 use super::wal::Segment;
 use super::write_request::panic_message;
 use super::{RETRY_INTERVAL, Shared};
@@ -14,9 +14,8 @@ impl Shared {
             // A panic of the storage engine is as fatal as an error.
             let result =
                 catch_unwind(AssertUnwindSafe(|| self.failpoint("checkpoint").and_then(|()| self.disk.checkpoint())));
-            let result =
-                result.unwrap_or_else(|panic| Err(Failure { why: panic_message(panic.as_ref()), is_full: false }));
-            match result.and_then(|()| self.disk.recycle_segment(segment).map_err(|error| Failure::permanent(&error))) {
+            let result = result.unwrap_or_else(|panic| Err(Failure::permanent(panic_message(panic.as_ref()))));
+            match result.and_then(|()| self.disk.recycle_segment(segment).map_err(Failure::permanent)) {
                 Ok(()) => return,
                 Err(failure) => self.fail("a checkpoint failed", failure),
             }

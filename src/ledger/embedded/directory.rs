@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{LOG, tables};
-use crate::ledger::moved::MARK;
+use crate::moved::MARK;
 
 /// Directory of the nonces of signed requests, beside the tables.
 const NONCES: &str = "nonces";
 
 /// Returns whether a ledger exists, complete or not.
-pub(in crate::ledger) fn holds_ledger(path: &Path) -> io::Result<bool> {
+pub(crate) fn holds_ledger(path: &Path) -> io::Result<bool> {
     Ok(path.join(LOG).try_exists()? || tables::any(path)?)
 }
 
@@ -105,7 +105,7 @@ mod tests {
         fs::create_dir_all(path.join("www")).unwrap();
         set_mode(&path, 0o755);
         assert!(refuse_foreign(&path).unwrap_err().to_string().contains("www"));
-        let opened = crate::ledger::Ledger::open(&path).err().unwrap();
+        let opened = crate::Ledger::open(&path).err().unwrap();
         assert!(opened.to_string().contains("a directory of the ledger's own"), "{opened}");
         assert_eq!(mode(&path), 0o755);
         fs::create_dir(path.join(LOG)).unwrap();

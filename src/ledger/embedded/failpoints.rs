@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::store::Failure;
+use super::failure::Failure;
 
 /// Makes the next commit, sync or checkpoint fail, and counts batches and syncs.
 #[derive(Default)]
-pub(in crate::ledger) struct Failpoints {
+pub(crate) struct Failpoints {
     /// Step that fails, and whether as on a full disk.
     fails: Mutex<Option<(&'static str, bool)>>,
     sizes: Mutex<Vec<usize>>,
@@ -17,28 +17,28 @@ pub(in crate::ledger) struct Failpoints {
 }
 
 impl Failpoints {
-    pub(in crate::ledger) fn fail_next(&self, step: &'static str) {
+    pub(crate) fn fail_next(&self, step: &'static str) {
         *self.fails.lock() = Some((step, false));
     }
 
-    pub(in crate::ledger) fn fail_next_with_full_disk(&self) {
+    pub(crate) fn fail_next_with_full_disk(&self) {
         self.fail_next_with_full_disk_at("commit");
     }
 
-    pub(in crate::ledger) fn fail_next_with_full_disk_at(&self, step: &'static str) {
+    pub(crate) fn fail_next_with_full_disk_at(&self, step: &'static str) {
         *self.fails.lock() = Some((step, true));
     }
 
-    pub(in crate::ledger) fn sizes(&self) -> Vec<usize> {
+    pub(crate) fn sizes(&self) -> Vec<usize> {
         self.sizes.lock().clone()
     }
 
-    pub(in crate::ledger) fn syncs(&self) -> usize {
+    pub(crate) fn syncs(&self) -> usize {
         self.syncs.load(Ordering::SeqCst)
     }
 
     /// Waits until this many transactions were submitted since [`Failpoints::start_counting`].
-    pub(in crate::ledger) async fn wait_for_submitted(&self, size: usize) {
+    pub(crate) async fn wait_for_submitted(&self, size: usize) {
         while self.waiting.load(Ordering::SeqCst) < size {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
@@ -46,7 +46,7 @@ impl Failpoints {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 
-    pub(in crate::ledger) fn start_counting(&self) {
+    pub(crate) fn start_counting(&self) {
         self.waiting.store(0, Ordering::SeqCst);
     }
 
@@ -64,7 +64,7 @@ impl Failpoints {
 
     pub(super) fn failpoint(&self, step: &str) -> Result<(), Failure> {
         match self.fails.lock().take_if(|(next, _)| *next == step) {
-            Some((_, is_full)) => Err(Failure { why: "as the test wants".into(), is_full }),
+            Some((_, is_full)) => Err(Failure { is_full, ..Failure::permanent("as the test wants") }),
             None => Ok(()),
         }
     }

@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::error::Corruption;
+
 /// File written when a database was created.
 const VERSION: &str = "version";
 /// Directory with a subdirectory for each keyspace.
@@ -32,15 +34,15 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<u32>> {
 }
 
 /// Checks that all of these exist. The error names the missing file.
-pub(super) fn check(path: &Path, known: &[u32]) -> Result<(), String> {
+pub(super) fn check(path: &Path, known: &[u32]) -> Result<(), Corruption> {
     let version = path.join(VERSION);
     let files = known.iter().map(|space| path.join(SPACES).join(space.to_string()).join(CURRENT));
     match [version].into_iter().chain(files).find(|file| !is_file(file)) {
-        Some(file) => Err(format!(
+        Some(file) => Err(Corruption::File(format!(
             "the ledger is damaged: {} is missing. Nothing was started and no file was changed. Restore the directory from a \
              backup",
             file.display()
-        )),
+        ))),
         None => Ok(()),
     }
 }

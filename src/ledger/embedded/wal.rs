@@ -46,6 +46,7 @@ pub(super) use self::segment::Segment;
 pub(super) use self::storage::create_durably;
 use self::storage::{Directory, Storage};
 use super::memtable::Memtable;
+use crate::error::{Corruption, LedgerError};
 
 /// File names of the segments.
 const SEGMENTS: [&str; 2] = ["0", "1"];
@@ -69,6 +70,16 @@ pub(super) enum OpenError {
         at: u64,
         why: String,
     },
+}
+
+impl OpenError {
+    /// Returns the error of the ledger in this directory.
+    pub(super) fn of(self, path: &Path) -> LedgerError {
+        match self {
+            Self::Io(error) => LedgerError::CannotOpen { path: path.to_owned(), source: Arc::new(error) },
+            Self::Damaged { .. } => Corruption::File(self.to_string()).into(),
+        }
+    }
 }
 
 impl From<io::Error> for OpenError {

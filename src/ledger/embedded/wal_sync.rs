@@ -4,10 +4,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::store::Failure;
+use super::failure::Failure;
 use super::wal::Position;
 use super::write_request::PendingReplies;
-use crate::telemetry::METRICS;
+use crate::environment::Measurement;
 
 /// Delay after the last sync before the synced position is written to the manifest. Under load each record contains
 /// it.
@@ -44,7 +44,7 @@ impl Shared {
 
     fn mark(&self) -> bool {
         let marked = self.disk.wal.mark();
-        marked.map_err(|error| self.fail("a sync failed", Failure::permanent(&error))).is_ok()
+        marked.map_err(|error| self.fail("a sync failed", Failure::permanent(error))).is_ok()
     }
 
     /// Syncs once for all waiting requests (group commit). A failed sync is never retried; every present and later
@@ -59,7 +59,7 @@ impl Shared {
         ends.reverse();
         ends.dedup_by_key(|(file, _)| *file);
         for (file, upto) in ends.into_iter().rev() {
-            let synced = || self.disk.wal.sync(file, upto).map_err(|error| Failure::permanent(&error));
+            let synced = || self.disk.wal.sync(file, upto).map_err(Failure::permanent);
             if let Err(failure) = self.failpoint("sync").and_then(|()| synced()) {
                 // Before the waiting requests get their error, which contains the reason.
                 self.fail("a sync failed", failure);
@@ -69,7 +69,7 @@ impl Shared {
             self.failpoints.synced();
         }
         if let Some(first) = waiting.first() {
-            METRICS.ledger_commit_seconds.observe(first.since.elapsed().as_secs_f64());
+            self.environment.metrics.record(Measurement::CommitSeconds(first.since.elapsed().as_secs_f64()));
         }
         self.acknowledge(waiting.into_iter());
         true

@@ -6,9 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::Durability;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::Transaction;
+use crate::error::LedgerError;
+use crate::transaction::{Durability, Transaction};
 
 /// Callback that replies to the caller.
 pub(super) type Reply = Box<dyn FnOnce() + Send>;
@@ -92,7 +91,10 @@ impl WriteRequest {
                 Ok(Err(error)) => (TransactionEnd::Rollback, Err(error)),
                 Err(panic) => {
                     let why = panic_message(panic.as_ref());
-                    (TransactionEnd::Panicked(why.clone()), Err(LedgerError(format!("a transaction panicked: {why}"))))
+                    (
+                        TransactionEnd::Panicked(why.clone()),
+                        Err(LedgerError::Internal(format!("a transaction panicked: {why}"))),
+                    )
                 }
             };
             let reply: Reply = Box::new(move || reply_with(result));

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::failure::Failure;
 use super::memtable::Memtables;
-use super::store::{Failure, Store};
+use super::store::Store;
 use super::wal::Segment;
 use super::wal_sync::SyncRequest;
 use super::write_request::{PendingReplies, TransactionEnd, WriteRequest, panic_message};
-use super::{Durability, MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL, Shared};
-use crate::ledger::change_feed::Changes;
-use crate::ledger::ids::Ids;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Read, Rows, Space, Transaction, Value, Writes};
-use crate::telemetry::METRICS;
+use super::{MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL, Shared};
+use crate::change_feed::Changes;
+use crate::environment::Measurement;
+use crate::error::LedgerError;
+use crate::ids::Ids;
+use crate::transaction::{Durability, Read, Rows, Space, Transaction, Value, Writes};
 
 /// State of the writer thread.
 pub(super) struct Writer {
@@ -39,7 +40,7 @@ impl Shared {
         if writer.log.len() >= self.segment {
             self.rotate(writer)?;
         }
-        writer.log.append(&writes.rows).map_err(|error| Failure::of(&error, &self.disk.disk_space))
+        writer.log.append(&writes.rows).map_err(|error| Failure::of(error, &self.disk.disk_space))
     }
 
     /// Rotates the WAL to its next segment. While the previous segment is being checkpointed, this one grows up to
@@ -52,8 +53,8 @@ impl Shared {
                 None if !must => return Ok(()),
                 None => {}
             }
-            if let Some(failure) = self.failed.lock().as_ref() {
-                return Err(Failure { why: failure.why.clone(), is_full: failure.is_full });
+            if let Some(error) = self.failed.lock().clone() {
+                return Err(Failure::again(error));
             }
         };
         // The full segment is synced before the next one is written.
@@ -65,12 +66,12 @@ impl Shared {
         replies.push(None, Box::new(notify));
         let upto = Some(writer.log.position());
         let _ = writer.syncing.send(SyncRequest { upto, since: Instant::now(), wakes: false, replies });
-        is_synced.recv().map_err(|_| Failure { why: "a sync failed".into(), is_full: false })?;
+        is_synced.recv().map_err(|_| Failure::permanent("a sync failed"))?;
         let full = std::mem::replace(&mut writer.log, next);
         let mut memtables = self.disk.memtables.write();
         memtables.immutable = Some(Arc::new(std::mem::replace(&mut memtables.active, empty)));
         drop(memtables);
-        writer.checkpoints.send(full).map_err(|_| Failure { why: "the checkpoint thread ended".into(), is_full: false })
+        writer.checkpoints.send(full).map_err(|_| Failure::permanent("the checkpoint thread ended"))
     }
 
     pub(super) fn run(self: &Arc<Self>, requests: &Receiver<WriteRequest>, mut writer: Writer) {
@@ -93,7 +94,7 @@ impl Shared {
             let batch = first.into_iter().chain(requests.try_iter().take(MAX_BATCH - 1)).collect();
             // A panic of the storage engine is as fatal as an error.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.commit(batch, &mut writer))) {
-                self.fail("the writer panicked", Failure { why: panic_message(panic.as_ref()), is_full: false });
+                self.fail("the writer panicked", Failure::permanent(panic_message(panic.as_ref())));
                 writer.unsynced = None;
             }
             if is_last {
@@ -107,7 +108,7 @@ impl Shared {
         if self.failed.lock().is_none()
             && let Err(error) = self.disk.wal.check_in_place()
         {
-            self.fail("the ledger's files are gone", Failure::permanent(&error));
+            self.fail("the ledger's files are gone", Failure::permanent(error));
         }
     }
 
@@ -135,7 +136,7 @@ impl Shared {
                 TransactionEnd::Commit => writes.merge(own),
                 TransactionEnd::Rollback => {}
                 TransactionEnd::Panicked(why) => {
-                    self.fail("a transaction panicked", Failure { why, is_full: false });
+                    self.fail("a transaction panicked", Failure::permanent(why));
                     reply();
                     break;
                 }
@@ -165,7 +166,7 @@ impl Shared {
         writer.rows = writes.rows;
         applied.send_all();
         if size > 0 {
-            METRICS.ledger_batch_size.observe(size as f64);
+            self.environment.metrics.record(Measurement::BatchSize(size));
         }
         #[cfg(test)]
         self.failpoints.committed(size);

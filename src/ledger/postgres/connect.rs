@@ -60,7 +60,7 @@ pub(super) async fn connect(address: &Address) -> Result<(Client, Link), Failure
                 address.preferred.store(number, Ordering::Relaxed);
                 return Ok(connected);
             }
-            Ok(Err(error)) => Failure::of(&error),
+            Ok(Err(error)) => Failure::of(error),
             Err(_) => Failure::disconnected("PostgreSQL does not answer"),
         };
         // A host that allows no further connections says more than one that is down.

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
-use super::schema::{self, QUEUED};
-use super::session::{Failure, Session};
-use crate::ledger::ids::{millis_at, time};
-use crate::ledger::inquiries::{self, after};
-use crate::ledger::limits::{DueLimit, QueueFull, QueueLimit};
-use crate::ledger::outbox;
-use crate::ledger::records::{Backlog, LedgerError};
-use crate::ledger::transaction::{Pair, Space};
+use super::failure::Failure;
+use super::session::Session;
+use super::tables::{self, QUEUED};
+use crate::due_index::{PATIENT, after, patient_share};
+use crate::error::LedgerError;
+use crate::ids::{millis_at, time};
+use crate::limits::{DueLimit, QueueFull, QueueLimit};
+use crate::outbox;
+use crate::records::Backlog;
+use crate::transaction::{Pair, Space};
 
 /// How long a row is reserved. Longer than a delivery or a query takes; if the process dies, another one gets the row
 /// after this time.
@@ -40,7 +42,7 @@ impl DueScans {
     /// a wrong clock wrote.
     pub(super) fn ranges(&self, space: Space, now: Timestamp, latest: SignedDuration) -> Vec<DueRange> {
         let mut ranges = vec![DueRange { from: Vec::new(), until: after(now, SignedDuration::ZERO) }];
-        let (mut scans, space) = (self.0.lock(), schema::number(space));
+        let (mut scans, space) = (self.0.lock(), tables::number(space));
         if scans.get(&space).is_none_or(|last| last.elapsed() >= MISDATED_SCAN_INTERVAL) {
             scans.insert(space, Instant::now());
             ranges.push(DueRange { from: after(now, latest), until: vec![0xff; 9] });
@@ -76,7 +78,7 @@ pub(super) fn reserve_inquiries(
             ORDER BY key LIMIT $4 FOR UPDATE SKIP LOCKED))
         RETURNING key"
     );
-    let (owner, space, patient) = (i64::from(owner), schema::number(Space::Inquiries), [inquiries::PATIENT]);
+    let (owner, space, patient) = (i64::from(owner), tables::number(Space::Inquiries), [PATIENT]);
     let busy: Vec<&[u8]> = busy.iter().map(String::as_bytes).collect();
     let take = |is_patient: bool, limit: usize| -> Result<Vec<Vec<u8>>, Failure> {
         let mut reserved = Vec::new();
@@ -91,7 +93,7 @@ pub(super) fn reserve_inquiries(
         }
         Ok(reserved)
     };
-    let share = inquiries::patient_share(limit);
+    let share = patient_share(limit);
     let mut patient = take(true, share)?;
     let mut reserved = take(false, limit - patient.len())?;
     if patient.len() == share && reserved.len() + share < limit {
@@ -142,7 +144,7 @@ pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair])
         RETURNING key, value"
     );
     let keys: Vec<&[u8]> = chosen.iter().map(|(key, _)| key.as_slice()).collect();
-    let number = schema::number(Space::Outbox);
+    let number = tables::number(Space::Outbox);
     let rows = session.query(TAKE, &[&i64::from(owner), &number, &keys, &RESERVATION.as_secs_f64()])?;
     let mut reserved: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     reserved.sort();
@@ -184,7 +186,7 @@ pub(super) fn reserve_jobs(
     );
     let is_busy = |(_, count): &(&String, &usize)| **count >= limit.each;
     let busy: Vec<&[u8]> = limit.under_way.iter().filter(is_busy).map(|(merchant, _)| merchant.as_bytes()).collect();
-    let (owner, space) = (i64::from(owner), schema::number(Space::Jobs));
+    let (owner, space) = (i64::from(owner), tables::number(Space::Jobs));
     let mut reserved = Vec::new();
     for DueRange { from, until } in ranges {
         let left = many(limit.total.saturating_sub(reserved.len()));
@@ -224,7 +226,7 @@ fn count_jobs(session: &Session, merchant: &str) -> Result<(u64, u64), Failure> 
     const COUNT: &str = "SELECT count(*), count(*) FILTER (WHERE merchant = $3) FROM (
         SELECT value AS merchant FROM tollgate_due WHERE space = $1
         UNION ALL SELECT substr(value, 17) FROM tollgate_due WHERE space = $2 AND length(value) > 16) AS it";
-    let numbers = [Space::Jobs, Space::Running].map(schema::number);
+    let numbers = [Space::Jobs, Space::Running].map(tables::number);
     let rows = session.query(COUNT, &[&numbers[0], &numbers[1], &merchant.as_bytes()])?;
     let count = |column: usize| rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0));
     Ok((count(0), count(1)))
@@ -235,12 +237,12 @@ pub(super) fn backlog(session: &Session) -> Result<Backlog, LedgerError> {
         let rows = session.query("SELECT count(*) FROM tollgate_due WHERE space = $1", &[&space])?;
         Ok(rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)))
     };
-    let unknown = schema::number(Space::Unknown);
+    let unknown = tables::number(Space::Unknown);
     let oldest = session.query("SELECT key FROM tollgate_due WHERE space = $1 ORDER BY key LIMIT 1", &[&unknown])?;
     let oldest_unknown = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
     // A key is the due time followed by the claim's id, which begins with its creation time.
     const OLDEST: &str = "SELECT substr(key, 9, 8) AS since FROM tollgate_due WHERE space = $1 ORDER BY since LIMIT 1";
-    let count_jobs = schema::number(Space::Jobs);
+    let count_jobs = tables::number(Space::Jobs);
     let oldest = session.query(OLDEST, &[&count_jobs])?;
     let oldest_job = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
     let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);

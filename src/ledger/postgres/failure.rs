@@ -1,9 +1,11 @@
 //! Failure of a statement, classified by PostgreSQL's error code and never by its text.
 
+use std::sync::Arc;
+
 use tokio_postgres::error::SqlState;
 
 use super::address::chain;
-use crate::ledger::records::LedgerError;
+use crate::error::{Cause, LedgerError};
 
 /// Error codes that a transaction pooler causes.
 pub(super) const POOLER: &str = "LISTEN or prepared statements do not work over this connection: is it a pooler in transaction mode? Name \
@@ -14,6 +16,8 @@ pub(super) const POOLER: &str = "LISTEN or prepared statements do not work over 
 pub(super) struct Failure {
     pub(super) kind: Kind,
     pub(super) why: String,
+    /// Error of the client, if it reported one.
+    pub(super) source: Option<Cause>,
 }
 
 /// Kind, which decides whether to retry.
@@ -32,29 +36,37 @@ pub(super) enum Kind {
 
 impl Failure {
     pub(super) fn other(why: impl Into<String>) -> Self {
-        Self { kind: Kind::Other, why: why.into() }
+        Self { kind: Kind::Other, why: why.into(), source: None }
     }
 
     pub(super) fn disconnected(why: impl Into<String>) -> Self {
-        Self { kind: Kind::Lost, why: why.into() }
+        Self { kind: Kind::Lost, why: why.into(), source: None }
     }
 
     /// Classifies an error of the client.
-    pub(super) fn of(error: &tokio_postgres::Error) -> Self {
-        let why = format!("PostgreSQL: {}", chain(error));
-        match error.code() {
+    pub(super) fn of(error: tokio_postgres::Error) -> Self {
+        let mut why = format!("PostgreSQL: {}", chain(&error));
+        let kind = match error.code() {
             // An error of the network or the protocol.
-            None => Self::disconnected(why),
+            None => Kind::Lost,
             Some(code) => {
-                Self { kind: kind(code), why: if is_pooler(code) { format!("{why} ({POOLER})") } else { why } }
+                if is_pooler(code) {
+                    why = format!("{why} ({POOLER})");
+                }
+                kind(code)
             }
-        }
+        };
+        Self { kind, why, source: Some(Arc::new(error)) }
     }
 }
 
 impl From<Failure> for LedgerError {
-    fn from(failure: Failure) -> Self {
-        Self(failure.why)
+    fn from(Failure { kind, why, source }: Failure) -> Self {
+        match kind {
+            Kind::Lost | Kind::Crowded => Self::Unreachable { why, source },
+            Kind::Conflict => Self::Conflict { why, source },
+            Kind::Other => Self::Refused { why, source },
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) enum Part {
 pub(super) struct Health(Mutex<[Option<String>; 2]>);
 
 impl Health {
+    #[cfg(test)]
     pub(super) fn is_good(&self) -> bool {
         self.why().is_none()
     }

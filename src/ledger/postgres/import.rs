@@ -4,17 +4,18 @@ use super::address::Address;
 use super::feed::ALL;
 use super::origin;
 use super::save::save;
-use super::schema::{self, ABOUT};
+use super::schema;
 use super::session::Session;
-use crate::ledger::known_time;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Space, Writes};
+use super::tables::{self, ABOUT};
+use crate::error::LedgerError;
+use crate::retention::KNOWN_TIME_KEY;
+use crate::transaction::{Space, Writes};
 
 /// Ledger during an import. If dropped before [`end`](Self::end), the import is rolled back.
-pub(in crate::ledger) struct Filling(Box<Session>);
+pub(crate) struct Filling(Box<Session>);
 
 /// State of the target of an import.
-pub(in crate::ledger) enum Begun {
+pub(crate) enum Begun {
     /// The ledger is empty.
     Filling(Filling),
     /// The same migration has filled it before.
@@ -24,7 +25,7 @@ pub(in crate::ledger) enum Begun {
 impl Filling {
     /// Begins or continues the migration with this id. Fails if the ledger contains payments from elsewhere. No other
     /// process can write until the end.
-    pub(in crate::ledger) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
+    pub(crate) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
         const USED: &str = "\
             SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1 AND NOT (space = $2 AND key = $3)) \
             OR EXISTS (SELECT FROM tollgate_due)";
@@ -37,23 +38,23 @@ impl Filling {
         }
         // A gateway that was only started has written the ledger's clock and nothing else.
         if session
-            .query(USED, &[&ABOUT, &schema::number(Space::Expiry), &known_time::KEY])?
+            .query(USED, &[&ABOUT, &tables::number(Space::Expiry), &KNOWN_TIME_KEY])?
             .first()
             .is_none_or(|row| row.get(0))
         {
             let why = format!("there are payments in the {to} already; a ledger is moved into an empty one only");
-            return Err(LedgerError(why));
+            return Err(LedgerError::MoveFailed(why));
         }
         Ok(Begun::Filling(Self(Box::new(session))))
     }
 
-    pub(in crate::ledger) fn add(&self, rows: &Writes) -> Result<(), LedgerError> {
+    pub(crate) fn add(&self, rows: &Writes) -> Result<(), LedgerError> {
         // Nothing is running in the copy, so no process owns a claim.
         Ok(save(&self.0, rows, 0)?)
     }
 
     /// Commits all rows with the id of the migration.
-    pub(in crate::ledger) fn end(self, id: &str) -> Result<(), LedgerError> {
+    pub(crate) fn end(self, id: &str) -> Result<(), LedgerError> {
         origin::moved(&self.0, id)?;
         // Tells running gateways to discard their caches.
         Ok(self.0.run(&format!("{ALL}; COMMIT"))?)

@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::clock;
-use super::failure::Kind;
+use super::failure::{Failure, Kind};
 use super::health::Part;
 use super::pool::Next;
-use super::session::{Failure, Session};
+use super::session::Session;
 
 /// Duration of the lease.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -34,7 +34,7 @@ pub(super) const RENEWAL_TIMEOUT_SECS: u64 = 3;
 
 /// Present lease of this process.
 #[derive(Default)]
-pub(in crate::ledger) struct Lease(Mutex<State>);
+pub(crate) struct Lease(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -55,7 +55,7 @@ impl Lease {
 
     /// Returns the number of renewals.
     #[cfg(test)]
-    pub(in crate::ledger) fn renewals(&self) -> u64 {
+    pub(crate) fn renewals(&self) -> u64 {
         self.0.lock().renewals
     }
 
@@ -106,13 +106,13 @@ impl Lease {
 
     /// Ends the lease, as if renewals had failed for too long.
     #[cfg(test)]
-    pub(in crate::ledger) fn expire(&self) {
+    pub(crate) fn expire(&self) {
         self.0.lock().until = None;
     }
 
     /// Starts a new term, as a late renewal does.
     #[cfg(test)]
-    pub(in crate::ledger) fn start_new_term(&self) {
+    pub(crate) fn start_new_term(&self) {
         self.0.lock().term += 1;
     }
 }
@@ -192,6 +192,6 @@ fn renew_lease(shared: &Shared, session: &Session) -> Result<(), Failure> {
     let from = Instant::now();
     session.query(RENEW, &[&i64::from(shared.owner), &LEASE_DURATION.as_secs_f64()])?;
     shared.lease.renewed(from);
-    clock::measure(session)?;
+    clock::measure(session, &*shared.environment.clock)?;
     Ok(())
 }

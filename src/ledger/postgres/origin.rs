@@ -1,7 +1,9 @@
 //! Identity of a ledger: a random name, which copies keep, and the migrations that filled it.
 
-use super::schema::ABOUT;
-use super::session::{Failure, Session};
+use super::failure::Failure;
+use super::session::Session;
+use super::tables::ABOUT;
+use crate::error::LedgerError;
 
 /// Key of the ledger's name.
 const NAME: &[u8] = b"name";
@@ -37,4 +39,14 @@ pub(super) fn moved(session: &Session, id: &str) -> Result<(), Failure> {
     const WRITE: &str = "INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, '')";
     let key = [MOVE, id.as_bytes()].concat();
     session.query(WRITE, &[&ABOUT, &key]).map(drop)
+}
+
+/// Returns the id of the server, the database and the tables.
+pub(super) fn identity(session: &Session) -> Result<String, LedgerError> {
+    const IDENTITY: &str = "\
+        SELECT concat_ws('-', system_identifier,
+            (SELECT oid FROM pg_database WHERE datname = current_database()), 'tollgate_records'::regclass::oid)
+        FROM pg_control_system()";
+    let rows = session.query(IDENTITY, &[])?;
+    rows.first().map(|row| row.get(0)).ok_or_else(|| Failure::other("PostgreSQL returned no identity").into())
 }

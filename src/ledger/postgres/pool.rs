@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
-use super::failure::Kind;
+use super::failure::{Failure, Kind};
 use super::health::Part;
-use super::session::{Failure, Session};
-use crate::ledger::records::LedgerError;
+use super::session::Session;
+use crate::error::LedgerError;
 
 /// Interval of connection attempts while no thread has a connection. Work is rejected meanwhile, so an outage of the
 /// gateway lasts up to this much longer than the server's.
@@ -250,7 +250,7 @@ impl Queue {
 /// Rejects work. Called outside the lock, because a job's drop may call this queue.
 fn refuse(jobs: VecDeque<Job>, why: &str) {
     for mut job in jobs {
-        _ = job(Err(LedgerError(why.to_owned())));
+        _ = job(Err(LedgerError::Unreachable { why: why.to_owned(), source: None }));
     }
 }
 

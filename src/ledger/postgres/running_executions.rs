@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ledger::claim_guard::{Abandoned, ExecutionId};
+use crate::claim_guard::{Abandoned, ExecutionId};
 
 /// Claims of this process whose end is not in the tables yet.
 #[derive(Default)]

@@ -1,9 +1,10 @@
 //! Writes of a transaction, saved in one statement.
 
-use super::schema::{self, QUEUED};
-use super::session::{Failure, Session};
-use crate::ledger::outbox;
-use crate::ledger::transaction::{Space, Writes};
+use super::failure::Failure;
+use super::session::Session;
+use super::tables::{self, QUEUED};
+use crate::due_index::merchant_of_outbox;
+use crate::transaction::{Space, Writes};
 
 /// Upserts rows. Rows that are written only once are inserted without an upsert, so that a duplicate fails.
 const SAVE: &str = "\
@@ -58,16 +59,16 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
     let mut rows: Vec<_> = writes.rows.iter().collect();
     rows.sort_unstable_by_key(|(space, key, _)| (*space, *key));
     for (space, key, value) in rows {
-        let number = schema::number(space);
+        let number = tables::number(space);
         match value {
-            Some(value) if schema::is_due(space) => {
-                let merchant = (space == Space::Outbox).then(|| outbox::merchant(value));
+            Some(value) if tables::is_due(space) => {
+                let merchant = (space == Space::Outbox).then(|| merchant_of_outbox(value));
                 let owner = (space == Space::Running).then_some(i64::from(owner));
                 due.add_due(number, key, value, merchant, owner);
             }
-            Some(value) if schema::is_unique(space) => once.add(number, key, value),
+            Some(value) if tables::is_unique(space) => once.add(number, key, value),
             Some(value) => upserts.add(number, key, value),
-            None if schema::is_due(space) => done.name(number, key),
+            None if tables::is_due(space) => done.name(number, key),
             None => deleted.name(number, key),
         }
     }

@@ -3,8 +3,8 @@
 //! During a rollout two versions run side by side, so a step only adds. The older version ignores the additions, and
 //! a program ignores a newer database.
 
-use super::session::{Failure, Session};
-use crate::ledger::transaction::Space;
+use super::failure::Failure;
+use super::session::Session;
 
 /// Migration steps. Each brings the tables from the version of its position to the next. Never changed after its
 /// release.
@@ -48,26 +48,4 @@ pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
 fn version(session: &Session) -> Result<i32, Failure> {
     let rows = session.query("SELECT coalesce(max(version), 0) FROM tollgate_schema", &[])?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
-}
-
-/// Returns the number of a space in the tables.
-pub(super) fn number(space: Space) -> i16 {
-    space as i16
-}
-
-/// Number of the undelivered events, which are only counted.
-pub(super) const QUEUED: i16 = 100;
-
-/// Number of the ledger's own rows: its name and the migrations that filled it.
-pub(super) const ABOUT: i16 = 101;
-
-/// Returns whether rows of a space are due rows, which are in a table of their own.
-pub(super) fn is_due(space: Space) -> bool {
-    matches!(space, Space::Running | Space::Outbox | Space::Inquiries | Space::Unknown | Space::Jobs)
-}
-
-/// Returns whether rows of a space are written once and never changed. A second row under the same key then fails, as
-/// the last defence behind the locks.
-pub(super) fn is_unique(space: Space) -> bool {
-    matches!(space, Space::Index | Space::Keys)
 }

@@ -1,29 +1,19 @@
-//! Connection used by one thread: statements, and transactions of the rules over them.
+//! Connection used by one thread, and its statements.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
-use super::Shared;
 use super::address::Address;
 use super::connect::connect;
-pub(super) use super::failure::Failure;
-use super::failure::Kind;
-use super::feed::Announced;
-use super::save::save;
-use super::schema;
-use crate::ledger::change_feed::Changes;
-use crate::ledger::engine::Durability;
-use crate::ledger::ids::Id;
-use crate::ledger::lock_scope::LockScope;
-use crate::ledger::records::LedgerError;
-use crate::ledger::transaction::{Nothing, Read, Space, Transaction, Value};
-use crate::telemetry::METRICS;
+use super::failure::{Failure, Kind};
+use super::tables;
+use crate::error::LedgerError;
+use crate::transaction::{Read, Space, Value};
 
 /// Timeout of one statement, including lock waits. The server's timeout is a little shorter, so that its error has
 /// the reason.
@@ -37,9 +27,6 @@ const SETTINGS: &str = "SET statement_timeout = '7s'; SET lock_timeout = '2s'; \
     SET idle_in_transaction_session_timeout = '10s'; \
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-
-/// A statement sees what was committed before it began, so a read after a lock sees the latest state.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// A connection.
 pub(super) struct Session {
@@ -176,7 +163,7 @@ impl Session {
         self.used.set(Instant::now());
         let failure = match answer {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => Failure::of(&error),
+            Ok(Err(error)) => Failure::of(error),
             // After a timeout it is unknown what the server does, so the connection must not be reused.
             Err(_) => Failure::disconnected("PostgreSQL does not answer"),
         };
@@ -198,94 +185,27 @@ impl Session {
         self.end(found, "COMMIT")
     }
 
-    /// Runs one transaction of the rules. Every process first locks the name of the order, so transactions about one
-    /// order run one after another. Returns the value and whether something became due sooner.
-    ///
-    /// An error means that nothing was committed, with one exception: if the connection is lost during the commit,
-    /// the result is unknown. For a claim this is as good as an error: its permit was not returned, so nothing is
-    /// sent, and the drop of the guard releases the claim.
-    pub(super) fn transaction<T>(
-        &self,
-        durability: Durability,
-        scope: &LockScope,
-        shared: &Shared,
-        work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
-    ) -> Result<(T, bool), LedgerError> {
-        let is_known = match scope {
-            LockScope::Names(_) => {
-                let names = scope.names(self)?.unwrap_or_default();
-                self.begin_alone(&names)?;
-                true
-            }
-            _ => {
-                self.begin(BEGIN)?;
-                match scope.names(self).and_then(|names| names.map(|names| Ok(self.run(&locks(&names))?)).transpose()) {
-                    Ok(locked) => locked.is_some(),
-                    Err(error) => return self.end(Err(error), ""),
-                }
-            }
-        };
-        // If there was no record before the lock, none may be read behind it, because no lock protects it.
-        self.finish(if is_known { self } else { &Nothing }, durability, shared, work)
-    }
-
-    /// Begins a transaction and locks these names. [`finish`](Self::finish) ends it.
-    pub(super) fn begin_alone(&self, names: &[Id]) -> Result<(), Failure> {
-        self.begin(&format!("{BEGIN}{}", locks(names)))
-    }
-
-    /// Rolls back a transaction that was begun.
-    pub(super) fn abort(&self) {
-        self.roll_back();
-    }
-
-    /// Runs the rules in a transaction that was begun, and commits.
-    pub(super) fn finish<T>(
-        &self,
-        base: &dyn Read,
-        durability: Durability,
-        shared: &Shared,
-        mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
-    ) -> Result<(T, bool), LedgerError> {
-        let mut transaction = Transaction::new(base, &shared.ids);
-        let done = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)));
-        let writes = transaction.into_writes();
-        let done = done.unwrap_or_else(|_| Err(LedgerError("a transaction panicked".to_owned())));
-        let done = done.and_then(|value| {
-            if !writes.is_empty() {
-                save(self, &writes, shared.owner)?;
-            }
-            // Announced after the writes, so that `quiesce` sees the transaction.
-            Ok((value, Announced::before(shared, self, Changes::of(&writes))?))
-        });
-        let may_be_late = durability == Durability::Applied && !writes.wakes;
-        let commit = if may_be_late { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" };
-        let started = Instant::now();
-        let (value, announced) = self.end(done, commit)?;
-        announced.after();
-        METRICS.ledger_commit_seconds.observe(started.elapsed().as_secs_f64());
-        Ok((value, writes.wakes))
-    }
-
     /// Returns the first keys of a space in the range from `from` (inclusive) to `until` (exclusive).
     pub(super) fn keys(&self, space: Space, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
         const KEYS: &str =
             "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3 ORDER BY key LIMIT $4";
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.query(KEYS, &[&schema::number(space), &from, &until, &limit])?;
+        let rows = self.query(KEYS, &[&tables::number(space), &from, &until, &limit])?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    fn begin(&self, statements: &str) -> Result<(), Failure> {
+    /// Begins a transaction with these statements.
+    pub(super) fn begin(&self, statements: &str) -> Result<(), Failure> {
         self.failed.set(false);
         self.run(statements).inspect_err(|_| self.roll_back())
     }
 
     /// Commits, or rolls back after an error.
-    fn end<T>(&self, done: Result<T, LedgerError>, commit: &str) -> Result<T, LedgerError> {
+    pub(super) fn end<T>(&self, done: Result<T, LedgerError>, commit: &str) -> Result<T, LedgerError> {
         let done = done.and_then(|value| {
             if self.failed.get() {
-                return Err(LedgerError("a statement failed".to_owned()));
+                let kind = self.last_failure.get().unwrap_or(Kind::Other);
+                return Err(Failure { kind, ..Failure::other("a statement failed") }.into());
             }
             // A conflict rolls the commit back. After any other error its result is unknown.
             self.run(commit).inspect_err(|failure| self.in_doubt.set(failure.kind != Kind::Conflict))?;
@@ -297,7 +217,8 @@ impl Session {
         done
     }
 
-    fn roll_back(&self) {
+    /// Rolls back a transaction that was begun.
+    pub(super) fn roll_back(&self) {
         if !self.is_broken() && self.run("ROLLBACK").is_err() {
             self.broken.set(true);
         }
@@ -306,12 +227,12 @@ impl Session {
 
 impl Read for Session {
     fn bytes(&self, space: Space, key: &[u8]) -> Result<Option<Value>, LedgerError> {
-        let statement = if schema::is_due(space) {
+        let statement = if tables::is_due(space) {
             "SELECT value FROM tollgate_due WHERE space = $1 AND key = $2"
         } else {
             "SELECT value FROM tollgate_records WHERE space = $1 AND key = $2"
         };
-        let rows = self.query(statement, &[&schema::number(space), &key])?;
+        let rows = self.query(statement, &[&tables::number(space), &key])?;
         Ok(rows.first().map(|row| row.get::<_, &[u8]>(0).into()))
     }
 }
@@ -319,12 +240,4 @@ impl Read for Session {
 /// Returns whether the answer to a boolean query is true.
 pub(super) fn is_true(answer: &[SimpleQueryMessage]) -> bool {
     answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")))
-}
-
-fn locks(names: &[Id]) -> String {
-    let lock = |name: &Id| {
-        let number = name.0.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
-        format!("; SELECT pg_advisory_xact_lock({number})")
-    };
-    names.iter().map(lock).collect()
 }

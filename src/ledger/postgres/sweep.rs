@@ -13,19 +13,20 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
+use super::failure::Failure;
 use super::lease::RENEWAL_INTERVAL;
 use super::pool::Next;
-use super::schema;
-use super::session::{Failure, Session};
-use crate::ledger::claim_guard::{Abandoned, ExecutionId};
-use crate::ledger::claims;
-use crate::ledger::engine::Durability;
-use crate::ledger::ids::Id;
-use crate::ledger::lock_scope::{self, LockScope};
-use crate::ledger::records::LedgerError;
-use crate::ledger::rows::{PaymentRow, TrackedRow};
-use crate::ledger::transaction::{Read, Space, Transaction, Value};
-use crate::telemetry::METRICS;
+use super::session::Session;
+use super::tables;
+use crate::claim_guard::{Abandoned, ExecutionId};
+use crate::claims;
+use crate::environment::Measurement;
+use crate::error::LedgerError;
+use crate::ids::Id;
+use crate::lock_scope::LockScope;
+use crate::names::order_lock;
+use crate::rows::{PaymentRow, TrackedRow};
+use crate::transaction::{Durability, Read, Space, Transaction, Value};
 
 /// Maximum number of claims ended in one transaction.
 const MAX_BATCH: i64 = 64;
@@ -109,7 +110,7 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerEr
                 SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp())
             ORDER BY key LIMIT $3 FOR UPDATE SKIP LOCKED))
         RETURNING key, value";
-    let (space, owner) = (schema::number(Space::Running), i64::from(shared.owner));
+    let (space, owner) = (tables::number(Space::Running), i64::from(shared.owner));
     let rows = session.query(TAKE, &[&space, &owner, &MAX_BATCH, &CLAIM_LOCK_DURATION.as_secs_f64()])?;
     Ok(rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok()).collect())
 }
@@ -117,7 +118,7 @@ fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerEr
 /// Returns running claims of this process without a permit.
 fn own(shared: &Shared, session: &Session) -> Result<Vec<(ExecutionId, Abandoned)>, LedgerError> {
     const OWN: &str = "SELECT key, value FROM tollgate_due WHERE space = $1 AND owner = $2";
-    let rows = session.query(OWN, &[&schema::number(Space::Running), &i64::from(shared.owner)])?;
+    let rows = session.query(OWN, &[&tables::number(Space::Running), &i64::from(shared.owner)])?;
     let executions = rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok());
     let running = shared.running_executions.lock();
     Ok(executions.filter_map(|execution| Some((execution, running.end(execution)?))).collect())
@@ -137,7 +138,7 @@ fn end_all(
     for (execution, end) in executions {
         let error = match end_claim(shared, session.reset(), *execution, *end) {
             Ok(ended) => {
-                count(ended.into());
+                count(shared, ended.into());
                 continue;
             }
             Err(error) => error,
@@ -163,17 +164,18 @@ fn end_batch(
     let names = PreloadedRows::read(session, executions)?.names(executions)?;
     session.begin_alone(&names)?;
     // Read again under the locks.
-    let base = PreloadedRows::read(session, executions).inspect_err(|_| session.abort())?;
+    let base = PreloadedRows::read(session, executions).inspect_err(|_| session.roll_back())?;
+    let now = shared.environment.now();
     let work = |tx: &mut Transaction<'_>| {
         let mut ended = 0;
         for (execution, end) in executions {
             ended += u64::from(claims::is_running(tx, *execution)?);
-            end.of(tx, *execution)?;
+            end.of(tx, *execution, now)?;
         }
         Ok(ended)
     };
     let (ended, wakes) = session.finish(&base, Durability::Durable, shared, work)?;
-    count(ended);
+    count(shared, ended);
     executions.iter().for_each(|(execution, _)| shared.running_executions.lock().ended(*execution));
     if wakes {
         shared.wake();
@@ -183,8 +185,8 @@ fn end_batch(
 
 /// Counts claims that were still running. A claim of this process may have ended between reading the tables and the
 /// permits.
-fn count(ended: u64) {
-    METRICS.stores.ledger_claims_taken_over_total.inc_by(ended);
+fn count(shared: &Shared, ended: u64) {
+    shared.environment.metrics.record(Measurement::ClaimsTakenOver(ended));
 }
 
 /// Ends one claim if it is running. Returns whether it was.
@@ -194,9 +196,10 @@ pub(super) fn end_claim(
     execution: ExecutionId,
     end: Abandoned,
 ) -> Result<bool, LedgerError> {
+    let now = shared.environment.now();
     let work = move |tx: &mut Transaction<'_>| {
         let runs = claims::is_running(tx, execution)?;
-        end.of(tx, execution)?;
+        end.of(tx, execution, now)?;
         Ok(runs)
     };
     let (ran, wakes) = session.transaction(Durability::Durable, &LockScope::Claim(execution.claim), shared, work)?;
@@ -251,7 +254,7 @@ impl<'a> PreloadedRows<'a> {
         if keys.is_empty() {
             return Ok(());
         }
-        let rows = self.session.query(FETCH, &[&schema::number(space), &keys])?;
+        let rows = self.session.query(FETCH, &[&tables::number(space), &keys])?;
         self.rows.extend(keys.into_iter().map(|key| ((space, key), None)));
         for row in rows {
             self.rows.insert((space, row.get(0)), Some(row.get::<_, &[u8]>(1).into()));
@@ -265,7 +268,7 @@ impl<'a> PreloadedRows<'a> {
         for (execution, _) in executions {
             let Some((payment, _)) = claims::records_of(self, execution.claim)? else { continue };
             if let Some(tracked) = TrackedRow::<PaymentRow>::load(self, payment)? {
-                names.insert(lock_scope::order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
+                names.insert(order_lock(&tracked.row.payment.merchant, &tracked.row.payment.order_id));
             }
         }
         Ok(names.into_iter().collect())

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::{Error, ProviderError};
 use tollgate_plugins::payment::{Money, Outcome, Status};
 
-use super::{Record, RecordId};
+use super::record::{Record, RecordId};
 
 /// Update of a payment or refund.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl From<&Error> for Reason {
     }
 }
 
-/// Result of [`Ledger::record`](crate::ledger::Ledger::record).
+/// Result of [`Ledger::record`](crate::Ledger::record).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// The notification was new and is durable.

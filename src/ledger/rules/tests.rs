@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
-use super::super::tests::{a_payment, a_refund, at, cny, outcome, word};
+use super::super::testing::{a_payment, a_refund, at, cny};
+use super::super::tests::{outcome, word};
 use super::Origin::{Notification, Query, Request};
 use super::*;
 

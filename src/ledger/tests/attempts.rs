@@ -117,16 +117,16 @@ async fn notification_of_the_present_channel_applies_to_the_payment() {
 #[tokio::test]
 async fn duplicate_payment_is_counted_only_after_the_commit() {
     let bench = Bench::new();
-    // The counter is shared by all tests of the process, so each engine's test uses a channel of its own.
+    // The count is shared by all tests of the process, so each engine's test uses a channel of its own.
     let channel = format!("{}-double", module_path!());
-    let counted = || crate::telemetry::METRICS.double_payments_total.with_label_values(&[channel.as_str()]).get();
+    let counted = || DOUBLE_PAYMENTS.lock().get(&channel).copied().unwrap_or_default();
     let found = |fails: bool| {
         let payment = Payment { channel: channel.clone(), ..a_payment(LEFT) };
         move |tx: &mut transaction::Transaction<'_>| {
             let (id, claim) = (tx.new_id(at(0)), tx.new_id(at(0)));
             let mut attempt = rows::TrackedRow::new(id, rows::PaymentRow::new(payment.clone(), claim));
-            crate::ledger::abandoned_attempts::paid(tx, &mut attempt, at(0))?;
-            if fails { Err(LedgerError("rolled back".into())) } else { Ok(()) }
+            crate::abandoned_attempts::paid(tx, &mut attempt, at(0))?;
+            if fails { Err(LedgerError::Superseded("rolled back")) } else { Ok(()) }
         }
     };
     assert!(bench.ledger.engine.write(Durable, LockScope::order("shop", LEFT), found(true)).await.is_err());

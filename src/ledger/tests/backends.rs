@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 use tollgate_plugins::secret::Secret;
 
-use super::super::engine::Engine;
 use super::super::postgres;
 use super::server::Server;
 use super::*;
@@ -37,7 +36,7 @@ impl Backend for Directory {
     }
 
     fn open(&self) -> Ledger {
-        Ledger::open(self.path()).unwrap()
+        Ledger::open_with(self.path(), RESERVE, environment()).unwrap()
     }
 
     /// Files of a running ledger must not be copied one after another, so the copy is made while all threads are
@@ -63,8 +62,8 @@ impl Tables {
 
     /// Segment size in bytes.
     pub(super) fn open_with(&self, segment: u64) -> Ledger {
-        let engine = embedded::Engine::open_with(self.path(), RESERVE, segment, |tx, running| {
-            claims::recover(tx, running, clock::now())
+        let engine = embedded::Engine::open_with(self.path(), RESERVE, segment, environment(), |tx, running| {
+            claims::recover(tx, running, Timestamp::now())
         });
         let engine = engine.unwrap();
         Ledger::over(Engine::Embedded(Arc::new(engine)))
@@ -157,7 +156,7 @@ impl Schema {
 
     /// Connects with this many connections.
     pub(super) fn connect(&self, connections: usize) -> Ledger {
-        let engine = postgres::Engine::with(self.address(), connections).unwrap();
+        let engine = postgres::Engine::with(self.address(), connections, environment()).unwrap();
         Ledger::over(Engine::Postgres(Arc::new(engine)))
     }
 

@@ -3,7 +3,6 @@
 use jiff::SignedDuration;
 
 use super::*;
-use crate::clock::Reading;
 
 const DAY: i64 = 86_400;
 /// Due time that the wrong clock wrote.
@@ -56,7 +55,7 @@ async fn job_requeued_by_a_wrong_clock_is_due_now_and_not_expired() {
     after.ledger.release(permit).await.unwrap();
     let [claim] = after.crash().ledger.due_job_ids(late, 9).await[..] else { panic!("it is not there") };
     let permit = after.ledger.dequeue(claim, "here", at(4)).await.unwrap().unwrap();
-    assert!(permit.job.as_ref().unwrap().since <= crate::clock::now(), "it waits since now, not since the future");
+    assert!(permit.job.as_ref().unwrap().since <= Timestamp::now(), "it waits since now, not since the future");
 }
 
 #[tokio::test]

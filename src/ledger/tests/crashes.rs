@@ -113,9 +113,9 @@ async fn failed_transaction_is_rolled_back_without_affecting_others() {
     let (key, scope) = (claim_key("twin", ""), LockScope::order("shop", "twin"));
     let errs = move |tx: &mut Transaction<'_>| {
         assert!(matches!(super::super::claims::claim(tx, *Request::new(&key, pay("twin"), None, at(0))?)?, ClaimResult::Run(_)));
-        Err::<(), _>(LedgerError("an example".into()))
+        Err::<(), _>(LedgerError::Superseded("an example"))
     };
-    assert_eq!(bench.ledger.engine.write(Durable, scope, errs).await.unwrap_err().0, "an example");
+    assert_eq!(bench.ledger.engine.write(Durable, scope, errs).await.unwrap_err().to_string(), "an example");
     assert!(bench.ledger.is_healthy());
     assert_eq!(bench.ledger.payment("shop", "twin").await.unwrap(), None);
     bench.run("twin", pay("twin")).await;

@@ -19,6 +19,7 @@ async fn nearly_full_disk_rejects_new_claims_and_completes_running_ones() {
     engine.simulate_free(Some(RESERVE - 1));
     for intent in [pay("new"), give_back("o", "r", 10)] {
         let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
+        assert!(matches!(error, LedgerError::LowDiskSpace { reserve: RESERVE, .. }), "{error:?}");
         assert!(error.to_string().contains("256 MiB"), "{error}");
     }
     assert!(bench.ledger.check_disk_space().is_err());
@@ -44,10 +45,10 @@ async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
     engine.simulate_free(Some(0));
     engine.failpoints().fail_next_with_full_disk();
     let settled = bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
-    assert!(settled.unwrap_err().to_string().contains("commit failed"));
+    assert!(matches!(settled, Err(LedgerError::DiskFull { step: "a commit failed", .. })), "{settled:?}");
     assert!(!bench.ledger.is_healthy());
     let refused = bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await;
-    assert!(refused.is_err(), "nothing is written while it is full");
+    assert!(matches!(refused, Err(LedgerError::DiskFull { .. })), "nothing is written while it is full");
     assert!(bench.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
     assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
     engine.simulate_free(None);
@@ -69,7 +70,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 #[test]
 fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
-        exec \"$2\" --exact ledger::tests::full_disk::inside_a_small_disk --ignored --nocapture";
+        exec \"$2\" --exact tests::full_disk::inside_a_small_disk --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();
     let mut inside = Command::new("unshare");
     inside.args(["-rm", "sh", "-c", SCRIPT, "sh"]).arg(folder.path()).arg(std::env::current_exe().unwrap());
@@ -129,12 +130,13 @@ fn permit(claimed: ClaimResult) -> ExecutionPermit {
 
 async fn with_a_reserve(folder: &Path) {
     let reserve = 16 << 20;
-    let ledger = Ledger::open_with(&folder.join("reserve"), reserve).unwrap();
+    let ledger = Ledger::open_with(&folder.join("reserve"), reserve, environment()).unwrap();
     let under_way = permit(begin(&ledger, "under way").await.unwrap());
     let filler = Filler::leave(folder, reserve);
     // A moment ago there was room.
     until("there is no room", async || ledger.check_disk_space().is_err()).await;
-    assert!(begin(&ledger, "new").await.unwrap_err().to_string().contains("16 MiB"));
+    let refused = begin(&ledger, "new").await.unwrap_err();
+    assert!(matches!(refused, LedgerError::LowDiskSpace { .. }) && refused.to_string().contains("16 MiB"), "{refused}");
     ledger.settle(under_way, outcome(Status::Succeeded), at(1), answer).await.unwrap();
     assert!(ledger.is_healthy());
     drop(filler);
@@ -144,7 +146,7 @@ async fn with_a_reserve(folder: &Path) {
 
 async fn without_a_reserve(folder: &Path) {
     let path = folder.join("none");
-    let ledger = Ledger::open_with(&path, 0).unwrap();
+    let ledger = Ledger::open_with(&path, 0, environment()).unwrap();
     let mut under_way = vec![permit(begin(&ledger, "first").await.unwrap())];
     let filler = Filler::leave(folder, 0);
     let (mut orders, mut refused) = (vec!["first".to_owned()], Vec::new());
@@ -177,7 +179,7 @@ async fn without_a_reserve(folder: &Path) {
         }
     }
     drop(ledger);
-    let ledger = Ledger::open_with(&path, 0).unwrap();
+    let ledger = Ledger::open_with(&path, 0, environment()).unwrap();
     for order in orders {
         assert_eq!(ledger.payment("shop", &order).await.unwrap().unwrap().status, Status::Succeeded, "{order}");
     }

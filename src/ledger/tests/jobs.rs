@@ -84,7 +84,7 @@ async fn unsent_job_is_requeued_with_exponential_backoff() {
     assert!(matches!(bench.accept("k", pay("o")).await, ClaimResult::Accepted(_)));
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         let permit = bench.take().await.unwrap();
-        let before = crate::clock::now();
+        let before = Timestamp::now();
         bench.ledger.release(permit).await.unwrap();
         // The job's age counts from now, not from the test's clock.
         let after = before.duration_since(at(0)).as_secs();
@@ -106,7 +106,7 @@ async fn execution_without_a_channel_attempt_does_not_count_as_a_retry() {
     let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
-        let mut permit = crate::ledger::jobs::take(tx, claim, "here", at(0))?.unwrap();
+        let mut permit = crate::claims::jobs::take(tx, claim, "here", at(0))?.unwrap();
         permit.guard = ClaimGuard::new(holder.clone(), permit.execution);
         Ok(permit)
     };

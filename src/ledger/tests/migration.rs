@@ -122,7 +122,7 @@ async fn unreadable_migration_mark_keeps_the_ledger_closed() {
 async fn migration_into_a_started_but_unused_postgres_succeeds() {
     let (old, backend) = (one_payment().await, Schema::new());
     let started = backend.open();
-    started.purge_time(&mut PurgeGuard::default(), crate::clock::reading()).await.unwrap();
+    started.purge_time(&mut PurgeGuard::default(), environment().clock.reading()).await.unwrap();
     drop(started);
     let moved = migrate(old.path(), backend.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");

@@ -13,7 +13,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::super::claim_guard::{Abandoned, ExecutionId};
-use super::super::claims::{self, AsyncRequest, jobs};
+use super::super::claims::{self, AsyncRequest, Attempt, jobs};
 use super::super::ids::{Id, Ids};
 use super::super::rows::{PaymentRow, TrackedRow, find_payment};
 use super::super::transaction::{Read, Space, Transaction, Value as Bytes};

@@ -241,7 +241,7 @@ fn facts(record: &Record) -> (Status, u64, bool, MoneyState) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(super::proptest_config(24))]
 
     #[test]
     fn nothing_runs_twice_and_nothing_goes_back(steps in proptest::collection::vec(step(), 1..40)) {

@@ -1,7 +1,7 @@
 //! Retention and purge: expired rows are deleted together; open, unknown or undelivered ones are retained.
 
 use super::*;
-use crate::ledger::transaction::Space;
+use crate::transaction::Space;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;

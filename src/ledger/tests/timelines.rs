@@ -4,11 +4,9 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
-use crate::ledger::lock_scope::LockScope;
-use crate::ledger::engine::Durability::Durable;
-use crate::ledger::ids::Id;
-use crate::ledger::rows;
-use crate::ledger::transaction::{Read, Space, Transaction};
+use crate::ids::Id;
+use crate::rows;
+use crate::transaction::{Read, Space, Transaction};
 
 impl Bench {
     async fn timeline(&self, order: &str) -> Timeline {

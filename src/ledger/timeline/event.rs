@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
 
-use crate::ledger::records::MoneyState;
+use crate::records::money_state::MoneyState;
 
 /// Maximum length of a text in an entry, in characters.
 const LONGEST_TEXT: usize = 200;

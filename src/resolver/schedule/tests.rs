@@ -6,7 +6,7 @@ use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::Method;
 
 use super::*;
-use crate::ledger::a_payment;
+use crate::ledger::testing::a_payment;
 
 const STEADY: PollPolicy = PollPolicy::TEST;
 const START: Timestamp = Timestamp::UNIX_EPOCH;
@@ -126,7 +126,7 @@ fn long_lifetime_expires_after_an_hour_without_clock_step() {
 
 #[test]
 fn accepted_but_unconfirmed_refund_fails_after_two_not_found_answers() {
-    let mut accepted = crate::ledger::a_refund("o", "r", 10);
+    let mut accepted = crate::ledger::testing::a_refund("o", "r", 10);
     (accepted.status, accepted.money_state) = (Status::Pending, MoneyState::NotMoved);
     let counted_once = Inquiry { absent: 1, ..inquiry() };
     let next = |refund: &crate::ledger::Refund| {

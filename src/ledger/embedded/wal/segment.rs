@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::manifest::Slot;
 use super::{PIECE, Position, SEGMENTS, Wal, record};
-use crate::ledger::embedded::memtable::Memtable;
-use crate::ledger::transaction::{Rows, Space};
+use crate::embedded::memtable::Memtable;
+use crate::transaction::{Rows, Space};
 
 /// Length field that marks a deleted row.
 const DELETED: u32 = u32::MAX;

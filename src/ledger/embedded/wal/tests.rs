@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::simulated::{Fault, Simulated};
 use super::*;
-use crate::ledger::transaction::{Rows, Space};
+use crate::transaction::{Rows, Space};
 
 /// Tables of the tests, durable at once.
 type Tables = BTreeMap<u32, u32>;
@@ -106,7 +106,7 @@ impl World {
 
 fn read(rows: &Memtable) -> Tables {
     let number = |bytes: &[u8]| bytes[..4].try_into().unwrap();
-    let row = |(key, value): (&crate::ledger::transaction::Key, Option<&crate::ledger::transaction::Value>)| {
+    let row = |(key, value): (&crate::transaction::Key, Option<&crate::transaction::Value>)| {
         (u32::from_be_bytes(number(key)), u32::from_le_bytes(number(value.unwrap())))
     };
     rows.of(Space::Claims).map(row).collect()
@@ -271,7 +271,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(crate::tests::proptest_config(12))]
     #[test]
     fn power_cut_in_any_workload_keeps_acknowledged_writes(
         steps in prop::collection::vec(step(), 1..16),

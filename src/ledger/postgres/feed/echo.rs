@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::AsyncMessage;
 
-use crate::ledger::postgres::address::Address;
-use crate::ledger::postgres::connect::connect;
-use crate::ledger::postgres::failure::{Failure, Kind, POOLER};
-use crate::ledger::postgres::session::Session;
+use crate::postgres::address::Address;
+use crate::postgres::connect::connect;
+use crate::postgres::failure::{Failure, Kind, POOLER};
+use crate::postgres::session::Session;
 
 /// Timeout of the probe at a start.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 10 });
@@ -68,7 +68,7 @@ impl Echoes {
 
 /// Checks that one connection receives the notifications of another. Behind a transaction pooler it does not. Skipped
 /// if the server allows no second connection.
-pub(in crate::ledger::postgres) fn prove(address: &Address, session: &Session, owner: u32) -> Result<(), Failure> {
+pub(in crate::postgres) fn prove(address: &Address, session: &Session, owner: u32) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::other(error.to_string()))?;
     let connected = match runtime.block_on(connect(address)) {
@@ -89,7 +89,7 @@ pub(in crate::ledger::postgres) fn prove(address: &Address, session: &Session, o
     });
     let channel = channel(owner);
     let listen = format!("LISTEN {channel}");
-    runtime.block_on(client.batch_execute(&listen)).map_err(|error| Failure::of(&error))?;
+    runtime.block_on(client.batch_execute(&listen)).map_err(Failure::of)?;
     session.run(&format!("NOTIFY {channel}, 'start'"))?;
     let hearing = async {
         while let Some(name) = last_returned.recv().await {

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
-use crate::ledger::change_feed::{Changes, RecordKey, Version};
+use crate::change_feed::Changes;
+use crate::record_key::{RecordKey, Version};
 
 /// Maximum number of items in a message. PostgreSQL accepts payloads below 8,000 bytes.
 const TOGETHER: usize = 170;

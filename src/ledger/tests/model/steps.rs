@@ -211,7 +211,7 @@ impl World {
         };
         let is_job = !self.rows.claim(execution.claim)["errand"].is_null();
         let end = if self.broken == Broken::Losses && is_job { Abandoned::NotSent } else { end };
-        self.write(machine, Visibility::All, |tx| end.of(tx, execution)).unwrap();
+        self.write(machine, Visibility::All, |tx| end.of(tx, execution, Timestamp::now())).unwrap();
     }
 
     /// The provider is queried about an unknown record.

@@ -1,0 +1,85 @@
+//! What the ledger needs from its process: the authoritative clock, and a receiver of measurements.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// Clock and metrics of the process. Clones share them.
+#[derive(Clone)]
+pub struct Environment {
+    /// The authoritative clock.
+    pub clock: Arc<dyn Clock>,
+    /// Receiver of measurements.
+    pub metrics: Arc<dyn Metrics>,
+}
+
+impl Environment {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.reading().now
+    }
+}
+
+/// Authoritative clock of a process: PostgreSQL's if the ledger is in PostgreSQL, else the machine's own.
+pub trait Clock: Send + Sync {
+    /// Reads the clock.
+    fn reading(&self) -> Reading;
+
+    /// Records PostgreSQL's time, measured in a round trip from `sent` to `received`.
+    fn measured(&self, sent: Instant, received: Instant, time: Timestamp);
+}
+
+/// The authoritative time and how long its clock has run without a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The authoritative time.
+    pub now: Timestamp,
+    /// Time that the clock has run without a step, at most since the start of this process.
+    pub steady_for: SignedDuration,
+}
+
+impl Reading {
+    /// Returns the certain age of `since`. A clock step or a restart makes it shorter, never longer. Irreversible
+    /// decisions use this age.
+    pub fn certain_age(&self, since: Timestamp) -> SignedDuration {
+        self.now.duration_since(since).min(self.steady_for)
+    }
+}
+
+/// Receiver of measurements. Called on the ledger's threads, so it must not block.
+pub trait Metrics: Send + Sync {
+    /// Records one measurement.
+    fn record(&self, measurement: Measurement<'_>);
+}
+
+/// One measurement of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measurement<'a> {
+    /// Seconds of one commit, its fsync included.
+    CommitSeconds(f64),
+    /// Number of transactions in one commit.
+    BatchSize(usize),
+    /// A single payment or refund was read.
+    Read,
+    /// Expired rows were purged from one key space.
+    Purged {
+        /// Name of the key space.
+        rows: &'static str,
+        /// Number of rows.
+        count: u64,
+    },
+    /// Age of the oldest retained row of one kind.
+    OldestRow {
+        /// Kind of the row.
+        kind: &'static str,
+        /// Age in seconds; 0 if there is no row.
+        seconds: f64,
+    },
+    /// Money was found on a channel that its payment was moved away from.
+    DoublePayment {
+        /// That channel.
+        channel: &'a str,
+    },
+    /// Claims were ended because their owner is gone, or because no execution held them.
+    ClaimsTakenOver(u64),
+}

@@ -1,0 +1,25 @@
+//! Which table holds a key space, and the space's number there.
+
+use crate::transaction::Space;
+
+/// Returns the number of a space in the tables.
+pub(super) fn number(space: Space) -> i16 {
+    space as i16
+}
+
+/// Number of the undelivered events, which are only counted.
+pub(super) const QUEUED: i16 = 100;
+
+/// Number of the ledger's own rows: its name and the migrations that filled it.
+pub(super) const ABOUT: i16 = 101;
+
+/// Returns whether rows of a space are due rows, which are in a table of their own.
+pub(super) fn is_due(space: Space) -> bool {
+    matches!(space, Space::Running | Space::Outbox | Space::Inquiries | Space::Unknown | Space::Jobs)
+}
+
+/// Returns whether rows of a space are written once and never changed. A second row under the same key then fails, as
+/// the last defence behind the locks.
+pub(super) fn is_unique(space: Space) -> bool {
+    matches!(space, Space::Index | Space::Keys)
+}

@@ -1,0 +1,80 @@
+//! Key spaces of the rows.
+
+/// Key spaces. Records are keyed by time, because sorted writes are cheap; small hash indexes lead to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Space {
+    /// Id → payment.
+    Payments,
+    /// Id → refund.
+    Refunds,
+    /// Id → claim.
+    Claims,
+    /// Ids of running claims, for recovery after a crash.
+    Running,
+    /// Hash of an idempotency key → claim's id and the request's fingerprint.
+    Keys,
+    /// Hash of a number → id of the payment or refund.
+    Index,
+    /// Id → event.
+    Events,
+    /// Due time, id of the event → attempts, id of the payment. Contains only the head of each payment's queue.
+    Outbox,
+    /// Due time, tag, id: pending inquiries.
+    Inquiries,
+    /// Time, tag, id: records with an unknown result.
+    Unknown,
+    /// Hash of channel and notification → what was done with it.
+    Notifications,
+    /// Id of the payment → its timeline.
+    Timeline,
+    /// List, time, hash: keys and notifications by age, and the ledger's own clock.
+    Expiry,
+    /// Due time, claim: queued jobs.
+    Jobs,
+}
+
+impl Space {
+    /// All spaces in the order of declaration. The position is the number in the embedded ledger's log, so new ones
+    /// are appended.
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Payments,
+        Self::Refunds,
+        Self::Claims,
+        Self::Running,
+        Self::Keys,
+        Self::Index,
+        Self::Events,
+        Self::Outbox,
+        Self::Inquiries,
+        Self::Unknown,
+        Self::Notifications,
+        Self::Timeline,
+        Self::Expiry,
+        Self::Jobs,
+    ];
+
+    /// Returns whether the keys are unordered hashes.
+    pub(crate) fn is_hashed(self) -> bool {
+        matches!(self, Self::Keys | Self::Index | Self::Notifications)
+    }
+
+    /// Returns the name on disk.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Payments => "payments",
+            Self::Refunds => "refunds",
+            Self::Claims => "claims",
+            Self::Running => "running",
+            Self::Keys => "keys",
+            Self::Index => "index",
+            Self::Events => "events",
+            Self::Outbox => "outbox",
+            Self::Inquiries => "searches",
+            Self::Unknown => "unknown",
+            Self::Notifications => "seen",
+            Self::Timeline => "timeline",
+            Self::Expiry => "ages",
+            Self::Jobs => "errands",
+        }
+    }
+}
