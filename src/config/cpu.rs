@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Maps the items on several threads and retains their order. Each thread gets one contiguous part.
-pub fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub(crate) fn map<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let part = items.len().div_ceil(threads.max(1));
     // Starting a thread costs more than reading a few files.
     if threads <= 1 || part < 16 {

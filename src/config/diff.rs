@@ -13,7 +13,7 @@ use super::model::Config;
 use super::routes::{Route, RouteRules};
 
 /// Maximum number of changed files described by their keys.
-pub const MAX_DETAILED: usize = 50;
+const MAX_DETAILED: usize = 50;
 /// Maximum number of keys listed per file.
 const MAX_KEYS: usize = 20;
 
@@ -174,8 +174,7 @@ fn route(old: &Route, new: &Route) -> Vec<&'static str> {
     same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
-/// Joins words with commas.
-pub fn joined(text: impl Iterator<Item = impl Display>) -> String {
+fn joined(text: impl Iterator<Item = impl Display>) -> String {
     text.map(|word| word.to_string()).collect::<Vec<_>>().join(", ")
 }
 

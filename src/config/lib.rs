@@ -12,7 +12,7 @@
 //! ([`ValueChecks`]). Protocols of providers, filters and signing keys are checked by `tollgate_plugins`.
 //!
 //! Modules in reading order:
-//! - [`load`]: the directory; `model`: the result; `notes`: its warnings; [`diff`]: what changed since a generation before.
+//! - `load`: the directory; `model`: the result; `notes`: its warnings; [`diff`]: what changed since a generation before.
 //! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `ledger`, `cache`, `telemetry`, `upstream`,
 //!   `keys`, `filters`: their sections.
 //! - `toml_file`, `dependencies`, `file_source`, `archive`: access to files; `identity`, `pair`, `key_file`, `key_cache`: keys
@@ -36,7 +36,7 @@ mod key_cache;
 mod key_file;
 mod keys;
 mod ledger;
-pub mod load;
+mod load;
 mod merchant;
 mod model;
 mod named;
@@ -76,7 +76,7 @@ pub use self::named::NamedLedger;
 pub use self::notes::warnings;
 pub use self::now::Now;
 pub use self::pair::{CertificateEnd, Identity};
-pub use self::process::{AutoRollback, Process, Queue, in_force, needs_restart};
+pub use self::process::{AutoRollback, Process, Queue};
 pub use self::routes::{DoublePayment, Refusal, Route, RouteRules};
 pub use self::server::{ServerLimits, ServerTls};
 pub use self::telemetry::DEFAULT_LOG_BUFFER;

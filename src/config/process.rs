@@ -92,46 +92,48 @@ impl Default for Queue {
     }
 }
 
-/// Returns the keys that differ from the running process but take effect only at start.
-pub fn needs_restart(running: &Process, file: &Process) -> Vec<String> {
-    let same = [
-        ("server.listen", running.listen == file.listen),
-        ("server.tls", running.tls.is_some() == file.tls.is_some()),
-        ("server.body_limit", running.body_limit == file.body_limit),
-        ("server.shutdown_timeout", running.drain == file.drain),
-        ("admin.listen", running.admin_listen == file.admin_listen),
-        ("admin.tls", running.admin_tls.is_some() == file.admin_tls.is_some()),
-        (ledger::difference(&running.ledger, &file.ledger).unwrap_or_default(), running.ledger == file.ledger),
-        ("ledger.connections", running.connections == file.connections),
-        ("ledger.min_free_disk", running.reserve == file.reserve),
-        ("ledger.max_clock_offset", running.max_clock_offset == file.max_clock_offset),
-        ("cache", running.cache == file.cache),
-        ("telemetry.log", running.log == file.log),
-        ("telemetry.log_buffer", running.log_buffer == file.log_buffer),
-    ];
-    same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
-}
+impl Process {
+    /// Returns the keys of `file` that differ from this running process but take effect only at start.
+    pub fn needs_restart(&self, file: &Self) -> Vec<String> {
+        let same = [
+            ("server.listen", self.listen == file.listen),
+            ("server.tls", self.tls.is_some() == file.tls.is_some()),
+            ("server.body_limit", self.body_limit == file.body_limit),
+            ("server.shutdown_timeout", self.drain == file.drain),
+            ("admin.listen", self.admin_listen == file.admin_listen),
+            ("admin.tls", self.admin_tls.is_some() == file.admin_tls.is_some()),
+            (ledger::difference(&self.ledger, &file.ledger).unwrap_or_default(), self.ledger == file.ledger),
+            ("ledger.connections", self.connections == file.connections),
+            ("ledger.min_free_disk", self.reserve == file.reserve),
+            ("ledger.max_clock_offset", self.max_clock_offset == file.max_clock_offset),
+            ("cache", self.cache == file.cache),
+            ("telemetry.log", self.log == file.log),
+            ("telemetry.log_buffer", self.log_buffer == file.log_buffer),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned()).collect()
+    }
 
-/// Returns the reloadable values of `file`, and the values of `running` for all other keys.
-pub fn in_force(running: &Process, file: &Process) -> Process {
-    let tls = |running: &Option<ServerTls>, file: &Option<ServerTls>| match (running, file) {
-        (Some(_), Some(file)) => Some(file.clone()),
-        (running, _) => running.clone(),
-    };
-    Process {
-        tls: tls(&running.tls, &file.tls),
-        admin_tls: tls(&running.admin_tls, &file.admin_tls),
-        public_url: file.public_url.clone(),
-        in_flight: file.in_flight,
-        limits: file.limits,
-        webhook_allow: file.webhook_allow.clone(),
-        auto_rollback: file.auto_rollback,
-        admin_hosts: file.admin_hosts.clone(),
-        keep: file.keep,
-        queue: file.queue,
-        nonces: file.nonces,
-        fresh: file.fresh,
-        admin_token: file.admin_token.clone(),
-        ..running.clone()
+    /// Returns the reloadable values of `file`, and the values of this running process for all other keys.
+    pub fn reloaded(&self, file: &Self) -> Self {
+        let tls = |running: &Option<ServerTls>, file: &Option<ServerTls>| match (running, file) {
+            (Some(_), Some(file)) => Some(file.clone()),
+            (running, _) => running.clone(),
+        };
+        Self {
+            tls: tls(&self.tls, &file.tls),
+            admin_tls: tls(&self.admin_tls, &file.admin_tls),
+            public_url: file.public_url.clone(),
+            in_flight: file.in_flight,
+            limits: file.limits,
+            webhook_allow: file.webhook_allow.clone(),
+            auto_rollback: file.auto_rollback,
+            admin_hosts: file.admin_hosts.clone(),
+            keep: file.keep,
+            queue: file.queue,
+            nonces: file.nonces,
+            fresh: file.fresh,
+            admin_token: file.admin_token.clone(),
+            ..self.clone()
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::config::diff::{MAX_DETAILED, joined};
 use crate::snapshot::{Channel, Snapshot};
+
+/// Maximum number of channels that are described.
+const MAX_DESCRIBED: usize = 50;
 
 /// Returns the effects on the filter state and the connections of changed channels.
 pub(super) fn effects(old: &Snapshot, new: &Snapshot) -> Vec<String> {
@@ -15,7 +17,7 @@ pub(super) fn effects(old: &Snapshot, new: &Snapshot) -> Vec<String> {
         let filters: Vec<&str> = channel.filters.iter().map(|filter| filter.name()).collect();
         format!("channel {}: {} are removed", channel.name, joined(filters.into_iter().chain(["connections"])))
     });
-    changed.chain(gone).take(MAX_DETAILED).collect()
+    changed.chain(gone).take(MAX_DESCRIBED).collect()
 }
 
 fn effect(before: &Channel, after: &Channel) -> String {
@@ -36,6 +38,10 @@ fn effect(before: &Channel, after: &Channel) -> String {
     let parts = parts.into_iter().filter(|(names, _)| !names.is_empty());
     let parts = parts.map(|(names, text)| format!("{text}{}", joined(names.into_iter())));
     parts.chain([connections.to_owned()]).collect::<Vec<_>>().join("; ")
+}
+
+fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

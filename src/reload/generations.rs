@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::in_use::InUse;
 use super::report::Report;
@@ -193,6 +194,7 @@ impl Generations {
         if let LedgerConfig::Embedded(path) = &snapshot.process.ledger {
             let ledger = LedgerConfig::Embedded(outside(path));
             snapshot.process = Process { ledger, ..snapshot.process.as_ref().clone() }.into();
+            snapshot.config.process = Arc::clone(&snapshot.process);
         }
         snapshot.config.sources.files = snapshot.config.sources.files.iter().map(|file| outside(file)).collect();
         Ok(snapshot)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::effects::effects;
 use super::generations::Generations;
 use crate::admin_client;
-use crate::config::{Diagnostic, diff, needs_restart};
+use crate::config::{Diagnostic, diff};
 use crate::output::say;
 use crate::snapshot::{self, Snapshot};
 
@@ -24,7 +24,7 @@ pub(crate) fn diff(conf: &Path) -> Result<(), String> {
     }
     say!("compared with generation {number} ({hash}):");
     changed.iter().chain(&effects(&running, &files)).for_each(|change| say!("  {change}"));
-    for key in needs_restart(&running.process, &files.process) {
+    for key in running.process.needs_restart(&files.process) {
         say!("  `{key}` would take effect only after a restart");
     }
     Ok(())

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::effects::effects;
 use super::report::{Report, count_unchanged, export_in_force};
-use crate::config::{CertificateEnd, Process, diff, in_force, needs_restart};
+use crate::config::{CertificateEnd, Process, diff};
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::LABELS;
 
 /// Puts a snapshot in force, unless it equals the running one. Keys that need a restart keep their running values.
 pub(super) fn put_in_force(current: &Current, running: &Snapshot, mut read: Snapshot) -> Report {
-    let needs_restart = needs_restart(&running.process, &read.process);
+    let needs_restart = running.process.needs_restart(&read.process);
     let (changed, effects) = (diff::changes(&running.config, &read.config), effects(running, &read));
     let kept = count_unchanged(&running.config.merchants, &read.config.merchants)
         + count_unchanged(&running.channels, &read.channels);
@@ -19,7 +19,7 @@ pub(super) fn put_in_force(current: &Current, running: &Snapshot, mut read: Snap
         return Report { generation, hash, kept, needs_restart, ..Report::default() };
     }
     retain_served_certificates(running, &mut read);
-    read.process = Arc::new(in_force(&running.process, &read.process));
+    read.process = Arc::new(running.process.reloaded(&read.process));
     let report =
         Report { generation: read.generation, hash: read.config.hash.clone(), changed, kept, effects, needs_restart };
     // Labels are registered before the first request that uses a new name.

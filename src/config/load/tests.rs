@@ -235,6 +235,7 @@ fn expiring_and_expired_certificates_are_warned_about() {
 }
 
 mod again;
+mod alipay;
 mod inspection;
 mod key_files;
 mod names;

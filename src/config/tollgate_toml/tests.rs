@@ -7,7 +7,6 @@ use tollgate_plugins::secret::Secret;
 use super::super::cache::{CacheKind, StatusTtl};
 use super::super::ledger::{LedgerConfig, Retention};
 use super::super::pair::Identity;
-use super::super::process::{in_force, needs_restart};
 use super::super::server::ServerTls;
 use super::super::testing::VALUE_CHECKS;
 use super::*;
@@ -234,10 +233,10 @@ fn reload_applies_keys_that_need_no_restart_and_retains_the_others() {
     let file = read(
         "[server]\nlisten = \"127.0.0.1:1\"\n[admin]\nhosts = [\"ops\"]\n[cache]\nnonces = 2000\n[queue]\nlimit = 3",
     );
-    let next = in_force(&running, &file);
+    let next = running.reloaded(&file);
     assert_eq!((next.nonces, &next.admin_hosts, next.queue.limit), (2_000, &vec!["ops".to_owned()], 3));
     assert_eq!(next.listen, running.listen);
-    assert_eq!(needs_restart(&running, &file), ["server.listen"]);
+    assert_eq!(running.needs_restart(&file), ["server.listen"]);
 }
 
 #[test]
@@ -254,7 +253,7 @@ fn keys_that_need_a_restart_are_listed() {
         reserve: 1,
         ..running.clone()
     };
-    assert_eq!(needs_restart(&running, &changed), ["ledger.min_free_disk", "telemetry.log"]);
+    assert_eq!(running.needs_restart(&changed), ["ledger.min_free_disk", "telemetry.log"]);
     let tls = || {
         let (cert, key) = super::super::identity::tests::pair(2020..2090);
         let cert = rustls_pki_types::pem::PemObject::from_pem_slice(cert.as_bytes()).unwrap();
@@ -265,10 +264,10 @@ fn keys_that_need_a_restart_are_listed() {
     };
     let [one, other] = [(); 2].map(|()| Process { tls: tls(), admin_tls: tls(), ..running.clone() });
     assert_ne!(one, other);
-    assert!(needs_restart(&one, &other).is_empty(), "new certificates need no restart");
-    assert_eq!(in_force(&one, &other), other);
-    assert_eq!(needs_restart(&running, &one), ["server.tls", "admin.tls"], "switching TLS on needs a restart");
-    assert_eq!(in_force(&running, &one).tls, None);
+    assert!(one.needs_restart(&other).is_empty(), "new certificates need no restart");
+    assert_eq!(one.reloaded(&other), other);
+    assert_eq!(running.needs_restart(&one), ["server.tls", "admin.tls"], "switching TLS on needs a restart");
+    assert_eq!(running.reloaded(&one).tls, None);
 }
 
 #[test]
