@@ -19,7 +19,8 @@ pub use self::fair_share::{FairShare, FairSharePermit};
 pub use self::limits::Limits;
 use crate::cache::{CacheError, Capacity, Nonce, Nonces, NotAdmitted, RateCheck, Redis};
 use crate::clock::unix_now;
-use crate::config::{Merchant, Snapshot};
+use crate::config::Merchant;
+use crate::snapshot::Snapshot;
 
 /// Maximum difference between the signature's time and the gateway's clock, in seconds, in both directions.
 pub const WINDOW: u64 = 300;
@@ -119,7 +120,7 @@ impl Access {
     ) -> Result<(), Denied> {
         let rate = signed.merchant.limit.and_then(|allowance| allowance.rate());
         let rate_check = rate.map(|rate| RateCheck { merchant: &signed.merchant.name, rate });
-        let capacity = Capacity { total: snapshot.process.nonces, is_shared: snapshot.merchants.len() > 1 };
+        let capacity = Capacity { total: snapshot.process.nonces, is_shared: snapshot.config.merchants.len() > 1 };
         let admitted = self.nonces.admit(signed.nonce(), capacity, (now, WINDOW), rate_check, take_token).await;
         admitted.map_err(|denial| match denial {
             NotAdmitted::Seen => Denied::NonceSeen,

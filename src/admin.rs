@@ -2,7 +2,6 @@
 
 mod breakers;
 mod browsers;
-pub(crate) mod client;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,16 +19,15 @@ use serde_json::json;
 use tollgate_plugins::filter::Clock;
 
 use self::browsers::{CallerProof, rejection};
-pub(crate) use self::client::ask;
 use crate::clock;
-use crate::config::diagnostics::Diagnostic;
-use crate::config::generations::StoredGeneration;
-use crate::config::reload::{ReloadHandle, Report};
+use crate::config::Diagnostic;
 use crate::explain;
 use crate::gateway::Gateway;
 use crate::ledger::LedgerError;
 use crate::listener;
 use crate::probe::Probes;
+use crate::reload::generations::StoredGeneration;
+use crate::reload::{ReloadHandle, Report};
 use crate::server::signals::SignalReadiness;
 use crate::server::workers::Workers;
 use crate::telemetry::{METRICS, filter_metrics};
@@ -200,7 +198,7 @@ impl Admin {
         self.gateway.provider_client.keys().show(&self.gateway.current.load());
         let now = self.gateway.provider_client.clock().now();
         for channel in self.gateway.current.load().channels.values() {
-            filter_metrics::tell(channel, now);
+            filter_metrics::export(&channel.name, &channel.filters, now);
         }
     }
 }

@@ -24,33 +24,12 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-/// Kind of cache that `[cache]` names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum CacheKind {
-    /// Memory of this machine.
-    #[default]
-    Memory,
-    /// Redis server shared by several gateways.
-    Redis(RedisUrl),
-}
-
 pub(crate) use self::counters::Counters;
 pub(crate) use self::memory::{Capacity, Remembered};
 pub(crate) use self::nonces::RateCheck;
-pub use self::redis::{Redis, RedisUrl};
+pub use self::redis::{Redis, check_redis_url};
 pub(crate) use self::redis_statuses::ClusterLookup;
-pub use self::statuses::MAX_STATUS_TTL;
 pub(crate) use self::statuses::{CachedStatus, StatusCache, Token};
-
-impl CacheKind {
-    /// Returns the Redis client, if Redis is configured. Opens no connection yet.
-    pub(crate) fn redis(&self) -> Option<Arc<Redis>> {
-        match self {
-            Self::Memory => None,
-            Self::Redis(url) => Some(Arc::new(Redis::new(url))),
-        }
-    }
-}
 
 /// Nonces in use. Each is accepted once while its signature could still be valid.
 pub(crate) enum Nonces {

@@ -1,5 +1,7 @@
 //! Command line: commands and their arguments.
 
+mod schema;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +10,10 @@ use clap::{Parser, Subcommand};
 
 use crate::config::LedgerConfig;
 use crate::output::{complain, say};
-use crate::{chaos, config, demo, explain, keygen, ledger, output, probe, routing, sandbox, server, sign, telemetry};
+use crate::server::ledger::postgres_address;
+use crate::{
+    chaos, demo, explain, keygen, ledger, output, probe, reload, routing, sandbox, server, sign, snapshot, telemetry,
+};
 
 /// A payment gateway: one request format for several payment providers, and no payment is ever made twice.
 #[derive(Parser)]
@@ -65,7 +70,7 @@ enum Command {
     /// Show which route a payment would take, and why
     Route(routing::RouteArgs),
     /// Print a JSON Schema of a configuration file for editor completion and validation
-    Schema(config::schema::SchemaArgs),
+    Schema(schema::SchemaArgs),
     /// Run local simulators of the providers that check every signature, with scripted faults
     Sandbox {
         /// Address of the providers' interfaces (TLS)
@@ -126,14 +131,14 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check { probe } => {
-            let checked = config::diagnostics::check_command(&conf);
+            let checked = reload::check::check_command(&conf);
             return if probe && checked == ExitCode::SUCCESS { probe::check(&conf) } else { checked };
         }
-        Command::Diff => config::operate::diff(&conf),
-        Command::Rollback { to } => in_runtime(config::operate::roll_back(&conf, to)),
+        Command::Diff => reload::operate::diff(&conf),
+        Command::Rollback { to } => in_runtime(reload::operate::roll_back(&conf, to)),
         Command::Explain(arguments) => in_runtime(explain::run(&conf, &arguments)),
         Command::Route(arguments) => routing::run(&conf, &arguments),
-        Command::Schema(arguments) => config::schema::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         Command::Demo { keep } => demo::run(keep),
         Command::Sandbox { listen, control, accounts } => in_runtime(async {
@@ -183,14 +188,14 @@ fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
 }
 
 fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String> {
-    let snapshot = config::file::load(conf, None).map_err(|mistakes| {
+    let snapshot = snapshot::load(conf, None).map_err(|mistakes| {
         let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
         format!("the configuration has errors, nothing was moved:{lines}")
     })?;
     let LedgerConfig::Postgres(to) = &snapshot.process.ledger else {
         return Err("set the destination in tollgate.toml: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
-    let moved = ledger::migrate(from, to.as_ref().clone(), crate::server::ledger::environment())
+    let moved = ledger::migrate(from, postgres_address(to)?, crate::server::ledger::environment())
         .map_err(|error| format!("the ledger was not moved: {error}"))?;
     say!("{moved}are in the {to} now.");
     say!("{} is marked as moved and can no longer be opened; keep it as a backup.", from.display());

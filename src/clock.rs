@@ -22,8 +22,6 @@ pub(crate) use crate::ledger::Reading;
 
 /// An offset from PostgreSQL's clock above this is logged as a warning.
 const NOTICED_OFFSET: SignedDuration = SignedDuration::from_secs(1);
-/// Default limit of the offset from PostgreSQL's clock. Above the limit no background work is done.
-pub(crate) const MAX_OFFSET: Duration = Duration::from_secs(5);
 
 /// The machine's monotonic clock, counted from its creation.
 #[derive(Clone, Copy, Debug)]

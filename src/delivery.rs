@@ -16,8 +16,8 @@ use tokio::task::{JoinError, JoinSet};
 
 use self::webhook::{Client, Reply};
 use crate::clock;
-use crate::config::{Current, Snapshot};
 use crate::ledger::{Delivery, Ledger, TimelineEvent};
+use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::{LABELS, METRICS};
 
 /// Delays before the second and later attempts, in seconds: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h.
@@ -204,7 +204,7 @@ impl Worker {
     async fn attempt(&self, snapshot: &Snapshot, delivery: &Delivery) -> (Decision, Option<String>) {
         let name = &delivery.event.subject.merchant;
         // A missing merchant file may be restored soon.
-        let Some(merchant) = snapshot.merchants.get(name) else {
+        let Some(merchant) = snapshot.config.merchants.get(name) else {
             let reason = "the merchant's file is missing".to_owned();
             return (decide(&Err(reason.clone()), delivery.tries, clock::now(), 0.5), Some(reason));
         };

@@ -15,11 +15,12 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status};
 
-use crate::admin::client;
-use crate::config::{Snapshot, operate};
+use crate::admin_client;
 use crate::ledger::{Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use crate::output::say;
+use crate::reload::operate::in_force;
 use crate::server::ledger::open_ledger;
+use crate::snapshot::Snapshot;
 use crate::view::lost_action;
 
 /// Arguments of `tollgate explain`.
@@ -37,9 +38,9 @@ pub struct ExplainArgs {
 
 /// Prints everything known about the payment.
 pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
-    let snapshot = operate::in_force(conf)?;
+    let snapshot = in_force(conf)?;
     let question = Question { order: arguments.order.clone(), merchant: arguments.merchant.clone() };
-    let answer = match client::ask(&snapshot.process, "GET", &question.target()).await {
+    let answer = match admin_client::ask(&snapshot.process, "GET", &question.target()).await {
         Ok((200, payments)) => payments.to_string(),
         Ok((status, body)) => {
             return Err(format!("the gateway answered {status}: {}", body.as_str().unwrap_or("").trim()));
@@ -108,7 +109,7 @@ impl Question {
 pub(crate) async fn answer(ledger: &Ledger, snapshot: &Snapshot, question: &Question) -> Result<String, LedgerError> {
     let merchants = match &question.merchant {
         Some(merchant) => vec![merchant.clone()],
-        None => snapshot.merchants.keys().cloned().collect(),
+        None => snapshot.config.merchants.keys().cloned().collect(),
     };
     let mut payments = ledger.find_histories(&question.order, merchants).await?;
     payments.retain(|history| question.merchant.as_ref().is_none_or(|merchant| history.payment.merchant == *merchant));

@@ -31,10 +31,11 @@ use crate::access::{Access, Denied, FairShare, Head, Limits, Signed};
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::{Counters, Redis, StatusCache};
 use crate::clock::unix_now;
-use crate::config::{Channel, Current, Merchant, Snapshot};
+use crate::config::Merchant;
 use crate::ledger::{ExecutionId, Ledger, ProviderCall};
 use crate::problem::{Problem, Retryable};
 use crate::provider_client::ProviderClient;
+use crate::snapshot::{Channel, Current, Snapshot};
 
 pub(crate) use self::admission::Admission;
 use self::admission::{Route, segments};
@@ -135,7 +136,7 @@ impl ExecutionContext {
 impl Gateway {
     /// Creates a gateway. Without Redis, nonces are written to the directory `nonces` for the next process.
     pub fn new(current: Current, ledger: Ledger, nonces: &Path) -> Self {
-        let redis = current.load().process.cache.redis();
+        let redis = Redis::from_config(&current.load().process.cache);
         Self {
             current,
             ledger,
@@ -279,7 +280,7 @@ fn denial_problem(denied: &Denied, request_id: &str) -> Problem {
 
 /// Returns the maximum of concurrent requests per merchant: half of all, if there are several merchants.
 fn merchant_share(snapshot: &Snapshot) -> u32 {
-    if snapshot.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX }
+    if snapshot.config.merchants.len() > 1 { snapshot.process.in_flight / 2 } else { u32::MAX }
 }
 
 fn too_many_concurrent_requests() -> Problem {

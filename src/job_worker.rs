@@ -23,8 +23,11 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
         // Dequeuing writes to the ledger, and without the lease a job could not be sent.
         if gateway.ledger.may_work() && clock::is_trusted() && !pool.is_full() {
             // With several merchants, each may use at most half of the pool.
-            let per_merchant =
-                if gateway.current.load().merchants.len() > 1 { MAX_CONCURRENT_JOBS / 2 } else { MAX_CONCURRENT_JOBS };
+            let per_merchant = if gateway.current.load().config.merchants.len() > 1 {
+                MAX_CONCURRENT_JOBS / 2
+            } else {
+                MAX_CONCURRENT_JOBS
+            };
             // Fetches no more jobs than can start now: a fetched job is not offered to other gateways for a while.
             let limit = DueLimit { total: pool.free(), each: per_merchant, under_way: pool.lanes() };
             for (claim, merchant) in gateway.ledger.due_jobs(clock::now(), limit).await {

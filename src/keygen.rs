@@ -21,7 +21,7 @@ use rand::RngExt;
 
 use self::alipay::Mode;
 use self::unionpay::SignMethod;
-use crate::config::file::is_name;
+use crate::config::is_name;
 use crate::pem;
 
 /// Returns a new secret for a merchant's request signatures: 32 random bytes in base64url.

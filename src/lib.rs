@@ -23,11 +23,11 @@
 
 pub mod access;
 pub mod admin;
+mod admin_client;
 pub mod cache;
 pub mod chaos;
 pub mod cli;
 pub mod clock;
-pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod explain;
@@ -44,16 +44,19 @@ pub mod provider_client;
 pub mod provider_keys;
 pub mod proxy;
 pub mod purge_worker;
+pub mod reload;
 pub mod resolver;
 pub mod routing;
 pub mod sandbox;
 pub mod server;
 pub mod sign;
+pub mod snapshot;
 mod task_pool;
 pub mod telemetry;
 pub mod upstream;
 pub mod view;
 
+pub use tollgate_config as config;
 pub use tollgate_ledger as ledger;
 
 /// The C library's allocator contends where one thread frees what another allocated, as the ledger's threads do. It

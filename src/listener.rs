@@ -33,8 +33,9 @@ pub(crate) use self::connection::{Request, begin};
 pub(crate) use self::files::{Descriptors, raise_limit};
 use self::registry::Registry;
 pub(crate) use self::state::Reason;
-use crate::config::{Current, Process, ServerLimits, ServerTls};
+use crate::config::{Process, ServerLimits, ServerTls};
 use crate::server::workers::Worker;
+use crate::snapshot::Current;
 use crate::telemetry::METRICS;
 
 /// Connections that the kernel completes before they are accepted. With the usual 128, a burst makes callers wait a

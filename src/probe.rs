@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use self::command::check;
-use crate::config::{Channel, Current, Snapshot};
+use crate::snapshot::{Channel, Current, Snapshot};
 use crate::telemetry::METRICS;
 use crate::upstream::Upstream;
 use crate::upstream::probe::{ProbeError, ProbeSuccess};
@@ -172,8 +172,9 @@ impl Probes {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::file::load;
-    use crate::config::file::tests::{edit, sandbox};
+    use crate::config::testing::edit;
+    use crate::snapshot::load;
+    use crate::snapshot::testing::sandbox;
 
     #[test]
     fn reload_probes_only_changed_connections() {

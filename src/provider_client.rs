@@ -15,9 +15,9 @@ use tollgate_plugins::provider::{BadSignature, Encoded, Signing, Source, Stamp, 
 
 use crate::cache::Counters;
 use crate::clock::{self, Reading, SystemClock, stamp, unix_now};
-use crate::config::Channel;
 use crate::ledger::{BodyDigest, BytesSent, ProviderCall};
 use crate::provider_keys::Keys;
+use crate::snapshot::Channel;
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, SendError};
 

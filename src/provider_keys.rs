@@ -16,7 +16,7 @@ use tollgate_plugins::provider::{NoKeys, ProviderSpec};
 pub use self::fetch::fetch_now;
 use self::fetch::{Fetch, Fetches, fetch};
 use crate::clock::unix_now;
-use crate::config::{Channel, Current, Snapshot};
+use crate::snapshot::{Channel, Current, Snapshot};
 use crate::telemetry::METRICS;
 
 /// Interval between fetches. WeChat Pay recommends at least two a day; a new key is published days before its first

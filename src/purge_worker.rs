@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::Current;
 use crate::ledger::{Ledger, LedgerError, Purge, PurgeGuard, PurgeTime};
+use crate::server::ledger::retention_policy;
+use crate::snapshot::Current;
 use crate::telemetry::METRICS;
 
 /// Time between two rounds.
@@ -80,7 +81,7 @@ async fn purge_round(
 ) -> Result<(), LedgerError> {
     for _ in 0..MAX_STEPS_PER_ROUND {
         let started = Instant::now();
-        let retention = current.load().process.keep;
+        let retention = retention_policy(current.load().process.keep);
         if ledger.purge(purge, &retention, until).await? {
             return Ok(());
         }

@@ -27,12 +27,12 @@ use self::schedule::{
     ProviderResponses, backoff, decide, is_expired, must_be_reversed, not_found_count, status_of,
 };
 use crate::clock::{self, Reading};
-use crate::config::{Channel, Snapshot};
 use crate::gateway::{Gateway, build_query, handle_duplicate, identical_create, order, repeats_create};
 use crate::ledger::{
     Inquiry, LedgerError, MAX_REPEATED_CREATES, Payment, ProviderCall, Record, RecordId, TimelineEvent, Update,
     UpdateWithEvidence, merchants_order_id,
 };
+use crate::snapshot::{Channel, Snapshot};
 use crate::task_pool::KeyedTaskPool;
 use crate::telemetry::METRICS;
 

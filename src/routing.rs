@@ -1,61 +1,16 @@
 //! Routing: selects the channels of an operation, in order of preference.
 
-mod condition;
 mod explain;
-mod table;
 
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tollgate_plugins::payment::Method;
 
-pub use self::condition::{Condition, Hours, Question};
 pub use self::explain::{RouteArgs, run};
-pub use self::table::Routes;
-use crate::config::{Channel, Snapshot};
-
-/// Rule that maps payments to channels.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Route {
-    /// Payments that the route matches.
-    pub wanted: Condition,
-    /// Channels with weights; at least one, the sum of the weights is more than 0.
-    pub to: Vec<(String, u32)>,
-    /// Fallback channels in order, used only if nothing was sent on the first.
-    pub fallback: Vec<String>,
-    /// Static response of a route without channels.
-    pub answer: Option<Arc<Refusal>>,
-}
-
-/// Static response that an operator configured for a route. Its status cannot be mistaken for the result of a payment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// 400, 403, 422, 429 or 503.
-    pub status: u16,
-    /// Error code, for example `paused`.
-    pub code: String,
-    /// Sentence for people that says what to do.
-    pub detail: String,
-    /// Seconds after which a retry is worthwhile; always set for 429 and 503.
-    pub retry_after: Option<u64>,
-}
-
-/// Handling of money that arrives on an abandoned channel of a payment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DoublePayment {
-    /// Refund it automatically.
-    #[default]
-    Refund,
-    /// Flag it for manual review.
-    Flag,
-}
-
-impl Route {
-    /// Whether the route may select this channel.
-    pub fn names(&self, channel: &str) -> bool {
-        self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
-    }
-}
+pub use crate::config::{Condition, DoublePayment, Question, Refusal, Route};
+pub use crate::snapshot::Routes;
+use crate::snapshot::{Channel, Snapshot};
 
 /// Reason why no channel can take a payment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

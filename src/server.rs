@@ -19,14 +19,14 @@ use self::ledger::open_ledger;
 use self::signals::{SignalReadiness, Signals};
 use self::workers::Workers;
 use crate::admin::Admin;
-use crate::config::generations::Generations;
-use crate::config::reload::{self, ReloadHandle, Reloader};
 use crate::config::{LedgerConfig, Process};
 use crate::gateway::Gateway;
 use crate::listener::{self, Descriptors, Listener};
 use crate::output::say;
 use crate::probe::{self, Probes};
 use crate::proxy::{HttpProxy, InFlight};
+use crate::reload::generations::Generations;
+use crate::reload::{self, ReloadHandle, Reloader};
 use crate::telemetry::log;
 use crate::{cache, clock, delivery, job_worker, purge_worker, resolver};
 

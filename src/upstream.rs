@@ -38,8 +38,6 @@ use self::host::{KnownHost, Round};
 use crate::config::{Host, Timeouts, UpstreamSettings};
 use crate::telemetry::METRICS;
 
-/// Maximum size of a response in bytes; the documented ones have a few KiB.
-pub const ANSWER_LIMIT: usize = 1 << 20;
 /// Maximum number of concurrent exchanges on one HTTP/2 connection. If it breaks, all of them are unclear at once.
 const MAX_STREAMS: usize = 32;
 /// Interval of HTTP/2 pings. A ping without a reply for 5 s closes the connection, so payments do not meet dead ones.

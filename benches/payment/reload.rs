@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tollgate::config::{self, Snapshot};
 use tollgate::keygen;
+use tollgate::snapshot::{self, Snapshot};
 
 use crate::drive::{self, Load, Prepared};
 use crate::stage::{Stage, cpu_time};
@@ -237,7 +237,7 @@ fn copy(from: &Path, to: &Path) {
 
 fn load(conf: &Path, previous: Option<&Snapshot>) -> (String, Snapshot) {
     let (started, cpu) = (Instant::now(), cpu_time(std::process::id()));
-    let snapshot = config::file::load(conf, previous).unwrap_or_else(|mistakes| panic!("{}", mistakes[0]));
+    let snapshot = snapshot::load(conf, previous).unwrap_or_else(|mistakes| panic!("{}", mistakes[0]));
     let (elapsed, used) = (started.elapsed(), cpu_time(std::process::id()) - cpu);
     (format!("{:.2} s / {:.2} s", elapsed.as_secs_f64(), used.as_secs_f64()), snapshot)
 }

@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::Value;
 use tollgate::sandbox::{Options, Sandbox};
 use tollgate::sign::{Credentials, plain};
-use tollgate::{config, keygen};
+use tollgate::{keygen, snapshot};
 use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
 use tollgate_plugins::provider::{Encoded, Signing};
 
@@ -134,8 +134,8 @@ impl Stage {
         processes
     }
 
-    pub fn snapshot(&self) -> config::Snapshot {
-        config::file::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    pub fn snapshot(&self) -> snapshot::Snapshot {
+        snapshot::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
     }
 
     /// Returns signed payment requests of a merchant.

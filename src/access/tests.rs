@@ -1,15 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::Path;
 
 use http::{HeaderName, HeaderValue};
 use tollgate_plugins::secret::Secret;
 
 use super::*;
-use crate::cache::CacheKind;
-use crate::config::{LedgerConfig, Process, StatusTtl};
-use crate::ledger::RetentionPolicy;
 use crate::sign::{Credentials, Headers, plain, rfc9421};
 
 const NOW: u64 = 1_700_000_000;
@@ -22,54 +18,8 @@ const SCHEMES: [Sign; 2] = [plain, rfc9421];
 
 fn snapshot() -> Snapshot {
     let keys = vec![("shop-1".to_owned(), Secret::new(SECRET)), ("shop-2".to_owned(), Secret::new("another secret"))];
-    let merchant = Arc::new(Merchant {
-        name: "shop".into(),
-        fingerprint: String::new(),
-        keys: keys.clone(),
-        webhook: None,
-        limit: None,
-        bills: Vec::new(),
-        dependencies: Default::default(),
-    });
-    let merchant_keys: HashMap<_, _> =
-        keys.into_iter().map(|(id, secret)| (id, (Arc::clone(&merchant), secret))).collect();
-    let process = Process {
-        public_url: String::new(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        tls: None,
-        admin_listen: ([127, 0, 0, 1], 0).into(),
-        admin_tls: None,
-        admin_hosts: Vec::new(),
-        admin_token: None,
-        ledger: LedgerConfig::Embedded(PathBuf::new()),
-        connections: 15,
-        reserve: 0,
-        max_clock_offset: crate::clock::MAX_OFFSET,
-        keep: RetentionPolicy::default(),
-        queue: Default::default(),
-        nonces: 16,
-        fresh: StatusTtl::default(),
-        cache: CacheKind::Memory,
-        log: String::new(),
-        log_buffer: 0,
-        drain: std::time::Duration::ZERO,
-        body_limit: 0,
-        in_flight: 16,
-        limits: Default::default(),
-        auto_rollback: None,
-        webhook_allow: Vec::new(),
-    };
-    Snapshot {
-        generation: 1,
-        hash: String::new(),
-        process: Arc::new(process),
-        merchants: BTreeMap::from([("shop".to_owned(), merchant)]),
-        merchant_keys,
-        channels: BTreeMap::new(),
-        routes: Default::default(),
-        sources: Default::default(),
-        known: Default::default(),
-    }
+    let config = crate::config::testing::with_merchant("shop", keys);
+    crate::snapshot::link(Path::new(""), config, None).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"))
 }
 
 fn map(headers: &Headers) -> HeaderMap {

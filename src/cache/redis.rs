@@ -1,6 +1,6 @@
 //! Client of the Redis server that several gateways share.
 
-use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,42 +10,18 @@ use tollgate_plugins::secret::Secret;
 
 use super::CacheError;
 use super::watch::{Watched, check};
+use crate::config::{CacheKind, RedisUrl};
 
 /// Timeout of a command and of connecting.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time after a failure in which optional commands are not attempted.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Address of the server, for example `rediss://user:password@cache.example.com:6379/0`. Printed without user and password.
-#[derive(Clone)]
-pub struct RedisUrl(Secret);
-
-impl RedisUrl {
-    /// Checks the form of an address. The error does not repeat it.
-    pub fn new(url: Secret) -> Result<Self, &'static str> {
-        let text = std::str::from_utf8(url.expose()).map_err(|_| "is not UTF-8")?;
-        Client::open(text).map_err(|_| "is not the address of a Redis server")?;
-        Ok(Self(url))
-    }
-
-    fn client(&self) -> Option<Client> {
-        Client::open(std::str::from_utf8(self.0.expose()).ok()?).ok()
-    }
-}
-
-/// Compared only between configurations, so it need not take constant time.
-impl PartialEq for RedisUrl {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.expose() == other.0.expose()
-    }
-}
-
-impl Eq for RedisUrl {}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisUrl(***)")
-    }
+/// Checks the form of an address. The error does not repeat it.
+pub fn check_redis_url(url: &Secret) -> Result<(), &'static str> {
+    let text = std::str::from_utf8(url.expose()).map_err(|_| "is not UTF-8")?;
+    Client::open(text).map_err(|_| "is not the address of a Redis server")?;
+    Ok(())
 }
 
 /// Client with one multiplexed connection.
@@ -60,10 +36,18 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// Returns the client, if Redis is configured. Opens no connection yet.
+    pub(crate) fn from_config(cache: &CacheKind) -> Option<Arc<Self>> {
+        match cache {
+            CacheKind::Memory => None,
+            CacheKind::Redis(url) => Some(Arc::new(Self::new(url))),
+        }
+    }
+
     /// Creates a client. Opens no connection yet.
     pub fn new(url: &RedisUrl) -> Self {
         Self {
-            client: url.client(),
+            client: std::str::from_utf8(url.secret().expose()).ok().and_then(|url| Client::open(url).ok()),
             connection: Mutex::default(),
             failed: Mutex::default(),
             watched: Watched::default(),
@@ -173,7 +157,7 @@ mod tests {
         for greeting in ["+O", "-ERR max number of clients reached\r\n"] {
             let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
             let url = format!("redis://{}", listener.local_addr().unwrap());
-            let nonces = Nonces::new(Arc::new(Redis::new(&RedisUrl::new(Secret::new(url)).unwrap())));
+            let nonces = Nonces::new(Arc::new(Redis::new(&RedisUrl::new(Secret::new(url)))));
             let bad = Arc::clone(&listener);
             let bad = tokio::spawn(async move {
                 while let Ok((mut stream, _)) = bad.accept().await {

@@ -40,10 +40,9 @@ use tokio::sync::watch;
 use super::existence_filter::Orders;
 use super::redis::Redis;
 use super::redis_statuses::{ClusterLookup, Flight, RedisStatuses};
+use crate::config::MAX_STATUS_TTL;
 use crate::ledger::{ChangeListener, Changes, Ledger, LedgerError, RecordKey, Version};
 
-/// Maximum lifetime of a cached status.
-pub const MAX_STATUS_TTL: Duration = Duration::from_mins(5);
 /// Time after reading in which a status may still be stored in Redis.
 pub(super) const PROPAGATION_SLACK: Duration = Duration::from_secs(2);
 /// How long nothing is cached about a record whose change was announced but never confirmed.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tollgate_plugins::secret::Secret;
 
-use super::{Redis, RedisUrl};
+use super::Redis;
+use crate::config::RedisUrl;
 
 use crate::ledger::testing::a_payment;
 use crate::ledger::{ClaimKey, ClaimResult, ExecutionPermit, Intent, Ledger, RecordId, RecordKey};
@@ -74,7 +75,7 @@ impl Server {
     /// Returns a client, as one gateway would have.
     pub(crate) fn client(&self) -> Arc<Redis> {
         let url = Secret::new(format!("redis://{}", self.address));
-        Arc::new(Redis::new(&RedisUrl::new(url).unwrap()))
+        Arc::new(Redis::new(&RedisUrl::new(url)))
     }
 }
 

@@ -7,22 +7,22 @@ use rustls_pki_types::ServerName;
 
 /// Parts of a URL that the configuration uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
+pub struct Address {
     /// Whether the scheme is `https`.
-    pub(crate) tls: bool,
+    pub tls: bool,
     /// DNS name or IP address in lower case; an IPv6 address without brackets.
-    pub(crate) host: String,
+    pub host: String,
     /// Port as written, or the scheme's default.
-    pub(crate) port: u16,
+    pub port: u16,
     /// Path, empty or with a leading slash, without a trailing slash.
-    pub(crate) path: String,
+    pub path: String,
     /// Whether the URL has a query.
-    pub(crate) has_query: bool,
+    pub has_query: bool,
 }
 
 impl Address {
     /// Parses a URL. The error never repeats the text, because people put passwords into URLs.
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         let uri: Uri = text.parse().map_err(|_| "is not a URL")?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
@@ -56,7 +56,7 @@ impl Address {
     }
 
     /// Whether the host is this machine.
-    pub(crate) fn is_loopback(&self) -> bool {
+    pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 }

@@ -10,19 +10,19 @@ use std::path::{Component, Path, PathBuf};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use tollgate_plugins::secret::Secret;
 
-use super::background::yield_cpu;
+use super::cpu::yield_cpu;
 use super::file_content::{Content, MAX_FILE_SIZE, read_small};
 
 /// Archive in memory. A file in it has a path below the archive: `gen.tar.lz4/etc/tollgate/routes.toml` was
 /// `/etc/tollgate/routes.toml`.
-pub(super) struct Archive {
+pub struct Archive {
     path: PathBuf,
     files: BTreeMap<PathBuf, Secret>,
 }
 
 impl Archive {
     /// Reads the whole archive at this path.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let mut tar = tar::Archive::new(FrameDecoder::new(io::BufReader::new(File::open(path)?)));
         let mut files = BTreeMap::new();
         for entry in tar.entries()? {
@@ -42,10 +42,7 @@ impl Archive {
     }
 
     /// Writes an archive of files with their absolute paths, if each still has the given SHA-256. Data is synced to disk on return.
-    pub(super) fn write<'a>(
-        to: File,
-        files: impl Iterator<Item = (PathBuf, &'a PathBuf, &'a [u8; 32])>,
-    ) -> io::Result<()> {
+    pub fn write<'a>(to: File, files: impl Iterator<Item = (PathBuf, &'a PathBuf, &'a [u8; 32])>) -> io::Result<()> {
         let frame = FrameInfo::new().content_checksum(true);
         let mut tar = tar::Builder::new(FrameEncoder::with_frame_info(frame, io::BufWriter::new(to)));
         for (name, file, digest) in files {
@@ -67,7 +64,8 @@ impl Archive {
         self.files.get(&self.name(path))
     }
 
-    pub(super) fn has_dir(&self, dir: &Path) -> bool {
+    /// Whether the archive has files below this directory.
+    pub fn has_dir(&self, dir: &Path) -> bool {
         let name = self.name(dir);
         self.entries_below(&name).any(|file| file != name)
     }

@@ -1,25 +1,88 @@
 //! `channels/NAME.toml`: one account at one provider.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use sha2::{Digest, Sha256};
+use jiff::Timestamp;
+use tollgate_plugins::filter::Filter;
 use tollgate_plugins::provider::bill::{BillEndpoint, Bills};
 use tollgate_plugins::provider::inspect::Place;
-use tollgate_plugins::provider::{BuildContext, Need, Provider, ProviderSpec, PublishedKeys, Secrets};
+use tollgate_plugins::provider::{BuildContext, Need, PollInterval, Provider, ProviderSpec, PublishedKeys, Secrets};
 use tollgate_plugins::registry::PROVIDERS;
 use tollgate_plugins::settings::Settings;
-use tollgate_plugins::signer::{Key, Keyring};
+use tollgate_plugins::signer::{Keyring, Signer};
 
 use super::address::Address;
-use super::identity::{self, Now};
-use super::keys::KeyContext;
+use super::dependencies::Dependencies;
+use super::keys::{self, KeyContext};
+use super::now::Now;
+use super::pair::{Authority, CertificateEnd, Pair};
 use super::secret::Plain;
 use super::toml_file::{TomlFile, suggest};
-use super::{CertificateEnd, Channel, Host, Pool, Timeouts, UpstreamSettings, filters, keys, time_windows};
-use crate::upstream::{ANSWER_LIMIT, BillHosts, Upstream};
+use super::upstream::{
+    Host, MAX_ANSWER_SIZE, POOL, TIMEOUTS, UpstreamSettings, host, hosts_of, payment_hosts, pool, timeouts,
+};
+use super::{filters, identity, pair, time_windows};
+
+/// One account at one provider, as its file describes it.
+pub struct ChannelConfig {
+    /// Name of the file without `.toml`.
+    pub name: String,
+    /// Changes if anything in the file, or a key or secret that it names, changes.
+    pub fingerprint: String,
+    /// Inputs of the fingerprint.
+    pub(crate) dependencies: Dependencies,
+    /// Parsed certificates, retained so that the next generation need not parse them again.
+    _read: (Option<Arc<Pair>>, Option<Arc<[Authority]>>),
+    /// Name of the provider, for example `wechat-v3`.
+    pub provider_name: &'static str,
+    /// Payment methods that the provider serves.
+    pub methods: &'static [&'static str],
+    /// Protocol of the provider, configured for this account.
+    pub provider: Box<dyn Provider>,
+    /// Signs requests.
+    pub signer: Arc<dyn Signer>,
+    /// Provider keys that the file names.
+    pub configured_keys: Keyring,
+    /// Changes if previously published keys must no longer be trusted.
+    pub trust: String,
+    /// Hosts, identity, timeouts and connection pool. Connections are reused as long as these are equal.
+    pub connection: Arc<UpstreamSettings>,
+    /// Hosts that serve bills; `None` if the provider has no bills.
+    pub bill_hosts: Option<BillSettings>,
+    /// Filters around each call, outermost first. They share the state of their predecessors.
+    pub filters: Vec<Arc<dyn Filter>>,
+    /// Time after a request during which a provider's not-found is not final.
+    pub not_found_grace: Duration,
+    /// Minimum interval of status inquiries for a record that a caller waits for.
+    pub pace: PollInterval,
+    /// Limitation of this configuration, shown by `tollgate check` as a note.
+    pub note: Option<&'static str>,
+    /// Maintenance windows (start, end) without new payments.
+    pub maintenance: Vec<(Timestamp, Timestamp)>,
+}
+
+impl ChannelConfig {
+    /// Returns the seconds until the current maintenance window ends; `None` outside of one.
+    pub fn maintenance(&self, now: Timestamp) -> Option<u64> {
+        let window = self.maintenance.iter().find(|(from, to)| (*from..*to).contains(&now));
+        window.map(|(_, to)| u64::try_from(to.duration_since(now).as_secs()).unwrap_or(0).saturating_add(1))
+    }
+
+    /// Returns the provider and its account number. Payments exist per account, not per channel.
+    pub fn account(&self) -> String {
+        format!("{}:{}", self.provider_name, self.provider.account())
+    }
+}
+
+/// Hosts that serve bills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BillSettings {
+    /// Hosts where a bill is requested; at least one.
+    pub endpoint: Vec<Host>,
+    /// Hosts from which files are downloaded.
+    pub files: Vec<Host>,
+}
 
 /// Methods that a channel's provider serves; `None` if the provider is not known.
 pub(super) type ServedMethods = Option<&'static [&'static str]>;
@@ -27,7 +90,7 @@ pub(super) type ServedMethods = Option<&'static [&'static str]>;
 /// Parsed file.
 pub(super) struct ChannelFile {
     /// Channel; `None` if there were errors.
-    pub(super) channel: Option<Arc<Channel>>,
+    pub(super) channel: Option<Arc<ChannelConfig>>,
     /// Methods of the provider, if known, so that routes can be checked although this file has errors.
     pub(super) methods: ServedMethods,
     /// Expiry of the certificates that the file names.
@@ -40,7 +103,7 @@ pub(super) fn read(
     mut root: Settings<'_>,
     name: &str,
     now: Now,
-    previous: Option<&Arc<Channel>>,
+    previous: Option<&Arc<ChannelConfig>>,
 ) -> ChannelFile {
     let row = provider(&mut root);
     let hosts = payment_hosts(&mut root);
@@ -80,7 +143,7 @@ pub(super) fn read(
         account.as_ref().map(Settings::peek_texts).unwrap_or_default(),
         hosts.iter().map(|(_, address)| address.host.clone()).collect(),
     );
-    let shown = mtls.as_deref().map_or(&[][..], identity::Pair::certificates);
+    let shown = mtls.as_deref().map_or(&[][..], Pair::certificates);
     let key_context = KeyContext { mtls: shown, account: &texts, hosts: &names, now: now.0 };
     let before = root.problems().len();
     let keys = keys.map(|keys| keys::read(source, keys, row, plain, &key_context));
@@ -95,7 +158,7 @@ pub(super) fn read(
             _ => root.span_of("keys"),
         });
     }
-    let ends = identity::ends("mtls", shown).into_iter().chain(keys.iter().flat_map(keys::Keys::ends));
+    let ends = pair::ends("mtls", shown).into_iter().chain(keys.iter().flat_map(keys::Keys::ends));
     let end = |(certificate, not_after)| CertificateEnd { channel: name.to_owned(), certificate, not_after };
     let certificates = ends.map(end).collect();
 
@@ -109,11 +172,11 @@ pub(super) fn read(
     let settings = Arc::new(UpstreamSettings {
         channel: name.to_owned(),
         hosts: hosts.into_iter().map(|(_, address)| host(address)).collect(),
-        ca: ca.as_deref().map(identity::anchors),
+        ca: ca.as_deref().map(pair::anchors),
         identity: mtls.as_ref().map(|pair| pair.identity.clone()),
         timeouts,
         pool,
-        answer_limit: ANSWER_LIMIT,
+        answer_limit: MAX_ANSWER_SIZE,
         http2,
     });
     let has_identity = settings.identity.is_some();
@@ -134,19 +197,8 @@ pub(super) fn read(
             return None;
         }
         let trust = trust(row, provider.as_ref(), &settings);
-        let fetched = previous.filter(|previous| previous.trust == trust);
-        // An upstream with equal connection settings is reused with its connections.
-        let connections = connections(&settings);
-        let previous = previous.filter(|previous| previous.connections == connections);
-        let upstream = match previous {
-            Some(previous) => Arc::clone(&previous.upstream),
-            None => {
-                let made = Upstream::new(settings.as_ref().clone());
-                Arc::new(made.map_err(|message| root.problem("hosts", message, None)).ok()?)
-            }
-        };
         let keys = keys?;
-        Some(Arc::new(Channel {
+        Some(Arc::new(ChannelConfig {
             name: name.to_owned(),
             fingerprint: source.fingerprint(),
             dependencies: source.dependencies(),
@@ -155,12 +207,10 @@ pub(super) fn read(
             methods: row.methods,
             provider,
             signer: keys.signer?,
-            keys: ArcSwap::from_pointee(with_fetched(&keys.verify, fetched, now)),
             trust,
             configured_keys: keys.verify,
-            upstream,
-            connections,
-            bills,
+            connection: settings,
+            bill_hosts: bills,
             filters,
             not_found_grace: not_found_grace.unwrap_or(row.not_found_grace),
             pace: row.poll_interval,
@@ -175,22 +225,6 @@ pub(super) fn read(
 fn trust(row: &ProviderSpec, provider: &dyn Provider, settings: &UpstreamSettings) -> String {
     let anchor = provider.published_keys().map(PublishedKeys::trust_anchor).unwrap_or_default();
     format!("{} {} {:?} {anchor}", row.name, provider.account(), settings.hosts)
-}
-
-/// Returns the configured keys and those that were fetched before a reload. Without the fetched keys responses could not be
-/// verified until the next fetch.
-fn with_fetched(configured: &Keyring, previous: Option<&Arc<Channel>>, Now(now): Now) -> Keyring {
-    let now = u64::try_from(now).unwrap_or_default();
-    let is_in = |keyring: &Keyring, id: &str| keyring.iter().any(|key| key.id == id);
-    let known: Vec<Key> = previous
-        .iter()
-        .flat_map(|previous| {
-            let is_fetched = |key: &&Key| !is_in(&previous.configured_keys, &key.id);
-            previous.keys.load().iter().filter(is_fetched).cloned().collect::<Vec<_>>()
-        })
-        .collect();
-    let fetched = known.into_iter().filter(|key| key.is_valid(now) && !is_in(configured, &key.id));
-    Keyring::new(configured.iter().cloned().chain(fetched).collect())
 }
 
 /// Reads `not_found_grace`; `None` means the provider's default.
@@ -210,37 +244,17 @@ fn bills_from(
     own: &Arc<UpstreamSettings>,
     configured: Option<Vec<Host>>,
     is_sandbox: bool,
-) -> Result<BillHosts, String> {
+) -> Result<BillSettings, String> {
     let documented = || {
         let known: Vec<_> = bills.hosts().iter().filter_map(|url| Address::parse(url).ok()).map(host).collect();
         if is_sandbox { own.hosts.clone() } else { known }
     };
     let files = configured.unwrap_or_else(documented);
     let endpoint = if bills.endpoint() == BillEndpoint::Files { files.clone() } else { own.hosts.clone() };
-    BillHosts::new(own, endpoint, files)
-}
-
-/// Returns a digest of all settings that decide whether a connection can be reused.
-fn connections(settings: &UpstreamSettings) -> [u8; 32] {
-    // Destructured, so that a new field cannot be forgotten.
-    let UpstreamSettings { channel, hosts, ca, identity, timeouts, pool, answer_limit, http2 } = settings;
-    let mut hasher = Sha256::new();
-    hasher.update(format!("{channel:?} {hosts:?} {timeouts:?} {pool:?} {answer_limit} {http2}"));
-    let shown = identity.iter().flat_map(|identity| identity.certificates.iter().map(Vec::as_slice));
-    let key = identity.iter().map(|identity| identity.key.expose());
-    for (what, bytes) in
-        [("ca", ca.iter().flatten().map(Vec::as_slice).collect::<Vec<_>>()), ("mtls", shown.chain(key).collect())]
-    {
-        for bytes in bytes {
-            hasher.update(format!("{what}:{}:", bytes.len()));
-            hasher.update(bytes);
-        }
+    if endpoint.is_empty() {
+        return Err("a channel with bills needs a host that serves them".to_owned());
     }
-    hasher.finalize().into()
-}
-
-fn host(Address { tls, host, port, .. }: Address) -> Host {
-    Host { name: host, port, tls }
+    Ok(BillSettings { endpoint, files })
 }
 
 fn provider(root: &mut Settings<'_>) -> Option<&'static ProviderSpec> {
@@ -273,82 +287,4 @@ fn build_provider(
         problems.push(span, format!("{} cannot be built from this account", row.name), None);
     }
     provider
-}
-
-fn payment_hosts(root: &mut Settings<'_>) -> Vec<(Range<usize>, Address)> {
-    let before = root.problems().len();
-    let hosts = hosts_of(root, "hosts");
-    if hosts.is_empty() && root.problems().len() == before {
-        let suggestion = "add `hosts = [\"https://…\"]`".to_owned();
-        root.problem("hosts", "a channel must have at least one host", Some(suggestion));
-    }
-    hosts
-}
-
-fn hosts_of(root: &mut Settings<'_>, key: &'static str) -> Vec<(Range<usize>, Address)> {
-    let mut hosts: Vec<(Range<usize>, Address)> = Vec::new();
-    for (place, text) in root.items::<String>(key) {
-        let reason = match Address::parse(&text) {
-            Err(reason) => Some(reason),
-            Ok(host) if !host.path.is_empty() || host.has_query => {
-                Some("must have no path: the provider's protocol sets it")
-            }
-            Ok(host) if !host.tls && !host.is_loopback() => {
-                Some("must start with https://; http:// is for loopback only")
-            }
-            Ok(host) if hosts.iter().any(|(_, other)| *other == host) => Some("is listed twice"),
-            Ok(host) => {
-                hosts.push((place.clone(), host));
-                None
-            }
-        };
-        if let Some(reason) = reason {
-            root.problems().push(place, format!("a host of `{key}` {reason}"), None);
-        }
-    }
-    hosts
-}
-
-pub(super) const TIMEOUTS: Timeouts = Timeouts {
-    connect: Duration::from_secs(1),
-    read: Duration::from_secs(2),
-    write: Duration::from_secs(2),
-    total: Duration::from_secs(5),
-};
-
-fn timeouts(mut section: Settings<'_>) -> Timeouts {
-    let timeouts = Timeouts {
-        connect: section.or("connect", TIMEOUTS.connect),
-        read: section.or("read", TIMEOUTS.read),
-        write: section.or("write", TIMEOUTS.write),
-        total: section.or("total", TIMEOUTS.total),
-    };
-    let Timeouts { connect, read, write, total } = timeouts;
-    for (key, time) in [("connect", connect), ("read", read), ("write", write), ("total", total)] {
-        if time.is_zero() {
-            section.problem(key, format!("`timeouts.{key}` must be more than 0"), None);
-        }
-    }
-    if total < connect {
-        let message = "`timeouts.total` must be at least as long as `timeouts.connect`, which is a part of it";
-        section.problem("total", message, None);
-    }
-    timeouts
-}
-
-const POOL: Pool = Pool { idle: 128, idle_timeout: Duration::from_secs(60) };
-
-fn pool(mut section: Settings<'_>) -> Pool {
-    let idle = section.or("idle", POOL.idle as u64);
-    let pool = Pool {
-        idle: usize::try_from(idle).unwrap_or(usize::MAX),
-        idle_timeout: section.or("idle_timeout", POOL.idle_timeout),
-    };
-    if !(1..=65_536).contains(&idle) {
-        section.problem("idle", "`pool.idle` must be from 1 to 65536", None);
-    }
-    if pool.idle_timeout.is_zero() {
-        section.problem("idle_timeout", "`pool.idle_timeout` must be more than 0", None);
-    }
-    pool
 }

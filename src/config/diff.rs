@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::background::yield_cpu;
-use super::toml_file::Dependencies;
-use super::{Channel, Snapshot};
-use crate::routing::{Condition, Route, Routes};
+use super::condition::Condition;
+use super::cpu::yield_cpu;
+use super::dependencies::Dependencies;
+use super::model::Config;
+use super::routes::{Route, RouteRules};
 
 /// Maximum number of changed files described by their keys.
 const MAX_DETAILED: usize = 50;
@@ -17,7 +18,7 @@ const MAX_DETAILED: usize = 50;
 const MAX_KEYS: usize = 20;
 
 /// Returns the changes from `old` to `new`.
-pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
+pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut found = Vec::new();
     differences("merchant", &old.merchants, &new.merchants, |merchant| &merchant.dependencies, &mut found);
     differences("channel", &old.channels, &new.channels, |channel| &channel.dependencies, &mut found);
@@ -28,39 +29,6 @@ pub(super) fn changes(old: &Snapshot, new: &Snapshot) -> Vec<String> {
         found.push(with_details("tollgate.toml changed", keys(&old.sources.dependencies, &new.sources.dependencies)));
     }
     found
-}
-
-/// Returns the effects on the filter state and the connections of changed channels.
-pub(super) fn effects(old: &Snapshot, new: &Snapshot) -> Vec<String> {
-    let changed = new.channels.values().filter_map(|channel| {
-        let before = old.channels.get(&channel.name).filter(|before| !Arc::ptr_eq(before, channel))?;
-        Some(format!("channel {}: {}", channel.name, effect(before, channel)))
-    });
-    let gone = old.channels.values().filter(|channel| !new.channels.contains_key(&channel.name)).map(|channel| {
-        let filters: Vec<&str> = channel.filters.iter().map(|filter| filter.name()).collect();
-        format!("channel {}: {} are removed", channel.name, joined(filters.into_iter().chain(["connections"])))
-    });
-    changed.chain(gone).take(MAX_DETAILED).collect()
-}
-
-fn effect(before: &Channel, after: &Channel) -> String {
-    let names =
-        |channel: &Channel| -> Vec<&'static str> { channel.filters.iter().map(|filter| filter.name()).collect() };
-    let (mut left, mut kept, mut new) = (names(before), Vec::new(), Vec::new());
-    for name in names(after) {
-        match left.iter().position(|known| *known == name) {
-            Some(place) => kept.push(left.remove(place)),
-            None => new.push(name),
-        }
-    }
-    let connections = match Arc::ptr_eq(&before.upstream, &after.upstream) {
-        true => "connections are reused",
-        false => "connections are re-established",
-    };
-    let parts = [(kept, "state retained: "), (new, "state reset: "), (left, "removed: ")];
-    let parts = parts.into_iter().filter(|(names, _)| !names.is_empty());
-    let parts = parts.map(|(names, text)| format!("{text}{}", joined(names.into_iter())));
-    parts.chain([connections.to_owned()]).collect::<Vec<_>>().join("; ")
 }
 
 fn differences<T>(
@@ -158,8 +126,8 @@ fn is_same(old: &DeValue<'_>, new: &DeValue<'_>) -> bool {
 }
 
 /// Returns the changed routes by their numbers, which `tollgate route` prints too.
-fn routes(old: &Routes, new: &Routes) -> Vec<String> {
-    let (before, after): (Vec<&Route>, Vec<&Route>) = (old.iter().collect(), new.iter().collect());
+fn routes(old: &RouteRules, new: &RouteRules) -> Vec<String> {
+    let (before, after): (Vec<&Route>, Vec<&Route>) = (old.rules.iter().collect(), new.rules.iter().collect());
     let same = before.iter().zip(&after).take_while(|(old, new)| old == new).count();
     let (before, after) = (&before[same..], &after[same..]);
     let same_at_end = before.iter().rev().zip(after.iter().rev()).take_while(|(old, new)| old == new).count();
@@ -255,7 +223,7 @@ mod tests {
             to: vec![(name.to_owned(), 1)],
             ..Route::default()
         };
-        let of = |list: &[Route]| Routes::from(list.to_vec());
+        let of = |list: &[Route]| RouteRules { rules: list.to_vec(), ..RouteRules::default() };
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| route(name, 5));
         let abc = of(&[a.clone(), b.clone(), c.clone()]);
         for (new, expected) in [
@@ -271,7 +239,7 @@ mod tests {
             assert_eq!(routes(&abc, &of(&new)).join(", "), expected);
         }
         let mut flagged = of(&[a, b, c]);
-        flagged.double_payment = crate::routing::DoublePayment::Flag;
+        flagged.double_payment = crate::DoublePayment::Flag;
         assert_eq!(routes(&abc, &flagged), ["double_payment"]);
     }
 

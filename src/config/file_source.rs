@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::archive::Archive;
-use super::background::yield_cpu;
+use super::cpu::yield_cpu;
 use super::file_content::{Content, read_small};
 
 /// Maximum number of cached file contents. Enough for the files of several interleaved accounts.

@@ -1,7 +1,6 @@
 //! Certificates with their keys: parsed, matched with each other, and checked against the current time.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::sign::CertifiedKey;
@@ -14,77 +13,11 @@ use tollgate_plugins::signer::key_file::{FileError, KeyFile, Password};
 use x509_parser::extensions::ExtendedKeyUsage;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Identity;
 use super::key_file;
+use super::now::Now;
+use super::pair::{Authority, Identity, Pair, anchors, is_of_version_1};
 use super::secret::{self, Plain};
 use super::toml_file::TomlFile;
-
-/// Time of reading the configuration, in Unix seconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Now(pub(super) i64);
-
-impl Now {
-    /// Reads the machine's clock.
-    pub(super) fn read() -> Self {
-        Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64))
-    }
-
-    /// Returns a moment in 2026.
-    #[cfg(test)]
-    pub(super) fn for_test() -> Self {
-        Self(1_780_000_000)
-    }
-}
-
-/// Certificate chain with the private key of its leaf.
-pub(super) struct Pair {
-    pub(super) identity: Identity,
-    /// Certificates, leaf first.
-    certificates: Vec<Certificate>,
-    is_for_servers: bool,
-    is_for_clients: bool,
-}
-
-impl Pair {
-    /// Whether the extended key usage permits TLS clients.
-    pub(super) fn is_for_clients(&self) -> bool {
-        self.is_for_clients
-    }
-
-    /// Whether the extended key usage permits TLS servers.
-    pub(super) fn is_for_servers(&self) -> bool {
-        self.is_for_servers
-    }
-
-    /// Returns the leaf and its issuers.
-    pub(super) fn certificates(&self) -> &[Certificate] {
-        &self.certificates
-    }
-}
-
-/// Returns name and expiry of each certificate of a chain: `mtls` for the leaf, `mtls 2` for its issuer.
-pub(super) fn ends(name: &str, certificates: &[Certificate]) -> Vec<(String, i64)> {
-    let name_of = |index: usize| if index == 0 { name.to_owned() } else { format!("{name} {}", index + 1) };
-    certificates.iter().enumerate().map(|(index, one)| (name_of(index), one.not_after)).collect()
-}
-
-/// Certificate of an authority.
-pub(super) struct Authority {
-    pub(super) der: Vec<u8>,
-    certificate: Certificate,
-}
-
-impl Authority {
-    /// Whether the certificate may sign others. Version 1 has no extension that says so.
-    fn may_sign(&self) -> bool {
-        self.certificate.is_authority || is_of_version_1(&self.der)
-    }
-
-    /// Whether the certificate is a trust anchor. A self-signed certificate is its own authority.
-    fn is_anchor(&self) -> bool {
-        self.may_sign() || self.certificate.is_self_issued()
-    }
-}
 
 /// Reads the files of `cert` and `key` of a table, decrypted with its `password`.
 pub(super) fn read(source: &TomlFile, table: &mut Settings<'_>, now: Now, plain: Plain) -> Option<Arc<Pair>> {
@@ -192,12 +125,6 @@ fn in_order(certificates: &[Certificate], is_leaf: impl Fn(&Certificate) -> bool
     ordered
 }
 
-/// Whether the certificate is X.509 version 1, as `openssl x509 -req` writes it without extensions.
-fn is_of_version_1(der: &[u8]) -> bool {
-    X509Certificate::from_der(der)
-        .is_ok_and(|(_, certificate)| certificate.version() == x509_parser::x509::X509Version::V1)
-}
-
 /// Whether the extended key usage permits a usage. A certificate without the extension permits all.
 fn has_usage(der: &[u8], usage: fn(&ExtendedKeyUsage<'_>) -> bool) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
@@ -263,12 +190,6 @@ fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-/// Returns the trust anchors as DER. A peer's own certificate beside its issuer's is left out: TLS would trust whatever its key
-/// signs.
-pub(super) fn anchors(found: &[Authority]) -> Vec<Vec<u8>> {
-    found.iter().filter(|authority| authority.is_anchor()).map(|authority| authority.der.clone()).collect()
-}
-
 /// Reads authority certificates and returns their trust anchors as DER.
 pub(super) fn authorities_der(
     source: &TomlFile,
@@ -297,7 +218,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Returns a self-signed certificate for these years, and its key.
-    pub(in crate::config) fn pair(years: std::ops::Range<i32>) -> (String, String) {
+    pub(crate) fn pair(years: std::ops::Range<i32>) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
         params.not_before = date_time_ymd(years.start, 1, 1);

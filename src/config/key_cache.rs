@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::signer::key_file::KeyFile;
 use tollgate_plugins::signer::{Signer, Verifier};
 
-use super::identity::{Authority, Pair};
+use super::pair::{Authority, Pair};
 
 /// Caches that are passed from generation to generation. Entries that no generation uses are evicted.
 #[derive(Default)]

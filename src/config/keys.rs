@@ -10,7 +10,7 @@ use tollgate_plugins::registry::ALGORITHMS;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Problems, Settings};
 use tollgate_plugins::signer::certificate::Certificate;
-use tollgate_plugins::signer::key_file::{KeyFile, PublicKey};
+use tollgate_plugins::signer::key_file::{KeyFile, PublicKey, write_pem};
 use tollgate_plugins::signer::{Algorithm, Key, Keyring, Signer};
 
 use super::key_file;
@@ -292,7 +292,7 @@ fn certificate_file(
     let certificates = certificates.map_err(|error| key_file::report(table, name, error)).ok()?;
     files.certificates.push((name, certificates.to_vec()));
     // A private key in the same file is left out.
-    let text: String = certificates.iter().map(|one| crate::pem::write("CERTIFICATE", &one.der)).collect();
+    let text: String = certificates.iter().map(|one| write_pem("CERTIFICATE", &one.der).to_string()).collect();
     Some(Secret::new(text))
 }
 

@@ -1,21 +1,115 @@
 //! `[ledger]`: engine, location and retention.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::{Settings, Size};
 
-use super::LedgerConfig;
-use super::identity::{self, Now};
+use super::identity;
+use super::now::Now;
 use super::secret::{self, Plain};
 use super::toml_file::{TomlFile, suggest};
-use crate::clock::MAX_OFFSET;
-use crate::ledger::{Address, CONNECTIONS, FEWEST_CONNECTIONS, RESERVE, RetentionPolicy};
+use super::value_checks::ValueChecks;
 
 /// Kinds of ledger, the default first.
 pub(super) const KINDS: [&str; 2] = ["embedded", "postgres"];
 
+/// Default of `connections`.
+pub const DEFAULT_CONNECTIONS: usize = 15;
+/// Minimum of `connections`.
+pub const MIN_CONNECTIONS: usize = 4;
+/// Default of `min_free_disk` in bytes.
+pub const DEFAULT_MIN_FREE_DISK: u64 = 256 << 20;
+/// Default of `max_clock_offset`.
+pub const DEFAULT_MAX_CLOCK_OFFSET: Duration = Duration::from_secs(5);
 /// Maximum number of connections. Each is a thread here and a process on the PostgreSQL server.
 const MAX_CONNECTIONS: usize = 500;
+
+/// Ledger engine and its location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerConfig {
+    /// Directory on this machine, used by this process alone.
+    Embedded(PathBuf),
+    /// PostgreSQL database that several gateways may share.
+    Postgres(Box<PostgresUrl>),
+}
+
+impl LedgerConfig {
+    /// Whether both name the same database. The user and password may differ.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Postgres(one), Self::Postgres(other)) => one.label == other.label,
+            (one, other) => one == other,
+        }
+    }
+}
+
+/// Writes the location for messages, without secrets.
+impl fmt::Display for LedgerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(path) => write!(f, "{}", path.display()),
+            Self::Postgres(url) => write!(f, "{url}"),
+        }
+    }
+}
+
+/// URL of a PostgreSQL database, which only the ledger interprets. Printed as host and database.
+#[derive(Clone)]
+pub struct PostgresUrl {
+    /// `postgres://user:password@host:port/database?sslmode=…`.
+    pub url: Secret,
+    /// Authorities of the server's certificate (DER); the public ones if `None`.
+    pub authorities: Option<Vec<Vec<u8>>>,
+    /// Host and database, for messages.
+    pub label: String,
+}
+
+impl PartialEq for PostgresUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.url.expose() == other.url.expose() && self.authorities == other.authorities
+    }
+}
+
+impl Eq for PostgresUrl {}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+/// Retention periods of finished records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Idempotency keys with their responses, from their first use.
+    pub claims: Duration,
+    /// Payments with their refunds, timelines and numbers, from their last change. Notifications, from their receipt.
+    pub payments: Duration,
+    /// Delivered events, from their creation.
+    pub events: Duration,
+}
+
+impl Retention {
+    /// Minimum retention of idempotency keys, as promised to merchants.
+    const MIN_CLAIMS: Duration = Duration::from_hours(24);
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_hours(24 * days);
+        // Providers accept refunds for a year.
+        Self { claims: Self::MIN_CLAIMS, payments: days(400), events: days(30) }
+    }
+}
 
 /// Parsed section.
 pub(super) struct LedgerSection {
@@ -24,34 +118,41 @@ pub(super) struct LedgerSection {
     pub(super) connections: usize,
     pub(super) min_free_disk: u64,
     pub(super) max_clock_offset: Duration,
-    pub(super) retention: RetentionPolicy,
+    pub(super) retention: Retention,
 }
 
 /// Reads the section.
-pub(super) fn read(source: &TomlFile, section: Option<Settings<'_>>, is_sandbox: bool, now: Now) -> LedgerSection {
+pub(super) fn read(
+    source: &TomlFile,
+    section: Option<Settings<'_>>,
+    is_sandbox: bool,
+    now: Now,
+    checks: &ValueChecks,
+) -> LedgerSection {
     let none = LedgerSection {
         place: None,
-        connections: CONNECTIONS,
-        min_free_disk: RESERVE,
-        max_clock_offset: MAX_OFFSET,
-        retention: RetentionPolicy::default(),
+        connections: DEFAULT_CONNECTIONS,
+        min_free_disk: DEFAULT_MIN_FREE_DISK,
+        max_clock_offset: DEFAULT_MAX_CLOCK_OFFSET,
+        retention: Retention::default(),
     };
     let Some(mut section) = section else {
         let place = Some(LedgerConfig::Embedded(source.resolve("data")));
         return LedgerSection { place, ..none };
     };
-    let retention = section.section("retention").map_or(RetentionPolicy::default(), retention);
-    place(source, section, is_sandbox, now, LedgerSection { retention, ..none })
+    let retention = section.section("retention").map_or(Retention::default(), retention);
+    let postgres = |section: &mut Settings<'_>| postgres(source, section, is_sandbox, now, checks);
+    place(source, section, postgres, LedgerSection { retention, ..none })
 }
 
-fn retention(mut section: Settings<'_>) -> RetentionPolicy {
-    let default = RetentionPolicy::default();
-    let retention = RetentionPolicy {
+fn retention(mut section: Settings<'_>) -> Retention {
+    let default = Retention::default();
+    let retention = Retention {
         claims: section.or("claims", default.claims),
         payments: section.or("payments", default.payments),
         events: section.or("events", default.events),
     };
-    if retention.claims < RetentionPolicy::CLAIMS_AT_LEAST {
+    if retention.claims < Retention::MIN_CLAIMS {
         let message = "`ledger.retention.claims` must be at least 24h: merchants retry requests for that long";
         section.problem("claims", message, Some("\"24h\"".to_owned()));
     }
@@ -66,8 +167,7 @@ fn retention(mut section: Settings<'_>) -> RetentionPolicy {
 fn place(
     source: &TomlFile,
     mut section: Settings<'_>,
-    is_sandbox: bool,
-    now: Now,
+    postgres: impl Fn(&mut Settings<'_>) -> Option<LedgerConfig>,
     read: LedgerSection,
 ) -> LedgerSection {
     let kind = section.or("kind", KINDS[0].to_owned());
@@ -75,11 +175,11 @@ fn place(
     match kind.as_str() {
         "embedded" => {
             let path = section.or("path", "data".to_owned());
-            let min_free_disk = section.or("min_free_disk", Size(RESERVE)).0;
+            let min_free_disk = section.or("min_free_disk", Size(DEFAULT_MIN_FREE_DISK)).0;
             LedgerSection { place: Some(LedgerConfig::Embedded(source.resolve(&path))), min_free_disk, ..read }
         }
         "postgres" => {
-            let place = postgres(source, &mut section, is_sandbox, now);
+            let place = postgres(&mut section);
             let (connections, max_clock_offset) = (connections(&mut section), offset(&mut section));
             LedgerSection { place, connections, max_clock_offset, ..read }
         }
@@ -102,7 +202,7 @@ fn place(
 
 /// Reads the maximum difference between a gateway's clock and PostgreSQL's.
 fn offset(section: &mut Settings<'_>) -> Duration {
-    let offset = section.or("max_clock_offset", MAX_OFFSET);
+    let offset = section.or("max_clock_offset", DEFAULT_MAX_CLOCK_OFFSET);
     if !(1..=86_400).contains(&offset.as_secs()) {
         let message = "`ledger.max_clock_offset` must be from 1s to 24h";
         section.problem("max_clock_offset", message, Some("\"5s\"".to_owned()));
@@ -111,26 +211,33 @@ fn offset(section: &mut Settings<'_>) -> Duration {
 }
 
 fn connections(section: &mut Settings<'_>) -> usize {
-    let connections = section.or("connections", CONNECTIONS as u32) as usize;
-    if !(FEWEST_CONNECTIONS..=MAX_CONNECTIONS).contains(&connections) {
+    let connections = section.or("connections", DEFAULT_CONNECTIONS as u32) as usize;
+    if !(MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&connections) {
         let message = format!(
-            "`ledger.connections` must be from {FEWEST_CONNECTIONS} to {MAX_CONNECTIONS}: one renews the lease, two send and receive \
+            "`ledger.connections` must be from {MIN_CONNECTIONS} to {MAX_CONNECTIONS}: one renews the lease, two send and receive \
              change notifications, the others serve requests"
         );
-        section.problem("connections", message, Some(format!("as in {CONNECTIONS}")));
+        section.problem("connections", message, Some(format!("as in {DEFAULT_CONNECTIONS}")));
     }
     connections
 }
 
-fn postgres(source: &TomlFile, section: &mut Settings<'_>, is_sandbox: bool, now: Now) -> Option<LedgerConfig> {
+fn postgres(
+    source: &TomlFile,
+    section: &mut Settings<'_>,
+    is_sandbox: bool,
+    now: Now,
+    checks: &ValueChecks,
+) -> Option<LedgerConfig> {
     let plain = match is_sandbox {
         true => Plain::Allowed,
         false => Plain::Refused("`public_url` in tollgate.toml is not a loopback address"),
     };
     let url = secret::required(source, section, "url", plain);
     let authorities = identity::authorities_der(source, section, "ca", now);
-    match Address::parse(&url?, authorities.as_deref()) {
-        Ok(address) => Some(LedgerConfig::Postgres(Box::new(address))),
+    let url = url?;
+    match (checks.postgres_url)(&url, authorities.as_deref()) {
+        Ok(label) => Some(LedgerConfig::Postgres(Box::new(PostgresUrl { url, authorities, label }))),
         Err(why) => {
             let suggestion =
                 "as in \"postgres://tollgate:password@db.example.com/tollgate?sslmode=verify-full\"".to_owned();
@@ -155,13 +262,14 @@ pub(super) fn difference(running: &LedgerConfig, file: &LedgerConfig) -> Option<
 mod tests {
     use std::path::Path;
 
+    use super::super::testing;
     use super::*;
 
     fn read_text(text: &str, is_sandbox: bool) -> (Option<LedgerConfig>, Vec<String>) {
         let source = TomlFile::with_text(Path::new("conf/tollgate.toml"), text.into());
         let (place, diagnostics) = source.read(|mut root| {
             let section = root.section("ledger");
-            read(&source, section, is_sandbox, Now::for_test()).place
+            read(&source, section, is_sandbox, Now::for_test(), &testing::VALUE_CHECKS).place
         });
         (place.unwrap(), diagnostics.iter().map(ToString::to_string).collect())
     }
@@ -236,7 +344,8 @@ mod tests {
     fn difference_names_the_changed_key() {
         let [one, other] = ["a", "b"].map(|path| LedgerConfig::Embedded(path.into()));
         let postgres = |url: &str| {
-            LedgerConfig::Postgres(Box::new(Address::parse(&tollgate_plugins::secret::Secret::new(url), None).unwrap()))
+            let label = "PostgreSQL".to_owned();
+            LedgerConfig::Postgres(Box::new(PostgresUrl { url: Secret::new(url), authorities: None, label }))
         };
         let [here, there] = [postgres("postgres://localhost/a"), postgres("postgres://localhost/b")];
         assert_eq!(difference(&one, &one), None);

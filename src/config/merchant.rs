@@ -14,9 +14,36 @@ use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 
 use super::address::Address;
+use super::dependencies::Dependencies;
 use super::secret::{self, Plain, SecretText};
+use super::special_purpose;
 use super::toml_file::{MAX_SUGGESTIONS, TomlFile, suggest};
-use super::{Merchant, Webhook, special_purpose};
+
+/// Caller of the gateway.
+pub struct Merchant {
+    /// Name of the file without `.toml`.
+    pub name: String,
+    /// Changes if anything in the file, or a secret that it names, changes.
+    pub fingerprint: String,
+    /// Inputs of the fingerprint.
+    pub(crate) dependencies: Dependencies,
+    /// Key ids with their secrets; several while a key is rotated.
+    pub keys: Vec<(String, Secret)>,
+    /// Destination of events.
+    pub webhook: Option<Webhook>,
+    /// Request limit. Its usage lives outside the snapshot and survives a reload.
+    pub limit: Option<LimitConfig>,
+    /// Channels whose bills the merchant may read. A bill contains the orders of every merchant on the channel.
+    pub bills: Vec<String>,
+}
+
+/// Destination of a merchant's events.
+pub struct Webhook {
+    /// `https://…`, or `http://…` on loopback.
+    pub url: String,
+    /// Raw key bytes, decoded from `whsec_…`. Every key signs, so receivers can rotate.
+    pub secrets: Vec<Secret>,
+}
 
 /// Minimum length of a secret in bytes: 128 bits if each bit is random.
 const MIN_SECRET_BYTES: usize = 16;

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use tollgate_plugins::settings::Settings;
 
 use super::file_source::FileSource;
-use super::identity::Now;
 use super::key_cache::KeyCache;
+use super::ledger::{self, LedgerConfig};
+use super::model::Config;
+use super::now::Now;
 use super::toml_file::TomlFile;
-use super::{LedgerConfig, Snapshot, ledger};
+use super::value_checks::ValueChecks;
 
 /// `[ledger]` of the files.
 #[derive(Debug)]
-pub(super) enum NamedLedger {
+pub enum NamedLedger {
     /// The section is valid.
     Parsed(LedgerConfig),
     /// The section is invalid. Its lines, if they can be separated from the rest of the file.
@@ -24,7 +26,7 @@ pub(super) enum NamedLedger {
 
 impl NamedLedger {
     /// Reads `[ledger]` of a configuration directory, ignoring errors elsewhere.
-    pub(super) fn read(dir: &Path) -> Self {
+    pub fn read(dir: &Path, checks: &ValueChecks) -> Self {
         let path = dir.join("tollgate.toml");
         let origin = Arc::new(FileSource::default());
         if origin.is_missing(&path) {
@@ -33,14 +35,14 @@ impl NamedLedger {
         let Ok(source) = TomlFile::open(&path, &origin, &Arc::new(KeyCache::default())) else {
             return Self::Lines(None);
         };
-        let (place, _) = source.read(|mut root| place(&source, &mut root));
+        let (place, _) = source.read(|mut root| place(&source, &mut root, checks));
         place.flatten().map_or_else(|| Self::Lines(lines(source.text())), Self::Parsed)
     }
 
     /// Whether an archived generation certainly names the same ledger.
-    pub(super) fn names_ledger_of(&self, stored: &Snapshot) -> bool {
+    pub fn names_ledger_of(&self, stored: &Config) -> bool {
         match self {
-            Self::Parsed(place) => is_same(place, &stored.process.ledger),
+            Self::Parsed(place) => place.is_same(&stored.process.ledger),
             Self::Lines(None) => false,
             Self::Lines(ours) => {
                 let text = String::from_utf8_lossy(stored.sources.dependencies.text.expose());
@@ -51,26 +53,10 @@ impl NamedLedger {
     }
 }
 
-/// Whether both name the same database. The user and password may differ.
-pub(super) fn is_same(one: &LedgerConfig, other: &LedgerConfig) -> bool {
-    match (one, other) {
-        (LedgerConfig::Postgres(one), LedgerConfig::Postgres(other)) => one.to_string() == other.to_string(),
-        (one, other) => one == other,
-    }
-}
-
-/// Returns the location for messages, without secrets.
-pub(super) fn describe(place: &LedgerConfig) -> String {
-    match place {
-        LedgerConfig::Embedded(path) => path.display().to_string(),
-        LedgerConfig::Postgres(address) => address.to_string(),
-    }
-}
-
-fn place(source: &TomlFile, root: &mut Settings<'_>) -> Option<LedgerConfig> {
+fn place(source: &TomlFile, root: &mut Settings<'_>, checks: &ValueChecks) -> Option<LedgerConfig> {
     let section = root.section("ledger");
     let before = root.problems().len();
-    let place = ledger::read(source, section, true, Now::read()).place;
+    let place = ledger::read(source, section, true, Now::read(), checks).place;
     place.filter(|_| root.problems().len() == before)
 }
 

@@ -6,27 +6,77 @@ use std::time::Duration;
 
 use tollgate_plugins::settings::Settings;
 
-use super::background::yield_cpu;
 use super::channel::ServedMethods;
+use super::condition::{Condition, Hours};
+use super::cpu::yield_cpu;
 use super::time_windows::{DayOfWeek, TimeOfDay, Zone};
 use super::toml_file::{MAX_SUGGESTIONS, suggest};
-use crate::routing::{Condition, DoublePayment, Hours, Refusal, Route, Routes};
 
-/// KnownNames that routes may refer to. Files with errors count too, so that one error is not reported twice.
+/// Rules of `routes.toml`.
+#[derive(Debug, Default, PartialEq)]
+pub struct RouteRules {
+    /// Handling of money that arrives on an abandoned channel.
+    pub double_payment: DoublePayment,
+    /// Rules in the order of the file; the first that matches decides.
+    pub rules: Vec<Route>,
+}
+
+/// Rule that maps payments to channels.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Route {
+    /// Payments that the route matches.
+    pub wanted: Condition,
+    /// Channels with weights; at least one, the sum of the weights is more than 0.
+    pub to: Vec<(String, u32)>,
+    /// Fallback channels in order, used only if nothing was sent on the first.
+    pub fallback: Vec<String>,
+    /// Static response of a route without channels.
+    pub answer: Option<Arc<Refusal>>,
+}
+
+/// Static response that an operator configured for a route. Its status cannot be mistaken for the result of a payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 400, 403, 422, 429 or 503.
+    pub status: u16,
+    /// Error code, for example `paused`.
+    pub code: String,
+    /// Sentence for people that says what to do.
+    pub detail: String,
+    /// Seconds after which a retry is worthwhile; always set for 429 and 503.
+    pub retry_after: Option<u64>,
+}
+
+/// Handling of money that arrives on an abandoned channel of a payment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DoublePayment {
+    /// Refund it automatically.
+    #[default]
+    Refund,
+    /// Flag it for manual review.
+    Flag,
+}
+
+impl Route {
+    /// Whether the route may select this channel.
+    pub fn names(&self, channel: &str) -> bool {
+        self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
+    }
+}
+
+/// Names that routes may refer to. Files with errors count too, so that one error is not reported twice.
 pub(super) struct KnownNames<'a> {
-    /// KnownNames of merchants.
+    /// Names of merchants.
     pub(super) merchants: &'a BTreeSet<String>,
-    /// KnownNames of channels, with the methods that they serve if known.
+    /// Names of channels, with the methods that they serve if known.
     pub(super) channels: &'a BTreeMap<String, ServedMethods>,
 }
 
 /// Reads the file.
-pub(super) fn read(mut root: Settings<'_>, names: &KnownNames<'_>) -> Routes {
+pub(super) fn read(mut root: Settings<'_>, names: &KnownNames<'_>) -> RouteRules {
     let double_payment = double_payment(&mut root);
-    let routes: Vec<Route> = root.sections("route").into_iter().map(|table| route(table, names)).collect();
-    let mut routes = Routes::from(routes);
-    routes.double_payment = double_payment;
-    routes
+    let rules = root.sections("route").into_iter().map(|table| route(table, names)).collect();
+    RouteRules { double_payment, rules }
 }
 
 fn double_payment(root: &mut Settings<'_>) -> DoublePayment {
@@ -229,11 +279,6 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> (Vec<Route>, Vec<String>) {
-        let (routes, diagnostics) = read_all(text);
-        (routes.iter().cloned().collect(), diagnostics)
-    }
-
-    fn read_all(text: &str) -> (Routes, Vec<String>) {
         let source = TomlFile::with_text(Path::new("routes.toml"), text.into());
         let names = KnownNames {
             merchants: &BTreeSet::from(["shop".to_owned()]),
@@ -244,7 +289,7 @@ mod tests {
             ]),
         };
         let (routes, diagnostics) = source.read(|root| read(root, &names));
-        (routes.unwrap(), diagnostics.iter().map(ToString::to_string).collect())
+        (routes.unwrap().rules, diagnostics.iter().map(ToString::to_string).collect())
     }
 
     #[test]

@@ -1,25 +1,24 @@
-//! `tollgate schema`: JSON Schemas of the configuration files, for completion and validation in editors.
+//! JSON Schemas of the configuration files, for completion and validation in editors.
 //!
 //! No key is listed here. The readers of the files run in a mode in which every key seems to be present, and the keys that they
 //! ask for form the schema. Where a value decides which other keys are read (`provider`, `use`, `kind`), they run once per value.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use tollgate_plugins::registry::FILTERS;
 use tollgate_plugins::registry::PROVIDERS;
 use tollgate_plugins::settings::{Form, Key, Outline, Settings, Shape};
 
-use super::identity::Now;
 use super::merchant::MerchantContext;
+use super::now::Now;
 use super::routes::KnownNames;
 use super::toml_file::TomlFile;
-use super::{channel, ledger, merchant, process, routes};
-use crate::output::say;
+use super::value_checks::ValueChecks;
+use super::{cache, channel, ledger, merchant, routes, tollgate_toml};
 
 /// Kind of configuration file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {
     /// tollgate.toml
     Tollgate,
@@ -31,37 +30,12 @@ pub enum File {
     Routes,
 }
 
-const FILES: [File; 4] = [File::Tollgate, File::Merchant, File::Channel, File::Routes];
-
-/// Arguments of `tollgate schema`.
-#[derive(Args, Clone, Debug)]
-pub struct SchemaArgs {
-    /// File to describe
-    #[arg(value_enum, required_unless_present = "dir")]
-    file: Option<File>,
-    /// Write the schema (or all four) to this directory instead of printing it
-    #[arg(long)]
-    dir: Option<PathBuf>,
-}
-
-/// Prints a schema, or writes schema files.
-pub fn run(arguments: &SchemaArgs) -> Result<(), String> {
-    let Some(dir) = &arguments.dir else {
-        arguments.file.iter().for_each(|file| say!("{:#}", file.schema()));
-        return Ok(());
-    };
-    let cannot = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
-    std::fs::create_dir_all(dir).map_err(|error| cannot(dir, error))?;
-    for file in FILES.into_iter().filter(|file| arguments.file.is_none_or(|wanted| wanted == *file)) {
-        let path = dir.join(format!("{}.schema.json", file.name()));
-        std::fs::write(&path, format!("{:#}\n", file.schema())).map_err(|error| cannot(&path, error))?;
-        say!("{}", path.display());
-    }
-    Ok(())
-}
+/// Every kind of file.
+pub const FILES: [File; 4] = [File::Tollgate, File::Merchant, File::Channel, File::Routes];
 
 impl File {
-    fn name(self) -> &'static str {
+    /// Returns the name, as in `tollgate.schema.json`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Tollgate => "tollgate",
             Self::Merchant => "merchant",
@@ -71,7 +45,7 @@ impl File {
     }
 
     /// Returns the schema in draft 2020-12, using only keywords that older drafts know.
-    pub(super) fn schema(self) -> Value {
+    pub fn schema(self) -> Value {
         let mut schema = match self {
             Self::Tollgate => tollgate(),
             Self::Channel => channels(),
@@ -103,7 +77,7 @@ impl File {
         let now = Now::read();
         let names = KnownNames { merchants: &Default::default(), channels: &Default::default() };
         match self {
-            Self::Tollgate => drop(process::read(source, root, now)),
+            Self::Tollgate => drop(tollgate_toml::read(source, root, now, &ValueChecks::ACCEPT)),
             Self::Merchant => {
                 let context = MerchantContext { sandbox: Some(true), allowed: None, channels: &Default::default() };
                 drop(merchant::read(source, root, "schema", &context, None));
@@ -117,7 +91,7 @@ impl File {
 /// Returns the schema of `tollgate.toml`, in which two sections depend on `kind`.
 fn tollgate() -> Value {
     let mut schema = object(&File::Tollgate.outline(""));
-    for (section, kinds) in [("ledger", &ledger::KINDS), ("cache", &process::CACHES)] {
+    for (section, kinds) in [("ledger", &ledger::KINDS), ("cache", &cache::CACHES)] {
         let of_kind = |kind: &&str| {
             let outline = File::Tollgate.outline(&format!("[{section}]\nkind = \"{kind}\""));
             // The first kind is the default.

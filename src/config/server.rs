@@ -9,7 +9,11 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tollgate_plugins::settings::{Settings, Size};
 
-use super::Identity;
+use super::identity;
+use super::now::Now;
+use super::pair::{self, CertificateEnd, Identity};
+use super::secret::Plain;
+use super::toml_file::TomlFile;
 
 /// Limits of what callers may use, and timeouts of each phase of a connection. A reload applies them to new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,4 +152,37 @@ impl ServerTls {
         }
         Ok(Self { identity, client_ca, client_crl, config: Arc::new(config) })
     }
+}
+
+/// TLS of one listener.
+#[derive(Default)]
+pub(super) struct ListenerTls {
+    /// TLS; `None` if it is invalid.
+    pub(super) tls: Option<ServerTls>,
+    /// Whether callers must present a certificate, even if its authorities are invalid.
+    pub(super) requires_certificate: bool,
+    /// Expiry of the certificates that are presented.
+    pub(super) certificates: Vec<CertificateEnd>,
+}
+
+/// Reads the `tls` table of a listener.
+pub(super) fn server_tls(source: &TomlFile, tls: &mut Settings<'_>, now: Now) -> ListenerTls {
+    let pair = identity::read(source, tls, now, Plain::Refused("it would decrypt the key of a listener"));
+    if pair.as_ref().is_some_and(|pair| !pair.is_for_servers()) {
+        let message =
+            "this certificate is not for servers: its extended key usage lacks serverAuth, and callers would reject it";
+        tls.problem("cert", message, Some("order one for servers (TLS Web Server Authentication)".to_owned()));
+    }
+    let requires_certificate = tls.has("client_ca");
+    let client_ca = identity::authorities_der(source, tls, "client_ca", now);
+    let client_crl = identity::revocation_lists(source, tls, "client_crl");
+    if !client_crl.is_empty() && !requires_certificate {
+        tls.problem("client_crl", "`client_crl` needs `client_ca`: without it no caller presents a certificate", None);
+    }
+    let ends = pair.iter().flat_map(|pair| pair::ends("server", pair.certificates()));
+    let end = |(certificate, not_after)| CertificateEnd { channel: String::new(), certificate, not_after };
+    let certificates = ends.map(end).collect();
+    let built = pair.map(|pair| ServerTls::new(pair.identity.clone(), client_ca, client_crl));
+    let tls = built.and_then(|built| built.map_err(|(key, message)| tls.problem(key, message, None)).ok());
+    ListenerTls { tls, requires_certificate, certificates }
 }

@@ -83,7 +83,7 @@ const IPV6: &[Row<Ipv6Addr>] = &[
 ];
 
 /// Returns the purpose of an address that is not globally reachable; `None` if it is.
-pub(crate) fn not_global(address: IpAddr) -> Option<&'static str> {
+pub fn not_global(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => {
             let (_, _, reach, name) =

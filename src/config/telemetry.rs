@@ -2,13 +2,16 @@
 
 use tollgate_plugins::settings::{Settings, Size};
 
-use crate::telemetry::log::{self, LOG_BUFFER};
+use super::value_checks::ValueChecks;
+
+/// Default of `log_buffer`: maximum bytes of buffered lines.
+pub const DEFAULT_LOG_BUFFER: u64 = 4 << 20;
 
 /// Reads the log filter, and the maximum bytes of buffered log lines.
-pub(super) fn read(section: Option<Settings<'_>>) -> (String, u64) {
-    let Some(mut section) = section else { return ("info".to_owned(), LOG_BUFFER) };
+pub(super) fn read(section: Option<Settings<'_>>, checks: &ValueChecks) -> (String, u64) {
+    let Some(mut section) = section else { return ("info".to_owned(), DEFAULT_LOG_BUFFER) };
     let text = section.or("log", "info".to_owned());
-    if log::filter(&text).is_err() {
+    if !(checks.is_log_filter)(&text) {
         let suggestion = "as in \"info\" or \"info,tollgate=debug\"".to_owned();
         section.problem("log", format!("`telemetry.log` is not a log filter: \"{text}\""), Some(suggestion));
     } else if let Some(word) = text.split(',').map(str::trim).find(|word| is_misspelled_level(word)) {
@@ -19,7 +22,7 @@ pub(super) fn read(section: Option<Settings<'_>>) -> (String, u64) {
         };
         section.problem("log", format!("`telemetry.log` contains `{word}`, which is not a level"), Some(suggestion));
     }
-    let Size(buffer) = section.or("log_buffer", Size(LOG_BUFFER));
+    let Size(buffer) = section.or("log_buffer", Size(DEFAULT_LOG_BUFFER));
     if !(64 << 10..=1 << 30).contains(&buffer) {
         section.problem("log_buffer", "`telemetry.log_buffer` must be from 64KiB to 1GiB", None);
     }

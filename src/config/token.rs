@@ -27,7 +27,7 @@ impl Token {
     }
 
     /// Returns the `Authorization` header with the token.
-    pub(crate) fn header(&self) -> String {
+    pub fn header(&self) -> String {
         format!("Bearer {}", String::from_utf8_lossy(self.0.expose()))
     }
 }

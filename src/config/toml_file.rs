@@ -3,7 +3,6 @@
 mod lines;
 
 use std::cell::{OnceCell, RefCell};
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use tollgate_plugins::settings::{Outline, Problem, Problems, Settings};
 use toml::de::DeTable;
 
 use self::lines::LineIndex;
+use super::dependencies::{Dependencies, Dependency, Reference, beside};
 use super::diagnostics::Diagnostic;
 use super::file_content::Content;
 use super::file_source::FileSource;
@@ -35,70 +35,6 @@ pub(super) struct TomlFile {
     notes: RefCell<Vec<Diagnostic>>,
     origin: Arc<FileSource>,
     known: Arc<KeyCache>,
-}
-
-/// Inputs of a fingerprint. They suffice to detect a change without parsing, and to describe what changed.
-#[derive(Clone, Default)]
-pub(crate) struct Dependencies {
-    /// Text of the file itself.
-    pub(super) text: Secret,
-    /// Files and variables that it names, in order.
-    pub(super) items: Vec<Dependency>,
-}
-
-/// File or environment variable that a file names, with the digest of its content.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Dependency {
-    pub(super) reference: Reference,
-    digest: [u8; 32],
-}
-
-/// Reference as it is written in the file: a copy of the whole directory uses the same references.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Reference {
-    File(String),
-    Variable(String),
-}
-
-impl Dependencies {
-    /// Returns the file at `path` and the files that it names, each with the SHA-256 of its content.
-    pub(super) fn contents(&self, path: &Path) -> impl Iterator<Item = (PathBuf, [u8; 32])> {
-        let named = self.items.iter().filter_map(move |item| match &item.reference {
-            Reference::File(name) => Some((beside(path, name), item.digest)),
-            Reference::Variable(_) => None,
-        });
-        std::iter::once((path.to_owned(), Sha256::digest(self.text.expose()).into())).chain(named)
-    }
-}
-
-impl Dependencies {
-    /// Returns the named files: as written, and as a resolved path.
-    pub(super) fn files(&self, path: &Path) -> impl Iterator<Item = (&str, PathBuf)> {
-        self.items.iter().filter_map(move |item| match &item.reference {
-            Reference::File(name) => Some((name.as_str(), beside(path, name))),
-            Reference::Variable(_) => None,
-        })
-    }
-}
-
-impl Dependency {
-    /// Whether the same reference has another content than before.
-    pub(super) fn differs(&self, before: &Self) -> bool {
-        self.reference == before.reference && self.digest != before.digest
-    }
-
-    fn new(reference: Reference, digest: [u8; 32]) -> Self {
-        Self { reference, digest }
-    }
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(name) => write!(f, "the content of {name}"),
-            Self::Variable(name) => write!(f, "the environment variable {name}"),
-        }
-    }
 }
 
 impl TomlFile {
@@ -300,11 +236,6 @@ impl TomlFile {
         let Problem { message, suggestion, .. } = problem;
         Diagnostic { file: self.path.clone(), line, column, message, suggestion }
     }
-}
-
-/// Resolves a path that is written in a file.
-fn beside(file: &Path, name: &str) -> PathBuf {
-    file.parent().unwrap_or(Path::new("")).join(name)
 }
 
 /// Hashes one input. The length keeps `ab` + `c` apart from `a` + `bc`.

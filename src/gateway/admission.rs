@@ -5,8 +5,8 @@ use http::{Method, StatusCode};
 use super::{Gateway, Incoming, decoded};
 use crate::access;
 use crate::clock::unix_now;
-use crate::config::Snapshot;
 use crate::problem::{Problem, Retryable};
+use crate::snapshot::Snapshot;
 
 /// A request whose body may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use super::responses::{
 };
 use super::{ExecutionContext, Gateway, RequestContext, query, respond_async};
 use crate::clock;
-use crate::config::Channel;
 use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund, Update};
 use crate::problem::Problem;
+use crate::snapshot::Channel;
 
 /// `POST /v1/payments/{order_id}/close`.
 pub(super) async fn close(

@@ -5,11 +5,11 @@ use tollgate_plugins::payment::{Status, provider_number};
 use super::responses::body_of;
 use super::{Gateway, refund};
 use crate::clock;
-use crate::config::Snapshot;
 use crate::ledger::{
     Answer, ClaimKey, ClaimResult, Intent, LedgerError, MoneyState, Payment, Record, RecordId, Refund, TimelineEvent,
 };
 use crate::routing::DoublePayment;
+use crate::snapshot::Snapshot;
 use crate::telemetry::METRICS;
 
 /// Refund id of the automatic refund. Each abandoned attempt has at most one.
@@ -21,7 +21,7 @@ pub(crate) async fn handle_duplicate(
     snapshot: &Snapshot,
     found: &Payment,
 ) -> Result<bool, LedgerError> {
-    match snapshot.routes.double_payment {
+    match snapshot.routes.double_payment() {
         DoublePayment::Flag => {
             let why = "money arrived on a channel that the payment had left; refund it or deliver twice";
             require_manual_review(gateway, found, why).await?;

@@ -10,9 +10,9 @@ use tollgate_plugins::provider::{BadSignature, Described, Provider, Source};
 
 use super::{AccessLabels, Gateway, Incoming};
 use crate::clock::{self, unix_now};
-use crate::config::{Channel, Snapshot};
 use crate::ledger::{BodyDigest, Notification, Recorded};
 use crate::problem::Problem;
+use crate::snapshot::{Channel, Snapshot};
 use crate::telemetry::METRICS;
 
 /// `POST /notify/{channel}`.

@@ -18,12 +18,12 @@ use super::responses::{
 };
 use super::{ExecutionContext, Gateway, RequestContext, respond_async};
 use crate::clock;
-use crate::config::{Channel, Snapshot};
 use crate::ledger::{
     Answer, ClaimResult, CreateRequest, Destination, ExecutionPermit, Intent, MoneyState, Payment, Record, Update,
 };
 use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel, Question};
+use crate::snapshot::{Channel, Snapshot};
 
 /// `POST /v1/payments`.
 pub(super) async fn create(gateway: &Arc<Gateway>, request: &Arc<RequestContext>) -> Result<Response<Bytes>, Problem> {

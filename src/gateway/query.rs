@@ -15,9 +15,9 @@ use super::responses::{ResponseChannel, body_of, channel_of, is_sent};
 use super::{Gateway, RequestContext, merchant_share, too_many_concurrent_requests};
 use crate::cache::{CachedStatus, ClusterLookup, StatusCache, Token};
 use crate::clock;
-use crate::config::{Channel, Snapshot};
 use crate::ledger::{Payment, Record, RecordId, RecordKey, Refund, TimelineEvent, Update, UpdateWithEvidence};
 use crate::problem::{Problem, Retryable};
+use crate::snapshot::{Channel, Snapshot};
 use crate::telemetry::METRICS;
 
 /// Result of a query: the status and whether it was a cache hit or miss; `None` if the record does not exist.

@@ -13,9 +13,9 @@ use super::request_body::{NewRefund, idempotency_key, is_identifier};
 use super::responses::{respond_ledger_failure, respond_to_claim, task_failed};
 use super::{ExecutionContext, Gateway, RequestContext, pay, query, respond_async};
 use crate::clock;
-use crate::config::Snapshot;
 use crate::ledger::{ClaimResult, ExecutionPermit, Intent, MoneyState, Record, Refund, Update};
 use crate::problem::Problem;
+use crate::snapshot::Snapshot;
 
 /// `POST /v1/payments/{order_id}/refunds`.
 pub(super) async fn create(

@@ -9,11 +9,11 @@ use tollgate_plugins::payment::Status;
 use super::responses::{RESPOND_ASYNC, body_of};
 use super::{Gateway, RequestContext};
 use crate::clock;
-use crate::config::Snapshot;
 use crate::ledger::{
     Answer, ClaimKey, ClaimResult, ExecutionPermit, Intent, IntentKind, LedgerError, QueueFull, QueueLimit, Reason,
     Record, Update,
 };
+use crate::snapshot::Snapshot;
 use crate::telemetry::METRICS;
 
 /// Claims the request for execution now, or enqueues it if the caller prefers an asynchronous response.
@@ -46,7 +46,7 @@ pub(super) async fn claim(
 /// Returns the queue limits. With several merchants, each may use at most half of the queue.
 fn limit(snapshot: &Snapshot) -> QueueLimit {
     let total = snapshot.process.queue.limit;
-    let each = if snapshot.merchants.len() > 1 { (total / 2).max(1) } else { total };
+    let each = if snapshot.config.merchants.len() > 1 { (total / 2).max(1) } else { total };
     QueueLimit { total, each }
 }
 

@@ -9,10 +9,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::MAX_CONCURRENT_PROBES;
-use crate::config::diagnostics::Diagnostic;
-use crate::config::file;
+use crate::cache::Redis;
+use crate::config::Diagnostic;
 use crate::output::{complain, say};
 use crate::provider_keys;
+use crate::snapshot;
 
 /// Probes the channels of a configuration directory. Configuration errors were reported before.
 pub fn check(dir: &Path) -> ExitCode {
@@ -20,7 +21,7 @@ pub fn check(dir: &Path) -> ExitCode {
         complain!("tollgate: cannot start a runtime");
         return ExitCode::FAILURE;
     };
-    let Ok(snapshot) = file::load(dir, None) else { return ExitCode::FAILURE };
+    let Ok(snapshot) = snapshot::load(dir, None) else { return ExitCode::FAILURE };
     let results = runtime.block_on(async {
         let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_PROBES));
         let mut probes = JoinSet::new();
@@ -67,7 +68,7 @@ pub fn check(dir: &Path) -> ExitCode {
             }
         }
     }
-    if let Some(redis) = snapshot.process.cache.redis() {
+    if let Some(redis) = Redis::from_config(&snapshot.process.cache) {
         match runtime.block_on(crate::cache::watch::probe(&redis)) {
             Ok(success) => say!("Redis: {success}"),
             Err(why) => {

@@ -15,8 +15,8 @@ use tollgate_plugins::provider::bill::{self, BillFile, BillReply, BillRequest, B
 
 use super::{ProviderClient, send_error, signing, verified};
 use crate::clock::stamp;
-use crate::config::Channel;
 use crate::provider_keys::Keys;
+use crate::snapshot::Channel;
 use crate::telemetry::METRICS;
 use crate::upstream::{Answer, BillHosts};
 

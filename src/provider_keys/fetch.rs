@@ -13,7 +13,7 @@ use tollgate_plugins::provider::{BadSignature, NoKeys, PublishedKeys, Signing, S
 use tollgate_plugins::signer::{Key, Keyring};
 
 use crate::clock::{stamp, unix_now};
-use crate::config::Channel;
+use crate::snapshot::Channel;
 
 /// First and last retry interval after failed fetches; doubles in between, with 20 % jitter.
 const RETRY_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));

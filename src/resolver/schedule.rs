@@ -9,8 +9,8 @@ use tollgate_plugins::payment::{Outcome, Status};
 use tollgate_plugins::provider::{PollInterval, ProviderSpec};
 
 use crate::clock::Reading;
-use crate::config::Channel;
 use crate::ledger::{Inquiry, MAX_REPEATED_CREATES, MoneyState, Record};
+use crate::snapshot::Channel;
 
 /// Number of not-found answers after `not_found_grace` that prove absence.
 pub(super) const MIN_NOT_FOUND_ANSWERS: u32 = 2;

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 
-use super::{Question, Route, choose};
-use crate::config::{self, Snapshot};
+use super::choose;
+use crate::config::{Question, Route};
 use crate::output::say;
+use crate::snapshot::{self, Snapshot};
 
 /// Number of routes beyond which only near misses are explained.
 const EXPLAIN_ALL_UP_TO: usize = 100;
@@ -46,12 +47,12 @@ pub struct RouteArgs {
 
 /// Loads the configuration and prints the channels that the payment would use.
 pub fn run(conf: &Path, arguments: &RouteArgs) -> Result<(), String> {
-    let snapshot = config::file::load(conf, None).map_err(|diagnostics| {
+    let snapshot = snapshot::load(conf, None).map_err(|diagnostics| {
         let lines: String = diagnostics.iter().map(|diagnostic| format!("\n{diagnostic}")).collect();
         format!("the configuration has errors:{lines}")
     })?;
-    if !snapshot.merchants.contains_key(&arguments.merchant) {
-        let names: Vec<&str> = snapshot.merchants.keys().map(String::as_str).collect();
+    if !snapshot.config.merchants.contains_key(&arguments.merchant) {
+        let names: Vec<&str> = snapshot.config.merchants.keys().map(String::as_str).collect();
         return Err(format!("there is no merchant `{}`; there are {}", arguments.merchant, names.join(", ")));
     }
     let method = Method::parse(&arguments.method);

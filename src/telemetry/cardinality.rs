@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 
 use super::{METRICS, Metrics};
-use crate::config::Snapshot;
 
 /// Maximum number of merchants, and of channels, with labels of their own. The rest are counted together.
 const MAX_NAMES: usize = 1_000;
@@ -43,17 +42,7 @@ impl Labels {
     }
 
     /// Adds the names of a new configuration. Labels in use stay in use.
-    pub fn register(&self, snapshot: &Snapshot) {
-        self.set_names(&snapshot.merchants, &snapshot.channels);
-    }
-
-    /// Removes the series of names that this configuration had and the newest has not. Called once no request uses the old
-    /// configuration, which would create the series again.
-    pub fn unregister(&self, last: &Snapshot) {
-        self.remove_series(&last.merchants, &last.channels, &METRICS);
-    }
-
-    fn set_names<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>) {
+    pub fn register<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>) {
         let before = self.0.load_full();
         let names = Names {
             merchants: chosen(&before.merchants, merchants.keys()),
@@ -62,6 +51,12 @@ impl Labels {
             all_channels: channels.keys().cloned().collect(),
         };
         self.0.store(names.into());
+    }
+
+    /// Removes the series of names that this configuration had and the newest has not. Called once no request uses the old
+    /// configuration, which would create the series again.
+    pub fn unregister<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>) {
+        self.remove_series(merchants, channels, &METRICS);
     }
 
     fn remove_series<M, C>(&self, merchants: &BTreeMap<String, M>, channels: &BTreeMap<String, C>, metrics: &Metrics) {
@@ -163,15 +158,15 @@ mod tests {
         let labels = Labels::default();
         assert_eq!((labels.merchant("anyone"), labels.merchant(""), labels.channel("x")), (OTHER, "", OTHER));
         let many = names(500..500 + MAX_NAMES);
-        labels.set_names(&many, &many);
+        labels.register(&many, &many);
         assert_eq!(labels.merchant("n-00500"), "n-00500");
         let more = names(0..500 + MAX_NAMES);
-        labels.set_names(&more, &more);
+        labels.register(&more, &more);
         assert_eq!((labels.merchant("n-00500"), labels.channel("n-01499")), ("n-00500", "n-01499"));
         assert_eq!((labels.merchant("n-00001"), labels.channel("n-00001")), (OTHER, OTHER));
         // Removed names make room for others.
         let fewer = names(0..MAX_NAMES);
-        labels.set_names(&fewer, &fewer);
+        labels.register(&fewer, &fewer);
         assert_eq!((labels.merchant("n-00001"), labels.merchant("n-01499")), ("n-00001", OTHER));
     }
 
@@ -192,7 +187,7 @@ mod tests {
         let (labels, metrics) = (Labels::default(), Metrics::new());
         let both = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), ())));
         let one = BTreeMap::from([("a".to_owned(), ())]);
-        labels.set_names(&both, &both);
+        labels.register(&both, &both);
         for name in ["a", "b"] {
             metrics.requests_total.with_label_values(&[name, "a", "create_payment", "201"]).inc();
             metrics.requests_total.with_label_values(&["a", name, "create_payment", "201"]).inc();
@@ -200,12 +195,12 @@ mod tests {
             metrics.deliveries_total.with_label_values(&[name, "delivered"]).inc();
         }
         metrics.requests_total.with_label_values(&["", "", "denied", "unauthorized"]).inc();
-        labels.set_names(&one, &both);
+        labels.register(&one, &both);
         assert!(metrics.render().contains("merchant=\"b\""), "a request may still use the old configuration");
         labels.remove_series(&both, &both, &metrics);
         let page = metrics.render();
         assert!(!page.contains("merchant=\"b\"") && page.contains("channel=\"b\""), "{page}");
-        labels.set_names(&one, &one);
+        labels.register(&one, &one);
         labels.remove_series(&one, &both, &metrics);
         let page = metrics.render();
         assert!(!page.contains("\"b\""), "{page}");

@@ -1,17 +1,16 @@
 //! Exports the metrics of filters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use tollgate_plugins::filter::FilterSample;
+use tollgate_plugins::filter::{Filter, FilterSample};
 
 use super::METRICS;
-use crate::config::Channel;
 
 /// Updates the metrics of a channel from the samples of its filters.
-pub fn tell(channel: &Channel, now: Duration) {
-    let name = channel.name.as_str();
-    for sample in sum_by_series(channel.filters.iter().flat_map(|filter| filter.samples(now))) {
+pub fn export(name: &str, filters: &[Arc<dyn Filter>], now: Duration) {
+    for sample in sum_by_series(filters.iter().flat_map(|filter| filter.samples(now))) {
         let (operation, value) = (sample.operation.unwrap_or_default(), sample.value);
         match sample.name {
             "breaker_state" => METRICS.breaker_state.with_label_values(&[name, operation]).set(value),

@@ -23,9 +23,8 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use self::buffer::Buffer;
 use self::json::JsonLines;
 use super::METRICS;
+use crate::config::DEFAULT_LOG_BUFFER;
 
-/// Default of `[telemetry] log_buffer`: maximum bytes of buffered lines.
-pub const LOG_BUFFER: u64 = 4 << 20;
 /// How long the process waits at exit for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Level if `[telemetry] log` names none.
@@ -51,7 +50,8 @@ pub fn start() {
     }
     // A duplicate descriptor, because a thread that holds the lock of `io::stderr` while its pipe is full would block all others.
     let Ok(descriptor) = io::stderr().as_fd().try_clone_to_owned() else { return };
-    let buffer: &'static Buffer = Box::leak(Box::new(Buffer::new(bytes(LOG_BUFFER), &METRICS.log_lines_dropped_total)));
+    let buffer: &'static Buffer =
+        Box::leak(Box::new(Buffer::new(bytes(DEFAULT_LOG_BUFFER), &METRICS.log_lines_dropped_total)));
     let Ok(first) = filter("info") else { return };
     let (filter, handle) = reload::Layer::new(first);
     let write = move || buffer.write_to(&mut File::from(descriptor));

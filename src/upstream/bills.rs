@@ -10,7 +10,7 @@ use http::{Request, Uri};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Answer, SendError, Upstream};
-use crate::config::{Address, Host, Timeouts, UpstreamSettings};
+use crate::config::{Address, BillSettings, Host, Timeouts, UpstreamSettings};
 
 /// Maximum size of a bill in bytes. It is buffered until its hash is verified, because nothing sent to the merchant can be revoked.
 const MAX_BILL_SIZE: usize = 64 << 20;
@@ -64,19 +64,16 @@ impl LazyUpstream {
 }
 
 impl BillHosts {
-    /// `own` are the settings of payments, `endpoint` the hosts where a bill is requested, `files` additional download hosts.
-    pub fn new(own: &Arc<UpstreamSettings>, endpoint: Vec<Host>, files: Vec<Host>) -> Result<Self, String> {
-        if endpoint.is_empty() {
-            return Err("a channel with bills needs a host that serves them".to_owned());
-        }
+    /// Returns the hosts of a channel; `own` are its settings of payments.
+    pub fn new(own: &Arc<UpstreamSettings>, BillSettings { endpoint, files }: BillSettings) -> Self {
         let mut all = own.hosts.clone();
         all.extend(files.into_iter().filter(|host| !own.hosts.contains(host)));
         let known = |host: Host| (host.clone(), LazyUpstream::new(own, vec![host]));
-        Ok(Self {
+        Self {
             endpoint: LazyUpstream::new(own, endpoint),
             files: all.into_iter().map(known).collect(),
             permits: Semaphore::new(MAX_DOWNLOADS),
-        })
+        }
     }
 
     /// Returns a permit for one download; `None` if too many are running.
@@ -136,7 +133,8 @@ mod tests {
             answer_limit: 1,
             http2: false,
         };
-        BillHosts::new(&Arc::new(own.clone()), own.hosts, vec![host("files.example.com", 443, true)]).unwrap()
+        let files = vec![host("files.example.com", 443, true)];
+        BillHosts::new(&Arc::new(own.clone()), BillSettings { endpoint: own.hosts, files })
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tollgate_plugins::secret::Secret;
 use super::dns::tests::Scripted;
 use super::probe::ProbeError;
 use super::*;
-use crate::config::{Identity, Pool};
+use crate::config::{Identity, MAX_ANSWER_SIZE, Pool};
 
 fn settings(channel: &str, certificate: &[u8], authority: &[u8]) -> UpstreamSettings {
     let minute = Duration::from_secs(60);
@@ -20,7 +20,7 @@ fn settings(channel: &str, certificate: &[u8], authority: &[u8]) -> UpstreamSett
         identity: Some(Identity { certificates: vec![certificate.to_vec()], key: Secret::new("k") }),
         timeouts: Timeouts { connect: minute, read: minute, write: minute, total: minute },
         pool: Pool { idle: 1, idle_timeout: minute },
-        answer_limit: ANSWER_LIMIT,
+        answer_limit: MAX_ANSWER_SIZE,
         http2: false,
     }
 }

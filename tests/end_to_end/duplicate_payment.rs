@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tollgate::config::{self, Channel};
 use tollgate::provider_client::ProviderClient;
+use tollgate::snapshot::{self, Channel};
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
 
 use crate::harness::{World, WorldOptions, free_address, until};
@@ -47,7 +47,7 @@ async fn create_on_first_channel(world: &World) {
     let conf = world.dir.path().join("late");
     crate::harness::copy_dir(world.conf(), &conf);
     set_first_host(&conf, world.sandbox.address());
-    let snapshot = config::file::load(&conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let snapshot = snapshot::load(&conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
     let channel: &std::sync::Arc<Channel> = &snapshot.channels["main"];
     let order = Order {
         number: World::provider_order_no("o-1"),

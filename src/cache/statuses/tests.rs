@@ -19,7 +19,7 @@ fn subscribed_cache(is_shared: bool, now: Instant) -> StatusCache {
 
 /// Returns a Redis client that is never used.
 fn no_redis() -> Arc<Redis> {
-    let url = crate::cache::RedisUrl::new(tollgate_plugins::secret::Secret::new("redis://127.0.0.1:1")).unwrap();
+    let url = crate::config::RedisUrl::new(tollgate_plugins::secret::Secret::new("redis://127.0.0.1:1"));
     Arc::new(Redis::new(&url))
 }
 

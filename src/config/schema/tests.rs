@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use clap::ValueEnum as _;
+use tollgate::keygen::{SandboxProvider, sandbox_channel_of};
+
 use super::*;
-use crate::config::diagnostics::Diagnostic;
-use crate::keygen::{SandboxProvider, sandbox_channel_of};
+use crate::Diagnostic;
 
 /// Returns every path in a schema, for example `filter.rate`.
 fn paths(schema: &Value) -> BTreeSet<String> {
@@ -27,7 +29,7 @@ fn every_kind(file: File) -> Vec<String> {
     match file {
         File::Merchant | File::Routes => vec![String::new()],
         File::Tollgate => {
-            let kinds = ledger::KINDS.iter().flat_map(|ledger| process::CACHES.map(|cache| (ledger, cache)));
+            let kinds = ledger::KINDS.iter().flat_map(|ledger| cache::CACHES.map(|cache| (ledger, cache)));
             kinds.map(|(ledger, cache)| format!("ledger.kind = \"{ledger}\"\ncache.kind = \"{cache}\"\n")).collect()
         }
         File::Channel => {
@@ -74,7 +76,7 @@ fn schema_contains_every_key_that_its_reader_asks_for() {
         })
         .collect();
     assert!(channels.len() >= 5);
-    let example = |name: &str| std::fs::read_to_string(Path::new("conf").join(name)).unwrap();
+    let example = |name: &str| std::fs::read_to_string(Path::new("../../conf").join(name)).unwrap();
     let examples = [
         (File::Tollgate, vec![example("tollgate.toml")]),
         (File::Merchant, vec![example("merchants/shop.toml")]),
