@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tollgate::config::{self, Snapshot};
-use tollgate::keygen;
+use tollgate_sandbox::keygen;
 
 use crate::drive::{self, Load, Prepared};
 use crate::stage::{Stage, cpu_time};

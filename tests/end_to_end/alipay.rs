@@ -1,7 +1,7 @@
 //! Alipay behaviour that differs from its documentation.
 
 use serde_json::{Value, json};
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, payment_body, until};
 

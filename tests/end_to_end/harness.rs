@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tollgate::keygen::{self, SandboxProvider};
-use tollgate::sandbox::{Options, Sandbox};
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
+use tollgate_sandbox::keygen::{self, SandboxProvider};
+use tollgate_sandbox::{Options, Sandbox};
 
 pub use self::gateway::{Gateway, force_breaker};
 pub use self::merchant::{

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::Value;
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, payment_body};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use serde_json::Value;
-use tollgate::keygen::{SandboxProvider, rsa_key_pair};
+use tollgate_sandbox::keygen::{SandboxProvider, rsa_key_pair};
 
 use crate::harness::{Merchant, OTHER, World, WorldOptions, payment_body, signed_request, until};
 use crate::load::{Load, is_clear};

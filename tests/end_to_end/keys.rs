@@ -7,7 +7,7 @@ use rcgen::{
     date_time_ymd,
 };
 use serde_json::{Value, json};
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{Answer, World, WorldOptions, payment_body, signed_request_async, until};
 use crate::reload::save;

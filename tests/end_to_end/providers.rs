@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, force_breaker, payment_body, until};
 

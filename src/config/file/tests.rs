@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::identity;
-use crate::keygen;
+use tollgate_sandbox::keygen;
 
 /// Temporary configuration directory, with room beside it for the archive of generations.
 pub(crate) struct Dir {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::config::diagnostics::Diagnostic;
-use crate::keygen::{SandboxProvider, sandbox_channel_of};
+use tollgate_sandbox::keygen::{SandboxProvider, sandbox_channel_of};
 
 /// Returns every path in a schema, for example `filter.rate`.
 fn paths(schema: &Value) -> BTreeSet<String> {

@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{AccountFile, TlsFiles, TlsTable};
-use crate::sandbox::keys::Certificate;
+use crate::keys::Certificate;
 
 /// A merchant registered at WeChat Pay.
-pub(in crate::sandbox) struct Account {
-    pub(in crate::sandbox) mchid: String,
-    pub(in crate::sandbox) appid: String,
+pub(crate) struct Account {
+    pub(crate) mchid: String,
+    pub(crate) appid: String,
     /// Merchant for whom a service provider acts.
-    pub(in crate::sandbox) sub_mchid: Option<String>,
-    pub(in crate::sandbox) sub_appid: Option<String>,
+    pub(crate) sub_mchid: Option<String>,
+    pub(crate) sub_appid: Option<String>,
     /// API key: signs messages in both directions and encrypts refund notifications.
-    pub(in crate::sandbox) api: String,
+    pub(crate) api: String,
     /// Serial number of the client certificate that refunds and reversals require.
-    pub(in crate::sandbox) serial: String,
+    pub(crate) serial: String,
     pub(super) tls: TlsFiles,
 }
 

@@ -6,38 +6,38 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{AccountFile, TlsFiles, TlsTable};
-use crate::sandbox::keys::{Certificate, SigningKey};
+use crate::keys::{Certificate, SigningKey};
 
 /// A merchant registered at WeChat Pay.
-pub(in crate::sandbox) struct Account {
-    pub(in crate::sandbox) mchid: String,
-    pub(in crate::sandbox) appid: String,
+pub(crate) struct Account {
+    pub(crate) mchid: String,
+    pub(crate) appid: String,
     /// Merchant for whom a service provider acts.
-    pub(in crate::sandbox) merchant_of: Option<Merchant>,
-    pub(in crate::sandbox) api_v3: [u8; 32],
+    pub(crate) merchant_of: Option<Merchant>,
+    pub(crate) api_v3: [u8; 32],
     /// Certificate that verifies the merchant's signatures.
-    pub(in crate::sandbox) merchant: Certificate,
-    pub(in crate::sandbox) public_key: Option<SigningKey>,
-    pub(in crate::sandbox) platform: Option<Platform>,
+    pub(crate) merchant: Certificate,
+    pub(crate) public_key: Option<SigningKey>,
+    pub(crate) platform: Option<Platform>,
     pub(super) tls: TlsFiles,
 }
 
 /// Merchant for whom a service provider acts.
-pub(in crate::sandbox) struct Merchant {
-    pub(in crate::sandbox) mchid: String,
-    pub(in crate::sandbox) appid: Option<String>,
+pub(crate) struct Merchant {
+    pub(crate) mchid: String,
+    pub(crate) appid: Option<String>,
 }
 
 /// Platform certificate and its private key.
-pub(in crate::sandbox) struct Platform {
-    pub(in crate::sandbox) certificate: Certificate,
-    pub(in crate::sandbox) key: SigningKey,
+pub(crate) struct Platform {
+    pub(crate) certificate: Certificate,
+    pub(crate) key: SigningKey,
 }
 
 impl Account {
     /// Returns the key that a request selects with `Wechatpay-Serial`. Without the header it is the platform
     /// certificate's key, or the public key of an account without a platform certificate.
-    pub(in crate::sandbox) fn key(&self, wanted: Option<&str>) -> Option<&SigningKey> {
+    pub(crate) fn key(&self, wanted: Option<&str>) -> Option<&SigningKey> {
         let mut keys = self.platform.iter().map(|platform| &platform.key).chain(&self.public_key);
         match wanted {
             None => keys.next(),

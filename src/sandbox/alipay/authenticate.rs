@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::Method;
 use super::reply::Reply;
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::account::{self, Accounts};
-use crate::sandbox::form::Form;
+use crate::account::alipay::Account;
+use crate::account::{self, Accounts};
+use crate::form::Form;
 
 /// An authenticated request.
 pub(super) struct AuthenticatedRequest {
@@ -142,7 +142,7 @@ pub(super) fn invalid(sub_code: &str, message: &str) -> Reply {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::sandbox::keys::PublicKey;
+    use crate::keys::PublicKey;
 
     const KEY: &str = "\
 -----BEGIN PUBLIC KEY-----

@@ -14,15 +14,15 @@ use super::codes::{add, china};
 use super::reply::Reply;
 use super::trade::{OrderHandler, Result, done};
 use super::{scripted, success};
-use crate::sandbox::bills::{Line, day, lines, yuan};
-use crate::sandbox::context::SandboxContext;
-use crate::sandbox::fault::execute_with_fault;
-use crate::sandbox::keys::random_text;
-use crate::sandbox::response_action::{ResponseAction, cut};
-use crate::sandbox::zip;
+use crate::bills::{Line, day, lines, yuan};
+use crate::context::SandboxContext;
+use crate::fault::execute_with_fault;
+use crate::keys::random_text;
+use crate::response_action::{ResponseAction, cut};
+use crate::zip;
 
 /// Path of bill files.
-pub(in crate::sandbox) const PATH: &str = "/downloadBillFile.resource";
+pub(crate) const PATH: &str = "/downloadBillFile.resource";
 /// Lifetime of a link in seconds.
 const LINK_LIFETIME_SECONDS: i64 = 30;
 
@@ -153,10 +153,7 @@ fn replaced(text: &[u8], word: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// Serves a bill file. The link is the only authorization.
-pub(in crate::sandbox) async fn serve(
-    shared: std::sync::Arc<SandboxContext>,
-    request: Request<Incoming>,
-) -> ResponseAction {
+pub(crate) async fn serve(shared: std::sync::Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     shared.state.lock().stats.requests += 1;
     let query = request.uri().query().unwrap_or_default();
     let token = query.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default().to_owned();

@@ -6,7 +6,7 @@ use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
 use super::yuan::yuan;
-use crate::sandbox::state::{Id, Order, RefundStatus, SandboxState, State};
+use crate::state::{Id, Order, RefundStatus, SandboxState, State};
 
 /// Returns the `trade_status`. A completely refunded trade is closed.
 pub(super) fn status(state: &mut SandboxState, id: &Id, now: Timestamp) -> &'static str {

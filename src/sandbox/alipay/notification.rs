@@ -12,16 +12,16 @@ use super::codes::{add, china, finished, trade_object};
 use super::gbk;
 use super::reply::tamper_amounts;
 use super::yuan::yuan;
-use crate::sandbox::ALIPAY_SCHEDULE;
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::form::Form;
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
-use crate::sandbox::state::{Id, RefundStatus, SandboxState};
-use crate::sandbox::tamper::Tamper;
+use crate::ALIPAY_SCHEDULE;
+use crate::account::alipay::Account;
+use crate::form::Form;
+use crate::keys::random_digits;
+use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::state::{Id, RefundStatus, SandboxState};
+use crate::tamper::Tamper;
 
 /// Composes a notification of the subject's current state, or returns why there is none.
-pub(in crate::sandbox) fn compose(
+pub(crate) fn compose(
     state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,

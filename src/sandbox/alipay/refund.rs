@@ -7,9 +7,9 @@ use super::reply::Reply;
 use super::success;
 use super::trade::{Done, OrderHandler, Result, done, not_exist};
 use super::yuan::{fen, yuan};
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
+use crate::keys::random_digits;
+use crate::notification::Subject;
+use crate::state::{Id, OrderEntry, Refund, RefundStatus, State};
 
 impl OrderHandler<'_> {
     pub(super) fn refund(&mut self, content: Value, notify_url: Option<String>, auto: bool) -> Result {

@@ -7,10 +7,10 @@ use super::codes::{add, china, minutes, parse_china_time, status, trade_object};
 use super::reply::Reply;
 use super::yuan::{fen, yuan};
 use super::{Method, success, trade_number};
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::keys::{random_digits, random_text};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
+use crate::account::alipay::Account;
+use crate::keys::{random_digits, random_text};
+use crate::notification::Subject;
+use crate::state::{Id, Order, Payment, SandboxState, State};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {

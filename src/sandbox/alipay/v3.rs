@@ -15,20 +15,20 @@ use serde_json::{Value, json};
 use super::authenticate::{AuthenticatedRequest, MAX_CLOCK_SKEW_SECONDS, invalid, is_url};
 use super::reply::{Content, Reply};
 use super::{Method, Platform};
-use crate::sandbox::account;
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::context::SandboxContext;
-use crate::sandbox::fault::FaultKind;
-use crate::sandbox::form::Form;
-use crate::sandbox::keys::random_text;
-use crate::sandbox::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
+use crate::account;
+use crate::account::alipay::Account;
+use crate::context::SandboxContext;
+use crate::fault::FaultKind;
+use crate::form::Form;
+use crate::keys::random_text;
+use crate::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 
 /// Prefix of every path.
-pub(in crate::sandbox) const PATHS: &str = "/v3/alipay/";
+pub(crate) const PATHS: &str = "/v3/alipay/";
 const SCHEME: &str = "ALIPAY-SHA256withRSA ";
 
 /// Serves one request of the v3 protocol.
-pub(in crate::sandbox) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
+pub(crate) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
     shared.state.lock().stats.requests += 1;
     let method = method(&parts);

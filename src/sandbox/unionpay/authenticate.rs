@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Transaction;
 use super::reply::{Refusal, refused, refused_because};
 use super::signature::{SignMethod, verifies};
-use crate::sandbox::account::unionpay::{Account, Keys};
-use crate::sandbox::account::{self, Accounts};
-use crate::sandbox::form::Form;
+use crate::account::unionpay::{Account, Keys};
+use crate::account::{self, Accounts};
+use crate::form::Form;
 
 /// An authenticated request.
 pub(super) struct AuthenticatedRequest {

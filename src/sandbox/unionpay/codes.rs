@@ -5,8 +5,8 @@ use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::state::{Order, Refund, RefundStatus, State};
+use crate::keys::random_digits;
+use crate::state::{Order, Refund, RefundStatus, State};
 
 /// Fields of a message: name and value.
 pub(super) type Fields = Vec<(&'static str, String)>;

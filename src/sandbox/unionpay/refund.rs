@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::codes::{clearing_day, fen, query_id, text};
 use super::reply::{refused, refused_because};
 use super::trade::{Done, OrderHandler, Result, done};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
+use crate::notification::Subject;
+use crate::state::{Id, OrderEntry, Refund, RefundStatus, State};
 
 /// A paid trade that can be refunded.
 struct Paid {

@@ -9,10 +9,10 @@ use super::codes::{
     query_id, refund_outcome, settled, text,
 };
 use super::reply::{Refusal, refused, refused_because};
-use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
+use crate::account::unionpay::Account;
+use crate::keys::random_digits;
+use crate::notification::Subject;
+use crate::state::{Id, Order, Payment, SandboxState, State};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {

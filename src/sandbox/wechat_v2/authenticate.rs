@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::reply::Reply;
 use super::secret::SignType;
 use super::xml::{self, Fields};
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::account::{self, Accounts};
+use crate::account::wechat_v2::Account;
+use crate::account::{self, Accounts};
 
 /// An authenticated request.
 pub(super) struct AuthenticatedRequest {

@@ -5,7 +5,7 @@ use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 
 use super::xml::Fields;
-use crate::sandbox::state::{Order, Refund, RefundStatus, State};
+use crate::state::{Order, Refund, RefundStatus, State};
 
 /// Payment product of a scanned code.
 pub(super) const CODE: &str = "code";

@@ -6,10 +6,10 @@ use serde_json::Value;
 use super::codes::{CODE, china, collected, order_fields, parse_china_time, product, state};
 use super::reply::Reply;
 use super::xml::Fields;
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::keys::{random_digits, random_text};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, Payment, RefundStatus, SandboxState, State};
+use crate::account::wechat_v2::Account;
+use crate::keys::{random_digits, random_text};
+use crate::notification::Subject;
+use crate::state::{Id, Order, Payment, RefundStatus, SandboxState, State};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {

@@ -6,10 +6,10 @@ use super::codes::{collected, refund_source, refund_state, refund_time};
 use super::orders::{Done, OrderHandler, Result, done};
 use super::reply::Reply;
 use super::xml::Fields;
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
+use crate::account::wechat_v2::Account;
+use crate::keys::random_digits;
+use crate::notification::Subject;
+use crate::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
 /// Maximum number of partial refunds per order.
 const MAX_PARTIAL_REFUNDS: usize = 50;

@@ -10,8 +10,8 @@ use http::request::Parts;
 use serde_json::json;
 
 use super::reply::Reply;
-use crate::sandbox::account::wechat_v3::Account;
-use crate::sandbox::account::{self, Accounts};
+use crate::account::wechat_v3::Account;
+use crate::account::{self, Accounts};
 
 const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
 const FIELDS: [&str; 5] = ["mchid", "nonce_str", "signature", "serial_no", "timestamp"];

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::orders::{Done, OrderHandler, china, done};
 use super::reply::Reply;
 use super::reply::parameter;
-use crate::sandbox::bills::{Line, day, lines, yuan};
-use crate::sandbox::keys::random_text;
+use crate::bills::{Line, day, lines, yuan};
+use crate::keys::random_text;
 
 /// Type of bill.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl OrderHandler<'_> {
             None => (order.total, 0),
             Some((_, refund)) => (0, refund.amount),
         };
-        let given = |text: fn(&(&str, &crate::sandbox::state::Refund)) -> String, otherwise: &str| {
+        let given = |text: fn(&(&str, &crate::state::Refund)) -> String, otherwise: &str| {
             refund.as_ref().map_or_else(|| otherwise.to_owned(), text)
         };
         let (zero, nothing) = (yuan(0), String::new());
@@ -125,7 +125,7 @@ impl OrderHandler<'_> {
 }
 
 /// Returns the fund-flow bill, which is the same in both of WeChat Pay's APIs.
-pub(in crate::sandbox) fn fund_flow(lines: &[Line<'_>]) -> String {
+pub(crate) fn fund_flow(lines: &[Line<'_>]) -> String {
     let mut text = format!("\u{feff}{FUND_FLOW}\r\n");
     let (mut balance, mut incomes, mut income, mut expense) = (0, 0, 0, 0);
     for line in lines {

@@ -7,7 +7,7 @@ use super::orders::{OrderHandler, Result, checked, done, order_object};
 use super::reply::Reply;
 use super::reply::parameter;
 use super::schema::{self, Product};
-use crate::sandbox::state::{Id, Payment, State};
+use crate::state::{Id, Payment, State};
 
 /// Owner of every payment code.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";

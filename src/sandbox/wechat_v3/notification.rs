@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 use super::orders::{order_object, refund_object, rfc3339};
 use super::partner::outward;
 use super::reply::{insert, probe, sign};
-use crate::sandbox::WECHAT_SCHEDULE;
-use crate::sandbox::account::wechat_v3::Account;
-use crate::sandbox::keys::{encrypt, random_text};
-use crate::sandbox::notification::{self, ComposedNotification, Key, SendOptions, Subject};
-use crate::sandbox::state::{Id, RefundStatus, SandboxState};
-use crate::sandbox::tamper::Tamper;
+use crate::WECHAT_SCHEDULE;
+use crate::account::wechat_v3::Account;
+use crate::keys::{encrypt, random_text};
+use crate::notification::{self, ComposedNotification, Key, SendOptions, Subject};
+use crate::state::{Id, RefundStatus, SandboxState};
+use crate::tamper::Tamper;
 
 /// Composes a notification of the subject's current state, or returns why there is none.
-pub(in crate::sandbox) fn compose(
+pub(crate) fn compose(
     state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::partner;
 use super::reply::{Reply, parameter};
 use super::schema::{self, Product};
-use crate::sandbox::account::wechat_v3::Account;
-use crate::sandbox::fields::{self, Field};
-use crate::sandbox::keys::{encrypt, random_digits, random_text};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, OrderEntry, Refund, RefundStatus, SandboxState, State};
+use crate::account::wechat_v3::Account;
+use crate::fields::{self, Field};
+use crate::keys::{encrypt, random_digits, random_text};
+use crate::notification::Subject;
+use crate::state::{Id, Order, OrderEntry, Refund, RefundStatus, SandboxState, State};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {

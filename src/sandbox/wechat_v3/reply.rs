@@ -6,8 +6,8 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::sandbox::fault::FaultKind;
-use crate::sandbox::keys::{SigningKey, random_digits, random_text};
+use crate::fault::FaultKind;
+use crate::keys::{SigningKey, random_digits, random_text};
 
 /// Response before signing.
 pub(super) struct Reply {

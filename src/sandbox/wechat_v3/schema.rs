@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::sandbox::fields::FieldType::{Flag, Object, Objects, Text, Texts, Whole};
-use crate::sandbox::fields::{Field, any, optional, required};
+use crate::fields::FieldType::{Flag, Object, Objects, Text, Texts, Whole};
+use crate::fields::{Field, any, optional, required};
 
 /// Payment product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +243,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::sandbox::fields::check;
+    use crate::fields::check;
 
     #[test]
     fn invalid_fields_are_rejected_with_their_names() {

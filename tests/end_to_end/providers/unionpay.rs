@@ -1,6 +1,6 @@
 //! UnionPay's response codes: the merchant's error code, whether a retry is sent, what the breaker counts.
 
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
 
 use super::*;
 use crate::harness::{SHOP, send, signed_headers};

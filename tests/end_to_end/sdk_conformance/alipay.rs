@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use super::{account, all_are, fields, golden_key, golden_parts, run_sdk};
 use crate::harness::{World, WorldOptions, payment_body, send};

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 /// Returns a directory with a channel of each provider and a listener with TLS.
 pub(super) fn everything() -> Dir {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::app::Fixture;
 use super::{CANCEL, CLOSE, PAY, PRECREATE, QUERY, code_order, number};
 use crate::keygen::SandboxProvider;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::merchant::Receiver;
 
 const REFUND: &str = "alipay.trade.refund";
 const REFUND_QUERY: &str = "alipay.trade.fastpay.refund.query";

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::shop::{Fields, Fixture};
 use super::{APP, BACK, app_order, code_order, with};
 use crate::keygen::SandboxProvider;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::merchant::Receiver;
 
 /// Creates a paid order. Returns UnionPay's number of it.
 async fn paid(fixture: &Fixture, number: &str) -> (Fields, String) {

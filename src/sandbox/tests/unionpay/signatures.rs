@@ -6,7 +6,7 @@ use super::keys::Keys;
 use super::shop::{self, Fixture, joined};
 use super::{APP, app_order, with};
 use crate::keygen::SandboxProvider;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::merchant::Receiver;
 
 #[tokio::test]
 async fn request_with_invalid_signature_is_rejected_unsigned() {

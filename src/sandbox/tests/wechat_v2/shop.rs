@@ -22,10 +22,10 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::Options;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
-use crate::sandbox::Options;
-use crate::sandbox::tests::faults::NoCertificate;
-use crate::sandbox::tests::merchant::{Failure, TestSandbox};
+use crate::tests::faults::NoCertificate;
+use crate::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Parameters = BTreeMap<String, String>;
 

@@ -9,18 +9,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tollgate_plugins::payment::provider_number;
+use tollgate_merchant::webhook_secret;
+use tollgate_sandbox::keygen::sandbox_channel_of;
+use tollgate_sandbox::{Options, Sandbox};
 
 use super::backing_services::BackingServices;
 use super::pay_methods::{CHANNELS, routes};
 use super::receiver::Receiver;
 use super::tcp_proxy::TcpProxy;
-use crate::clock::stamp;
-use crate::harness::http_client::send_request;
-use crate::harness::process::{GatewayProcess, unused_address};
-use crate::keygen;
-use crate::sandbox::{Options, Sandbox};
-use crate::sign::{Credentials, plain};
+use crate::http_client::{json_bytes, send_json};
+use crate::merchant::{MerchantKey, provider_number};
+use crate::process::{GatewayProcess, unused_address};
 
 const KEY_ID: &str = "chaos-1";
 const MERCHANT: &str = "chaos";
@@ -34,7 +33,7 @@ pub(super) struct ChaosEnvironment {
     pub(super) gateways: Vec<GatewayProcess>,
     pub(super) receiver: Receiver,
     pub(super) directory: PathBuf,
-    secret: String,
+    key: MerchantKey,
     /// Proxy between the gateways and the sandbox.
     provider_proxy: TcpProxy,
     services: Option<BackingServices>,
@@ -57,19 +56,20 @@ impl ChaosEnvironment {
         let directory = std::env::temp_dir().join(format!("tollgate-chaos-{}", std::process::id()));
         let cannot = |error: std::io::Error| format!("cannot prepare {}: {error}", directory.display());
         let directories: Vec<PathBuf> = (1..=count).map(|number| directory.join(format!("gateway-{number}"))).collect();
+        let program = std::env::current_exe().map_err(cannot)?;
         let mut gateways = Vec::new();
         for directory in &directories {
-            gateways.push(GatewayProcess::new(directory)?);
+            gateways.push(GatewayProcess::new(&program, directory)?);
         }
         let address = unused_address()?;
         let provider_proxy = TcpProxy::open(vec![address.to_string()]).await?;
         let receiver = Receiver::open(seed).await?;
-        let secret = keygen::merchant_secret();
+        let key = MerchantKey::generate(KEY_ID);
         let Some((first, others)) = directories.split_first() else {
             return Err("a run needs at least one gateway".to_owned());
         };
         let conf = first.join("conf");
-        write_shared_config(&conf, provider_proxy.address(), &secret, &receiver.url()).map_err(cannot)?;
+        write_shared_config(&conf, provider_proxy.address(), &key.secret, &receiver.url()).map_err(cannot)?;
         others.iter().try_for_each(|other| copy_directory(&conf, &other.join("conf"))).map_err(cannot)?;
         // The providers send notifications to one address. The proxy forwards each to any gateway.
         let entry_proxy = TcpProxy::open(gateways.iter().map(|gateway| gateway.address.to_string()).collect()).await?;
@@ -90,7 +90,7 @@ impl ChaosEnvironment {
             gateways,
             receiver,
             directory,
-            secret,
+            key,
             provider_proxy,
             services,
             active_pauses: Arc::default(),
@@ -142,15 +142,12 @@ impl ChaosEnvironment {
         more_headers: &[(&'static str, Option<&str>)],
         body: &Value,
     ) -> Result<(u16, Value), String> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let stamp = stamp();
-        let secret = self.secret.as_bytes();
-        let credentials = Credentials { key_id: KEY_ID, secret, created: stamp.unix_time, nonce: &stamp.nonce };
-        let mut headers = plain(&credentials, method, target, body.as_bytes());
-        headers.extend(more_headers.iter().filter_map(|(name, value)| value.map(|value| (*name, value.to_owned()))));
+        let headers: Vec<_> = more_headers.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
         let gateway = &self.gateways[index % self.gateways.len()];
-        let request = send_request(gateway.address, method, target, &headers, body);
+        let body = json_bytes(body);
+        let request = self.key.send(gateway.address, method, target, &headers, &body);
         let response = tokio::time::timeout(RESPONSE_TIMEOUT, request).await;
+        let response = response.map(|response| response.map(|response| (response.status, response.json())));
         response.unwrap_or_else(|_| Err(format!("no response within {RESPONSE_TIMEOUT:?}")))
     }
 
@@ -166,8 +163,7 @@ impl ChaosEnvironment {
 
     /// Calls the sandbox's control API. Returns the status and the JSON body.
     pub(super) async fn control(&self, method: &str, path: &str, body: Value) -> Result<(u16, Value), String> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        send_request(self.sandbox.control_address(), method, path, &[], body).await
+        send_json(method, &format!("http://{}{path}", self.sandbox.control_address()), &body).await
     }
 
     /// Adds a scripted fault to the sandbox.
@@ -217,7 +213,7 @@ fn write_shared_config(conf: &Path, provider: SocketAddr, secret: &str, receiver
     std::fs::create_dir_all(conf.join("merchants"))?;
     std::fs::create_dir_all(&folder)?;
     for (channel, kind) in CHANNELS {
-        let file = keygen::sandbox_channel_of(*kind, &folder, channel, &provider.to_string())?.channel;
+        let file = sandbox_channel_of(*kind, &folder, channel, &provider.to_string())?.channel;
         let text = std::fs::read_to_string(&file)?;
         std::fs::write(&file, with_chaos_settings(&text))?;
     }
@@ -247,7 +243,7 @@ fn process_config(gateway: &GatewayProcess, public: &str, services: &str) -> Str
 }
 
 fn merchant_config(secret: &str, url: &str) -> String {
-    let webhook = keygen::webhook_secret();
+    let webhook = webhook_secret();
     format!(
         "keys = [{{ id = \"{KEY_ID}\", secret = \"plain:{secret}\" }}]\nwebhook = {{ url = \"{url}\", secrets = [\"plain:{webhook}\"] }}\n"
     )

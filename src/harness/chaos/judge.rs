@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::client_log::ClientLog;
 use super::environment::{ChaosEnvironment, provider_order_number, provider_refund_number};
 use super::scan::ScanOutcome;
-use crate::ledger::MAX_REPEATED_CREATES;
 
 /// Result of the comparison of one order.
 #[derive(Debug, Default)]
@@ -36,6 +35,9 @@ impl OrderVerdict {
         Self { status: error, unsettled: vec![UNKNOWN], ..Self::default() }
     }
 }
+
+/// Maximum number of identical creates that the gateway repeats to get a lost action again, as documented.
+const MAX_REPEATED_CREATES: u64 = 3;
 
 const NOT_PAID: &str = "reported succeeded, not paid";
 const NO_EVENT: &str = "paid, no event";
@@ -111,7 +113,7 @@ impl OrderRecords<'_> {
         verdict.reversals = executed("cancel");
         // Where the provider documents it, the gateway repeats the identical create to get a lost action again.
         let may_repeat = log.scan.is_none() && log.pay_method.channel != "unionpay";
-        let repeats = if may_repeat { u64::from(MAX_REPEATED_CREATES) } else { 0 };
+        let repeats = if may_repeat { MAX_REPEATED_CREATES } else { 0 };
         if verdict.create_requests > 1 + log.expected_resends + repeats || verdict.executions > 1 {
             verdict
                 .errors

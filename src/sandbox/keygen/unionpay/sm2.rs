@@ -10,10 +10,10 @@ use rand::Rng;
 use sm2::dsa::SigningKey;
 use sm2::dsa::signature::Signer as _;
 use sm2::elliptic_curve::rand_core::OsRng;
-use sm2::pkcs8::EncodePrivateKey;
+use sm2::pkcs8::{EncodePrivateKey, LineEnding};
 use sm2::{PublicKey, SecretKey};
 use x509_cert::der::asn1::{BitString, ObjectIdentifier, Uint, UtcTime};
-use x509_cert::der::{self, Encode};
+use x509_cert::der::{self, Encode, EncodePem};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
 use x509_cert::ext::{AsExtension, Extensions};
 use x509_cert::name::Name;
@@ -24,7 +24,6 @@ use x509_cert::{Certificate, TbsCertificate, Version};
 
 use super::super::authority::{LIFETIME_YEARS, generation_error};
 use super::{Authority, SigningIdentity};
-use crate::pem;
 
 /// Object identifier of SM2 signatures with SM3.
 const ALGORITHM: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.156.10197.1.501");
@@ -59,7 +58,7 @@ impl Authority for Sm2Authority {
         let subject =
             Subject { name: &name, number, authority: None, usage: KeyUsage(KeyUsages::DigitalSignature.into()) };
         let certificate = issue(&subject, &key.public_key(), &self.name, &self.key)?;
-        let private_key = pem::write("PRIVATE KEY", key.to_pkcs8_der().map_err(generation_error)?.as_bytes());
+        let private_key = key.to_pkcs8_pem(LineEnding::LF).map_err(generation_error)?.to_string();
         Ok(SigningIdentity { certificate, private_key })
     }
 
@@ -110,7 +109,7 @@ fn issue(subject: &Subject<'_>, public_key: &PublicKey, issuer: &Name, key: &Sec
         tbs_certificate: signed,
         signature: BitString::from_bytes(&signature).map_err(generation_error)?,
     };
-    Ok(pem::write("CERTIFICATE", &certificate.to_der().map_err(generation_error)?))
+    certificate.to_pem(LineEnding::LF).map_err(generation_error)
 }
 
 fn content(subject: &Subject<'_>, public_key: &PublicKey, issuer: &Name) -> io::Result<TbsCertificate> {

@@ -1,19 +1,13 @@
 //! The merchant's webhook receiver: sometimes rejects or delays an event, and records every accepted one.
 
 use std::collections::{HashMap, HashSet};
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use parking_lot::Mutex;
-use serde_json::Value;
-use tokio::net::TcpListener;
+
+use crate::event_receiver::{Delivery, EventReceiver, order_of};
 
 /// Accepted events of one order.
 #[derive(Clone, Debug, Default)]
@@ -34,21 +28,23 @@ struct State {
 }
 
 pub(super) struct Receiver {
-    address: SocketAddr,
+    endpoint: EventReceiver,
     state: Arc<Mutex<State>>,
 }
 
 impl Receiver {
     pub(super) async fn open(seed: u64) -> Result<Self, String> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
         let state = Arc::new(Mutex::new(State::default()));
-        tokio::spawn(receive(listener, Arc::clone(&state), seed));
-        Ok(Self { address, state })
+        let accepted = Arc::clone(&state);
+        let endpoint = EventReceiver::open(move |delivery| {
+            let state = Arc::clone(&accepted);
+            async move { accept(&state, seed, delivery).await }
+        });
+        Ok(Self { endpoint: endpoint.await.map_err(|error| error.to_string())?, state })
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}/events", self.address)
+        self.endpoint.url()
     }
 
     pub(super) fn events_of(&self, order: &str) -> ReceivedEvents {
@@ -62,43 +58,23 @@ impl Receiver {
     }
 }
 
-async fn receive(listener: TcpListener, state: Arc<Mutex<State>>, seed: u64) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| handle(Arc::clone(&state), request, seed));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
-}
-
-async fn handle(
-    state: Arc<Mutex<State>>,
-    request: Request<Incoming>,
-    seed: u64,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let event: Value = serde_json::from_slice(&body).unwrap_or_default();
+async fn accept(state: &Mutex<State>, seed: u64, delivery: Delivery) -> StatusCode {
+    let event = delivery.event();
     let id = event["id"].as_str().unwrap_or_default().to_owned();
-    let mut response = Response::new(Full::new(Bytes::new()));
     // One event in sixteen is rejected at its first delivery, and one in sixteen is accepted after 300 ms.
     let slot = id.bytes().fold(seed, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 16;
     if slot == 0 && state.lock().rejected.insert(id.clone()) {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        return Ok(response);
+        return StatusCode::SERVICE_UNAVAILABLE;
     }
     if slot == 1 {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let data = &event["data"];
-    let record = if data["payment"].is_null() { &data["refund"] } else { &data["payment"] };
-    let order = record["order_id"].as_str().unwrap_or_default().to_owned();
     let mut state = state.lock();
-    let events = state.events.entry(order).or_default();
+    let events = state.events.entry(order_of(&event).to_owned()).or_default();
     if events.ids.insert(id) {
         events.types.push(event["type"].as_str().unwrap_or_default().to_owned());
     } else {
         state.duplicates += 1;
     }
-    Ok(response)
+    StatusCode::OK
 }

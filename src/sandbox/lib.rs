@@ -1,11 +1,21 @@
-//! `tollgate sandbox`: simulates WeChat Pay, Alipay and UnionPay with their real wire protocols, for tests and
-//! demonstrations.
+//! Provider simulators: WeChat Pay, Alipay and UnionPay with their real wire protocols, for tests and demonstrations.
 //!
-//! The sandbox is a second implementation of each protocol and shares no code with the gateway's plugins. If the two
-//! read a provider's documentation differently, a test fails. The sandbox verifies every signature, rejects what the
-//! provider rejects, signs its responses, and repeats notifications until they are acknowledged. A control API acts
-//! as the payer and scripts faults. Counters of requests and executions let a test prove that nothing was executed
-//! twice.
+//! The sandbox is a second implementation of each protocol. It imports no other crate of the gateway, because it judges them: if
+//! the two read a provider's documentation differently, a test fails. The sandbox verifies every signature, rejects what the
+//! provider rejects, signs its responses, and repeats notifications until they are acknowledged. A control API acts as the payer
+//! and scripts faults. Counters of requests and executions let a test prove that nothing was executed twice.
+//!
+//! # Map
+//! | module | purpose |
+//! |---|---|
+//! | [`keygen`] | `tollgate keygen sandbox`: accounts, with keys of both sides |
+//! | `account` | accounts as read from their folders |
+//! | `listener`, `server`, `response_action` | connections: TLS, client certificates, HTTP, scripted cuts |
+//! | `wechat_v3`, `wechat_v2`, `alipay`, `unionpay` | one protocol each: signatures, fields, words of its answers |
+//! | `fields`, `form`, `keys`, `zip`, `bills` | parts that several protocols share |
+//! | `state`, `context` | orders, refunds, counters |
+//! | `notification`, `notify`, `tamper`, `http_client` | notifications and their delivery |
+//! | `control`, `console`, `fault` | control API: the payer, the provider's console, scripted faults |
 
 mod account;
 mod alipay;
@@ -17,6 +27,7 @@ mod fault;
 mod fields;
 mod form;
 mod http_client;
+pub mod keygen;
 mod keys;
 mod listener;
 mod notification;

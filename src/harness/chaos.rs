@@ -37,7 +37,7 @@ use self::client_log::ClientLog;
 use self::counts::FaultCounts;
 use self::environment::ChaosEnvironment;
 use self::reconcile::Report;
-use crate::output::say;
+use crate::Printer;
 
 /// Arguments of `tollgate chaos`.
 #[derive(Args, Clone, Debug)]
@@ -52,8 +52,8 @@ pub struct ChaosArgs {
     #[arg(long)]
     seed: Option<u64>,
     /// Inject no faults into gateways and connections; only providers, clients and the webhook receiver fail
-    #[arg(long)]
-    calm: bool,
+    #[arg(long, alias = "calm")]
+    no_infrastructure_faults: bool,
     /// Number of gateways; several need --postgres and --redis, a single one has an embedded ledger without them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     gateways: u8,
@@ -67,12 +67,12 @@ pub struct ChaosArgs {
 }
 
 /// Makes the payments, reconciles the records and prints the report. Returns an error if the records do not agree.
-pub fn run(arguments: &ChaosArgs) -> Result<(), String> {
+pub fn run(arguments: &ChaosArgs, print: Printer) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    runtime.block_on(run_async(arguments))
+    runtime.block_on(run_async(arguments, print))
 }
 
-async fn run_async(arguments: &ChaosArgs) -> Result<(), String> {
+async fn run_async(arguments: &ChaosArgs, print: Printer) -> Result<(), String> {
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let ChaosArgs { payments, clients, gateways, .. } = *arguments;
     let services = match (&arguments.postgres, &arguments.redis) {
@@ -81,10 +81,16 @@ async fn run_async(arguments: &ChaosArgs) -> Result<(), String> {
         _ => None,
     };
     let shared = services.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
-    say!("seed {seed}; repeat with: tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}");
+    print(format_args!(
+        "seed {seed}; repeat with: tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}"
+    ));
     let environment = Arc::new(ChaosEnvironment::start(seed, usize::from(gateways), services).await?);
     let (stop, stopped) = watch::channel(false);
-    let injectors = if arguments.calm { Vec::new() } else { start_fault_injectors(&environment, &stopped, seed) };
+    let injectors = if arguments.no_infrastructure_faults {
+        Vec::new()
+    } else {
+        start_fault_injectors(&environment, &stopped, seed)
+    };
     let start = Instant::now();
     let logs = run_clients(&environment, arguments, seed).await;
     let duration = start.elapsed();
@@ -97,7 +103,7 @@ async fn run_async(arguments: &ChaosArgs) -> Result<(), String> {
     let proxies = proxies.map(|(name, proxy)| (format!("connections to {name}"), proxy.counts()));
     injected.extend(proxies);
     let report = Report::reconcile(&environment, logs).await;
-    report.print(duration, &injected);
+    report.print(duration, &injected, print);
     if !report.agrees() {
         return Err(format!("the records do not agree; see the gateways' logs in {}", environment.directory.display()));
     }

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use self::environment::DemoEnvironment;
 use self::shop::Shop;
-use crate::output::say;
+use crate::Printer;
 
 /// Runs the demo. With `keep`, sandbox, gateway and merchant run until Ctrl-C.
-pub fn run(keep: bool) -> Result<(), String> {
+pub fn run(keep: bool, print: Printer) -> Result<(), String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let environment = DemoEnvironment::start().await?;
-        let result = run_steps(&environment).await;
+        let result = run_steps(&environment, &Narrator(print)).await;
         if keep && result.is_ok() {
-            environment.print_hints();
+            environment.print_hints(print);
             tokio::signal::ctrl_c().await.map_err(|error| error.to_string())?;
         }
         environment.shut_down();
@@ -25,42 +25,42 @@ pub fn run(keep: bool) -> Result<(), String> {
     })
 }
 
-async fn run_steps(environment: &DemoEnvironment) -> Result<(), String> {
+async fn run_steps(environment: &DemoEnvironment, narrator: &Narrator) -> Result<(), String> {
     let shop = &environment.shop;
-    title("Sandbox, gateway and shop run on this machine");
-    fact(
+    narrator.title("Sandbox, gateway and shop run on this machine");
+    narrator.fact(
         "provider",
         &format!(
             "a sandbox of WeChat Pay v3 at https://{} (mutual TLS, every signature is verified)",
             environment.sandbox.address()
         ),
     );
-    fact("gateway", &format!("Tollgate at http://{}", environment.gateway.address));
-    fact("shop", &format!("a merchant that receives webhook events at {}", shop.url()));
+    narrator.fact("gateway", &format!("Tollgate at http://{}", environment.gateway.address));
+    narrator.fact("shop", &format!("a merchant that receives webhook events at {}", shop.url()));
 
-    title("1  The shop asks for a payment of 8.88 CNY");
+    narrator.title("1  The shop asks for a payment of 8.88 CNY");
     let order = json!({"order_id": "tea-1", "amount": {"value": 888, "currency": "CNY"}, "description": "龙井茶 Longjing tea", "method": "wechat.native"});
     let (status, first) = shop.send("POST", "/v1/payments", Some("demo-key-1"), &order).await?;
-    fact("response", &format!("{status}, status {}", text(&first["status"])));
+    narrator.fact("response", &format!("{status}, status {}", text(&first["status"])));
     let link = first["action"]["data"].as_str().ok_or_else(|| format!("the response has no QR code: {first}"))?;
-    say!("{}", qr_code(link)?);
-    why(
+    narrator.line(format_args!("{}", qr_code(link)?));
+    narrator.why(
         "The idempotency claim was on disk before the request was sent. WeChat Pay's signature of the response was verified.",
     );
 
-    title("2  The shop retries: it sends the same request five times at once");
+    narrator.title("2  The shop retries: it sends the same request five times at once");
     let statuses = send_five_times(shop, &order).await?;
-    fact("responses", &statuses);
+    narrator.fact("responses", &statuses);
     let seen = environment.sandbox_order("tea-1").await?;
-    fact("provider", &format!("requests received: {}", seen["arrivals"]["create"]));
-    why("One idempotency key is one payment. A retry gets the first response, byte for byte.");
+    narrator.fact("provider", &format!("requests received: {}", seen["arrivals"]["create"]));
+    narrator.why("One idempotency key is one payment. A retry gets the first response, byte for byte.");
 
-    title("3  The payer scans the code and pays");
+    narrator.title("3  The payer scans the code and pays");
     environment.pay("tea-1").await?;
     let event = shop.wait_for_event("payment.succeeded").await?;
-    fact("notified", "the provider's notification was verified, decrypted, recorded, and then acknowledged");
-    fact("event", &format!("{} {}", text(&event["type"]), text(&event["id"])));
-    fact(
+    narrator.fact("notified", "the provider's notification was verified, decrypted, recorded, and then acknowledged");
+    narrator.fact("event", &format!("{} {}", text(&event["type"]), text(&event["id"])));
+    narrator.fact(
         "payment",
         &format!(
             "status {}, money {}",
@@ -68,19 +68,19 @@ async fn run_steps(environment: &DemoEnvironment) -> Result<(), String> {
             text(&event["data"]["payment"]["money_state"])
         ),
     );
-    why(
+    narrator.why(
         "The notification was durable before it was acknowledged: after a crash the event is still delivered, with the same id.",
     );
 
-    title("4  The connection is cut after the provider has executed a request");
+    narrator.title("4  The connection is cut after the provider has executed a request");
     environment.add_fault(json!({"operation": "create", "fault": "cut_after"})).await?;
     let mut second = order.clone();
     second["order_id"] = "tea-2".into();
     let (status, unknown) = shop.send("POST", "/v1/payments", Some("demo-key-2"), &second).await?;
-    fact("response", &format!("{status}, status {}", text(&unknown["status"])));
+    narrator.fact("response", &format!("{status}, status {}", text(&unknown["status"])));
     let found = shop.wait_for_status("tea-2", "pending").await?;
     let seen = environment.sandbox_order("tea-2").await?;
-    fact(
+    narrator.fact(
         "resolved",
         &format!(
             "status {}; requests received by the provider: create {}, query {}",
@@ -89,31 +89,31 @@ async fn run_steps(environment: &DemoEnvironment) -> Result<(), String> {
             seen["arrivals"]["query"]
         ),
     );
-    why(
+    narrator.why(
         "An unclear result is `unknown`, never a guess. The resolver queried the provider. The order number is unique there: no double payment.",
     );
 
-    title("5  A forged notification says that tea-2 was paid");
+    narrator.title("5  A forged notification says that tea-2 was paid");
     let status = environment.send_forged_notification("tea-2").await?;
-    fact(
+    narrator.fact(
         "response",
         &format!("{status}, rejected: a provider repeats a genuine notification until it is acknowledged"),
     );
-    why("The signature was wrong, so the content was not decrypted.");
+    narrator.why("The signature was wrong, so the content was not decrypted.");
 
-    title("6  The shop refunds 3.00 CNY");
+    narrator.title("6  The shop refunds 3.00 CNY");
     let refund = json!({"refund_id": "back-1", "amount": {"value": 300, "currency": "CNY"}, "reason": "一袋破了 one bag was torn"});
     let (status, _) = shop.send("POST", "/v1/payments/tea-1/refunds", Some("demo-key-3"), &refund).await?;
     let event = shop.wait_for_event("refund.succeeded").await?;
-    fact("response", &status.to_string());
-    fact("event", &format!("{}, {} fen", text(&event["type"]), event["data"]["refund"]["amount"]["value"]));
+    narrator.fact("response", &status.to_string());
+    narrator.fact("event", &format!("{}, {} fen", text(&event["type"]), event["data"]["refund"]["amount"]["value"]));
     let payment = shop.payment("tea-1").await?;
-    fact("payment", &format!("{} of {} fen refunded", payment["refunded"], payment["amount"]["value"]));
+    narrator.fact("payment", &format!("{} of {} fen refunded", payment["refunded"], payment["amount"]["value"]));
 
-    title("The demo is complete");
-    say!(
+    narrator.title("The demo is complete");
+    narrator.line(format_args!(
         "   Next: `tollgate demo --keep` keeps everything running for your own requests; the README shows the first one with curl.\n"
-    );
+    ));
     Ok(())
 }
 
@@ -138,16 +138,25 @@ fn qr_code(link: &str) -> Result<String, String> {
     Ok(image.lines().map(|line| format!("   \x1b[30;107m{line}\x1b[0m\n")).collect())
 }
 
-fn title(text: &str) {
-    say!("\n\x1b[1m{text}\x1b[0m");
-}
+/// Prints the demo's steps.
+struct Narrator(Printer);
 
-fn fact(name: &str, text: &str) {
-    say!("   {name:<10}{text}");
-}
+impl Narrator {
+    fn title(&self, text: &str) {
+        self.line(format_args!("\n\x1b[1m{text}\x1b[0m"));
+    }
 
-fn why(text: &str) {
-    say!("   \x1b[2m{text}\x1b[0m");
+    fn fact(&self, name: &str, text: &str) {
+        self.line(format_args!("   {name:<10}{text}"));
+    }
+
+    fn why(&self, text: &str) {
+        self.line(format_args!("   \x1b[2m{text}\x1b[0m"));
+    }
+
+    fn line(&self, text: std::fmt::Arguments<'_>) {
+        (self.0)(text);
+    }
 }
 
 fn text(value: &Value) -> &str {

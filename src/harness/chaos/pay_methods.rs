@@ -3,8 +3,7 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-
-use crate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 /// Channel names with their providers.
 pub(super) const CHANNELS: &[(&str, SandboxProvider)] = &[

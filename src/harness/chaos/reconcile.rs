@@ -13,7 +13,7 @@ use super::counts::FaultCounts;
 use super::environment::ChaosEnvironment;
 use super::judge::{MISMATCHES, OrderVerdict, compare_order};
 use super::scan::ScanOutcome;
-use crate::output::say;
+use crate::Printer;
 
 /// Maximum time from the last request until every order is settled: several not-found graces and the third attempt of
 /// a delivery.
@@ -138,8 +138,8 @@ impl Report {
         self.errors.is_empty() && self.max_executions <= 1
     }
 
-    pub(super) fn print(&self, duration: Duration, injected: &[(String, FaultCounts)]) {
-        let line = |name: &str, value: String| say!("{name:<34} {value}");
+    pub(super) fn print(&self, duration: Duration, injected: &[(String, FaultCounts)], print: Printer) {
+        let line = |name: &str, value: String| print(format_args!("{name:<34} {value}"));
         let list = |counts: &mut dyn Iterator<Item = (String, u64)>| {
             counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
         };
@@ -183,9 +183,9 @@ impl Report {
             line(mismatch, self.unsettled.get(mismatch).copied().unwrap_or(0).to_string());
         }
         for error in self.errors.iter().take(20) {
-            say!("ERROR  {error}");
+            print(format_args!("ERROR  {error}"));
         }
-        say!("{}", if self.agrees() { "the records agree" } else { "THE RECORDS DO NOT AGREE" });
+        print(format_args!("{}", if self.agrees() { "the records agree" } else { "THE RECORDS DO NOT AGREE" }));
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use rand::Rng;
 
 use super::authority::server;
-use super::{FILTERS, GeneratedAccount, NewAccount, digits, merchant_secret};
+use super::{FILTERS, GeneratedAccount, NewAccount, digits};
 
 /// UnionPay's `signMethod`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(super) fn make(new_account: &NewAccount<'_>, method: SignMethod) -> io::Resu
             (ACCOUNT_KEYS.to_owned(), channel_keys(new_account.name, "sm2-sm3", number))
         }
         SignMethod::Sha256 | SignMethod::Sm3 => {
-            let key = merchant_secret();
+            let key = hex::encode(rand::random::<[u8; 32]>());
             let line = format!("secure_key = \"plain:{key}\"  # plain secrets are allowed only for a sandbox");
             (format!("secure_key = \"{key}\"                 # for signMethod 11 and 12\n"), line)
         }

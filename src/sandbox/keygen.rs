@@ -1,4 +1,4 @@
-//! `tollgate keygen`: generates secrets, key pairs, and channels whose provider is the sandbox.
+//! `tollgate keygen sandbox`: generates keys of both sides, the account at the sandbox, and the channel that uses it.
 
 mod alipay;
 mod authority;
@@ -11,28 +11,12 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::ValueEnum;
 use rand::Rng;
+use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 
 use self::alipay::Mode;
 use self::unionpay::SignMethod;
-use crate::config::file::is_name;
-use crate::pem;
-
-/// Returns a new secret for a merchant's request signatures: 32 random bytes in base64url.
-pub fn merchant_secret() -> String {
-    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-}
-
-/// Returns a new webhook secret in the format of Standard Webhooks: `whsec_` and 32 random bytes in base64.
-pub fn webhook_secret() -> String {
-    format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>()))
-}
 
 /// RSA key pair of 2048 bits, the size that WeChat Pay requires.
 pub struct RsaKeyPairPem {
@@ -44,14 +28,9 @@ pub struct RsaKeyPairPem {
 
 /// Generates an RSA key pair of 2048 bits.
 pub fn rsa_key_pair() -> io::Result<RsaKeyPairPem> {
-    let failed = |_| io::Error::other("cannot generate an RSA key pair");
-    let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
-    let private = pair.as_der().map_err(failed)?;
-    let public = AsDer::<aws_lc_rs::encoding::PublicKeyX509Der<'_>>::as_der(pair.public_key()).map_err(failed)?;
-    Ok(RsaKeyPairPem {
-        private_key: pem::write("PRIVATE KEY", private.as_ref()),
-        public_key: pem::write("PUBLIC KEY", public.as_ref()),
-    })
+    let pair = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
+        .map_err(|error| io::Error::other(format!("cannot generate an RSA key pair: {error}")))?;
+    Ok(RsaKeyPairPem { private_key: pair.serialize_pem(), public_key: pair.public_key_pem() })
 }
 
 /// Provider and signing method of a sandbox account.
@@ -191,12 +170,18 @@ fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
     Ok(host)
 }
 
+/// Whether `text` is a name that the gateway accepts for a channel.
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.len() <= 63 && text.starts_with(fits) && text.chars().all(|c| fits(c) || c == '-')
+}
+
 fn digits(count: usize) -> String {
     (0..count).map(|_| char::from(b'0' + rand::rng().random_range(0..10u8))).collect()
 }
 
 /// Creates a file with mode 0600, because most of these files contain keys.
-pub(crate) fn write_new(path: &Path, text: &str) -> io::Result<()> {
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -209,14 +194,6 @@ pub(crate) fn write_new(path: &Path, text: &str) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_have_the_documented_format_and_are_unique() {
-        assert_eq!(URL_SAFE_NO_PAD.decode(merchant_secret()).unwrap().len(), 32);
-        let webhook = webhook_secret();
-        assert_eq!(STANDARD.decode(webhook.strip_prefix("whsec_").unwrap()).unwrap().len(), 32);
-        assert_ne!(merchant_secret(), merchant_secret());
-    }
 
     #[test]
     fn sandbox_channel_is_generated_consistently_and_never_overwritten() {

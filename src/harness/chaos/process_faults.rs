@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::counts::FaultCounts;
 use super::environment::ChaosEnvironment;
-use crate::harness::process::GatewayProcess;
+use crate::process::GatewayProcess;
 
 /// Maximum number of start attempts. A start fails while the ledger is unreachable.
 const MAX_START_ATTEMPTS: u32 = 20;

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tollgate_plugins::payment::provider_number;
+use tollgate_merchant::webhook_secret;
+use tollgate_sandbox::keygen::sandbox_channel;
+use tollgate_sandbox::{Options, Sandbox};
 
 use super::shop::Shop;
-use crate::harness::http_client::send_request;
-use crate::harness::process::{GatewayProcess, LOCAL_TIMEOUT, unused_address};
-use crate::keygen;
-use crate::output::say;
-use crate::sandbox::{Options, Sandbox};
+use crate::Printer;
+use crate::http_client::send_json;
+use crate::merchant::provider_number;
+use crate::process::{GatewayProcess, LOCAL_TIMEOUT, unused_address};
 
 /// Sandbox, gateway and merchant of a running demo.
 pub(super) struct DemoEnvironment {
@@ -30,8 +31,9 @@ impl DemoEnvironment {
         for folder in ["merchants", "channels"] {
             std::fs::create_dir_all(conf.join(folder)).map_err(cannot)?;
         }
-        let (gateway, provider) = (GatewayProcess::new(&directory)?, unused_address()?);
-        keygen::sandbox_channel(&conf.join("channels"), "wechat", &provider.to_string()).map_err(cannot)?;
+        let program = std::env::current_exe().map_err(cannot)?;
+        let (gateway, provider) = (GatewayProcess::new(&program, &directory)?, unused_address()?);
+        sandbox_channel(&conf.join("channels"), "wechat", &provider.to_string()).map_err(cannot)?;
         let shop = Shop::open(gateway.address).await?;
         for (file, text) in config_files(&shop, &gateway) {
             std::fs::write(conf.join(file), text).map_err(cannot)?;
@@ -78,17 +80,26 @@ impl DemoEnvironment {
     }
 
     /// Prints commands to try while the demo is left running.
-    pub(super) fn print_hints(&self) {
+    pub(super) fn print_hints(&self, print: Printer) {
         let (conf, gateway) = (self.directory.join("conf"), self.gateway.address);
-        say!("   The demo keeps running until Ctrl-C. In another terminal:");
-        say!("     export SHOP_SECRET={}", self.shop.secret);
-        say!("     URL=http://{gateway}/v1/payments/tea-1");
-        say!("     tollgate sign --key {} --secret env:SHOP_SECRET GET $URL | curl -sH @- $URL", self.shop.key_id);
-        say!("     tollgate explain --conf {} tea-2            timeline of the second payment", conf.display());
-        say!("     curl http://{}/metrics", self.gateway.admin);
-        say!("     curl http://{}/orders            orders at the sandbox", self.sandbox.control_address());
-        say!("     edit {}: the gateway reloads it", conf.join("channels/wechat.toml").display());
-        say!("     tail -f {}", self.gateway.log_file().display());
+        print(format_args!("   The demo keeps running until Ctrl-C. In another terminal:"));
+        print(format_args!("     export SHOP_SECRET={}", self.shop.key.secret));
+        print(format_args!("     URL=http://{gateway}/v1/payments/tea-1"));
+        print(format_args!(
+            "     tollgate sign --key {} --secret env:SHOP_SECRET GET $URL | curl -sH @- $URL",
+            self.shop.key.id
+        ));
+        print(format_args!(
+            "     tollgate explain --conf {} tea-2            timeline of the second payment",
+            conf.display()
+        ));
+        print(format_args!("     curl http://{}/metrics", self.gateway.admin));
+        print(format_args!(
+            "     curl http://{}/orders            orders at the sandbox",
+            self.sandbox.control_address()
+        ));
+        print(format_args!("     edit {}: the gateway reloads it", conf.join("channels/wechat.toml").display()));
+        print(format_args!("     tail -f {}", self.gateway.log_file().display()));
     }
 
     /// Kills the gateway and removes the directory.
@@ -102,8 +113,8 @@ impl DemoEnvironment {
     }
 
     async fn control(&self, method: &str, path: &str, body: Value) -> Result<Value, String> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        match send_request(self.sandbox.control_address(), method, path, &[], body).await? {
+        let url = format!("http://{}{path}", self.sandbox.control_address());
+        match send_json(method, &url, &body).await? {
             (200, body) => Ok(body),
             (status, body) => Err(format!("the sandbox answered {status} to {method} {path}: {body}")),
         }
@@ -118,10 +129,10 @@ fn config_files(shop: &Shop, gateway: &GatewayProcess) -> [(&'static str, String
     );
     let merchant = format!(
         "keys = [{{ id = \"{}\", secret = \"plain:{}\" }}]\nwebhook = {{ url = \"{}\", secrets = [\"plain:{}\"] }}\n",
-        shop.key_id,
-        shop.secret,
+        shop.key.id,
+        shop.key.secret,
         shop.url(),
-        keygen::webhook_secret()
+        webhook_secret()
     );
     let routes = "[[route]]\nto = [{ channel = \"wechat\" }]\n".to_owned();
     [("tollgate.toml", tollgate), ("merchants/demo.toml", merchant), ("routes.toml", routes)]
