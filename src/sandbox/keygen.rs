@@ -1,60 +1,80 @@
 //! `tollgate keygen sandbox`: generates keys of both sides, the account at the sandbox, and the channel that uses it.
 
-mod alipay;
+pub(crate) mod account_kind;
+pub(crate) mod alipay;
 mod authority;
-mod unionpay;
-mod wechat_v2;
-mod wechat_v3;
+pub(crate) mod unionpay;
+pub(crate) mod v3_scheme;
+pub(crate) mod wechat_v2;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::ValueEnum;
-use rand::Rng;
-use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use clap::builder::PossibleValue;
 
-use self::alipay::Mode;
-use self::unionpay::SignMethod;
+use self::account_kind::{AccountKind, NewAccount};
+pub use self::account_kind::{RsaKeyPairPem, rsa_key_pair};
+use super::registry::PROVIDERS;
 
-/// RSA key pair of 2048 bits, the size that WeChat Pay requires.
-pub struct RsaKeyPairPem {
-    /// Private key in PKCS#8 PEM.
-    pub private_key: String,
-    /// Public key in SPKI PEM.
-    pub public_key: String,
-}
+/// Provider and signing method of a sandbox account: one kind of one row of the table of providers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxProvider(&'static str);
 
-/// Generates an RSA key pair of 2048 bits.
-pub fn rsa_key_pair() -> io::Result<RsaKeyPairPem> {
-    let pair = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
-        .map_err(|error| io::Error::other(format!("cannot generate an RSA key pair: {error}")))?;
-    Ok(RsaKeyPairPem { private_key: pair.serialize_pem(), public_key: pair.public_key_pem() })
-}
-
-/// Provider and signing method of a sandbox account.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum SandboxProvider {
+impl SandboxProvider {
     /// WeChat Pay, API v3.
-    #[default]
-    WechatV3,
+    pub const WECHAT_V3: Self = Self("wechat-v3");
     /// WeChat Pay, APIv2.
-    WechatV2,
+    pub const WECHAT_V2: Self = Self("wechat-v2");
     /// Alipay, with public keys.
-    Alipay,
+    pub const ALIPAY: Self = Self("alipay");
     /// Alipay, with certificates.
-    AlipayCertificates,
+    pub const ALIPAY_CERTIFICATES: Self = Self("alipay-certificates");
     /// Alipay, with certificates, by its v3 protocol.
-    AlipayV3,
+    pub const ALIPAY_V3: Self = Self("alipay-v3");
     /// UnionPay, with certificates.
-    Unionpay,
+    pub const UNIONPAY: Self = Self("unionpay");
     /// UnionPay, with a shared key and SHA-256.
-    UnionpaySha256,
+    pub const UNIONPAY_SHA256: Self = Self("unionpay-sha256");
     /// UnionPay, with a shared key and SM3.
-    UnionpaySm3,
+    pub const UNIONPAY_SM3: Self = Self("unionpay-sm3");
     /// UnionPay, with SM2 certificates.
-    UnionpaySm2,
+    pub const UNIONPAY_SM2: Self = Self("unionpay-sm2");
+
+    /// Returns the provider of this name on the command line.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::value_variants().iter().find(|provider| provider.0 == name).copied()
+    }
+
+    fn kind(self) -> Option<&'static AccountKind> {
+        kinds().find(|kind| kind.name == self.0)
+    }
+}
+
+impl Default for SandboxProvider {
+    fn default() -> Self {
+        Self::WECHAT_V3
+    }
+}
+
+impl ValueEnum for SandboxProvider {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<SandboxProvider>> =
+            LazyLock::new(|| kinds().map(|kind| SandboxProvider(kind.name)).collect());
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        self.kind().map(|kind| PossibleValue::new(kind.name).help(kind.help))
+    }
+}
+
+/// Returns every kind of account of every provider.
+fn kinds() -> impl Iterator<Item = &'static AccountKind> {
+    PROVIDERS.into_iter().flat_map(|provider| provider.account_kinds())
 }
 
 /// Files and ids that [`sandbox_channel`] generated.
@@ -72,7 +92,7 @@ pub struct SandboxFiles {
 
 /// Generates a channel to a WeChat Pay v3 sandbox, as [`sandbox_channel_of`] does.
 pub fn sandbox_channel(dir: &Path, name: &str, sandbox_address: &str) -> io::Result<SandboxFiles> {
-    sandbox_channel_of(SandboxProvider::WechatV3, dir, name, sandbox_address)
+    sandbox_channel_of(SandboxProvider::WECHAT_V3, dir, name, sandbox_address)
 }
 
 /// Generates a channel whose provider is a sandbox at `sandbox_address` (`host:port`). The channel file is
@@ -96,17 +116,8 @@ pub fn sandbox_channel_of(
         }
     }
     let new_account = NewAccount { dir, name, host, address: sandbox_address };
-    let generated = match provider {
-        SandboxProvider::WechatV3 => wechat_v3::make(&new_account)?,
-        SandboxProvider::WechatV2 => wechat_v2::make(&new_account)?,
-        SandboxProvider::Alipay => alipay::make(&new_account, Mode::Keys)?,
-        SandboxProvider::AlipayCertificates => alipay::make(&new_account, Mode::Certificates)?,
-        SandboxProvider::AlipayV3 => alipay::make(&new_account, Mode::V3)?,
-        SandboxProvider::Unionpay => unionpay::make(&new_account, SignMethod::Certificates)?,
-        SandboxProvider::UnionpaySha256 => unionpay::make(&new_account, SignMethod::Sha256)?,
-        SandboxProvider::UnionpaySm3 => unionpay::make(&new_account, SignMethod::Sm3)?,
-        SandboxProvider::UnionpaySm2 => unionpay::make(&new_account, SignMethod::Sm2)?,
-    };
+    let unknown = || io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` has no simulator", provider.0));
+    let generated = (provider.kind().ok_or_else(unknown)?.make)(&new_account)?;
     fs::create_dir_all(&account)?;
     for (file, text) in &generated.files {
         write_new(&account.join(file), text)?;
@@ -114,43 +125,6 @@ pub fn sandbox_channel_of(
     write_new(&channel, &generated.channel)?;
     Ok(SandboxFiles { channel, account, mchid: generated.mchid, appid: generated.appid })
 }
-
-/// Directory and name of a new account, and the address of its sandbox.
-struct NewAccount<'a> {
-    dir: &'a Path,
-    name: &'a str,
-    host: &'a str,
-    address: &'a str,
-}
-
-/// Generated account that is not yet written to disk.
-struct GeneratedAccount {
-    /// Files of the account's folder: name and content.
-    files: Vec<(&'static str, String)>,
-    /// Content of the channel file.
-    channel: String,
-    mchid: String,
-    appid: String,
-}
-
-/// Filters of every sandbox channel.
-const FILTERS: &str = r#"
-[[filter]]                                    # outermost first
-use = "limit"
-rate = 600
-
-[[filter]]
-use = "retry"                                 # only requests that were not sent, and queries
-max = 2
-base = "100ms"
-
-[[filter]]
-use = "breaker"
-request_volume_threshold = 20
-error_threshold_percentage = 50
-rolling_window = "10s"
-sleep_window = "5s"
-"#;
 
 fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
     let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidInput, message);
@@ -174,10 +148,6 @@ fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
 fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.len() <= 63 && text.starts_with(fits) && text.chars().all(|c| fits(c) || c == '-')
-}
-
-fn digits(count: usize) -> String {
-    (0..count).map(|_| char::from(b'0' + rand::rng().random_range(0..10u8))).collect()
 }
 
 /// Creates a file with mode 0600, because most of these files contain keys.

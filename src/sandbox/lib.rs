@@ -18,6 +18,7 @@
 //! | `control`, `console`, `fault` | control API: the payer, the provider's console, scripted faults |
 
 mod account;
+mod account_folders;
 mod alipay;
 mod bills;
 mod console;
@@ -32,13 +33,17 @@ mod keys;
 mod listener;
 mod notification;
 mod notify;
+mod provider;
+mod registry;
 mod response_action;
+mod schedules;
 mod server;
 mod state;
 mod tamper;
 #[cfg(test)]
 mod tests;
 mod unionpay;
+mod v3_scheme;
 mod wechat_v2;
 mod wechat_v3;
 mod zip;
@@ -53,39 +58,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::account::Account;
 use self::context::SandboxContext;
 use self::listener::bind;
-
-/// Waits of WeChat Pay before each repetition of a notification.
-pub const WECHAT_SCHEDULE: [Duration; 15] = [
-    Duration::from_secs(15),
-    Duration::from_secs(15),
-    Duration::from_secs(30),
-    minutes(3),
-    minutes(10),
-    minutes(20),
-    minutes(30),
-    minutes(30),
-    minutes(30),
-    minutes(60),
-    minutes(180),
-    minutes(180),
-    minutes(180),
-    minutes(360),
-    minutes(360),
-];
-
-/// Waits of Alipay before each repetition of a notification.
-pub const ALIPAY_SCHEDULE: [Duration; 7] =
-    [minutes(4), minutes(10), minutes(10), minutes(60), minutes(120), minutes(360), minutes(900)];
-
-/// Waits of UnionPay before each repetition of a notification.
-pub const UNIONPAY_SCHEDULE: [Duration; 4] = [minutes(1), minutes(2), minutes(4), minutes(5)];
-
-const fn minutes(count: u64) -> Duration {
-    Duration::from_secs(count * 60)
-}
+pub use self::schedules::{ALIPAY_SCHEDULE, UNIONPAY_SCHEDULE, WECHAT_SCHEDULE};
 
 /// Options of a sandbox.
 #[derive(Clone, Debug)]
@@ -126,7 +101,7 @@ impl Options {
 pub struct Sandbox {
     address: SocketAddr,
     control_address: SocketAddr,
-    shared: Arc<SandboxContext>,
+    context: Arc<SandboxContext>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -137,14 +112,14 @@ impl Sandbox {
             let message = "any caller of the control API can pay orders: use a loopback address, as in 127.0.0.1:8444";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let (accounts, tls) = account::read_all(&options.accounts)?;
-        let certificates =
-            options.require_client_certificate && accounts.values().all(Account::requires_client_certificate);
+        let (accounts, tls) = account_folders::read_all(&options.accounts)?;
+        let certificates = options.require_client_certificate
+            && accounts.values().all(|account| account.requires_client_certificate());
         let tls = server::Tls::read(&tls, certificates)?;
         let listener = bind(options.listen).await?;
         let control = bind(options.control).await?;
         let (address, control_address) = (listener.local_addr()?, control.local_addr()?);
-        let shared = Arc::new(SandboxContext {
+        let context = Arc::new(SandboxContext {
             accounts,
             schedule: options.notify_schedule,
             refund_auto: options.refund_auto,
@@ -154,10 +129,10 @@ impl Sandbox {
             stop: watch::Sender::new(false),
         });
         let tasks = vec![
-            shared.spawn(server::run(shared.clone(), listener, tls)),
-            shared.spawn(control::run(shared.clone(), control)),
+            context.spawn(server::run(context.clone(), listener, tls)),
+            context.spawn(control::run(context.clone(), control)),
         ];
-        Ok(Self { address, control_address, shared, tasks })
+        Ok(Self { address, control_address, context, tasks })
     }
 
     /// Address for merchants' requests.
@@ -172,12 +147,12 @@ impl Sandbox {
 
     /// Returns the served accounts, each by its mchid, app_id or merId.
     pub fn accounts(&self) -> impl Iterator<Item = &str> {
-        self.shared.accounts.keys().map(String::as_str)
+        self.context.accounts.keys().map(String::as_str)
     }
 
     /// Closes listeners and connections, and aborts notifications. Both ports are free afterwards.
     pub async fn stop(mut self) {
-        self.shared.stop.send_replace(true);
+        self.context.stop.send_replace(true);
         for task in std::mem::take(&mut self.tasks) {
             let _ = task.await;
         }
@@ -186,7 +161,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        self.shared.stop.send_replace(true);
+        self.context.stop.send_replace(true);
     }
 }
 
@@ -197,7 +172,7 @@ pub async fn run_command(listen: SocketAddr, control: SocketAddr, accounts: Vec<
     let mut out = io::stdout();
     let _ = writeln!(out, "sandbox  https://{}", sandbox.address());
     let _ = writeln!(out, "control  http://{}", sandbox.control_address());
-    let accounts = sandbox.shared.accounts.iter();
+    let accounts = sandbox.context.accounts.iter();
     let mut accounts: Vec<_> = accounts.map(|(name, account)| (account.provider(), name)).collect();
     accounts.sort_unstable();
     for (provider, name) in accounts {

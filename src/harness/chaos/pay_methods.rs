@@ -7,10 +7,10 @@ use tollgate_sandbox::keygen::SandboxProvider;
 
 /// Channel names with their providers.
 pub(super) const CHANNELS: &[(&str, SandboxProvider)] = &[
-    ("wechat", SandboxProvider::WechatV3),
-    ("alipay", SandboxProvider::Alipay),
-    ("wechat-v2", SandboxProvider::WechatV2),
-    ("unionpay", SandboxProvider::Unionpay),
+    ("wechat", SandboxProvider::WECHAT_V3),
+    ("alipay", SandboxProvider::ALIPAY),
+    ("wechat-v2", SandboxProvider::WECHAT_V2),
+    ("unionpay", SandboxProvider::UNIONPAY),
 ];
 
 /// A payment method of one channel, with the payer's data.

@@ -24,7 +24,7 @@ pub(crate) struct Account {
     pub(crate) certificates: Option<Certificates>,
     /// Alipay's next key and certificate, in certificate mode.
     pub(crate) next: Option<NextKey>,
-    pub(super) tls: TlsFiles,
+    pub(crate) tls: TlsFiles,
 }
 
 /// Alipay's next key and certificate.
@@ -56,7 +56,7 @@ impl Account {
         }
     }
 
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         let next = file.next.map(|next| {
             Ok::<_, io::Error>(NextKey {

@@ -12,7 +12,7 @@ use crate::keys::{Certificate, SigningKey, sm2};
 pub(crate) struct Account {
     pub(crate) mer_id: String,
     pub(crate) keys: Keys,
-    pub(super) tls: TlsFiles,
+    pub(crate) tls: TlsFiles,
 }
 
 /// Keys of both sides.
@@ -58,7 +58,7 @@ impl Certificates {
 }
 
 impl Account {
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         let keys = match (file.secure_key, file.merchant, file.unionpay) {
             (Some(key), None, None) => Keys::Secret(key),

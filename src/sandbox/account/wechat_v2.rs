@@ -19,11 +19,11 @@ pub(crate) struct Account {
     pub(crate) api: String,
     /// Serial number of the client certificate that refunds and reversals require.
     pub(crate) serial: String,
-    pub(super) tls: TlsFiles,
+    pub(crate) tls: TlsFiles,
 }
 
 impl Account {
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         if file.api.len() != 32 || !file.api.is_ascii() {
             return Err(account_file.error("`api` must be exactly 32 ASCII characters".to_owned()));

@@ -12,13 +12,13 @@ use super::codes::{add, china, finished, trade_object};
 use super::gbk;
 use super::reply::tamper_amounts;
 use super::yuan::yuan;
-use crate::ALIPAY_SCHEDULE;
 use crate::account::alipay::Account;
 use crate::form::Form;
 use crate::keys::random_digits;
 use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::schedules::ALIPAY_SCHEDULE;
 use crate::state::{Id, RefundStatus, SandboxState};
-use crate::tamper::Tamper;
+use crate::tamper::{ONE_SIGN_TYPE, Tamper};
 
 /// Composes a notification of the subject's current state, or returns why there is none.
 pub(crate) fn compose(
@@ -27,6 +27,9 @@ pub(crate) fn compose(
     subject: &Subject,
     sending: &SendOptions,
 ) -> Result<ComposedNotification, String> {
+    if sending.tamper == Some(Tamper::SignType) {
+        return Err(ONE_SIGN_TYPE.to_owned());
+    }
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest)) = sending.tamper {
         return Err(format!("Alipay's notifications have nothing for {tamper:?}: they name no key and send no probes"));
     }

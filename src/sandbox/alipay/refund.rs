@@ -9,7 +9,7 @@ use super::trade::{Done, OrderHandler, Result, done, not_exist};
 use super::yuan::{fen, yuan};
 use crate::keys::random_digits;
 use crate::notification::Subject;
-use crate::state::{Id, OrderEntry, Refund, RefundStatus, State};
+use crate::state::{Id, OrderEntry, OrderState, Refund, RefundStatus};
 
 impl OrderHandler<'_> {
     pub(super) fn refund(&mut self, content: Value, notify_url: Option<String>, auto: bool) -> Result {
@@ -87,7 +87,7 @@ impl OrderHandler<'_> {
         at_once: bool,
     ) {
         let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(id) else { return };
-        order.state = State::Refund;
+        order.state = OrderState::Refund;
         refunds.push(request.1.clone());
         let refund = Refund {
             order: id.1.clone(),

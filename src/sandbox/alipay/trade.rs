@@ -10,7 +10,7 @@ use super::{Method, success, trade_number};
 use crate::account::alipay::Account;
 use crate::keys::{random_digits, random_text};
 use crate::notification::Subject;
-use crate::state::{Id, Order, Payment, SandboxState, State};
+use crate::state::{Id, Order, OrderState, Payment, SandboxState};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
@@ -69,7 +69,7 @@ impl OrderHandler<'_> {
             return waiting(&id);
         }
         let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        order.state = State::Success;
+        order.state = OrderState::Success;
         order.payment = Some(Payment { payer: BUYER.to_owned(), amount: order.total, at: self.now });
         let mut object = success();
         add(&mut object, trade_object(&id.1, order));
@@ -87,14 +87,14 @@ impl OrderHandler<'_> {
             content
         };
         match order.state {
-            State::Success | State::Refund => Err(Reply::business("ACQ.TRADE_HAS_SUCCESS", "交易已被支付")),
-            State::Closed | State::PayError => Err(Reply::business("ACQ.TRADE_HAS_CLOSE", "交易已经关闭")),
-            State::NotPay
+            OrderState::Success | OrderState::Refund => Err(Reply::business("ACQ.TRADE_HAS_SUCCESS", "交易已被支付")),
+            OrderState::Closed | OrderState::PayError => Err(Reply::business("ACQ.TRADE_HAS_CLOSE", "交易已经关闭")),
+            OrderState::NotPay
                 if order.product != method.product() || without_code(&order.parameters) != without_code(content) =>
             {
                 Err(Reply::business("ACQ.CONTEXT_INCONSISTENT", "交易信息被篡改：与首次请求的参数不一致"))
             }
-            State::NotPay => Ok(true),
+            OrderState::NotPay => Ok(true),
         }
     }
 
@@ -118,7 +118,7 @@ impl OrderHandler<'_> {
             product: method.product(),
             total: text("total_amount").and_then(fen).unwrap_or_default(),
             expires: end,
-            state: State::NotPay,
+            state: OrderState::NotPay,
             transaction_id: format!("{today}22001{}", random_digits(15)),
             payment: None,
             notify_url,
@@ -184,10 +184,10 @@ impl OrderHandler<'_> {
     pub(super) fn close(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
         let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        if order.state != State::NotPay {
+        if order.state != OrderState::NotPay {
             return Err(Reply::business("ACQ.REASON_TRADE_STATUS_INVALID", "交易状态不合法"));
         }
-        order.state = State::Closed;
+        order.state = OrderState::Closed;
         let mut object = success();
         add(&mut object, json!({"out_trade_no": id.1, "trade_no": order.transaction_id}));
         self.state.count_execution("close", &id);
@@ -204,9 +204,9 @@ impl OrderHandler<'_> {
         let (opened, state, total) = (order.opened, order.state, order.total);
         let paid_at = order.payment.as_ref().map(|payment| payment.at);
         let trade_no = order.transaction_id.clone();
-        if state == State::NotPay {
+        if state == OrderState::NotPay {
             // A code that was not scanned is invalid from now on.
-            order.state = State::Closed;
+            order.state = OrderState::Closed;
             self.state.count_execution("cancel", &id);
         }
         if !opened {
@@ -220,7 +220,7 @@ impl OrderHandler<'_> {
         object["action"] = json!("refund");
         object["gmt_refund_pay"] = json!(china(self.now));
         let refunded_amount = self.refunded_amount(&id, |_| true);
-        if state == State::Refund && refunded_amount < total {
+        if state == OrderState::Refund && refunded_amount < total {
             return Err(Reply::business("ACQ.CANCEL_NOT_ALLOWED", "不允许撤销：交易已部分退款"));
         }
         if refunded_amount >= total {

@@ -5,12 +5,12 @@ use std::io;
 use md5::{Digest, Md5};
 use rcgen::{DnType, Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
+use super::account_kind::{FILTERS, GeneratedAccount, NewAccount, digits, rsa_key_pair};
 use super::authority::{generation_error, issuer_parameters, parameters, serial, server};
-use super::{FILTERS, GeneratedAccount, NewAccount, digits, rsa_key_pair};
 
 /// Authentication and protocol of the channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// Public keys, form protocol.
     Keys,
     /// Certificates, form protocol.
@@ -20,7 +20,7 @@ pub(super) enum Mode {
 }
 
 /// Generates the keys of both sides, and in certificate mode the certificates.
-pub(super) fn make(new_account: &NewAccount<'_>, kind: Mode) -> io::Result<GeneratedAccount> {
+pub(crate) fn make(new_account: &NewAccount<'_>, kind: Mode) -> io::Result<GeneratedAccount> {
     let mut files = Vec::new();
     server(new_account, &mut files)?;
     let (application, alipay) = (rsa_key_pair()?, rsa_key_pair()?);

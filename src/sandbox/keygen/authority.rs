@@ -12,7 +12,7 @@ use rcgen::{
 };
 use serde::Deserialize;
 
-use super::{NewAccount, rsa_key_pair};
+use super::account_kind::{NewAccount, rsa_key_pair};
 
 /// Subject of every sandbox authority. It is constant, so that the authority can be rebuilt from its key alone.
 const AUTHORITY: &str = "Tollgate sandbox authority (worth nothing elsewhere)";

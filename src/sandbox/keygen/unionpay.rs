@@ -7,12 +7,12 @@ use std::io;
 
 use rand::Rng;
 
+use super::account_kind::{FILTERS, GeneratedAccount, NewAccount, digits};
 use super::authority::server;
-use super::{FILTERS, GeneratedAccount, NewAccount, digits};
 
 /// UnionPay's `signMethod`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum SignMethod {
+pub(crate) enum SignMethod {
     /// 01: RSA; each message from UnionPay contains its certificate.
     Certificates,
     /// 11: SHA-256 with a shared key.
@@ -24,7 +24,7 @@ pub(super) enum SignMethod {
 }
 
 /// Generates the keys and certificates of both sides.
-pub(super) fn make(new_account: &NewAccount<'_>, method: SignMethod) -> io::Result<GeneratedAccount> {
+pub(crate) fn make(new_account: &NewAccount<'_>, method: SignMethod) -> io::Result<GeneratedAccount> {
     let mut files = Vec::new();
     server(new_account, &mut files)?;
     let merchant = format!("777290{}", digits(9));

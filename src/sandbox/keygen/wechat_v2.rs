@@ -5,11 +5,11 @@ use std::io;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
+use super::account_kind::{FILTERS, GeneratedAccount, NewAccount, digits};
 use super::authority::{identity, server};
-use super::{FILTERS, GeneratedAccount, NewAccount, digits};
 
 /// Generates the shared API key and the merchant's client certificate.
-pub(super) fn make(new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount> {
+pub(crate) fn make(new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount> {
     let mut files = Vec::new();
     let authority = server(new_account, &mut files)?;
     let mchid = format!("1900{}", digits(6));

@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::codes::{Fields, Outcome, message, outcome, refund_outcome, settled, text};
 use super::reply::tamper_amounts;
 use super::signature::{SignMethod, sign};
-use crate::UNIONPAY_SCHEDULE;
 use crate::account::unionpay::Account;
 use crate::form::Form;
 use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::schedules::UNIONPAY_SCHEDULE;
 use crate::state::SandboxState;
-use crate::tamper::Tamper;
+use crate::tamper::{ONE_SIGN_TYPE, Tamper};
 
 /// Fields that a notification copies from the original request.
 const COPIED_FIELDS: [&str; 10] = [
@@ -39,6 +39,9 @@ pub(crate) fn compose(
     subject: &Subject,
     sending: &SendOptions,
 ) -> Result<ComposedNotification, String> {
+    if sending.tamper == Some(Tamper::SignType) {
+        return Err(ONE_SIGN_TYPE.to_owned());
+    }
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest | Tamper::Stale)) = sending.tamper {
         return Err(format!("UnionPay's notifications have nothing for {tamper:?}: no key's name, no probes, no time"));
     }

@@ -6,7 +6,7 @@ use super::codes::{clearing_day, fen, query_id, text};
 use super::reply::{refused, refused_because};
 use super::trade::{Done, OrderHandler, Result, done};
 use crate::notification::Subject;
-use crate::state::{Id, OrderEntry, Refund, RefundStatus, State};
+use crate::state::{Id, OrderEntry, OrderState, Refund, RefundStatus};
 
 /// A paid trade that can be refunded.
 struct Paid {
@@ -51,7 +51,7 @@ impl OrderHandler<'_> {
         let is_given_back = self.refunded_amount(&id) > 0;
         let order = self.state.order(&id, self.now).filter(|order| order.parameters["txnTime"] == parameters[time]);
         // Only trades of scanned codes can be reversed.
-        let order = order.filter(|order| order.product == "barcode" && order.state != State::PayError);
+        let order = order.filter(|order| order.product == "barcode" && order.state != OrderState::PayError);
         let order = order.ok_or_else(|| refused("35"))?;
         if text(&order.parameters, "bizType") != text(parameters, "bizType") {
             return Err(refused("36"));
@@ -59,10 +59,10 @@ impl OrderHandler<'_> {
         if is_given_back {
             return Err(refused_because("45", "原交易已被成功退货或已被成功撤销"));
         }
-        if order.state == State::Closed {
+        if order.state == OrderState::Closed {
             return Err(refused_because("46", "交易已被冲正"));
         }
-        order.state = State::Closed;
+        order.state = OrderState::Closed;
         self.state.count_execution("cancel", &id);
         done(Vec::new())
     }
@@ -73,7 +73,7 @@ impl OrderHandler<'_> {
         let number = self.state.transactions.get(&query).ok_or_else(|| refused("35"))?.clone();
         let id = (query.0, number);
         let order = self.state.order(&id, self.now);
-        let order = order.filter(|order| matches!(order.state, State::Success | State::Refund));
+        let order = order.filter(|order| matches!(order.state, OrderState::Success | OrderState::Refund));
         let order = order.ok_or_else(|| refused("35"))?;
         let payment = order.payment.as_ref().ok_or_else(|| refused("35"))?;
         if text(&order.parameters, "bizType") != text(parameters, "bizType") {
@@ -94,7 +94,7 @@ impl OrderHandler<'_> {
         let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&paid.id) else {
             return Err(refused("35"));
         };
-        order.state = State::Refund;
+        order.state = OrderState::Refund;
         refunds.push(own.1.clone());
         let refund = Refund {
             order: paid.id.1.clone(),

@@ -12,7 +12,7 @@ use super::reply::{Refusal, refused, refused_because};
 use crate::account::unionpay::Account;
 use crate::keys::random_digits;
 use crate::notification::Subject;
-use crate::state::{Id, Order, Payment, SandboxState, State};
+use crate::state::{Id, Order, OrderState, Payment, SandboxState};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
@@ -50,7 +50,7 @@ impl OrderHandler<'_> {
     /// Whether this is the same form again, because the browser reloaded the page.
     fn is_shown_again(&mut self, id: &Id, parameters: &Value) -> bool {
         let order = self.state.order(id, self.now);
-        order.is_some_and(|order| order.state == State::NotPay && order.parameters == *parameters)
+        order.is_some_and(|order| order.state == OrderState::NotPay && order.parameters == *parameters)
     }
 
     /// Creates a trade from a payer's code. The response only confirms acceptance; the result is notified later.
@@ -67,14 +67,14 @@ impl OrderHandler<'_> {
         let Some(order) = self.state.order(&id, self.now) else { return Err(refused("34")) };
         order.opened = true;
         if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
-            order.state = State::PayError;
+            order.state = OrderState::PayError;
             return Err(refused("64"));
         }
         let fields = vec![("queryId", order.transaction_id.clone())];
         if code.ends_with(PASSWORD_SUFFIX) {
             return done(fields);
         }
-        order.state = State::Success;
+        order.state = OrderState::Success;
         order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: self.now });
         Ok(Done { fields, notify: Some(Subject::Payment(id)) })
     }
@@ -93,7 +93,7 @@ impl OrderHandler<'_> {
             product: transaction.product(),
             total: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
             expires: parse_china_time(text(&parameters, "payTimeout")),
-            state: State::NotPay,
+            state: OrderState::NotPay,
             transaction_id: query_id(self.now),
             payment: None,
             notify_url: Some(text(&parameters, "backUrl").to_owned()),

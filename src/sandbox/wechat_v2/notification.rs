@@ -12,9 +12,9 @@ use super::refund::RECEIVED_BY;
 use super::reply::{name_account, sign, tamper_account, tamper_amounts};
 use super::secret::{SignType, encrypt};
 use super::xml::{Fields, write};
-use crate::WECHAT_SCHEDULE;
 use crate::account::wechat_v2::Account;
 use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::schedules::WECHAT_SCHEDULE;
 use crate::state::{Id, Order, Refund, RefundStatus, SandboxState};
 use crate::tamper::Tamper;
 

@@ -9,7 +9,7 @@ use super::xml::Fields;
 use crate::account::wechat_v2::Account;
 use crate::keys::{random_digits, random_text};
 use crate::notification::Subject;
-use crate::state::{Id, Order, Payment, RefundStatus, SandboxState, State};
+use crate::state::{Id, Order, OrderState, Payment, RefundStatus, SandboxState};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
@@ -43,8 +43,8 @@ impl OrderHandler<'_> {
         let known = self.state.order(&id, self.now).map(|order| (order.state, order.parameters == content));
         match known {
             None => self.open(&id, product(&trade_type), content)?,
-            Some((State::Success | State::Refund, _)) => return Err(paid()),
-            Some((State::Closed, _)) => return Err(Reply::error("ORDERCLOSED", "订单已关闭")),
+            Some((OrderState::Success | OrderState::Refund, _)) => return Err(paid()),
+            Some((OrderState::Closed, _)) => return Err(Reply::error("ORDERCLOSED", "订单已关闭")),
             Some((_, false)) => return Err(used()),
             Some((_, true)) => {}
         }
@@ -72,9 +72,9 @@ impl OrderHandler<'_> {
         let known = self.state.order(&id, self.now).map(|order| (order.state, order.parameters == content));
         match known {
             None => {}
-            Some((State::Success | State::Refund, _)) => return Err(paid()),
-            Some((State::Closed, _)) => return Err(Reply::error("ORDERREVERSED", "订单已撤销")),
-            Some((State::NotPay, true)) => return Err(asks_for_password()),
+            Some((OrderState::Success | OrderState::Refund, _)) => return Err(paid()),
+            Some((OrderState::Closed, _)) => return Err(Reply::error("ORDERREVERSED", "订单已撤销")),
+            Some((OrderState::NotPay, true)) => return Err(asks_for_password()),
             Some(_) => return Err(used()),
         }
         let code = content["auth_code"].as_str().unwrap_or_default().to_owned();
@@ -94,10 +94,10 @@ impl OrderHandler<'_> {
             return Err(asks_for_password());
         }
         if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
-            order.state = State::PayError;
+            order.state = OrderState::PayError;
             return Err(Reply::error("NOTENOUGH", "用户帐号余额不足"));
         }
-        order.state = State::Success;
+        order.state = OrderState::Success;
         order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: self.now });
         done(Reply::success(order_fields(&id.1, order)))
     }
@@ -115,7 +115,7 @@ impl OrderHandler<'_> {
             created: self.now,
             total: text("total_fee").and_then(|fen| fen.parse().ok()).unwrap_or_default(),
             expires,
-            state: State::NotPay,
+            state: OrderState::NotPay,
             transaction_id: format!("42000{}", random_digits(23)),
             payment: None,
             parameters: content,
@@ -139,13 +139,13 @@ impl OrderHandler<'_> {
         let id = self.find(content)?;
         let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
         match order.state {
-            State::Success | State::Refund => return Err(paid()),
+            OrderState::Success | OrderState::Refund => return Err(paid()),
             _ if order.product == CODE => {
                 return Err(Reply::error("INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销"));
             }
-            State::Closed => {}
-            State::NotPay | State::PayError => {
-                order.state = State::Closed;
+            OrderState::Closed => {}
+            OrderState::NotPay | OrderState::PayError => {
+                order.state = OrderState::Closed;
                 self.state.count_execution("close", &id);
             }
         }
@@ -162,11 +162,11 @@ impl OrderHandler<'_> {
         }
         let age = order.payment.as_ref().map_or(0, |payment| self.now.as_second() - payment.at.as_second());
         match order.state {
-            State::Refund => return stays("TRADE_STATE_ERROR", "订单已发生退款，不能撤销"),
-            State::Success if age > REVERSIBLE_SECONDS => return stays("REVERSE_EXPIRE", "订单超过7天，无法撤销"),
-            State::Closed => {}
-            State::Success | State::NotPay | State::PayError => {
-                order.state = State::Closed;
+            OrderState::Refund => return stays("TRADE_STATE_ERROR", "订单已发生退款，不能撤销"),
+            OrderState::Success if age > REVERSIBLE_SECONDS => return stays("REVERSE_EXPIRE", "订单超过7天，无法撤销"),
+            OrderState::Closed => {}
+            OrderState::Success | OrderState::NotPay | OrderState::PayError => {
+                order.state = OrderState::Closed;
                 self.state.count_execution("cancel", &id);
             }
         }

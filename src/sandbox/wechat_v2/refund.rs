@@ -9,7 +9,7 @@ use super::xml::Fields;
 use crate::account::wechat_v2::Account;
 use crate::keys::random_digits;
 use crate::notification::Subject;
-use crate::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
+use crate::state::{Id, OrderEntry, OrderState, Refund, RefundStatus, SandboxState};
 
 /// Maximum number of partial refunds per order.
 const MAX_PARTIAL_REFUNDS: usize = 50;
@@ -32,7 +32,7 @@ impl OrderHandler<'_> {
         let (amount, total) = (fen("refund_fee"), fen("total_fee"));
         let refund_id = self.id(content["out_refund_no"].as_str());
         let order = self.state.order(&id, self.now).filter(|order| {
-            let is_paid = matches!(order.state, State::Success | State::Refund);
+            let is_paid = matches!(order.state, OrderState::Success | OrderState::Refund);
             is_paid && order.payment.is_some()
         });
         let Some(total_paid) = order.map(|order| order.total) else {
@@ -65,7 +65,7 @@ impl OrderHandler<'_> {
         };
         self.state.refunds.insert(refund_id.clone(), made);
         if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&id) {
-            order.state = State::Refund;
+            order.state = OrderState::Refund;
             refunds.push(refund_id.1.clone());
         }
         self.state.count_execution("refund", &id);

@@ -4,8 +4,8 @@ use std::io;
 
 use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber};
 
+use super::super::account_kind::rsa_key_pair;
 use super::super::authority::{generation_error, issuer_parameters, parameters};
-use super::super::rsa_key_pair;
 use super::{Authority, SigningIdentity};
 
 /// Certificate authority that signs with RSA and SHA-256.

@@ -35,7 +35,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn start() -> Self {
-        Self::with(SandboxProvider::Alipay, |_| {}).await
+        Self::with(SandboxProvider::ALIPAY, |_| {}).await
     }
 
     pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {

@@ -37,7 +37,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn start() -> Self {
-        Self::with(SandboxProvider::Unionpay, |_| {}).await
+        Self::with(SandboxProvider::UNIONPAY, |_| {}).await
     }
 
     pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {

@@ -1,4 +1,4 @@
-//! A WeChat Pay v3 account of the sandbox.
+//! An account at a provider of the v3 scheme.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,9 +7,11 @@ use serde::Deserialize;
 
 use super::{AccountFile, TlsFiles, TlsTable};
 use crate::keys::{Certificate, SigningKey};
+use crate::v3_scheme::scheme::V3Scheme;
 
-/// A merchant registered at WeChat Pay.
+/// A merchant registered at the provider.
 pub(crate) struct Account {
+    pub(crate) scheme: &'static V3Scheme,
     pub(crate) mchid: String,
     pub(crate) appid: String,
     /// Merchant for whom a service provider acts.
@@ -19,7 +21,7 @@ pub(crate) struct Account {
     pub(crate) merchant: Certificate,
     pub(crate) public_key: Option<SigningKey>,
     pub(crate) platform: Option<Platform>,
-    pub(super) tls: TlsFiles,
+    pub(crate) tls: TlsFiles,
 }
 
 /// Merchant for whom a service provider acts.
@@ -35,7 +37,7 @@ pub(crate) struct Platform {
 }
 
 impl Account {
-    /// Returns the key that a request selects with `Wechatpay-Serial`. Without the header it is the platform
+    /// Returns the key that a request selects by the header `serial`. Without the header it is the platform
     /// certificate's key, or the public key of an account without a platform certificate.
     pub(crate) fn key(&self, wanted: Option<&str>) -> Option<&SigningKey> {
         let mut keys = self.platform.iter().map(|platform| &platform.key).chain(&self.public_key);
@@ -45,7 +47,7 @@ impl Account {
         }
     }
 
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(scheme: &'static V3Scheme, account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         let api_v3 = file.api_v3.as_bytes().try_into();
         let api_v3 =
@@ -65,6 +67,7 @@ impl Account {
             return Err(account_file.error("`sub_appid` needs `sub_mchid`: the merchant for whom it acts".to_owned()));
         }
         let account = Self {
+            scheme,
             mchid: file.mchid,
             appid: file.appid,
             merchant_of: file.sub_mchid.map(|mchid| Merchant { mchid, appid: file.sub_appid }),

@@ -7,7 +7,7 @@ use super::orders::{OrderHandler, Result, checked, done, order_object};
 use super::reply::Reply;
 use super::reply::parameter;
 use super::schema::{self, Product};
-use crate::state::{Id, Payment, State};
+use crate::state::{Id, OrderState, Payment};
 
 /// Owner of every payment code.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
@@ -23,9 +23,11 @@ impl OrderHandler<'_> {
         let known = self.state.order(id, self.now).map(|order| (order.state, order.parameters == body));
         match known {
             None => {}
-            Some((State::Success | State::Refund, _)) => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
-            Some((State::Closed, _)) => return Err(Reply::error(400, "ORDER_CLOSED", "订单已撤销")),
-            Some((State::NotPay, true)) => return Err(asks_for_password()),
+            Some((OrderState::Success | OrderState::Refund, _)) => {
+                return Err(Reply::error(400, "ORDERPAID", "该订单已支付"));
+            }
+            Some((OrderState::Closed, _)) => return Err(Reply::error(400, "ORDER_CLOSED", "订单已撤销")),
+            Some((OrderState::NotPay, true)) => return Err(asks_for_password()),
             Some(_) => return Err(Reply::error(403, "OUT_TRADE_NO_USED", "商户订单号重复")),
         }
         let store = &body["scene_info"]["store_info"];
@@ -44,10 +46,10 @@ impl OrderHandler<'_> {
             return Err(asks_for_password());
         }
         if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
-            order.state = State::PayError;
+            order.state = OrderState::PayError;
             return Err(Reply::error(403, "NOT_ENOUGH", "用户账户余额不足"));
         }
-        order.state = State::Success;
+        order.state = OrderState::Success;
         order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: now });
         done(Reply::ok(&order_object(account, &id.1, order)))
     }
@@ -63,13 +65,13 @@ impl OrderHandler<'_> {
         }
         let age = order.payment.as_ref().map_or(0, |payment| now.as_second() - payment.at.as_second());
         match order.state {
-            State::Refund => return Err(Reply::error(400, "TRADE_ERROR", "订单已发生退款，不能撤销")),
-            State::Success if age > REVERSIBLE_SECONDS => {
+            OrderState::Refund => return Err(Reply::error(400, "TRADE_ERROR", "订单已发生退款，不能撤销")),
+            OrderState::Success if age > REVERSIBLE_SECONDS => {
                 return Err(Reply::error(400, "TRADE_ERROR", "订单超过7天，无法撤销"));
             }
-            State::Closed => {}
-            State::Success | State::NotPay | State::PayError => {
-                order.state = State::Closed;
+            OrderState::Closed => {}
+            OrderState::Success | OrderState::NotPay | OrderState::PayError => {
+                order.state = OrderState::Closed;
                 self.state.count_execution("cancel", id);
             }
         }

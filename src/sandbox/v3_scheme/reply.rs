@@ -1,11 +1,14 @@
 //! Responses: status, body, and the signature over them.
 
+use std::str::FromStr;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::scheme::V3Scheme;
 use crate::fault::FaultKind;
 use crate::keys::{SigningKey, random_digits, random_text};
 
@@ -87,14 +90,19 @@ impl Reply {
 
     /// Signs the response with the key, or applies the fault to the signature. Without a key the response is
     /// unsigned.
-    pub(super) fn signed(self, key: Option<&SigningKey>, fault: Option<FaultKind>) -> Response<Full<Bytes>> {
+    pub(super) fn signed(
+        self,
+        scheme: &V3Scheme,
+        key: Option<&SigningKey>,
+        fault: Option<FaultKind>,
+    ) -> Response<Full<Bytes>> {
         let mut headers = HeaderMap::new();
         if let Some(key) = key.filter(|_| self.kind != Kind::File) {
             let age = if fault == Some(FaultKind::Stale) { 600 } else { 0 };
             let salt: &[u8] = if fault == Some(FaultKind::WrongSignature) { b"\n" } else { b"" };
-            headers = sign(key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
+            headers = sign(scheme, key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
             if fault == Some(FaultKind::Signtest) {
-                probe(&mut headers);
+                probe(scheme, &mut headers);
             }
         }
         let id = format!("08{}-{}", random_text(30).to_uppercase(), self.internal);
@@ -111,30 +119,32 @@ impl Reply {
 }
 
 /// Returns the signature headers of a body, for responses and notifications.
-pub(super) fn sign(key: &SigningKey, body: &[u8], timestamp: i64) -> HeaderMap {
+pub(super) fn sign(scheme: &V3Scheme, key: &SigningKey, body: &[u8], timestamp: i64) -> HeaderMap {
     let nonce = random_text(22) + &random_digits(10);
     let text = [format!("{timestamp}\n{nonce}\n").as_bytes(), body, b"\n"].concat();
     let mut headers = HeaderMap::new();
     if let Some(signature) = key.sign(&text) {
-        insert(&mut headers, "wechatpay-timestamp", &timestamp.to_string());
-        insert(&mut headers, "wechatpay-nonce", &nonce);
-        insert(&mut headers, "wechatpay-signature", &signature);
-        insert(&mut headers, "wechatpay-serial", &key.id);
-        insert(&mut headers, "wechatpay-signature-type", "WECHATPAY2-SHA256-RSA2048");
+        let mut signed = |name: &str, value: &str| insert(&mut headers, &scheme.header(name), value);
+        signed("timestamp", &timestamp.to_string());
+        signed("nonce", &nonce);
+        signed("signature", &signature);
+        signed("serial", &key.id);
+        signed("signature-type", scheme.authorization);
     }
     headers
 }
 
 /// Replaces the signature by the platform's self-test signature.
-pub(super) fn probe(headers: &mut HeaderMap) {
-    let signature = headers.get("wechatpay-signature").and_then(|value| value.to_str().ok());
-    let probe = format!("WECHATPAY/SIGNTEST/{}", signature.unwrap_or_default());
-    insert(headers, "wechatpay-signature", &probe);
+pub(super) fn probe(scheme: &V3Scheme, headers: &mut HeaderMap) {
+    let name = scheme.header("signature");
+    let signature = headers.get(&name).and_then(|value| value.to_str().ok());
+    let probe = format!("{}{}", scheme.probe_prefix, signature.unwrap_or_default());
+    insert(headers, &name, &probe);
 }
 
 /// Inserts a header. Values are ASCII; another value is left out.
-pub(super) fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+pub(super) fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
         headers.insert(name, value);
     }
 }

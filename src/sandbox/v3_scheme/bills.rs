@@ -57,7 +57,7 @@ impl OrderHandler<'_> {
         done(Reply::ok(&json!({
             "hash_type": "SHA1",
             "hash_value": hash,
-            "download_url": format!("https://{host}/v3/billdownload/file?token={token}"),
+            "download_url": format!("https://{host}{}?token={token}", self.account.scheme.paths.bill_file),
         })))
     }
 

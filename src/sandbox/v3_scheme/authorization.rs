@@ -10,10 +10,10 @@ use http::request::Parts;
 use serde_json::json;
 
 use super::reply::Reply;
-use crate::account::wechat_v3::Account;
+use super::scheme::V3Scheme;
+use crate::account::v3_scheme::Account;
 use crate::account::{self, Accounts};
 
-const SCHEME: &str = "WECHATPAY2-SHA256-RSA2048";
 const FIELDS: [&str; 5] = ["mchid", "nonce_str", "signature", "serial_no", "timestamp"];
 
 /// Parsed `Authorization` header.
@@ -42,7 +42,7 @@ pub(super) fn check_headers(parts: &Parts) -> Result<(), Reply> {
 }
 
 /// Parses the `Authorization` header.
-pub(super) fn read(headers: &HeaderMap) -> Result<Claim<'_>, Reply> {
+pub(super) fn read<'a>(scheme: &V3Scheme, headers: &'a HeaderMap) -> Result<Claim<'a>, Reply> {
     let bad = |issue| {
         refusal("authorization", "Http头Authorization值格式错误，请参考《微信支付商户REST API签名规则》", issue)
     };
@@ -51,7 +51,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claim<'_>, Reply> {
         (Some(value), None) => value.to_str().map_err(|_| bad("not ASCII"))?,
         _ => return Err(bad("there must be one Authorization header")),
     };
-    let rest = value.strip_prefix(SCHEME).and_then(|rest| rest.strip_prefix(' '));
+    let rest = value.strip_prefix(scheme.authorization).and_then(|rest| rest.strip_prefix(' '));
     let rest = rest.ok_or_else(|| bad("the scheme must be WECHATPAY2-SHA256-RSA2048"))?;
     let mut fields = BTreeMap::new();
     for part in rest.split(',') {
@@ -70,11 +70,10 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Claim<'_>, Reply> {
 
 impl Claim<'_> {
     /// Returns the account of the header's mchid.
-    pub(super) fn account(&self, accounts: &Accounts) -> Result<Arc<Account>, Reply> {
-        match accounts.get(self.field("mchid")) {
-            Some(account::Account::WechatV3(account)) => Ok(account.clone()),
-            _ => Err(refusal("mchid", "商户号不存在", "unknown mchid")),
-        }
+    pub(super) fn account(&self, scheme: &V3Scheme, accounts: &Accounts) -> Result<Arc<Account>, Reply> {
+        let account = account::typed::<Account>(accounts, self.field("mchid"));
+        let account = account.filter(|account| account.scheme.name == scheme.name);
+        account.ok_or_else(|| refusal("mchid", "商户号不存在", "unknown mchid"))
     }
 
     /// Returns the nonce, which must be unique.

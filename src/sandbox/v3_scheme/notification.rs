@@ -11,12 +11,11 @@ use serde_json::{Value, json};
 use super::orders::{order_object, refund_object, rfc3339};
 use super::partner::outward;
 use super::reply::{insert, probe, sign};
-use crate::WECHAT_SCHEDULE;
-use crate::account::wechat_v3::Account;
+use crate::account::v3_scheme::Account;
 use crate::keys::{encrypt, random_text};
 use crate::notification::{self, ComposedNotification, Key, SendOptions, Subject};
 use crate::state::{Id, RefundStatus, SandboxState};
-use crate::tamper::Tamper;
+use crate::tamper::{ONE_SIGN_TYPE, Tamper};
 
 /// Composes a notification of the subject's current state, or returns why there is none.
 pub(crate) fn compose(
@@ -25,6 +24,9 @@ pub(crate) fn compose(
     subject: &Subject,
     sending: &SendOptions,
 ) -> Result<ComposedNotification, String> {
+    if sending.tamper == Some(Tamper::SignType) {
+        return Err(ONE_SIGN_TYPE.to_owned());
+    }
     let mut message = Message::of(state, account, subject)?;
     match sending.tamper {
         Some(Tamper::Amount) => tamper_amount(&mut message.plaintext),
@@ -152,10 +154,14 @@ impl notification::NotificationBody for EncryptedBody {
         };
         let age = if self.tamper == Some(Tamper::Stale) { 600 } else { 0 };
         let salt: &[u8] = if self.tamper == Some(Tamper::Signature) { b"\n" } else { b"" };
-        let mut headers = sign(key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
+        let scheme = self.account.scheme;
+        let mut headers = sign(scheme, key, &[&self.body, salt].concat(), Timestamp::now().as_second() - age);
         match self.tamper {
-            Some(Tamper::Serial) => insert(&mut headers, "wechatpay-serial", "PUB_KEY_ID_0100000000000000000000000000"),
-            Some(Tamper::Signtest) => probe(&mut headers),
+            Some(Tamper::Serial) => {
+                let unknown_key = format!("{}00000000000000000000000000", scheme.public_key_prefix);
+                insert(&mut headers, &scheme.header("serial"), &unknown_key);
+            }
+            Some(Tamper::Signtest) => probe(scheme, &mut headers),
             _ => {}
         }
         insert(&mut headers, "content-type", "application/json");
@@ -172,6 +178,6 @@ impl notification::NotificationBody for EncryptedBody {
     }
 
     fn schedule(&self) -> &'static [Duration] {
-        &WECHAT_SCHEDULE
+        self.account.scheme.notification_schedule
     }
 }

@@ -1,4 +1,4 @@
-//! Generates sandbox channels of WeChat Pay v3.
+//! Generates sandbox channels of the v3 scheme.
 
 use std::io;
 
@@ -6,17 +6,18 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 use rcgen::{Issuer, KeyPair, PKCS_RSA_SHA256, SerialNumber};
 
+use super::account_kind::{FILTERS, GeneratedAccount, NewAccount, digits, rsa_key_pair};
 use super::authority::{generation_error, identity, parameters, serial, server};
-use super::{FILTERS, GeneratedAccount, NewAccount, digits, rsa_key_pair};
+use crate::v3_scheme::scheme::V3Scheme;
 
 /// Generates the keys and certificates of both sides.
-pub(super) fn make(new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount> {
+pub(crate) fn make(scheme: &V3Scheme, new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount> {
     let mchid = format!("1900{}", digits(6));
     let mut merchant = Merchant {
         files: Vec::new(),
         appid: format!("wx{}", hex::encode(rand::random::<[u8; 8]>())),
         serial: String::new(),
-        public_key_id: format!("PUB_KEY_ID_01{mchid}{}", digits(20)),
+        public_key_id: format!("{}{mchid}{}", scheme.public_key_prefix, digits(20)),
         api_v3: rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect(),
         mchid,
     };
@@ -26,8 +27,8 @@ pub(super) fn make(new_account: &NewAccount<'_>) -> io::Result<GeneratedAccount>
     merchant.files.push(("pub_key.pem", platform.public_key));
     merchant.files.push(("platform_key.pem", platform.private_key));
     merchant.platform_certificate(&authority)?;
-    merchant.files.push(("sandbox.toml", merchant.account_toml(new_account.address)));
-    let channel = merchant.channel_toml(new_account.name, new_account.address);
+    merchant.files.push(("sandbox.toml", merchant.account_toml(scheme, new_account.address)));
+    let channel = merchant.channel_toml(scheme, new_account);
     Ok(GeneratedAccount { files: merchant.files, channel, mchid: merchant.mchid, appid: merchant.appid })
 }
 
@@ -54,11 +55,12 @@ impl Merchant {
         Ok(())
     }
 
-    fn account_toml(&self, address: &str) -> String {
+    fn account_toml(&self, scheme: &V3Scheme, address: &str) -> String {
+        let provider = scheme.name;
         let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
         format!(
             r#"# Account at the sandbox. The gateway's side is the channel file in the parent folder.
-provider = "wechat-v3"
+provider = "{provider}"
 address = "{address}"
 mchid = "{mchid}"
 appid = "{appid}"
@@ -84,11 +86,12 @@ private_key = "server_key.pem"
         )
     }
 
-    fn channel_toml(&self, name: &str, address: &str) -> String {
+    fn channel_toml(&self, scheme: &V3Scheme, new_account: &NewAccount<'_>) -> String {
+        let (provider, NewAccount { name, address, .. }) = (scheme.name, new_account);
         let Self { mchid, appid, api_v3, serial, public_key_id, .. } = self;
         format!(
             r#"# A channel to the sandbox (`tollgate sandbox` with the folder `{name}`). No real money can move here.
-provider = "wechat-v3"
+provider = "{provider}"
 hosts = ["https://{address}"]
 ca = "{name}/ca.pem"                          # the sandbox's own authority; real channels use the public roots
 timeouts = {{ connect = "1s", read = "2s", write = "2s", total = "5s" }}

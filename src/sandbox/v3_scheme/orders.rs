@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::partner;
 use super::reply::{Reply, parameter};
 use super::schema::{self, Product};
-use crate::account::wechat_v3::Account;
+use crate::account::v3_scheme::Account;
 use crate::fields::{self, Field};
 use crate::keys::{encrypt, random_digits, random_text};
 use crate::notification::Subject;
-use crate::state::{Id, Order, OrderEntry, Refund, RefundStatus, SandboxState, State};
+use crate::state::{Id, Order, OrderEntry, OrderState, Refund, RefundStatus, SandboxState};
 
 /// Executes one request on the sandbox state.
 pub(super) struct OrderHandler<'a> {
@@ -47,8 +47,8 @@ impl OrderHandler<'_> {
         }
         if let Some(order) = self.state.order(&id, self.now) {
             match order.state {
-                State::Success | State::Refund => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
-                State::Closed => return Err(Reply::error(400, "ORDER_CLOSED", "订单已关闭")),
+                OrderState::Success | OrderState::Refund => return Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+                OrderState::Closed => return Err(Reply::error(400, "ORDER_CLOSED", "订单已关闭")),
                 _ if order.product != product.as_str() || order.parameters != body => {
                     let message = "请求重入时，参数与首次请求时不一致";
                     return Err(Reply::error(403, "OUT_TRADE_NO_USED", message).numbered(268_498_688));
@@ -76,7 +76,7 @@ impl OrderHandler<'_> {
             created: self.now,
             total: body["amount"]["total"].as_u64().unwrap_or_default(),
             expires,
-            state: State::NotPay,
+            state: OrderState::NotPay,
             transaction_id: format!("42000{}", random_digits(23)),
             payment: None,
             parameters: body,
@@ -90,10 +90,10 @@ impl OrderHandler<'_> {
     fn means(&self, product: Product) -> Value {
         let prepay_id = format!("wx{}{}", china(self.now, "%d%H%M%S"), random_digits(26));
         match product {
-            Product::Native => json!({"code_url": format!("weixin://wxpay/bizpayurl?pr={}", random_text(9))}),
+            Product::Native => json!({"code_url": format!("{}{}", self.account.scheme.qr_link, random_text(9))}),
             Product::Jsapi | Product::App => json!({"prepay_id": prepay_id}),
             Product::H5 => {
-                let path = "https://wx.tenpay.com/cgi-bin/mmpayweb-bin/checkmweb";
+                let path = self.account.scheme.h5_page;
                 json!({"h5_url": format!("{path}?prepay_id={prepay_id}&package={}", random_digits(10))})
             }
             // The order is paid or waits for the password: no data is needed.
@@ -142,13 +142,13 @@ impl OrderHandler<'_> {
             return Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在"));
         };
         match order.state {
-            State::Success | State::Refund => Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+            OrderState::Success | OrderState::Refund => Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
             _ if order.product == Product::Codepay.as_str() => {
                 Err(Reply::error(400, "INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销"))
             }
-            State::Closed => done(Reply::no_content()),
-            State::NotPay | State::PayError => {
-                order.state = State::Closed;
+            OrderState::Closed => done(Reply::no_content()),
+            OrderState::NotPay | OrderState::PayError => {
+                order.state = OrderState::Closed;
                 self.state.count_execution("close", id);
                 done(Reply::no_content())
             }
@@ -156,7 +156,7 @@ impl OrderHandler<'_> {
     }
 
     pub(super) fn refund(&mut self, body: Option<Value>, auto: bool) -> Result {
-        let body = checked(body, schema::REFUND)?;
+        let body = checked(self.without_mchid(body)?, schema::REFUND)?;
         let text = |field: &str| body[field].as_str().map(str::to_owned);
         let id = |number: String| (self.account.mchid.clone(), number);
         let order_id = match (text("out_trade_no"), text("transaction_id")) {
@@ -205,7 +205,7 @@ impl OrderHandler<'_> {
         };
         self.state.refunds.insert(refund_id.clone(), made);
         if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&order_id) {
-            order.state = State::Refund;
+            order.state = OrderState::Refund;
             refunds.push(refund_id.1.clone());
         }
         self.state.count_execution("refund", &order_id);
@@ -220,8 +220,26 @@ impl OrderHandler<'_> {
         Ok(answer)
     }
 
+    /// Removes and checks the `mchid` of a refund, where the scheme requires it.
+    fn without_mchid(&self, body: Option<Value>) -> Result<Option<Value>> {
+        let Account { scheme, merchant_of, mchid, .. } = self.account;
+        if !scheme.has_mchid_in_refunds || merchant_of.is_some() {
+            return Ok(body);
+        }
+        let Some(mut body) = body else { return Ok(None) };
+        match body.as_object_mut().and_then(|fields| fields.remove("mchid")) {
+            Some(given) if given == mchid.as_str() => Ok(Some(body)),
+            Some(_) => Err(Reply::error(403, "NO_AUTH", "商户无权限")),
+            None => Err(parameter("body", "/mchid", "must be given")),
+        }
+    }
+
     pub(super) fn refund_query(&mut self, id: &Id, query: Option<&str>) -> Result {
-        let whose = self.account.merchant_of.as_ref().map(|merchant| format!("sub_mchid={}", merchant.mchid));
+        let whose = match &self.account.merchant_of {
+            Some(merchant) => Some(format!("sub_mchid={}", merchant.mchid)),
+            None if self.account.scheme.has_mchid_in_refunds => Some(format!("mchid={}", self.account.mchid)),
+            None => None,
+        };
         if query.filter(|query| !query.is_empty()) != whose.as_deref() {
             return Err(parameter("query", query.unwrap_or_default(), "must be what is documented, and nothing else"));
         }
@@ -339,13 +357,13 @@ pub(super) fn rfc3339(time: Timestamp) -> String {
 fn state(order: &Order) -> (&'static str, &'static str) {
     let is_scanned = order.product == Product::Codepay.as_str();
     match order.state {
-        State::NotPay if is_scanned => ("USERPAYING", "需要用户输入支付密码"),
-        State::Closed if is_scanned => ("REVOKED", "订单已撤销"),
-        State::NotPay => ("NOTPAY", "订单未支付"),
-        State::Success => ("SUCCESS", "支付成功"),
-        State::Refund => ("REFUND", "订单发生过退款"),
-        State::Closed => ("CLOSED", "订单已关闭"),
-        State::PayError => ("PAYERROR", "支付失败"),
+        OrderState::NotPay if is_scanned => ("USERPAYING", "需要用户输入支付密码"),
+        OrderState::Closed if is_scanned => ("REVOKED", "订单已撤销"),
+        OrderState::NotPay => ("NOTPAY", "订单未支付"),
+        OrderState::Success => ("SUCCESS", "支付成功"),
+        OrderState::Refund => ("REFUND", "订单发生过退款"),
+        OrderState::Closed => ("CLOSED", "订单已关闭"),
+        OrderState::PayError => ("PAYERROR", "支付失败"),
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::reply::{Reply, parameter};
-use crate::account::wechat_v3::{Account, Merchant};
+use crate::account::v3_scheme::{Account, Merchant};
 
 /// Converts a request body to a merchant's form.
 pub(super) fn inward(account: &Account, body: Option<Value>) -> Result<Option<Value>, Reply> {
