@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::Value;
 use tollgate::config;
 use tollgate_harness::merchant::MerchantKey;
-use tollgate_harness::process::GatewayProcess;
+use tollgate_harness::process::{GatewayProcess, unused_address};
 use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
 use tollgate_plugins::provider::{Encoded, Signing};
 use tollgate_sandbox::{Options, Sandbox, keygen};
@@ -232,5 +232,5 @@ pub fn cpu_time(process: u32) -> Duration {
 }
 
 pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    unused_address().unwrap()
 }

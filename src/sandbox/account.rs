@@ -19,18 +19,8 @@ use super::state::{RefundStatus, SandboxState};
 
 /// A merchant's account at its provider.
 pub(crate) trait Account: Any + Send + Sync {
-    /// The provider's id of the merchant.
-    fn name(&self) -> &str;
-    /// Name of the provider, as in `sandbox.toml`.
-    fn provider(&self) -> &'static str;
-    /// TLS files of the account's folder.
-    fn tls(&self) -> &TlsFiles;
-    /// Whether the provider requires a client certificate of this merchant for every connection.
-    fn requires_client_certificate(&self) -> bool;
-    /// Default payer of the control API.
-    fn default_payer(&self) -> &'static str;
-    /// Final statuses of refunds that the provider's console can make; empty if no console is simulated.
-    fn console_refund_statuses(&self) -> &'static [RefundStatus];
+    /// Returns what the parts of the sandbox that know no provider need.
+    fn profile(&self) -> Profile<'_>;
     /// Composes a notification of the subject's current state, or returns why there is none.
     fn compose(
         self: Arc<Self>,
@@ -38,6 +28,22 @@ pub(crate) trait Account: Any + Send + Sync {
         subject: &Subject,
         options: &SendOptions,
     ) -> Result<ComposedNotification, String>;
+}
+
+/// Properties of an account.
+pub(crate) struct Profile<'a> {
+    /// The provider's id of the merchant.
+    pub(crate) name: &'a str,
+    /// Name of the provider, as in `sandbox.toml`.
+    pub(crate) provider: &'static str,
+    /// TLS files of the account's folder.
+    pub(crate) tls: &'a TlsFiles,
+    /// Whether the provider requires a client certificate of this merchant for every connection.
+    pub(crate) requires_client_certificate: bool,
+    /// Default payer of the control API.
+    pub(crate) default_payer: &'static str,
+    /// Final statuses of refunds that the provider's console can make; empty if no console is simulated.
+    pub(crate) console_refund_statuses: &'static [RefundStatus],
 }
 
 /// Returns the account of this name if it is of this type.

@@ -15,7 +15,7 @@ pub(super) fn read_all(directories: &[PathBuf]) -> io::Result<(Accounts, TlsFile
     let mut tls: Option<TlsFiles> = None;
     for directory in folders(directories)? {
         let account = read(&directory)?;
-        let files = account.tls().clone();
+        let files = account.profile().tls.clone();
         let first = tls.get_or_insert_with(|| files.clone());
         let same = |a: &Path, b: &Path| Ok::<_, io::Error>(std::fs::read(a)? == std::fs::read(b)?);
         if !same(&first.ca, &files.ca)? || !same(&first.certificate, &files.certificate)? {
@@ -25,8 +25,8 @@ pub(super) fn read_all(directories: &[PathBuf]) -> io::Result<(Accounts, TlsFile
                 directory.display()
             )));
         }
-        if let Some(duplicate) = accounts.insert(account.name().to_owned(), account) {
-            return Err(io::Error::other(format!("the account {} is in two directories", duplicate.name())));
+        if let Some(duplicate) = accounts.insert(account.profile().name.to_owned(), account) {
+            return Err(io::Error::other(format!("the account {} is in two directories", duplicate.profile().name)));
         }
     }
     let tls = tls.ok_or_else(|| {

@@ -26,14 +26,14 @@ use serde_json::{Value, json};
 use self::authenticate::AuthenticatedRequest;
 use self::reply::Reply;
 use super::account::alipay::Account;
-use super::account::{self, AccountFile, TlsFiles};
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
 use super::form::{Form, FormError};
 use super::keygen::account_kind::AccountKind;
 use super::keygen::alipay::{Mode, make};
 use super::notification::{ComposedNotification, SendOptions, Subject};
-use super::notify::send;
+use super::notify::announce;
 use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 use super::state::{RefundStatus, SandboxState};
@@ -88,28 +88,15 @@ static KINDS: [AccountKind; 3] = [
 ];
 
 impl account::Account for Account {
-    fn name(&self) -> &str {
-        &self.app_id
-    }
-
-    fn provider(&self) -> &'static str {
-        NAME
-    }
-
-    fn tls(&self) -> &TlsFiles {
-        &self.tls
-    }
-
-    fn requires_client_certificate(&self) -> bool {
-        false
-    }
-
-    fn default_payer(&self) -> &'static str {
-        "2088102116773037"
-    }
-
-    fn console_refund_statuses(&self) -> &'static [RefundStatus] {
-        &[RefundStatus::Success]
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.app_id,
+            provider: NAME,
+            tls: &self.tls,
+            requires_client_certificate: false,
+            default_payer: "2088102116773037",
+            console_refund_statuses: &[RefundStatus::Success],
+        }
     }
 
     fn compose(
@@ -221,7 +208,7 @@ impl Platform {
     /// Counts the request and takes its scripted fault.
     fn arrive(&self, method: Method, account: &Account, content: Option<&Value>) -> Option<Fault> {
         let operation = method.operation();
-        let mut state = self.context.state.lock();
+        let state = self.context.state.lock();
         let order = content.and_then(|content| trade_number(&state, account, content));
         let refund = match method {
             Method::Refund | Method::RefundQuery => {
@@ -232,10 +219,8 @@ impl Platform {
         };
         let id = |number: String| (account.app_id.clone(), number);
         let (order, refund) = (order.map(id), refund.map(id));
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.context.script.lock().for_request(operation, &account.app_id, &numbers)
+        self.context.arrive(operation, &account.app_id, order.as_ref(), refund.as_ref())
     }
 
     fn execute(
@@ -264,13 +249,7 @@ impl Platform {
             Method::BillLink => handler.bill(&content, &self.host),
             Method::CertificateDownload => handler.certificate(&content),
         };
-        let (Ok(reply) | Err(reply)) = result.map(|done| {
-            if let Some(subject) = done.notify {
-                // Without notify_url there is no receiver.
-                send(&self.context, handler.state, &subject, &SendOptions::default()).ok();
-            }
-            done.reply
-        });
+        let (Ok(reply) | Err(reply)) = announce(&self.context, handler.state, result);
         reply
     }
 }

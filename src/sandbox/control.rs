@@ -22,7 +22,7 @@ use super::fault::Fault;
 use super::listener::accept;
 use super::notification::{SendOptions, Subject};
 use super::notify::send;
-use super::state::{Id, OrderState, Payment, RefundStatus, SandboxState};
+use super::state::{Id, OrderState, RefundStatus, SandboxState};
 
 /// Serves connections until the sandbox stops.
 pub(super) async fn run(context: Arc<SandboxContext>, listener: TcpListener) {
@@ -170,12 +170,10 @@ impl Call<'_> {
     fn pay(&self, state: &mut SandboxState, id: &Id) -> Result<(), ControlError> {
         let pay: Pay = self.read()?;
         let order = self.open_order(state, id)?;
-        order.state = OrderState::Success;
         order.opened = true;
-        let amount = pay.amount.unwrap_or(order.total);
-        let default_payer = self.context.accounts.get(&id.0).map_or("", |account| account.default_payer());
+        let default_payer = self.context.accounts.get(&id.0).map_or("", |account| account.profile().default_payer);
         let payer = pay.openid.unwrap_or_else(|| default_payer.to_owned());
-        order.payment = Some(Payment { payer, amount, at: self.now });
+        order.pay(payer, pay.amount, self.now);
         // An order without notify_url has no receiver.
         if pay.notify && order.notify_url.is_some() {
             self.notify(state, &Subject::Payment(id.clone()), &SendOptions::default())?;
@@ -201,7 +199,7 @@ impl Call<'_> {
 
     fn finish(&self, state: &mut SandboxState, id: &Id) -> Result<(), ControlError> {
         let finish: Finish = self.read()?;
-        let refund = state.refunds.get_mut(id).ok_or_else(unknown)?;
+        let refund = state.refunds.get(id).ok_or_else(unknown)?;
         // ABNORMAL is not final: the merchant can still resolve it.
         if !matches!(refund.status, RefundStatus::Processing | RefundStatus::Abnormal) {
             return Err(control_error(
@@ -212,10 +210,10 @@ impl Call<'_> {
         if finish.status == RefundStatus::Processing {
             return Err(control_error(StatusCode::BAD_REQUEST, "`status` must be SUCCESS, CLOSED or ABNORMAL"));
         }
-        refund.status = finish.status;
-        refund.finished = Some(self.now);
+        let has_receiver = refund.notify_url.is_some();
+        state.finish_refund(id, finish.status, self.now);
         // A refund without notify_url has no receiver.
-        if finish.notify && refund.notify_url.is_some() {
+        if finish.notify && has_receiver {
             // Not every provider notifies of every final status; an error means that there is nothing to send.
             send(self.context, state, &Subject::Refund(id.clone()), &SendOptions::default()).ok();
         }

@@ -9,11 +9,12 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`keygen`] | `tollgate keygen sandbox`: accounts, with keys of both sides |
-//! | `account` | accounts as read from their folders |
+//! | `account`, `account_folders` | accounts as read from their folders |
 //! | `listener`, `server`, `response_action` | connections: TLS, client certificates, HTTP, scripted cuts |
-//! | `wechat_v3`, `wechat_v2`, `alipay`, `unionpay` | one protocol each: signatures, fields, words of its answers |
+//! | `registry`, `provider` | the table of providers, and what a row provides |
+//! | `v3_scheme` with the row `wechat_v3`; `wechat_v2`, `alipay`, `unionpay` | one protocol each: signatures, fields, words |
 //! | `fields`, `form`, `keys`, `zip`, `bills` | parts that several protocols share |
-//! | `state`, `context` | orders, refunds, counters |
+//! | `state`, `order_machine`, `context` | orders, refunds and their transitions; counters |
 //! | `notification`, `notify`, `tamper`, `http_client` | notifications and their delivery |
 //! | `control`, `console`, `fault` | control API: the payer, the provider's console, scripted faults |
 
@@ -33,6 +34,7 @@ mod keys;
 mod listener;
 mod notification;
 mod notify;
+mod order_machine;
 mod provider;
 mod registry;
 mod response_action;
@@ -114,7 +116,7 @@ impl Sandbox {
         }
         let (accounts, tls) = account_folders::read_all(&options.accounts)?;
         let certificates = options.require_client_certificate
-            && accounts.values().all(|account| account.requires_client_certificate());
+            && accounts.values().all(|account| account.profile().requires_client_certificate);
         let tls = server::Tls::read(&tls, certificates)?;
         let listener = bind(options.listen).await?;
         let control = bind(options.control).await?;
@@ -173,7 +175,7 @@ pub async fn run_command(listen: SocketAddr, control: SocketAddr, accounts: Vec<
     let _ = writeln!(out, "sandbox  https://{}", sandbox.address());
     let _ = writeln!(out, "control  http://{}", sandbox.control_address());
     let accounts = sandbox.context.accounts.iter();
-    let mut accounts: Vec<_> = accounts.map(|(name, account)| (account.provider(), name)).collect();
+    let mut accounts: Vec<_> = accounts.map(|(name, account)| (account.profile().provider, name)).collect();
     accounts.sort_unstable();
     for (provider, name) in accounts {
         let _ = writeln!(out, "account  {provider} {name}");

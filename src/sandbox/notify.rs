@@ -10,7 +10,22 @@ use jiff::Timestamp;
 use super::context::SandboxContext;
 use super::http_client::post;
 use super::notification::{NotificationBody, SendOptions, Subject};
+use super::order_machine::Done;
 use super::state::{Attempt, Notification, SandboxState};
+
+/// Sends the notification that a request caused. Returns the reply to the request. Without a notification URL there is no
+/// receiver.
+pub(super) fn announce<R, E>(
+    context: &Arc<SandboxContext>,
+    state: &mut SandboxState,
+    result: Result<Done<R>, E>,
+) -> Result<R, E> {
+    let Done { reply, notify } = result?;
+    if let Some(subject) = notify {
+        send(context, state, &subject, &SendOptions::default()).ok();
+    }
+    Ok(reply)
+}
 
 /// Sends the current state of the subject. Returns an error message if there is nothing to send.
 pub(super) fn send(

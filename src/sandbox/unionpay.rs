@@ -24,17 +24,17 @@ use self::authenticate::AuthenticatedRequest;
 use self::codes::Fields;
 use self::reply::{Codec, Refusal, Reply, refused_because};
 use super::account::unionpay::Account;
-use super::account::{self, AccountFile, TlsFiles};
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
 use super::form::{Form, FormError};
 use super::keygen::account_kind::AccountKind;
 use super::keygen::unionpay::{SignMethod as KeygenMethod, make};
 use super::notification::{ComposedNotification, SendOptions, Subject};
-use super::notify::send;
+use super::notify::announce;
 use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
-use super::state::{Id, RefundStatus, SandboxState};
+use super::state::{Id, SandboxState};
 
 const FRONT: &str = "/gateway/api/frontTransReq.do";
 const APP: &str = "/gateway/api/appTransReq.do";
@@ -95,28 +95,15 @@ static KINDS: [AccountKind; 4] = [
 ];
 
 impl account::Account for Account {
-    fn name(&self) -> &str {
-        &self.mer_id
-    }
-
-    fn provider(&self) -> &'static str {
-        NAME
-    }
-
-    fn tls(&self) -> &TlsFiles {
-        &self.tls
-    }
-
-    fn requires_client_certificate(&self) -> bool {
-        false
-    }
-
-    fn default_payer(&self) -> &'static str {
-        "621626*********0018"
-    }
-
-    fn console_refund_statuses(&self) -> &'static [RefundStatus] {
-        &[]
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.mer_id,
+            provider: NAME,
+            tls: &self.tls,
+            requires_client_certificate: false,
+            default_payer: "621626*********0018",
+            console_refund_statuses: &[],
+        }
     }
 
     fn compose(
@@ -228,12 +215,10 @@ impl Exchange {
 
     /// Counts the request and takes its scripted fault.
     fn arrive(&self, transaction: Transaction, account: &Account) -> Option<Fault> {
-        let mut state = self.context.state.lock();
+        let state = self.context.state.lock();
         let About { operation, order, refund } = transaction.about(&state, &self.form);
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.context.script.lock().for_request(operation, &account.mer_id, &numbers)
+        self.context.arrive(operation, &account.mer_id, order.as_ref(), refund.as_ref())
     }
 
     fn execute(&self, transaction: Transaction, account: &Account) -> Reply {
@@ -246,20 +231,16 @@ impl Exchange {
         let parameters = schema::checked(&self.form, transaction, now)?;
         let state = &mut self.context.state.lock();
         let mut handler = trade::OrderHandler { state, account, now };
-        let done = match transaction {
-            Transaction::Page | Transaction::App | Transaction::Qr => handler.create(transaction, parameters)?,
-            Transaction::Barcode => handler.take(parameters)?,
-            Transaction::Query => handler.query(&parameters)?,
-            Transaction::Refund => handler.refund(parameters, self.context.refund_auto)?,
-            Transaction::Undo => handler.undo(parameters, self.context.refund_auto)?,
-            Transaction::Reverse => handler.reverse(&parameters)?,
-            Transaction::File => handler.bill(&parameters)?,
+        let result = match transaction {
+            Transaction::Page | Transaction::App | Transaction::Qr => handler.create(transaction, parameters),
+            Transaction::Barcode => handler.take(parameters),
+            Transaction::Query => handler.query(&parameters),
+            Transaction::Refund => handler.refund(parameters, self.context.refund_auto),
+            Transaction::Undo => handler.undo(parameters, self.context.refund_auto),
+            Transaction::Reverse => handler.reverse(&parameters),
+            Transaction::File => handler.bill(&parameters),
         };
-        if let Some(subject) = done.notify {
-            // Without backUrl there is no receiver.
-            send(&self.context, handler.state, &subject, &SendOptions::default()).ok();
-        }
-        Ok(done.fields)
+        announce(&self.context, handler.state, result)
     }
 }
 

@@ -10,6 +10,8 @@ mod partner;
 mod reply;
 mod schema;
 pub(super) mod scheme;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -27,12 +29,12 @@ use self::reply::{Reply, parameter};
 use self::schema::Product;
 use self::scheme::V3Scheme;
 use super::account::v3_scheme::Account;
-use super::account::{self, AccountFile, TlsFiles};
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
 use super::keygen::account_kind::AccountKind;
 use super::notification::{ComposedNotification, SendOptions, Subject};
-use super::notify::send;
+use super::notify::announce;
 use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 use super::state::{RefundStatus, SandboxState};
@@ -65,28 +67,15 @@ impl Provider for V3Scheme {
 }
 
 impl account::Account for Account {
-    fn name(&self) -> &str {
-        &self.mchid
-    }
-
-    fn provider(&self) -> &'static str {
-        self.scheme.name
-    }
-
-    fn tls(&self) -> &TlsFiles {
-        &self.tls
-    }
-
-    fn requires_client_certificate(&self) -> bool {
-        true
-    }
-
-    fn default_payer(&self) -> &'static str {
-        "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"
-    }
-
-    fn console_refund_statuses(&self) -> &'static [RefundStatus] {
-        RefundStatus::FINAL
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.mchid,
+            provider: self.scheme.name,
+            tls: &self.tls,
+            requires_client_certificate: true,
+            default_payer: "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
+            console_refund_statuses: RefundStatus::FINAL,
+        }
     }
 
     fn compose(
@@ -206,7 +195,7 @@ impl Exchange {
         let text = |field: &str| body.and_then(|body| body[field].as_str()).map(str::to_owned);
         let id = |number: String| (account.mchid.clone(), number);
         let operation = route.operation();
-        let mut state = self.context.state.lock();
+        let state = self.context.state.lock();
         let by_transaction = |transaction: Option<String>| state.transactions.get(&id(transaction?)).cloned();
         let (order, refund) = match route {
             Route::Create(_) => (text("out_trade_no"), None),
@@ -221,10 +210,8 @@ impl Exchange {
             Route::Certificates | Route::Bill(_) | Route::BillFile => (None, None),
         };
         let (order, refund) = (order.map(id), refund.map(id));
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.context.script.lock().for_request(operation, &account.mchid, &numbers)
+        self.context.arrive(operation, &account.mchid, order.as_ref(), refund.as_ref())
     }
 
     fn execute(&self, route: &Route, account: &Arc<Account>, body: Option<Value>) -> Reply {
@@ -250,12 +237,7 @@ impl Exchange {
             Route::Bill(bill) => handler.bill(*bill, &self.parts),
             Route::BillFile => handler.bill_file(query),
         };
-        let (Ok(reply) | Err(reply)) = result.map(|done| {
-            if let Some(subject) = done.notify {
-                send(&self.context, handler.state, &subject, &SendOptions::default()).ok();
-            }
-            done.reply
-        });
+        let (Ok(reply) | Err(reply)) = announce(&self.context, handler.state, result);
         reply
     }
 }

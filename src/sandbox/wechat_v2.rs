@@ -23,13 +23,13 @@ use self::authenticate::AuthenticatedRequest;
 use self::reply::Reply;
 use self::xml::Fields;
 use super::account::wechat_v2::Account;
-use super::account::{self, AccountFile, TlsFiles};
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
 use super::keygen::account_kind::AccountKind;
 use super::keygen::wechat_v2::make;
 use super::notification::{ComposedNotification, SendOptions, Subject};
-use super::notify::send;
+use super::notify::announce;
 use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 use super::state::{RefundStatus, SandboxState};
@@ -70,28 +70,15 @@ const NAME: &str = "wechat-v2";
 static KINDS: [AccountKind; 1] = [AccountKind { name: NAME, help: "WeChat Pay, APIv2", make }];
 
 impl account::Account for Account {
-    fn name(&self) -> &str {
-        &self.mchid
-    }
-
-    fn provider(&self) -> &'static str {
-        NAME
-    }
-
-    fn tls(&self) -> &TlsFiles {
-        &self.tls
-    }
-
-    fn requires_client_certificate(&self) -> bool {
-        false
-    }
-
-    fn default_payer(&self) -> &'static str {
-        "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o"
-    }
-
-    fn console_refund_statuses(&self) -> &'static [RefundStatus] {
-        RefundStatus::FINAL
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.mchid,
+            provider: NAME,
+            tls: &self.tls,
+            requires_client_certificate: false,
+            default_payer: "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
+            console_refund_statuses: RefundStatus::FINAL,
+        }
     }
 
     fn compose(
@@ -173,7 +160,7 @@ impl Exchange {
         let id = |number: String| (account.mchid.clone(), number);
         let text = |name: &str| self.fields.get(name).cloned();
         let operation = self.call.operation();
-        let mut state = self.context.state.lock();
+        let state = self.context.state.lock();
         let refund = match self.call {
             Call::Refund => text("out_refund_no").map(id),
             Call::RefundQuery => match text("refund_id") {
@@ -185,10 +172,8 @@ impl Exchange {
         let by_transaction = |transaction: String| state.transactions.get(&id(transaction)).cloned();
         let order = text("out_trade_no").or_else(|| by_transaction(text("transaction_id")?));
         let order = order.or_else(|| Some(state.refunds.get(refund.as_ref()?)?.order.clone())).map(id);
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.context.script.lock().for_request(operation, &account.mchid, &numbers)
+        self.context.arrive(operation, &account.mchid, order.as_ref(), refund.as_ref())
     }
 
     fn execute(&self, account: &Account) -> Reply {
@@ -209,13 +194,7 @@ impl Exchange {
             Call::DownloadBill => handler.bill(&content),
             Call::DownloadFundFlow => handler.fund_flow(&content),
         };
-        let (Ok(reply) | Err(reply)) = result.map(|done| {
-            if let Some(subject) = done.notify {
-                // Without notify_url there is no receiver.
-                send(&self.context, handler.state, &subject, &SendOptions::default()).ok();
-            }
-            done.reply
-        });
+        let (Ok(reply) | Err(reply)) = announce(&self.context, handler.state, result);
         reply
     }
 }

@@ -6,14 +6,11 @@ use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
 use crate::keys::random_digits;
+use crate::order_machine::Scan;
 use crate::state::{Order, OrderState, Refund, RefundStatus};
 
 /// Fields of a message: name and value.
 pub(super) type Fields = Vec<(&'static str, String)>;
-
-/// Suffixes of payer codes. Codes with other suffixes are paid at once.
-pub(super) const PASSWORD_SUFFIX: &str = "0001";
-pub(super) const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
 
 /// Formats a time as UnionPay does: fourteen digits in UTC+8.
 pub(super) fn china(time: Timestamp) -> String {
@@ -62,7 +59,7 @@ pub(super) fn outcome(order: &Order) -> Option<Outcome> {
         OrderState::Success | OrderState::Refund => Some("00"),
         _ if !order.opened => None,
         OrderState::NotPay => Some("05"),
-        OrderState::PayError if text(&order.parameters, "qrNo").ends_with(INSUFFICIENT_BALANCE_SUFFIX) => Some("64"),
+        OrderState::PayError if Scan::of(text(&order.parameters, "qrNo")) == Scan::NoBalance => Some("64"),
         OrderState::PayError | OrderState::Closed => Some("01"),
     }
 }

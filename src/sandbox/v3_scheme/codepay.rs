@@ -3,17 +3,15 @@
 
 use serde_json::Value;
 
-use super::orders::{OrderHandler, Result, checked, done, order_object};
+use super::orders::{OrderHandler, Result, checked, done};
 use super::reply::Reply;
 use super::reply::parameter;
 use super::schema::{self, Product};
-use crate::state::{Id, OrderState, Payment};
+use crate::order_machine::{Reversal, Scan};
+use crate::state::{Id, Order, OrderState};
 
 /// Owner of every payment code.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
-/// Suffixes of payment codes. Codes with other suffixes are paid at once.
-const PASSWORD_SUFFIX: &str = "0001";
-const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
 /// Maximum age of a payment that can be reversed.
 const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
@@ -39,43 +37,25 @@ impl OrderHandler<'_> {
             return Err(Reply::error(400, "INVALID_REQUEST", "付款码已使用，请用户在微信上刷新后再试"));
         }
         self.open(id, Product::Codepay, None, body);
-        self.state.used_codes.insert(code.clone());
-        let (now, account) = (self.now, self.account);
-        let Some(order) = self.state.order(id, now) else { return Err(not_exist()) };
-        if code.ends_with(PASSWORD_SUFFIX) {
-            return Err(asks_for_password());
+        match self.state.scan(id, &code, PAYER, self.now) {
+            Scan::Password => Err(asks_for_password()),
+            Scan::NoBalance => Err(Reply::error(403, "NOT_ENOUGH", "用户账户余额不足")),
+            Scan::Paid => self.query(id),
         }
-        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
-            order.state = OrderState::PayError;
-            return Err(Reply::error(403, "NOT_ENOUGH", "用户账户余额不足"));
-        }
-        order.state = OrderState::Success;
-        order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: now });
-        done(Reply::ok(&order_object(account, &id.1, order)))
     }
 
     /// Reverses the order of a scanned code and refunds a payment.
     pub(super) fn reverse(&mut self, id: &Id, body: Option<Value>) -> Result {
         let body = checked(body, schema::REVERSE)?;
         self.check_account(&body)?;
-        let now = self.now;
-        let Some(order) = self.state.order(id, now) else { return Err(not_exist()) };
-        if order.product != Product::Codepay.as_str() {
-            return Err(Reply::error(400, "INVALID_REQUEST", "只有付款码支付的订单可以撤销"));
+        let is_scanned = |order: &Order| order.product == Product::Codepay.as_str();
+        match self.state.reverse(id, self.now, REVERSIBLE_SECONDS, is_scanned) {
+            Reversal::NoOrder => Err(not_exist()),
+            Reversal::NotReversible => Err(Reply::error(400, "INVALID_REQUEST", "只有付款码支付的订单可以撤销")),
+            Reversal::Refunded => Err(Reply::error(400, "TRADE_ERROR", "订单已发生退款，不能撤销")),
+            Reversal::TooOld => Err(Reply::error(400, "TRADE_ERROR", "订单超过7天，无法撤销")),
+            Reversal::Repeated | Reversal::Reversed => done(Reply::no_content()),
         }
-        let age = order.payment.as_ref().map_or(0, |payment| now.as_second() - payment.at.as_second());
-        match order.state {
-            OrderState::Refund => return Err(Reply::error(400, "TRADE_ERROR", "订单已发生退款，不能撤销")),
-            OrderState::Success if age > REVERSIBLE_SECONDS => {
-                return Err(Reply::error(400, "TRADE_ERROR", "订单超过7天，无法撤销"));
-            }
-            OrderState::Closed => {}
-            OrderState::Success | OrderState::NotPay | OrderState::PayError => {
-                order.state = OrderState::Closed;
-                self.state.count_execution("cancel", id);
-            }
-        }
-        done(Reply::no_content())
     }
 }
 

@@ -11,21 +11,13 @@ use crate::account::v3_scheme::Account;
 use crate::fields::{self, Field};
 use crate::keys::{encrypt, random_digits, random_text};
 use crate::notification::Subject;
-use crate::state::{Id, Order, OrderEntry, OrderState, Refund, RefundStatus, SandboxState};
+use crate::order_machine::{self, Closing, NewOrder, NewRefund};
+use crate::state::{Id, Order, OrderState, Refund, RefundStatus};
 
 /// Executes one request on the sandbox state.
-pub(super) struct OrderHandler<'a> {
-    pub(super) state: &'a mut SandboxState,
-    pub(super) account: &'a Account,
-    pub(super) now: Timestamp,
-}
-
-/// Reply to a request, and the subject of a notification if one is due.
-pub(super) struct Done {
-    pub(super) reply: Reply,
-    pub(super) notify: Option<Subject>,
-}
-
+pub(super) type OrderHandler<'a> = order_machine::OrderHandler<'a, Account>;
+/// Reply to a request.
+pub(super) type Done = order_machine::Done<Reply>;
 /// Result of a request; the error is a reply.
 pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
@@ -69,21 +61,16 @@ impl OrderHandler<'_> {
 
     /// Records an unpaid order.
     pub(super) fn open(&mut self, id: &Id, product: Product, expires: Option<Timestamp>, body: Value) {
-        let order = Order {
+        let order = NewOrder {
             product: product.as_str(),
-            notify_url: body["notify_url"].as_str().map(str::to_owned),
-            opened: true,
-            created: self.now,
+            transaction_id: format!("42000{}", random_digits(23)),
             total: body["amount"]["total"].as_u64().unwrap_or_default(),
             expires,
-            state: OrderState::NotPay,
-            transaction_id: format!("42000{}", random_digits(23)),
-            payment: None,
+            notify_url: body["notify_url"].as_str().map(str::to_owned),
+            opened: true,
             parameters: body,
         };
-        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.state.orders.entry(id.clone()).or_default().order = Some(order);
-        self.state.count_execution("create", id);
+        self.state.create(id, order, self.now);
     }
 
     /// Returns the data for the payer's device, generated anew for each request of the same order.
@@ -138,20 +125,11 @@ impl OrderHandler<'_> {
         if body["mchid"] != self.account.mchid.as_str() {
             return Err(Reply::error(403, "NO_AUTH", "商户无权限"));
         }
-        let Some(order) = self.state.order(id, self.now) else {
-            return Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在"));
-        };
-        match order.state {
-            OrderState::Success | OrderState::Refund => Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
-            _ if order.product == Product::Codepay.as_str() => {
-                Err(Reply::error(400, "INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销"))
-            }
-            OrderState::Closed => done(Reply::no_content()),
-            OrderState::NotPay | OrderState::PayError => {
-                order.state = OrderState::Closed;
-                self.state.count_execution("close", id);
-                done(Reply::no_content())
-            }
+        match self.state.close(id, self.now, |order| order.product != Product::Codepay.as_str()) {
+            Closing::NoOrder => Err(Reply::error(404, "ORDER_NOT_EXIST", "订单不存在")),
+            Closing::Paid => Err(Reply::error(400, "ORDERPAID", "该订单已支付")),
+            Closing::NotClosable => Err(Reply::error(400, "INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销")),
+            Closing::Repeated | Closing::Closed => done(Reply::no_content()),
         }
     }
 
@@ -184,44 +162,33 @@ impl OrderHandler<'_> {
         if total != total_paid {
             return Err(Reply::error(400, "INVALID_REQUEST", "订单金额或退款金额与之前请求不一致，请核实后再试"));
         }
-        let alive = self.state.refunds_of(&order_id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
-        let (count, sum) = alive.fold((0, 0), |(count, sum), (_, refund)| (count + 1, sum + refund.amount));
+        let (count, sum) = self.state.refunded(&order_id);
         if count >= MAX_PARTIAL_REFUNDS {
             return Err(Reply::error(400, "INVALID_REQUEST", "部分退款次数超过限制"));
         }
         if refund > total_paid.saturating_sub(sum) {
             return Err(Reply::error(400, "INVALID_REQUEST", "累计退款金额大于支付金额"));
         }
-        let made = Refund {
-            order: order_id.1.clone(),
+        let made = NewRefund {
             refund_id: format!("50{}", random_digits(27)),
-            notify_url: text("notify_url"),
             amount: refund,
-            status: RefundStatus::Processing,
-            created: self.now,
-            finished: None,
-            notifications: Vec::new(),
+            notify_url: text("notify_url"),
             parameters: body,
         };
-        self.state.refunds.insert(refund_id.clone(), made);
-        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&order_id) {
-            order.state = OrderState::Refund;
-            refunds.push(refund_id.1.clone());
-        }
+        self.state.refund(&order_id, &refund_id, made, self.now);
         self.state.count_execution("refund", &order_id);
         // The response reports PROCESSING even if the refund finishes immediately, because a 200 confirms only the
         // acceptance.
         let answer = self.refund_reply(&refund_id)?;
-        if auto && let Some(refund) = self.state.refunds.get_mut(&refund_id) {
-            refund.status = RefundStatus::Success;
-            refund.finished = Some(self.now);
+        if auto {
+            self.state.finish_refund(&refund_id, RefundStatus::Success, self.now);
             return Ok(Done { notify: Some(Subject::Refund(refund_id)), ..answer });
         }
         Ok(answer)
     }
 
     /// Removes and checks the `mchid` of a refund, where the scheme requires it.
-    fn without_mchid(&self, body: Option<Value>) -> Result<Option<Value>> {
+    pub(super) fn without_mchid(&self, body: Option<Value>) -> Result<Option<Value>> {
         let Account { scheme, merchant_of, mchid, .. } = self.account;
         if !scheme.has_mchid_in_refunds || merchant_of.is_some() {
             return Ok(body);
@@ -381,5 +348,5 @@ pub(super) fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {
 }
 
 pub(super) fn done(reply: Reply) -> Result {
-    Ok(Done { reply, notify: None })
+    Ok(Done::silent(reply))
 }
