@@ -3,16 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{Process, ServerTls};
-use crate::harness::http_client::exchange;
 
 /// Sends a request to the admin port of the gateway with this configuration. Returns status and body.
 pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result<(u16, Value), String> {
@@ -20,7 +24,7 @@ pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result
     let headers: Vec<_> = process.admin_token.iter().map(|token| ("authorization", token.header())).collect();
     let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot reach {address}: {error}"))?;
     let Some(tls) = &process.admin_tls else {
-        return exchange(stream, address, method, target, &headers, String::new()).await;
+        return exchange(stream, address, method, target, &headers).await;
     };
     let name = ServerName::from(address.ip());
     let stream = TlsConnector::from(config(tls)?).connect(name, stream).await;
@@ -28,12 +32,38 @@ pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result
         let advice = "after a change of the file, send the gateway SIGHUP: a reload serves the new certificate";
         format!("the admin port at {address} does not present the certificate of `admin.tls`: {error}; {advice}")
     })?;
-    exchange(stream, address, method, target, &headers, String::new()).await.map_err(|error| match &tls.client_ca {
+    exchange(stream, address, method, target, &headers).await.map_err(|error| match &tls.client_ca {
         Some(_) => {
             format!("{error}; it requires a certificate issued by `admin.tls.client_ca`: use curl with --cert and --key, as in `curl -X {method} …{target}`")
         }
         None => error,
     })
+}
+
+/// Sends one request over the connection. Returns the status and the body: JSON, or a JSON string if the body is another text.
+async fn exchange<S>(
+    stream: S,
+    to: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&'static str, String)],
+) -> Result<(u16, Value), String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let broken = |error: hyper::Error| format!("the connection to {to} broke: {error}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(target).header("host", to.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    let text = || Value::from(String::from_utf8_lossy(&body).into_owned());
+    Ok((status, serde_json::from_slice(&body).unwrap_or_else(|_| text())))
 }
 
 /// Returns the address to connect to: the loopback address if the gateway listens on all addresses.

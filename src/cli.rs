@@ -1,8 +1,11 @@
 //! Command line: commands and their arguments.
 
+mod keygen;
 mod schema;
+mod sign;
+#[cfg(feature = "tools")]
+mod tools;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,13 +14,11 @@ use clap::{Parser, Subcommand};
 use crate::config::LedgerConfig;
 use crate::output::{complain, say};
 use crate::server::ledger::postgres_address;
-use crate::{
-    chaos, demo, explain, keygen, ledger, output, probe, reload, routing, sandbox, server, sign, snapshot, telemetry,
-};
+use crate::{explain, ledger, output, probe, reload, routing, server, snapshot, telemetry};
 
 /// A payment gateway: one request format for several payment providers, and no payment is ever made twice.
 #[derive(Parser)]
-#[command(version, about, after_help = EXAMPLES)]
+#[command(version, about, after_help = EXAMPLES.join("\n"))]
 struct Arguments {
     /// Directory with tollgate.toml, merchants/, channels/ and routes.toml
     #[arg(long, global = true, default_value = "conf", value_name = "DIR")]
@@ -26,23 +27,29 @@ struct Arguments {
     command: Command,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  tollgate demo                               show everything on this machine, without any set-up
-  tollgate demo --keep                        the same, and leave it running for your own requests
-  tollgate check --conf conf                  list every configuration error with file and line
-  tollgate check --probe                      also test whether each channel's hosts accept its identity
-  tollgate route --merchant shop --method wechat.native --amount 888
-  tollgate run --conf conf                    run the gateway
-  tollgate schema --dir conf/schema           JSON Schemas of the files, for editors
-  tollgate explain tea-1                      show everything that happened to an order
-  tollgate keygen sandbox wechat-sandbox      create keys and a channel file for the local sandbox
-  tollgate sandbox conf/channels/wechat-sandbox
-  tollgate migrate data                       move an embedded ledger into the PostgreSQL of conf/tollgate.toml
-  tollgate sign --key shop-1 --secret env:SHOP_SECRET POST http://127.0.0.1:8080/v1/payments --data @order.json";
+const EXAMPLES: &[&str] = &[
+    "Examples:",
+    #[cfg(feature = "tools")]
+    "  tollgate demo                               show everything on this machine, without any set-up",
+    #[cfg(feature = "tools")]
+    "  tollgate demo --keep                        the same, and leave it running for your own requests",
+    "  tollgate check --conf conf                  list every configuration error with file and line",
+    "  tollgate check --probe                      also test whether each channel's hosts accept its identity",
+    "  tollgate route --merchant shop --method wechat.native --amount 888",
+    "  tollgate run --conf conf                    run the gateway",
+    "  tollgate schema --dir conf/schema           JSON Schemas of the files, for editors",
+    "  tollgate explain tea-1                      show everything that happened to an order",
+    #[cfg(feature = "tools")]
+    "  tollgate keygen sandbox wechat-sandbox      create keys and a channel file for the local sandbox",
+    #[cfg(feature = "tools")]
+    "  tollgate sandbox conf/channels/wechat-sandbox",
+    "  tollgate migrate data                       move an embedded ledger into the PostgreSQL of conf/tollgate.toml",
+    "  tollgate sign --key shop-1 --secret env:SHOP_SECRET POST http://127.0.0.1:8080/v1/payments --data @order.json",
+];
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "tools")]
     /// Run sandbox, gateway and a small shop on this machine: pay, notify, refund
     Demo {
         /// Keep everything running afterwards, until Ctrl-C
@@ -71,20 +78,12 @@ enum Command {
     Route(routing::RouteArgs),
     /// Print a JSON Schema of a configuration file for editor completion and validation
     Schema(schema::SchemaArgs),
+    #[cfg(feature = "tools")]
     /// Run local simulators of the providers that check every signature, with scripted faults
-    Sandbox {
-        /// Address of the providers' interfaces (TLS)
-        #[arg(long, default_value = "127.0.0.1:8443")]
-        listen: SocketAddr,
-        /// Address of the control interface (plain HTTP)
-        #[arg(long, default_value = "127.0.0.1:8444")]
-        control: SocketAddr,
-        /// Directories with a sandbox.toml each, as created by `tollgate keygen sandbox`
-        #[arg(required = true, value_name = "DIR")]
-        accounts: Vec<PathBuf>,
-    },
+    Sandbox(tools::SandboxArgs),
+    #[cfg(feature = "tools")]
     /// Inject every kind of fault while payments are made, then compare what was reported, executed and delivered
-    Chaos(chaos::ChaosArgs),
+    Chaos(tollgate_harness::chaos::ChaosArgs),
     /// Move an embedded ledger into the PostgreSQL of `[ledger]` in tollgate.toml; no gateway may run on either
     Migrate {
         /// Directory of the embedded ledger, the former `ledger.path`
@@ -96,31 +95,7 @@ enum Command {
     /// Generate secrets and keys
     Keygen {
         #[command(subcommand)]
-        what: Keygen,
-    },
-}
-
-#[derive(Subcommand)]
-enum Keygen {
-    /// Generate a secret for a merchant's `keys`
-    Merchant,
-    /// Generate a secret for a merchant's `webhook.secrets`
-    Webhook,
-    /// Generate an RSA key pair: NAME_key.pem and NAME_pub.pem
-    Rsa {
-        /// Base name of the files
-        name: String,
-    },
-    /// Generate keys for both sides of a sandbox account, and the channel file that uses them
-    Sandbox {
-        /// Name of the channel
-        name: String,
-        /// Provider that the sandbox simulates
-        #[arg(long, value_enum, default_value_t)]
-        provider: keygen::SandboxProvider,
-        /// Address on which the sandbox will listen
-        #[arg(long, default_value = "127.0.0.1:8443")]
-        address: String,
+        what: keygen::Keygen,
     },
 }
 
@@ -140,14 +115,15 @@ pub fn main() -> ExitCode {
         Command::Route(arguments) => routing::run(&conf, &arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
-        Command::Demo { keep } => demo::run(keep),
-        Command::Sandbox { listen, control, accounts } => in_runtime(async {
-            sandbox::run_command(listen, control, accounts).await.map_err(|error| error.to_string())
-        }),
-        Command::Chaos(arguments) => chaos::run(&arguments),
+        #[cfg(feature = "tools")]
+        Command::Demo { keep } => tools::demo(keep),
+        #[cfg(feature = "tools")]
+        Command::Sandbox(arguments) => in_runtime(tools::sandbox(arguments)),
+        #[cfg(feature = "tools")]
+        Command::Chaos(arguments) => tools::chaos(&arguments),
         Command::Migrate { from } => migrate(&conf, &from),
         Command::Sign(arguments) => sign::run(arguments),
-        Command::Keygen { what } => generate(&conf, what),
+        Command::Keygen { what } => keygen::run(&conf, what),
     };
     telemetry::log::flush();
     match result {
@@ -161,30 +137,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn generate(conf: &std::path::Path, what: Keygen) -> Result<(), String> {
-    match what {
-        Keygen::Merchant => say!("{}", keygen::merchant_secret()),
-        Keygen::Webhook => say!("{}", keygen::webhook_secret()),
-        Keygen::Rsa { name } => {
-            let pair = keygen::rsa_key_pair().map_err(|error| error.to_string())?;
-            for (suffix, text) in [("key", &pair.private_key), ("pub", &pair.public_key)] {
-                let path = format!("{name}_{suffix}.pem");
-                keygen::write_new(std::path::Path::new(&path), text).map_err(|error| format!("{path}: {error}"))?;
-                say!("{path}");
-            }
-        }
-        Keygen::Sandbox { name, provider, address } => {
-            let made = keygen::sandbox_channel_of(provider, &conf.join("channels"), &name, &address)
-                .map_err(|error| error.to_string())?;
-            let account = made.account.display();
-            say!("channel    {}", made.channel.display());
-            say!("account    {account}");
-            say!("start it   tollgate sandbox --listen {address} {account}");
-        }
-    }
-    Ok(())
 }
 
 fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String> {
@@ -204,4 +156,31 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
 
 fn in_runtime(future: impl Future<Output = Result<(), String>>) -> Result<(), String> {
     tokio::runtime::Runtime::new().map_err(|error| error.to_string())?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Runs with and without the feature `tools`.
+    #[test]
+    fn commands_of_simulators_and_faults_exist_only_with_the_feature_tools() {
+        let mut command = Arguments::command();
+        let names = |command: &clap::Command| -> Vec<String> {
+            command.get_subcommands().map(|one| one.get_name().to_owned()).collect()
+        };
+        let keygen: Vec<String> = command.find_subcommand("keygen").map(names).unwrap_or_default();
+        let commands = names(&command);
+        let help = command.render_long_help().to_string();
+        for tool in ["demo", "sandbox", "chaos"] {
+            assert_eq!(commands.iter().any(|name| name == tool), cfg!(feature = "tools"), "{tool}");
+            assert_eq!(help.contains(&format!("\n  {tool} ")), cfg!(feature = "tools"), "{help}");
+        }
+        assert_eq!(keygen.iter().any(|name| name == "sandbox"), cfg!(feature = "tools"));
+        assert!(["run", "check", "sign"].iter().all(|name| commands.iter().any(|other| other == name)));
+        assert!(["merchant", "webhook", "rsa"].iter().all(|name| keygen.iter().any(|other| other == name)));
+        assert!(cfg!(feature = "tools") || !help.contains("sandbox"), "{help}");
+    }
 }

@@ -4,9 +4,10 @@
 //! else the machine's own. Durations within one process are measured with [`Instant`], which nobody can set.
 
 mod deciding;
+#[cfg(feature = "tools")]
+pub(crate) mod skew;
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,9 +51,6 @@ impl Clock for SystemClock {
     }
 }
 
-/// Seconds by which this process's clock is ahead of the machine's. Only `tollgate chaos` sets it.
-static CLOCK_SKEW: AtomicI64 = AtomicI64::new(0);
-
 /// The clock of this process.
 static CLOCK: LazyLock<Mutex<ProcessClock>> = LazyLock::new(|| {
     let deciding = Deciding::new(std::time::Instant::now(), machine());
@@ -82,20 +80,6 @@ impl OffsetState {
             _ => Self::Small,
         }
     }
-}
-
-/// Environment variable with which `tollgate chaos` skews a gateway's clock, in seconds.
-pub(crate) const AHEAD_VARIABLE: &str = "TOLLGATE_CHAOS_CLOCK_AHEAD";
-
-/// Applies the clock skew of [`AHEAD_VARIABLE`]. Returns an error unless `public_url` is on the loopback interface.
-pub(crate) fn apply_test_skew(public_url: &str) -> Result<(), String> {
-    let Ok(ahead) = std::env::var(AHEAD_VARIABLE) else { return Ok(()) };
-    if !public_url.starts_with("http://127.") {
-        return Err(format!("{AHEAD_VARIABLE} is for `tollgate chaos` alone: unset it"));
-    }
-    let ahead = ahead.parse().map_err(|_| format!("{AHEAD_VARIABLE} must be a number of seconds"))?;
-    CLOCK_SKEW.store(ahead, Ordering::Relaxed);
-    Ok(())
 }
 
 /// Sets the limit of the offset from PostgreSQL's clock for background work.
@@ -188,7 +172,9 @@ pub(crate) fn is_trusted() -> bool {
 /// Returns the time of this machine's clock.
 fn machine() -> Timestamp {
     let now = Timestamp::now();
-    now.checked_add(SignedDuration::from_secs(CLOCK_SKEW.load(Ordering::Relaxed))).unwrap_or(now)
+    #[cfg(feature = "tools")]
+    let now = skew::applied_to(now);
+    now
 }
 
 /// Returns the time and a new nonce for one signature.

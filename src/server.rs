@@ -51,7 +51,8 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
     })?;
     let process = Arc::clone(&current.load().process);
     log::set(&process.log, process.log_buffer);
-    clock::apply_test_skew(&process.public_url)?;
+    #[cfg(feature = "tools")]
+    clock::skew::read_environment(&process.public_url)?;
     let descriptors = listener::raise_limit();
     let required = process.limits.max_connections as usize;
     let connections = descriptors.connections(required);

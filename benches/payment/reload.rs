@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tollgate::keygen;
 use tollgate::snapshot::{self, Snapshot};
+use tollgate_sandbox::keygen;
 
 use crate::drive::{self, Load, Prepared};
 use crate::stage::{Stage, cpu_time};

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
-use tollgate::sandbox::{Options, Sandbox};
-use tollgate::sign::{Credentials, plain};
-use tollgate::{keygen, snapshot};
+use tollgate::snapshot;
+use tollgate_harness::merchant::MerchantKey;
+use tollgate_harness::process::{GatewayProcess, unused_address};
 use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
 use tollgate_plugins::provider::{Encoded, Signing};
+use tollgate_sandbox::{Options, Sandbox, keygen};
 
 use crate::drive::{self, Prepared};
 
@@ -119,17 +120,17 @@ impl Stage {
         }
     }
 
-    pub async fn start_gateway(&self) -> Process {
+    pub async fn start_gateway(&self) -> GatewayProcess {
         self.start_gateways().await.swap_remove(0)
     }
 
-    pub async fn start_gateways(&self) -> Vec<Process> {
+    pub async fn start_gateways(&self) -> Vec<GatewayProcess> {
+        let program = Path::new(env!("CARGO_BIN_EXE_tollgate"));
         let mut processes = Vec::new();
-        for (conf, listen) in self.confs.iter().zip(&self.gateways) {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-            command.args(["run", "--conf"]).arg(conf).stdout(Stdio::null()).stderr(Stdio::null());
-            processes.push(Process(command.spawn().unwrap()));
-            until_open(*listen).await;
+        for ((conf, listen), admin) in self.confs.iter().zip(&self.gateways).zip(&self.admins) {
+            let process = GatewayProcess::at(program, conf.clone(), conf.with_extension("log"), *listen, *admin);
+            process.start().await.unwrap();
+            processes.push(process);
         }
         processes
     }
@@ -206,10 +207,7 @@ pub fn create(order: &str, channel: Option<&str>) -> Prepared {
 
 /// Returns a signed request of the merchant.
 pub fn signed_request(method: Method, target: &str, body: &[u8]) -> Prepared {
-    let stamp = tollgate::clock::stamp();
-    let secret = SECRET.as_bytes();
-    let with = Credentials { key_id: "shop-1", secret, created: stamp.unix_time, nonce: &stamp.nonce };
-    let headers = plain(&with, method.as_str(), target, body);
+    let headers = MerchantKey::fixed("shop-1", SECRET).sign(method.as_str(), target, body);
     let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Prepared { method, target: target.to_owned(), headers, body: body.to_vec().into() }
 }
@@ -234,5 +232,5 @@ pub fn cpu_time(process: u32) -> Duration {
 }
 
 pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    unused_address().unwrap()
 }

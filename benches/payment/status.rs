@@ -30,7 +30,7 @@ pub async fn measure() {
         let check = signature_check(&stage).await;
         let load = |to| Load { requests: signed(REQUESTS), expected: 200, to };
         let bare = drive::measure(load(nginx.address), || nginx.cpu_time()).await;
-        let whole = drive::measure(load(stage.gateway), || cpu_time(gateway.id())).await;
+        let whole = drive::measure(load(stage.gateway), || cpu_time(gateway.id().unwrap())).await;
         rounds.push((whole.rate / bare.rate, check, bare, whole));
     }
     rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
@@ -67,7 +67,7 @@ async fn signature_check(stage: &Stage) -> Duration {
     let started = Instant::now();
     for headers in &headers {
         let head = Head { method: "GET", scheme: "http", authority: "localhost", path_and_query: TARGET, headers };
-        let now = tollgate::clock::unix_now();
+        let now = tollgate_harness::merchant::unix_now();
         let signed = access.authenticate(&snapshot, &head, b"", now).map_err(|denied| format!("{denied:?}")).unwrap();
         assert!(access.admit(&snapshot, &signed, now, || Ok(())).await.is_ok());
     }

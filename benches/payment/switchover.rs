@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use tokio_postgres::{Client, NoTls};
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
 
 use crate::drive;
 use crate::merchants::{Attempt, Merchants, print_load, print_span, repeat};

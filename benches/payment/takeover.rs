@@ -7,7 +7,7 @@ use http::Method;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
 
 use crate::drive::{self, Connection, Prepared};
 use crate::merchants::{Merchants, print_load, print_span};

@@ -27,7 +27,7 @@ pub async fn measure(payments: usize) {
     for round in 0..=ROUNDS {
         for (_, stage, processes, measured) in &mut runs {
             let requests = stage.merchant_requests(round * payments, payments / ROUNDS);
-            let cpu = || processes.iter().map(|process| cpu_time(process.id())).sum::<Duration>();
+            let cpu = || processes.iter().map(|process| cpu_time(process.id().unwrap())).sum::<Duration>();
             let run = drive::measure_over(&stage.gateways, requests, 201, cpu).await;
             if round > 0 {
                 measured.push(run);

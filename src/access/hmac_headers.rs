@@ -33,7 +33,7 @@ pub(super) fn read(head: &Head<'_>, body: &[u8]) -> Result<SignedRequest, Denied
 }
 
 /// Returns the text to sign.
-pub(crate) fn message(method: &str, path_and_query: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
+fn message(method: &str, path_and_query: &str, timestamp: &str, nonce: &str, body: &[u8]) -> Vec<u8> {
     let digest = hex::encode(Sha256::digest(body));
     format!("{method}\n{path_and_query}\n{timestamp}\n{nonce}\n{digest}").into_bytes()
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use http::{HeaderName, HeaderValue};
+use tollgate_merchant::{Credentials, Headers, plain, rfc9421};
 use tollgate_plugins::secret::Secret;
 
 use super::*;
-use crate::sign::{Credentials, Headers, plain, rfc9421};
 
 const NOW: u64 = 1_700_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";

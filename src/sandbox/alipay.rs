@@ -2,17 +2,18 @@
 //! `v3` contains the JSON protocol over the same business logic.
 
 mod authenticate;
-pub(super) mod bills;
+mod bills;
 mod codes;
 mod gbk;
-pub(super) mod notification;
+mod notification;
 mod refund;
 mod reply;
 mod schema;
 mod trade;
-pub(super) mod v3;
+mod v3;
 mod yuan;
 
+use std::io;
 use std::sync::Arc;
 
 use http::Request;
@@ -25,21 +26,96 @@ use serde_json::{Value, json};
 use self::authenticate::AuthenticatedRequest;
 use self::reply::Reply;
 use super::account::alipay::Account;
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
 use super::form::{Form, FormError};
-use super::notification::SendOptions;
-use super::notify::send;
+use super::keygen::account_kind::AccountKind;
+use super::keygen::alipay::{Mode, make};
+use super::notification::{ComposedNotification, SendOptions, Subject};
+use super::notify::announce;
+use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
-use super::state::SandboxState;
+use super::state::{RefundStatus, SandboxState};
+
+/// Alipay, with its form protocol and its v3 protocol.
+pub(super) struct Alipay;
+
+impl Provider for Alipay {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn serves(&self, path: &str) -> bool {
+        matches!(path, FORM_PATH | bills::PATH) || path.starts_with(v3::PATHS)
+    }
+
+    fn serve(&'static self, context: Arc<SandboxContext>, _: Option<String>, request: Request<Incoming>) -> Serving {
+        match request.uri().path() {
+            FORM_PATH => Box::pin(serve(context, request)),
+            bills::PATH => Box::pin(bills::serve(context, request)),
+            _ => Box::pin(v3::serve(context, request)),
+        }
+    }
+
+    fn read_account(&'static self, file: &AccountFile) -> io::Result<Arc<dyn account::Account>> {
+        Ok(Arc::new(Account::read(file)?))
+    }
+
+    fn account_kinds(&self) -> &'static [AccountKind] {
+        &KINDS
+    }
+}
+
+/// Name, as `provider` in `sandbox.toml`.
+const NAME: &str = "alipay";
+
+/// Path of the form protocol.
+const FORM_PATH: &str = "/gateway.do";
+
+static KINDS: [AccountKind; 3] = [
+    AccountKind { name: NAME, help: "Alipay, with public keys", make: |new_account| make(new_account, Mode::Keys) },
+    AccountKind {
+        name: "alipay-certificates",
+        help: "Alipay, with certificates",
+        make: |new_account| make(new_account, Mode::Certificates),
+    },
+    AccountKind {
+        name: "alipay-v3",
+        help: "Alipay, with certificates, by its v3 protocol",
+        make: |new_account| make(new_account, Mode::V3),
+    },
+];
+
+impl account::Account for Account {
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.app_id,
+            provider: NAME,
+            tls: &self.tls,
+            requires_client_certificate: false,
+            default_payer: "2088102116773037",
+            console_refund_statuses: &[RefundStatus::Success],
+        }
+    }
+
+    fn compose(
+        self: Arc<Self>,
+        state: &SandboxState,
+        subject: &Subject,
+        options: &SendOptions,
+    ) -> Result<ComposedNotification, String> {
+        notification::compose(state, &self, subject, options)
+    }
+}
 
 /// Serves one request of the form protocol.
-pub(super) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
+async fn serve(context: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.state.lock().stats.requests += 1;
+    context.state.lock().stats.requests += 1;
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let head = Form::default().with(query);
-    if let Some(verdict) = head.as_ref().ok().and_then(|head| cut_before_body(&shared, head)) {
+    if let Some(verdict) = head.as_ref().ok().and_then(|head| cut_before_body(&context, head)) {
         return verdict;
     }
     let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
@@ -51,13 +127,13 @@ pub(super) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming
         Err(error) => return ResponseAction::Answer(form_error_reply(&error).sent()),
     };
     // Whether to cut often depends on the body. The client cannot observe that the body was read.
-    if let Some(verdict) = cut_before_body(&shared, &form) {
+    if let Some(verdict) = cut_before_body(&context, &form) {
         return verdict;
     }
     // A separate task, so that a request that was read is executed even if the client disconnects.
     let host = parts.headers.get("host").and_then(|value| value.to_str().ok());
     let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned();
-    let work = tokio::spawn(async move { Exchange { platform: Platform { shared, host }, form }.run().await });
+    let work = tokio::spawn(async move { Exchange { platform: Platform { context, host }, form }.run().await });
     work.await.unwrap_or(ResponseAction::Cut)
 }
 
@@ -73,11 +149,11 @@ fn is_form(parts: &Parts) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
-fn cut_before_body(shared: &SandboxContext, form: &Form) -> Option<ResponseAction> {
+fn cut_before_body(context: &SandboxContext, form: &Form) -> Option<ResponseAction> {
     let operation = form.get("method").and_then(Method::named).map_or("", Method::operation);
     let content: Value = form.get("biz_content").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let number = content["out_request_no"].as_str().or_else(|| content["out_trade_no"].as_str());
-    action_before_body(shared, operation, number)
+    action_before_body(context, operation, number)
 }
 
 struct Exchange {
@@ -87,25 +163,25 @@ struct Exchange {
 
 impl Exchange {
     async fn run(self) -> ResponseAction {
-        let shared = &self.platform.shared;
-        let request = match authenticate::authenticate(&self.form, &shared.accounts, Timestamp::now()) {
+        let context = &self.platform.context;
+        let request = match authenticate::authenticate(&self.form, &context.accounts, Timestamp::now()) {
             Ok(request) => request,
             Err(reply) => {
-                shared.state.lock().stats.bad_signatures += 1;
+                context.state.lock().stats.bad_signatures += 1;
                 return ResponseAction::Answer(reply.sent());
             }
         };
         let (method, account) = (request.method, Arc::clone(&request.account));
         match self.platform.answer(request).await {
             Some((reply, fault)) => ResponseAction::Answer(reply.signed(method, &account, fault)),
-            None => cut(shared),
+            None => cut(context),
         }
     }
 }
 
 /// Business logic, shared by both protocols.
 struct Platform {
-    shared: Arc<SandboxContext>,
+    context: Arc<SandboxContext>,
     /// Host of the request, also used in links.
     host: String,
 }
@@ -132,7 +208,7 @@ impl Platform {
     /// Counts the request and takes its scripted fault.
     fn arrive(&self, method: Method, account: &Account, content: Option<&Value>) -> Option<Fault> {
         let operation = method.operation();
-        let mut state = self.shared.state.lock();
+        let state = self.context.state.lock();
         let order = content.and_then(|content| trade_number(&state, account, content));
         let refund = match method {
             Method::Refund | Method::RefundQuery => {
@@ -143,10 +219,8 @@ impl Platform {
         };
         let id = |number: String| (account.app_id.clone(), number);
         let (order, refund) = (order.map(id), refund.map(id));
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.shared.script.lock().for_request(operation, &account.app_id, &numbers)
+        self.context.arrive(operation, &account.app_id, order.as_ref(), refund.as_ref())
     }
 
     fn execute(
@@ -160,7 +234,7 @@ impl Platform {
             Ok(content) => content,
             Err(reply) => return reply,
         };
-        let state = &mut self.shared.state.lock();
+        let state = &mut self.context.state.lock();
         let mut handler = trade::OrderHandler { state, account, now: Timestamp::now() };
         let result = match method {
             Method::Pay => handler.pay(content, notify_url),
@@ -170,18 +244,12 @@ impl Platform {
             Method::Query => handler.query(&content),
             Method::Close => handler.close(&content),
             Method::Cancel => handler.cancel(&content),
-            Method::Refund => handler.refund(content, notify_url, self.shared.refund_auto),
+            Method::Refund => handler.refund(content, notify_url, self.context.refund_auto),
             Method::RefundQuery => handler.refund_query(&content),
             Method::BillLink => handler.bill(&content, &self.host),
             Method::CertificateDownload => handler.certificate(&content),
         };
-        let (Ok(reply) | Err(reply)) = result.map(|done| {
-            if let Some(subject) = done.notify {
-                // Without notify_url there is no receiver.
-                send(&self.shared, handler.state, &subject, &SendOptions::default()).ok();
-            }
-            done.reply
-        });
+        let (Ok(reply) | Err(reply)) = announce(&self.context, handler.state, result);
         reply
     }
 }

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::account::Accounts;
-use super::fault::Script;
-use super::state::SandboxState;
+use super::fault::{Fault, Script};
+use super::state::{Id, SandboxState};
 
 /// Accounts, options and mutable state of a running sandbox.
 pub(super) struct SandboxContext {
@@ -23,6 +23,19 @@ pub(super) struct SandboxContext {
 }
 
 impl SandboxContext {
+    /// Counts a request with a valid signature, and takes its scripted fault.
+    pub(super) fn arrive(
+        &self,
+        operation: &'static str,
+        account: &str,
+        order: Option<&Id>,
+        refund: Option<&Id>,
+    ) -> Option<Fault> {
+        self.state.lock().count_arrival(operation, order, refund);
+        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number.clone()).collect();
+        self.script.lock().for_request(operation, account, &numbers)
+    }
+
     /// Spawns a task that is aborted when the sandbox stops.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let mut stop = self.stop.subscribe();

@@ -22,31 +22,31 @@ use super::fault::Fault;
 use super::listener::accept;
 use super::notification::{SendOptions, Subject};
 use super::notify::send;
-use super::state::{Id, Payment, RefundStatus, SandboxState, State};
+use super::state::{Id, OrderState, RefundStatus, SandboxState};
 
 /// Serves connections until the sandbox stops.
-pub(super) async fn run(shared: Arc<SandboxContext>, listener: TcpListener) {
+pub(super) async fn run(context: Arc<SandboxContext>, listener: TcpListener) {
     loop {
         let stream = accept(&listener).await;
-        let at = shared.clone();
-        shared.spawn(async move {
+        let at = context.clone();
+        context.spawn(async move {
             let service = service_fn(move |request| {
-                let shared = at.clone();
-                async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+                let context = at.clone();
+                async move { Ok::<_, Infallible>(answer(&context, request).await) }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn answer(shared: &Arc<SandboxContext>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(context: &Arc<SandboxContext>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let result = match Limited::new(body, 1 << 20).collect().await {
         Ok(body) => {
             let query = parts.uri.query().and_then(|query| query.split_once('='));
             let account = query.filter(|(name, _)| matches!(*name, "mchid" | "app_id" | "merId" | "account"));
             let account = account.map(|(_, account)| account.to_owned());
-            let call = Call { shared, account, body: body.to_bytes(), now: Timestamp::now() };
+            let call = Call { context, account, body: body.to_bytes(), now: Timestamp::now() };
             call.run(&parts.method, parts.uri.path())
         }
         Err(error) => Err(control_error(StatusCode::BAD_REQUEST, error.to_string())),
@@ -68,7 +68,7 @@ fn control_error(status: StatusCode, message: impl Into<String>) -> ControlError
 }
 
 struct Call<'a> {
-    shared: &'a Arc<SandboxContext>,
+    context: &'a Arc<SandboxContext>,
     /// Account from the query string; needed if several accounts have the same number.
     account: Option<String>,
     body: Bytes,
@@ -107,7 +107,7 @@ struct ConsoleRefund {
 impl Call<'_> {
     fn run(&self, method: &Method, path: &str) -> Result<Value, ControlError> {
         let path: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let mut state = self.shared.state.lock();
+        let mut state = self.context.state.lock();
         match (method.as_str(), path.as_slice()) {
             ("GET", ["orders"]) => {
                 let ids: Vec<Id> = state.orders.keys().cloned().collect();
@@ -122,11 +122,11 @@ impl Call<'_> {
                 match *action {
                     "scan" => self.open_order(&mut state, &id)?.opened = true,
                     "pay" => self.pay(&mut state, &id)?,
-                    "fail" => self.open_order(&mut state, &id)?.state = State::PayError,
+                    "fail" => self.open_order(&mut state, &id)?.state = OrderState::PayError,
                     "notify" => self.notify(&mut state, &Subject::Payment(id.clone()), &self.read()?)?,
                     "refund_in_console" => {
                         let ConsoleRefund { number, amount, status } = self.read()?;
-                        console::refund(self.shared, &mut state, &id, (&number, amount), status)
+                        console::refund(self.context, &mut state, &id, (&number, amount), status)
                             .map_err(|message| control_error(StatusCode::CONFLICT, message))?;
                     }
                     _ => return Err(unknown()),
@@ -143,24 +143,24 @@ impl Call<'_> {
                 let order = state.refunds.get(&id).map(|refund| (id.0.clone(), refund.order.clone()));
                 Ok(order.and_then(|order| state.view(&order, self.now)).unwrap_or_default())
             }
-            ("GET", ["faults"]) => Ok(json!(self.shared.script.lock().pending())),
+            ("GET", ["faults"]) => Ok(json!(self.context.script.lock().pending())),
             ("POST", ["faults"]) => {
                 let fault: Fault = self.read()?;
                 if let Some(error) = fault.validation_error() {
                     return Err(control_error(StatusCode::BAD_REQUEST, error));
                 }
                 let added = json!([fault]);
-                self.shared.script.lock().add(fault);
+                self.context.script.lock().add(fault);
                 Ok(added)
             }
             ("DELETE", ["faults"]) => {
-                self.shared.script.lock().clear();
+                self.context.script.lock().clear();
                 Ok(json!([]))
             }
             ("GET", ["stats"]) => Ok(json!(state.stats)),
             ("POST", ["reset"]) => {
                 state.reset();
-                self.shared.script.lock().clear();
+                self.context.script.lock().clear();
                 Ok(json!({}))
             }
             _ => Err(unknown()),
@@ -170,12 +170,10 @@ impl Call<'_> {
     fn pay(&self, state: &mut SandboxState, id: &Id) -> Result<(), ControlError> {
         let pay: Pay = self.read()?;
         let order = self.open_order(state, id)?;
-        order.state = State::Success;
         order.opened = true;
-        let amount = pay.amount.unwrap_or(order.total);
-        let default_payer = self.shared.accounts.get(&id.0).map_or("", |account| account.default_payer());
+        let default_payer = self.context.accounts.get(&id.0).map_or("", |account| account.profile().default_payer);
         let payer = pay.openid.unwrap_or_else(|| default_payer.to_owned());
-        order.payment = Some(Payment { payer, amount, at: self.now });
+        order.pay(payer, pay.amount, self.now);
         // An order without notify_url has no receiver.
         if pay.notify && order.notify_url.is_some() {
             self.notify(state, &Subject::Payment(id.clone()), &SendOptions::default())?;
@@ -192,7 +190,7 @@ impl Call<'_> {
         let order = state.order(id, self.now);
         let order =
             order.ok_or_else(|| control_error(StatusCode::NOT_FOUND, "requests arrived, but no order was created"))?;
-        if order.state != State::NotPay {
+        if order.state != OrderState::NotPay {
             let message = format!("the order is {}; only a NOTPAY order can be paid or fail", order.state.as_str());
             return Err(control_error(StatusCode::CONFLICT, message));
         }
@@ -201,7 +199,7 @@ impl Call<'_> {
 
     fn finish(&self, state: &mut SandboxState, id: &Id) -> Result<(), ControlError> {
         let finish: Finish = self.read()?;
-        let refund = state.refunds.get_mut(id).ok_or_else(unknown)?;
+        let refund = state.refunds.get(id).ok_or_else(unknown)?;
         // ABNORMAL is not final: the merchant can still resolve it.
         if !matches!(refund.status, RefundStatus::Processing | RefundStatus::Abnormal) {
             return Err(control_error(
@@ -212,23 +210,23 @@ impl Call<'_> {
         if finish.status == RefundStatus::Processing {
             return Err(control_error(StatusCode::BAD_REQUEST, "`status` must be SUCCESS, CLOSED or ABNORMAL"));
         }
-        refund.status = finish.status;
-        refund.finished = Some(self.now);
+        let has_receiver = refund.notify_url.is_some();
+        state.finish_refund(id, finish.status, self.now);
         // A refund without notify_url has no receiver.
-        if finish.notify && refund.notify_url.is_some() {
+        if finish.notify && has_receiver {
             // Not every provider notifies of every final status; an error means that there is nothing to send.
-            send(self.shared, state, &Subject::Refund(id.clone()), &SendOptions::default()).ok();
+            send(self.context, state, &Subject::Refund(id.clone()), &SendOptions::default()).ok();
         }
         Ok(())
     }
 
     fn notify(&self, state: &mut SandboxState, subject: &Subject, options: &SendOptions) -> Result<(), ControlError> {
-        send(self.shared, state, subject, options).map_err(|message| control_error(StatusCode::CONFLICT, message))
+        send(self.context, state, subject, options).map_err(|message| control_error(StatusCode::CONFLICT, message))
     }
 
     /// Returns the id of a number. Looks the number up in each account instead of scanning all orders.
     fn id(&self, is_known: impl Fn(&Id) -> bool, number: &str) -> Result<Id, ControlError> {
-        let accounts = self.shared.accounts.keys();
+        let accounts = self.context.accounts.keys();
         let wanted = accounts.filter(|name| self.account.as_ref().is_none_or(|account| account == *name));
         let mut found = wanted.map(|name| (name.clone(), number.to_owned())).filter(|id| is_known(id));
         let id =

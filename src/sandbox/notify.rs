@@ -7,32 +7,36 @@ use std::time::Duration;
 use http::Uri;
 use jiff::Timestamp;
 
-use super::account::Account;
 use super::context::SandboxContext;
 use super::http_client::post;
 use super::notification::{NotificationBody, SendOptions, Subject};
+use super::order_machine::Done;
 use super::state::{Attempt, Notification, SandboxState};
-use super::tamper::Tamper;
-use super::{alipay, unionpay, wechat_v2, wechat_v3};
+
+/// Sends the notification that a request caused. Returns the reply to the request. Without a notification URL there is no
+/// receiver.
+pub(super) fn announce<R, E>(
+    context: &Arc<SandboxContext>,
+    state: &mut SandboxState,
+    result: Result<Done<R>, E>,
+) -> Result<R, E> {
+    let Done { reply, notify } = result?;
+    if let Some(subject) = notify {
+        send(context, state, &subject, &SendOptions::default()).ok();
+    }
+    Ok(reply)
+}
 
 /// Sends the current state of the subject. Returns an error message if there is nothing to send.
 pub(super) fn send(
-    shared: &Arc<SandboxContext>,
+    context: &Arc<SandboxContext>,
     state: &mut SandboxState,
     subject: &Subject,
     options: &SendOptions,
 ) -> Result<(), String> {
     let (Subject::Payment(id) | Subject::Refund(id)) = subject;
-    let account = shared.accounts.get(&id.0).ok_or("there is no such account")?;
-    if options.tamper == Some(Tamper::SignType) && !matches!(account, Account::WechatV2(_)) {
-        return Err("only WeChat Pay APIv2 has two sign types".to_owned());
-    }
-    let composed = match account {
-        Account::WechatV3(account) => wechat_v3::notification::compose(state, account, subject, options)?,
-        Account::WechatV2(account) => wechat_v2::notification::compose(state, account, subject, options)?,
-        Account::Alipay(account) => alipay::notification::compose(state, account, subject, options)?,
-        Account::Unionpay(account) => unionpay::notification::compose(state, account, subject, options)?,
-    };
+    let account = context.accounts.get(&id.0).ok_or("there is no such account")?;
+    let composed = Arc::clone(account).compose(state, subject, options)?;
     let url = composed.url.parse::<Uri>().map_err(|error| format!("{}: {error}", composed.url))?;
     for _ in 0..options.times {
         let index = state.notifications.len();
@@ -50,21 +54,21 @@ pub(super) fn send(
         };
         indexes.into_iter().for_each(|indexes| indexes.push(index));
         let task = DeliveryTask {
-            shared: shared.clone(),
+            context: context.clone(),
             body: composed.body.clone(),
             url: url.clone(),
             is_sent_once: options.tamper.is_some(),
             index,
             epoch: state.epoch,
         };
-        shared.spawn(task.run(Duration::from_millis(options.delay_ms)));
+        context.spawn(task.run(Duration::from_millis(options.delay_ms)));
     }
     Ok(())
 }
 
 /// Delivery of one copy of a notification.
 struct DeliveryTask {
-    shared: Arc<SandboxContext>,
+    context: Arc<SandboxContext>,
     body: Arc<dyn NotificationBody>,
     url: Uri,
     is_sent_once: bool,
@@ -75,13 +79,13 @@ struct DeliveryTask {
 impl DeliveryTask {
     async fn run(self, delay: Duration) {
         tokio::time::sleep(delay).await;
-        let repeats = match self.shared.schedule.as_slice() {
+        let repeats = match self.context.schedule.as_slice() {
             _ if self.is_sent_once => &[],
             [] => self.body.schedule(),
             schedule => schedule,
         };
         for wait in repeats.iter().map(Some).chain([None]) {
-            if self.shared.state.lock().epoch != self.epoch {
+            if self.context.state.lock().epoch != self.epoch {
                 return;
             }
             let Some((headers, body)) = self.body.sign_now() else { return };
@@ -99,7 +103,7 @@ impl DeliveryTask {
 
     /// Records an attempt. Returns false if the state was reset in the meantime.
     fn record(&self, at: Timestamp, response: std::io::Result<u16>, acknowledged: bool) -> bool {
-        let mut state = self.shared.state.lock();
+        let mut state = self.context.state.lock();
         if state.epoch != self.epoch {
             return false;
         }

@@ -20,17 +20,17 @@ pub(super) enum ResponseAction {
 pub(super) const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// Counts a cut of a connection.
-pub(super) fn cut(shared: &SandboxContext) -> ResponseAction {
-    shared.state.lock().stats.cuts += 1;
+pub(super) fn cut(context: &SandboxContext) -> ResponseAction {
+    context.state.lock().stats.cuts += 1;
     ResponseAction::Cut
 }
 
 /// Returns the scripted action for a request whose body was not read, if there is one.
 pub(super) fn action_before_body(
-    shared: &SandboxContext,
+    context: &SandboxContext,
     operation: &str,
     number: Option<&str>,
 ) -> Option<ResponseAction> {
-    let kind = shared.script.lock().for_head(operation, number)?;
-    Some(if kind == FaultKind::RefuseStream { ResponseAction::Refuse } else { cut(shared) })
+    let kind = context.script.lock().for_head(operation, number)?;
+    Some(if kind == FaultKind::RefuseStream { ResponseAction::Refuse } else { cut(context) })
 }

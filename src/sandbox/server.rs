@@ -29,12 +29,12 @@ use super::context::SandboxContext;
 use super::fault::FaultKind;
 use super::keys::serial_of;
 use super::listener::accept;
+use super::registry::provider_of_path;
 use super::response_action::ResponseAction;
-use super::{alipay, unionpay, wechat_v2, wechat_v3};
 
 /// Dispatches a request by path: each protocol has its own. `identity` is the serial number of the connection's
 /// client certificate.
-async fn serve(shared: Arc<SandboxContext>, identity: Option<String>, request: Request<Incoming>) -> ResponseAction {
+async fn serve(context: Arc<SandboxContext>, identity: Option<String>, request: Request<Incoming>) -> ResponseAction {
     match request.uri().path() {
         // Answers a plain reachability check.
         "/" if request.method() == http::Method::GET => {
@@ -42,12 +42,7 @@ async fn serve(shared: Arc<SandboxContext>, identity: Option<String>, request: R
             *page.status_mut() = http::StatusCode::NOT_FOUND;
             ResponseAction::Answer(page)
         }
-        "/gateway.do" => alipay::serve(shared, request).await,
-        path if path.starts_with(alipay::v3::PATHS) => alipay::v3::serve(shared, request).await,
-        path if wechat_v2::is_path(path) => wechat_v2::serve(shared, identity, request).await,
-        path if path.starts_with("/gateway/api/") || path == unionpay::FILES => unionpay::serve(shared, request).await,
-        alipay::bills::PATH => alipay::bills::serve(shared, request).await,
-        _ => wechat_v3::serve(shared, identity, request).await,
+        path => provider_of_path(path).serve(context, identity, request).await,
     }
 }
 
@@ -97,26 +92,26 @@ fn acceptor(
 }
 
 /// Serves connections until the sandbox stops.
-pub(super) async fn run(shared: Arc<SandboxContext>, listener: TcpListener, tls: Tls) {
+pub(super) async fn run(context: Arc<SandboxContext>, listener: TcpListener, tls: Tls) {
     loop {
         let stream = accept(&listener).await;
-        let fault = shared.script.lock().for_connection();
+        let fault = context.script.lock().for_connection();
         if fault == Some(FaultKind::RefuseConnection) {
-            shared.state.lock().stats.refused_connections += 1;
+            context.state.lock().stats.refused_connections += 1;
             continue;
         }
         let refuse = fault == Some(FaultKind::RefuseClientCertificate);
         let acceptor = if refuse { &tls.rejecting } else { &tls.normal };
-        shared.spawn(connection(shared.clone(), acceptor.clone(), stream));
+        context.spawn(connection(context.clone(), acceptor.clone(), stream));
     }
 }
 
-async fn connection(shared: Arc<SandboxContext>, acceptor: TlsAcceptor, stream: TcpStream) {
+async fn connection(context: Arc<SandboxContext>, acceptor: TlsAcceptor, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let stream = match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((_, mut stream)) => {
-            shared.state.lock().stats.refused_handshakes += 1;
+            context.state.lock().stats.refused_handshakes += 1;
             // Read to the end before closing: a close with unread bytes resets the connection, and a reset can
             // overtake the TLS alert.
             let _ = stream.shutdown().await;
@@ -126,14 +121,14 @@ async fn connection(shared: Arc<SandboxContext>, acceptor: TlsAcceptor, stream: 
             return;
         }
     };
-    shared.state.lock().stats.handshakes += 1;
+    context.state.lock().stats.handshakes += 1;
     let certificates = stream.get_ref().1.peer_certificates();
     let identity = certificates.and_then(|chain| chain.first()).and_then(|certificate| serial_of(certificate));
     let cut = Arc::new(Notify::new());
     let cutting = cut.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let is_h2 = request.version() == http::Version::HTTP_2;
-        let verdict = serve(shared.clone(), identity.clone(), request);
+        let verdict = serve(context.clone(), identity.clone(), request);
         let cut = cutting.clone();
         async move {
             match verdict.await {

@@ -58,7 +58,7 @@ pub(super) struct Order {
     pub(super) created: Timestamp,
     pub(super) total: u64,
     pub(super) expires: Option<Timestamp>,
-    pub(super) state: State,
+    pub(super) state: OrderState,
     pub(super) transaction_id: String,
     pub(super) payment: Option<Payment>,
 }
@@ -73,7 +73,7 @@ pub(super) struct Payment {
 
 /// State of an order in WeChat's terms. Each protocol translates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum OrderState {
     NotPay,
     Success,
     Refund,
@@ -183,8 +183,8 @@ impl SandboxState {
     /// Returns the order. Closes an unpaid order after its expiry.
     pub(super) fn order(&mut self, id: &Id, now: Timestamp) -> Option<&mut Order> {
         let order = self.orders.get_mut(id)?.order.as_mut()?;
-        if order.state == State::NotPay && order.expires.is_some_and(|end| end <= now) {
-            order.state = State::Closed;
+        if order.state == OrderState::NotPay && order.expires.is_some_and(|end| end <= now) {
+            order.state = OrderState::Closed;
         }
         Some(order)
     }
@@ -265,7 +265,7 @@ impl ReplayCache {
     }
 }
 
-impl State {
+impl OrderState {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::NotPay => "NOTPAY",
@@ -278,6 +278,9 @@ impl State {
 }
 
 impl RefundStatus {
+    /// Statuses in which a refund ends.
+    pub(super) const FINAL: &'static [Self] = &[Self::Success, Self::Closed, Self::Abnormal];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Processing => "PROCESSING",

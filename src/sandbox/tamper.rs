@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Reason why a provider other than WeChat Pay APIv2 cannot send with another sign type.
+pub(super) const ONE_SIGN_TYPE: &str = "only WeChat Pay APIv2 has two sign types";
+
 /// Scripted defect of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,13 +3,14 @@
 mod authenticate;
 mod bills;
 mod codes;
-pub(super) mod notification;
+mod notification;
 mod refund;
 mod reply;
 mod schema;
 mod signature;
 mod trade;
 
+use std::io;
 use std::sync::Arc;
 
 use http::Request;
@@ -23,11 +24,15 @@ use self::authenticate::AuthenticatedRequest;
 use self::codes::Fields;
 use self::reply::{Codec, Refusal, Reply, refused_because};
 use super::account::unionpay::Account;
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
 use super::form::{Form, FormError};
-use super::notification::SendOptions;
-use super::notify::send;
+use super::keygen::account_kind::AccountKind;
+use super::keygen::unionpay::{SignMethod as KeygenMethod, make};
+use super::notification::{ComposedNotification, SendOptions, Subject};
+use super::notify::announce;
+use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 use super::state::{Id, SandboxState};
 
@@ -36,12 +41,85 @@ const APP: &str = "/gateway/api/appTransReq.do";
 const BACK: &str = "/gateway/api/backTransReq.do";
 const QUERY: &str = "/gateway/api/queryTrans.do";
 /// Path of file downloads. At UnionPay they have a host of their own.
-pub(super) const FILES: &str = "/";
+const FILES: &str = "/";
+
+/// UnionPay.
+pub(super) struct Unionpay;
+
+impl Provider for Unionpay {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn serves(&self, path: &str) -> bool {
+        path.starts_with("/gateway/api/") || path == FILES
+    }
+
+    fn serve(&'static self, context: Arc<SandboxContext>, _: Option<String>, request: Request<Incoming>) -> Serving {
+        Box::pin(serve(context, request))
+    }
+
+    fn read_account(&'static self, file: &AccountFile) -> io::Result<Arc<dyn account::Account>> {
+        Ok(Arc::new(Account::read(file)?))
+    }
+
+    fn account_kinds(&self) -> &'static [AccountKind] {
+        &KINDS
+    }
+}
+
+/// Name, as `provider` in `sandbox.toml`.
+const NAME: &str = "unionpay";
+
+static KINDS: [AccountKind; 4] = [
+    AccountKind {
+        name: NAME,
+        help: "UnionPay, with certificates",
+        make: |new_account| make(new_account, KeygenMethod::Certificates),
+    },
+    AccountKind {
+        name: "unionpay-sha256",
+        help: "UnionPay, with a shared key and SHA-256",
+        make: |new_account| make(new_account, KeygenMethod::Sha256),
+    },
+    AccountKind {
+        name: "unionpay-sm3",
+        help: "UnionPay, with a shared key and SM3",
+        make: |new_account| make(new_account, KeygenMethod::Sm3),
+    },
+    AccountKind {
+        name: "unionpay-sm2",
+        help: "UnionPay, with SM2 certificates",
+        make: |new_account| make(new_account, KeygenMethod::Sm2),
+    },
+];
+
+impl account::Account for Account {
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.mer_id,
+            provider: NAME,
+            tls: &self.tls,
+            requires_client_certificate: false,
+            default_payer: "621626*********0018",
+            console_refund_statuses: &[],
+        }
+    }
+
+    fn compose(
+        self: Arc<Self>,
+        state: &SandboxState,
+        subject: &Subject,
+        options: &SendOptions,
+    ) -> Result<ComposedNotification, String> {
+        notification::compose(state, &self, subject, options)
+    }
+}
 
 /// Serves one request.
-pub(super) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
+async fn serve(context: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.state.lock().stats.requests += 1;
+    context.state.lock().stats.requests += 1;
     let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
     let codec = codec_of(&parts);
     let form = match read(&parts, codec, &body.to_bytes()) {
@@ -50,11 +128,11 @@ pub(super) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming
     };
     let path = parts.uri.path().to_owned();
     // Whether to cut depends on the body. The client cannot observe that the body was read.
-    if let Some(verdict) = cut_before_body(&shared, &path, &form) {
+    if let Some(verdict) = cut_before_body(&context, &path, &form) {
         return verdict;
     }
     // A separate task, so that a request that was read is executed even if the client disconnects.
-    let work = tokio::spawn(async move { Exchange { shared, path, codec, form }.run().await });
+    let work = tokio::spawn(async move { Exchange { context, path, codec, form }.run().await });
     work.await.unwrap_or(ResponseAction::Cut)
 }
 
@@ -96,15 +174,15 @@ fn object(body: &[u8]) -> Option<Form> {
     Some(form)
 }
 
-fn cut_before_body(shared: &SandboxContext, path: &str, form: &Form) -> Option<ResponseAction> {
-    let about = Transaction::of(path, form).map(|transaction| transaction.about(&shared.state.lock(), form));
+fn cut_before_body(context: &SandboxContext, path: &str, form: &Form) -> Option<ResponseAction> {
+    let about = Transaction::of(path, form).map(|transaction| transaction.about(&context.state.lock(), form));
     let operation = about.as_ref().map_or("", |about| about.operation);
     let number = about.and_then(|about| about.refund.or(about.order)).map(|(_, number)| number);
-    action_before_body(shared, operation, number.as_deref())
+    action_before_body(context, operation, number.as_deref())
 }
 
 struct Exchange {
-    shared: Arc<SandboxContext>,
+    context: Arc<SandboxContext>,
     path: String,
     codec: Codec,
     form: Form,
@@ -112,10 +190,10 @@ struct Exchange {
 
 impl Exchange {
     async fn run(self) -> ResponseAction {
-        let request = match authenticate::authenticate(&self.path, &self.form, &self.shared.accounts) {
+        let request = match authenticate::authenticate(&self.path, &self.form, &self.context.accounts) {
             Ok(request) => request,
             Err(refusal) => {
-                self.shared.state.lock().stats.bad_signatures += 1;
+                self.context.state.lock().stats.bad_signatures += 1;
                 return ResponseAction::Answer(Reply::to(&self.form, Err(refusal)).sent(self.codec));
             }
         };
@@ -126,7 +204,7 @@ impl Exchange {
         };
         let execute = || self.execute(transaction, &account);
         let reply = execute_with_fault(&fault, execute, |fault| scripted(&self.form, fault)).await;
-        let Some(reply) = reply else { return cut(&self.shared) };
+        let Some(reply) = reply else { return cut(&self.context) };
         let reply = match fault.fault {
             FaultKind::TradeCode => reply.about_trade(&fault.code),
             kind => reply.tampered(kind),
@@ -137,12 +215,10 @@ impl Exchange {
 
     /// Counts the request and takes its scripted fault.
     fn arrive(&self, transaction: Transaction, account: &Account) -> Option<Fault> {
-        let mut state = self.shared.state.lock();
+        let state = self.context.state.lock();
         let About { operation, order, refund } = transaction.about(&state, &self.form);
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.shared.script.lock().for_request(operation, &account.mer_id, &numbers)
+        self.context.arrive(operation, &account.mer_id, order.as_ref(), refund.as_ref())
     }
 
     fn execute(&self, transaction: Transaction, account: &Account) -> Reply {
@@ -153,22 +229,18 @@ impl Exchange {
 
     fn carry_out(&self, transaction: Transaction, account: &Account, now: Timestamp) -> Result<Fields, Refusal> {
         let parameters = schema::checked(&self.form, transaction, now)?;
-        let state = &mut self.shared.state.lock();
+        let state = &mut self.context.state.lock();
         let mut handler = trade::OrderHandler { state, account, now };
-        let done = match transaction {
-            Transaction::Page | Transaction::App | Transaction::Qr => handler.create(transaction, parameters)?,
-            Transaction::Barcode => handler.take(parameters)?,
-            Transaction::Query => handler.query(&parameters)?,
-            Transaction::Refund => handler.refund(parameters, self.shared.refund_auto)?,
-            Transaction::Undo => handler.undo(parameters, self.shared.refund_auto)?,
-            Transaction::Reverse => handler.reverse(&parameters)?,
-            Transaction::File => handler.bill(&parameters)?,
+        let result = match transaction {
+            Transaction::Page | Transaction::App | Transaction::Qr => handler.create(transaction, parameters),
+            Transaction::Barcode => handler.take(parameters),
+            Transaction::Query => handler.query(&parameters),
+            Transaction::Refund => handler.refund(parameters, self.context.refund_auto),
+            Transaction::Undo => handler.undo(parameters, self.context.refund_auto),
+            Transaction::Reverse => handler.reverse(&parameters),
+            Transaction::File => handler.bill(&parameters),
         };
-        if let Some(subject) = done.notify {
-            // Without backUrl there is no receiver.
-            send(&self.shared, handler.state, &subject, &SendOptions::default()).ok();
-        }
-        Ok(done.fields)
+        announce(&self.context, handler.state, result)
     }
 }
 

@@ -3,7 +3,7 @@
 mod authenticate;
 mod bill;
 mod codes;
-pub(super) mod notification;
+mod notification;
 mod orders;
 mod refund;
 mod reply;
@@ -11,6 +11,7 @@ mod schema;
 mod secret;
 mod xml;
 
+use std::io;
 use std::sync::Arc;
 
 use http::{Method, Request};
@@ -22,35 +23,88 @@ use self::authenticate::AuthenticatedRequest;
 use self::reply::Reply;
 use self::xml::Fields;
 use super::account::wechat_v2::Account;
+use super::account::{self, AccountFile, Profile};
 use super::context::SandboxContext;
 use super::fault::{Fault, FaultKind, execute_with_fault};
-use super::notification::SendOptions;
-use super::notify::send;
+use super::keygen::account_kind::AccountKind;
+use super::keygen::wechat_v2::make;
+use super::notification::{ComposedNotification, SendOptions, Subject};
+use super::notify::announce;
+use super::provider::{Provider, Serving};
 use super::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
+use super::state::{RefundStatus, SandboxState};
 
-/// Whether the path belongs to APIv2.
-pub(super) fn is_path(path: &str) -> bool {
-    path.starts_with("/pay/") || path.starts_with("/secapi/")
+/// WeChat Pay, APIv2.
+pub(super) struct WechatV2;
+
+impl Provider for WechatV2 {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn serves(&self, path: &str) -> bool {
+        path.starts_with("/pay/") || path.starts_with("/secapi/")
+    }
+
+    fn serve(
+        &'static self,
+        context: Arc<SandboxContext>,
+        identity: Option<String>,
+        request: Request<Incoming>,
+    ) -> Serving {
+        Box::pin(serve(context, identity, request))
+    }
+
+    fn read_account(&'static self, file: &AccountFile) -> io::Result<Arc<dyn account::Account>> {
+        Ok(Arc::new(Account::read(file)?))
+    }
+
+    fn account_kinds(&self) -> &'static [AccountKind] {
+        &KINDS
+    }
+}
+
+/// Name, as `provider` in `sandbox.toml`.
+const NAME: &str = "wechat-v2";
+
+static KINDS: [AccountKind; 1] = [AccountKind { name: NAME, help: "WeChat Pay, APIv2", make }];
+
+impl account::Account for Account {
+    fn profile(&self) -> Profile<'_> {
+        Profile {
+            name: &self.mchid,
+            provider: NAME,
+            tls: &self.tls,
+            requires_client_certificate: false,
+            default_payer: "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
+            console_refund_statuses: RefundStatus::FINAL,
+        }
+    }
+
+    fn compose(
+        self: Arc<Self>,
+        state: &SandboxState,
+        subject: &Subject,
+        options: &SendOptions,
+    ) -> Result<ComposedNotification, String> {
+        notification::compose(state, &self, subject, options)
+    }
 }
 
 /// Serves one request. `identity` is the serial number of the connection's client certificate.
-pub(super) async fn serve(
-    shared: Arc<SandboxContext>,
-    identity: Option<String>,
-    request: Request<Incoming>,
-) -> ResponseAction {
+async fn serve(context: Arc<SandboxContext>, identity: Option<String>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.state.lock().stats.requests += 1;
+    context.state.lock().stats.requests += 1;
     let Some(call) = Call::at(parts.uri.path()) else {
         return ResponseAction::Answer(Reply::page(404, "<html><body>404 Not Found</body></html>").sent());
     };
-    if let Some(verdict) = action_before_body(&shared, call.operation(), None) {
+    if let Some(verdict) = action_before_body(&context, call.operation(), None) {
         return verdict;
     }
     let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
     // The proxy in front of the platform rejects this: it knows no merchants.
-    if call.needs_certificate() && identity.is_none() && shared.require_client_certificate {
-        shared.state.lock().stats.wrong_identities += 1;
+    if call.needs_certificate() && identity.is_none() && context.require_client_certificate {
+        context.state.lock().stats.wrong_identities += 1;
         let page = "<html><head><title>400 No required SSL certificate was sent</title></head></html>";
         return ResponseAction::Answer(Reply::page(400, page).sent());
     }
@@ -63,16 +117,16 @@ pub(super) async fn serve(
     };
     // Whether to cut depends on the body. The client cannot observe that the body was read.
     let number = fields.get("out_refund_no").or_else(|| fields.get("out_trade_no"));
-    if let Some(verdict) = action_before_body(&shared, call.operation(), number.map(String::as_str)) {
+    if let Some(verdict) = action_before_body(&context, call.operation(), number.map(String::as_str)) {
         return verdict;
     }
     // A separate task, so that a request that was read is executed even if the client disconnects.
-    let work = tokio::spawn(async move { Exchange { shared, identity, call, fields }.run().await });
+    let work = tokio::spawn(async move { Exchange { context, identity, call, fields }.run().await });
     work.await.unwrap_or(ResponseAction::Cut)
 }
 
 struct Exchange {
-    shared: Arc<SandboxContext>,
+    context: Arc<SandboxContext>,
     identity: Option<String>,
     call: Call,
     fields: Fields,
@@ -81,22 +135,22 @@ struct Exchange {
 impl Exchange {
     async fn run(self) -> ResponseAction {
         let AuthenticatedRequest { account, how } =
-            match authenticate::authenticate(&self.fields, &self.shared.accounts) {
+            match authenticate::authenticate(&self.fields, &self.context.accounts) {
                 Ok(request) => request,
                 Err(reply) => {
-                    self.shared.state.lock().stats.bad_signatures += 1;
+                    self.context.state.lock().stats.bad_signatures += 1;
                     return ResponseAction::Answer(reply.sent());
                 }
             };
         if self.identity.as_ref().is_some_and(|serial| *serial != account.serial) {
-            self.shared.state.lock().stats.wrong_identities += 1;
+            self.context.state.lock().stats.wrong_identities += 1;
             return ResponseAction::Answer(Reply::refused("商户号与API证书不一致").sent());
         }
         let Some(fault) = self.arrive(&account) else {
             return ResponseAction::Answer(self.execute(&account).signed(&account, how, None));
         };
         let reply = execute_with_fault(&fault, || self.execute(&account), |fault| scripted(fault, self.call)).await;
-        let Some(reply) = reply else { return cut(&self.shared) };
+        let Some(reply) = reply else { return cut(&self.context) };
         let kind = if fault.unsigned { FaultKind::Unsigned } else { fault.fault };
         ResponseAction::Answer(reply.signed(&account, how, Some(kind)))
     }
@@ -106,7 +160,7 @@ impl Exchange {
         let id = |number: String| (account.mchid.clone(), number);
         let text = |name: &str| self.fields.get(name).cloned();
         let operation = self.call.operation();
-        let mut state = self.shared.state.lock();
+        let state = self.context.state.lock();
         let refund = match self.call {
             Call::Refund => text("out_refund_no").map(id),
             Call::RefundQuery => match text("refund_id") {
@@ -118,10 +172,8 @@ impl Exchange {
         let by_transaction = |transaction: String| state.transactions.get(&id(transaction)).cloned();
         let order = text("out_trade_no").or_else(|| by_transaction(text("transaction_id")?));
         let order = order.or_else(|| Some(state.refunds.get(refund.as_ref()?)?.order.clone())).map(id);
-        state.count_arrival(operation, order.as_ref(), refund.as_ref());
         drop(state);
-        let numbers: Vec<String> = order.into_iter().chain(refund).map(|(_, number)| number).collect();
-        self.shared.script.lock().for_request(operation, &account.mchid, &numbers)
+        self.context.arrive(operation, &account.mchid, order.as_ref(), refund.as_ref())
     }
 
     fn execute(&self, account: &Account) -> Reply {
@@ -129,25 +181,20 @@ impl Exchange {
             Ok(content) => content,
             Err(reply) => return reply,
         };
-        let mut handler = orders::OrderHandler { state: &mut self.shared.state.lock(), account, now: Timestamp::now() };
+        let mut handler =
+            orders::OrderHandler { state: &mut self.context.state.lock(), account, now: Timestamp::now() };
         let result = match self.call {
             Call::UnifiedOrder => handler.create(content),
             Call::Micropay => handler.scan(content),
             Call::OrderQuery => handler.query(&content),
             Call::CloseOrder => handler.close(&content),
             Call::Reverse => handler.reverse(&content),
-            Call::Refund => handler.refund(content, self.shared.refund_auto),
+            Call::Refund => handler.refund(content, self.context.refund_auto),
             Call::RefundQuery => handler.refund_query(&content),
             Call::DownloadBill => handler.bill(&content),
             Call::DownloadFundFlow => handler.fund_flow(&content),
         };
-        let (Ok(reply) | Err(reply)) = result.map(|done| {
-            if let Some(subject) = done.notify {
-                // Without notify_url there is no receiver.
-                send(&self.shared, handler.state, &subject, &SendOptions::default()).ok();
-            }
-            done.reply
-        });
+        let (Ok(reply) | Err(reply)) = announce(&self.context, handler.state, result);
         reply
     }
 }

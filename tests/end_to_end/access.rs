@@ -1,7 +1,8 @@
 //! Authentication and merchant isolation.
 
 use serde_json::Value;
-use tollgate::sign::{Credentials, rfc9421};
+use tollgate_harness::merchant::{new_nonce, unix_now};
+use tollgate_merchant::{Credentials, plain, rfc9421};
 
 use crate::harness::{
     Merchant, OTHER, SHOP, WEBHOOK_SECRET, World, payment_body, send, signed_headers, signed_request, until,
@@ -37,13 +38,8 @@ async fn altered_replayed_expired_or_unknown_signature_is_401_without_detail() {
         denied(&signed_headers(&Merchant { secret: OTHER.secret, ..SHOP }, "GET", target, b""), "GET", target, b"")
             .await,
     );
-    let old = Credentials {
-        key_id: SHOP.key,
-        secret: SHOP.secret.as_bytes(),
-        created: tollgate::clock::unix_now() - 301,
-        nonce: "old",
-    };
-    details.push(denied(&tollgate::sign::plain(&old, "GET", target, b""), "GET", target, b"").await);
+    let old = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: unix_now() - 301, nonce: "old" };
+    details.push(denied(&plain(&old, "GET", target, b""), "GET", target, b"").await);
     assert!(details.iter().all(|detail| detail == &details[0]), "every 401 has the same detail: {details:?}");
 }
 
@@ -51,9 +47,8 @@ async fn altered_replayed_expired_or_unknown_signature_is_401_without_detail() {
 async fn rfc9421_message_signature_is_accepted_once() {
     let world = World::new().await;
     let body = payment_body("o-1").to_string();
-    let stamp = tollgate::clock::stamp();
-    let with =
-        Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: stamp.unix_time, nonce: &stamp.nonce };
+    let nonce = new_nonce();
+    let with = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created: unix_now(), nonce: &nonce };
     let mut headers = rfc9421(&with, "POST", "/v1/payments", body.as_bytes());
     headers.push(("idempotency-key", "k-1".to_owned()));
     let url = format!("http://{}/v1/payments", world.gateway.listen);

@@ -1,7 +1,7 @@
 //! Alipay behaviour that differs from its documentation.
 
 use serde_json::{Value, json};
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, payment_body, until};
 
@@ -26,7 +26,7 @@ async fn refund(world: &World, order: &str, refund: &str) -> crate::harness::Ans
 /// Two cases: Alipay records a refund and never executes it; Alipay answers that no money moved.
 #[tokio::test]
 async fn refund_not_executed_by_alipay_fails_after_not_found_grace_and_releases_amount() {
-    let provider = SandboxProvider::Alipay;
+    let provider = SandboxProvider::ALIPAY;
     let world = World::with(WorldOptions { provider, refunds_wait: true, ..WorldOptions::default() }).await;
     let faults = [
         ("written-down", json!({"fault": "status_after", "status": 200, "code": "SYSTEM_ERROR"})),
@@ -59,9 +59,9 @@ async fn refund_not_executed_by_alipay_fails_after_not_found_grace_and_releases_
 #[tokio::test]
 async fn alipay_unsigned_key_rejection_is_not_sent_and_same_key_retries() {
     for (provider, fault) in [
-        (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.invalid-app-id"})),
-        (SandboxProvider::Alipay, json!({"fault": "own_envelope", "status": 200, "code": "isv.app-cert-expired"})),
-        (SandboxProvider::AlipayV3, json!({"fault": "status", "status": 400, "code": "isv.app-cert-expired"})),
+        (SandboxProvider::ALIPAY, json!({"fault": "own_envelope", "status": 200, "code": "isv.invalid-app-id"})),
+        (SandboxProvider::ALIPAY, json!({"fault": "own_envelope", "status": 200, "code": "isv.app-cert-expired"})),
+        (SandboxProvider::ALIPAY_V3, json!({"fault": "status", "status": 400, "code": "isv.app-cert-expired"})),
     ] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let mut fault = fault;
@@ -96,7 +96,7 @@ async fn alipay_unsigned_key_rejection_is_not_sent_and_same_key_retries() {
 
 #[tokio::test]
 async fn alipay_gbk_responses_and_notifications_are_accepted() {
-    let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
+    let world = World::with(WorldOptions { provider: SandboxProvider::ALIPAY, ..WorldOptions::default() }).await;
     world.inject_fault(json!({"operation": "create", "fault": "gbk"})).await;
     let made = create(&world, "queried").await;
     assert_eq!((made.status, &made.json()["action"]["type"]), (201, &json!("qr")), "{}", made.json());
@@ -115,7 +115,7 @@ async fn alipay_gbk_responses_and_notifications_are_accepted() {
 
 #[tokio::test]
 async fn alipay_console_refund_is_acknowledged_and_published() {
-    let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
+    let world = World::with(WorldOptions { provider: SandboxProvider::ALIPAY, ..WorldOptions::default() }).await;
     paid(&world, "o-1").await;
     let path = format!("/orders/{}/refund_in_console", World::provider_order_no("o-1"));
     world.sandbox_control("POST", &path, json!({"number": "CONSOLE-1", "amount": 300})).await;

@@ -14,7 +14,7 @@ async fn over_postgres(server: &Server, more: &str, edit: fn(&std::path::Path, s
     let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"\n{more}", server.url);
     World::with(WorldOptions {
         ledger: Some(ledger),
-        provider: tollgate::keygen::SandboxProvider::WechatV2,
+        provider: tollgate_sandbox::keygen::SandboxProvider::WECHAT_V2,
         edit,
         ..WorldOptions::default()
     })

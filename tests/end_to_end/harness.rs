@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tollgate::keygen::{self, SandboxProvider};
-use tollgate::sandbox::{Options, Sandbox};
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
+use tollgate_sandbox::keygen::{self, SandboxProvider};
+use tollgate_sandbox::{Options, Sandbox};
 
 pub use self::gateway::{Gateway, force_breaker};
 pub use self::merchant::{
@@ -65,7 +65,7 @@ impl Default for WorldOptions {
     fn default() -> Self {
         Self {
             channels: vec!["main"],
-            provider: SandboxProvider::WechatV3,
+            provider: SandboxProvider::WECHAT_V3,
             schedule: Duration::from_millis(100),
             edit: |_, _| {},
             server: "",
@@ -85,19 +85,10 @@ impl World {
 
     /// Starts a world with one channel of this provider.
     pub async fn for_provider(provider: &'static str) -> Self {
-        let provider = match provider {
-            "wechat-v3" => SandboxProvider::WechatV3,
-            "wechat-v2" => SandboxProvider::WechatV2,
-            "alipay" => SandboxProvider::Alipay,
-            "alipay-v3" => SandboxProvider::AlipayV3,
-            "unionpay" => SandboxProvider::Unionpay,
-            "unionpay-sha256" => SandboxProvider::UnionpaySha256,
-            "unionpay-sm3" => SandboxProvider::UnionpaySm3,
-            "unionpay-sm2" => SandboxProvider::UnionpaySm2,
-            other => panic!("the sandbox does not support {other}"),
-        };
+        let name = provider;
+        let provider = SandboxProvider::named(name).unwrap_or_else(|| panic!("the sandbox does not support {name}"));
         // One provider uses HTTP/2, so that every provider test also runs over HTTP/2.
-        let is_h2 = matches!(provider, SandboxProvider::AlipayV3);
+        let is_h2 = matches!(provider, SandboxProvider::ALIPAY_V3);
         let edit: fn(&Path, SocketAddr) = if is_h2 { |conf, _| enable_http2(conf, "main") } else { |_, _| {} };
         let world = Self::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
         let said = world.until_probed().await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
 
 use crate::harness::{
     Merchant, OTHER, SHOP, World, payment_body, signed_headers, try_signed_request, until, write_merchant,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::Value;
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, payment_body};
 
@@ -31,7 +31,7 @@ fn reencode_key_files(conf: &Path, _: SocketAddr) {
 #[tokio::test]
 async fn key_files_with_bom_crlf_utf16_or_no_newlines_work() {
     for (provider, method) in
-        [(SandboxProvider::WechatV3, "wechat.native"), (SandboxProvider::AlipayCertificates, "alipay.qr")]
+        [(SandboxProvider::WECHAT_V3, "wechat.native"), (SandboxProvider::ALIPAY_CERTIFICATES, "alipay.qr")]
     {
         let world = World::with(WorldOptions { edit: reencode_key_files, provider, ..WorldOptions::default() }).await;
         let mut order = payment_body("o-1");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use serde_json::Value;
-use tollgate::keygen::{SandboxProvider, rsa_key_pair};
+use tollgate_sandbox::keygen::{SandboxProvider, rsa_key_pair};
 
 use crate::harness::{Merchant, OTHER, World, WorldOptions, payment_body, signed_request, until};
 use crate::load::{Load, is_clear};
@@ -111,7 +111,7 @@ async fn bad_wechat_v2_key_is_rolled_back_without_unknown_payments() {
         std::fs::write(conf.join("channels/main.toml"), text.replace(line, "api = \"file:api.txt\"")).unwrap();
         use_separate_signing_key(conf, "file:api.txt", "api.txt");
     };
-    let options = WorldOptions { edit, provider: SandboxProvider::WechatV2, ..WorldOptions::default() };
+    let options = WorldOptions { edit, provider: SandboxProvider::WECHAT_V2, ..WorldOptions::default() };
     bad_key_is_rolled_back(options, "wechat.native", "0123456789abcdef0123456789ABCDEF", "FAIL").await;
 }
 
@@ -120,7 +120,7 @@ async fn bad_alipay_key_is_rolled_back_without_unknown_payments() {
     let edit = |conf: &Path, _| {
         use_separate_signing_key(conf, "file = \"main/app_private_key.pem\"", "main/app_private_key.pem")
     };
-    let options = WorldOptions { edit, provider: SandboxProvider::Alipay, ..WorldOptions::default() };
+    let options = WorldOptions { edit, provider: SandboxProvider::ALIPAY, ..WorldOptions::default() };
     bad_key_is_rolled_back(options, "alipay.qr", &other_private_key(), "isv.invalid-signature").await;
 }
 
@@ -128,7 +128,7 @@ async fn bad_alipay_key_is_rolled_back_without_unknown_payments() {
 async fn bad_unionpay_key_is_rolled_back_without_unknown_payments() {
     let edit =
         |conf: &Path, _| use_separate_signing_key(conf, "file = \"main/acp_sign_key.pem\"", "main/acp_sign_key.pem");
-    let options = WorldOptions { edit, provider: SandboxProvider::Unionpay, ..WorldOptions::default() };
+    let options = WorldOptions { edit, provider: SandboxProvider::UNIONPAY, ..WorldOptions::default() };
     bad_key_is_rolled_back(options, "unionpay.qr", &other_private_key(), "11").await;
 }
 

@@ -7,7 +7,7 @@ use rcgen::{
     date_time_ymd,
 };
 use serde_json::{Value, json};
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{Answer, World, WorldOptions, payment_body, signed_request_async, until};
 use crate::reload::save;
@@ -131,7 +131,7 @@ async fn payment_waits_for_first_key_fetch_and_wrong_apiv3_key_is_named() {
 /// Alipay renews its certificate: it signs responses alternately with the old and the new one, in both protocols.
 #[tokio::test]
 async fn alipay_responses_under_old_and_renewed_certificate_are_accepted() {
-    for provider in [SandboxProvider::AlipayCertificates, SandboxProvider::AlipayV3] {
+    for provider in [SandboxProvider::ALIPAY_CERTIFICATES, SandboxProvider::ALIPAY_V3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let qr = |order: &str| {
             let mut body = payment_body(order);
@@ -180,7 +180,7 @@ fn with_expired_certificate(conf: &Path, _: std::net::SocketAddr) {
 #[tokio::test]
 async fn expired_alipay_certificate_is_replaced_by_fetched_one_after_restart() {
     let options = WorldOptions {
-        provider: SandboxProvider::AlipayCertificates,
+        provider: SandboxProvider::ALIPAY_CERTIFICATES,
         edit: with_expired_certificate,
         ..WorldOptions::default()
     };

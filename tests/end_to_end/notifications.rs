@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
 
 use crate::harness::{OTHER, World, WorldOptions, payment_body, send, signed_request, until, write_merchant};
 

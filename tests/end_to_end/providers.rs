@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, force_breaker, payment_body, until};
 
@@ -142,9 +142,9 @@ async fn unionpay_sha256_sm3_and_json_pay_and_refund() {
         std::fs::write(&file, text.replace("[account]\n", "[account]\ncodec = \"json\"\n")).unwrap();
     };
     for (provider, edit) in [
-        (SandboxProvider::UnionpaySha256, (|_, _| {}) as fn(&Path, SocketAddr)),
-        (SandboxProvider::UnionpaySm3, |_, _| {}),
-        (SandboxProvider::UnionpaySm3, in_json),
+        (SandboxProvider::UNIONPAY_SHA256, (|_, _| {}) as fn(&Path, SocketAddr)),
+        (SandboxProvider::UNIONPAY_SM3, |_, _| {}),
+        (SandboxProvider::UNIONPAY_SM3, in_json),
     ] {
         let world = World::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
         let row = row("unionpay", "unionpay.app", "{}", "app");
@@ -171,7 +171,7 @@ fn extend_account(conf: &Path, account: &str, known: &str) {
 async fn unionpay_undoes_full_payment_on_clearing_day() {
     let edit: fn(&Path, SocketAddr) = |conf, _| extend_account(conf, "undo = true", "");
     let world =
-        World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit, ..WorldOptions::default() }).await;
+        World::with(WorldOptions { provider: SandboxProvider::UNIONPAY, edit, ..WorldOptions::default() }).await;
     create(&world, &row("unionpay", "unionpay.app", "{}", "app"), "o-1").await;
     world.pay("o-1").await;
     world.receiver.until("o-1", "payment.succeeded").await;
@@ -192,9 +192,9 @@ async fn service_provider_pays_and_refunds_for_sub_merchant() {
         extend_account(conf, token, token);
     };
     for (provider, edit, row) in [
-        (SandboxProvider::WechatV3, with_sub, row("wechat-v3", "wechat.jsapi", "{\"openid\":\"o1\"}", "jsapi")),
-        (SandboxProvider::WechatV2, with_sub, row("wechat-v2", "wechat.jsapi", "{\"openid\":\"o1\"}", "jsapi")),
-        (SandboxProvider::Alipay, with_token, row("alipay", "alipay.qr", "{}", "qr")),
+        (SandboxProvider::WECHAT_V3, with_sub, row("wechat-v3", "wechat.jsapi", "{\"openid\":\"o1\"}", "jsapi")),
+        (SandboxProvider::WECHAT_V2, with_sub, row("wechat-v2", "wechat.jsapi", "{\"openid\":\"o1\"}", "jsapi")),
+        (SandboxProvider::ALIPAY, with_token, row("alipay", "alipay.qr", "{}", "qr")),
     ] {
         let world = World::with(WorldOptions { provider, edit, ..WorldOptions::default() }).await;
         let made = create(&world, &row, "o-1").await;

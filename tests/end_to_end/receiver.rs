@@ -1,22 +1,19 @@
 //! Webhook receiver of a merchant.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tollgate_harness::event_receiver::{EventReceiver, order_of};
 
 use crate::wait::until;
 
 /// Records deliveries and answers them with a configurable status.
 pub struct Receiver {
-    address: SocketAddr,
+    endpoint: EventReceiver,
     pub events: Arc<Mutex<Vec<Received>>>,
     status: Arc<AtomicU16>,
 }
@@ -38,41 +35,21 @@ impl Received {
 
 impl Receiver {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let events: Arc<Mutex<Vec<Received>>> = Arc::default();
         let status = Arc::new(AtomicU16::new(204));
         let (received, status_to_send) = (Arc::clone(&events), Arc::clone(&status));
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (received, status_to_send) = (Arc::clone(&received), Arc::clone(&status_to_send));
-                tokio::spawn(async move {
-                    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                        let (received, status_to_send) = (Arc::clone(&received), Arc::clone(&status_to_send));
-                        async move {
-                            let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
-                            let (id, timestamp, signature) =
-                                (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
-                            let body = request.into_body().collect().await?.to_bytes();
-                            let answered = status_to_send.load(Ordering::SeqCst);
-                            received.lock().push(Received { id, timestamp, signature, body, answered });
-                            let mut response = Response::new(Full::new(Bytes::new()));
-                            *response.status_mut() = StatusCode::from_u16(answered).unwrap();
-                            Ok::<_, hyper::Error>(response)
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
+        let endpoint = EventReceiver::open(move |delivery| {
+            let answered = status_to_send.load(Ordering::SeqCst);
+            let [id, timestamp, signature] = ["webhook-id", "webhook-timestamp", "webhook-signature"]
+                .map(|name| delivery.headers[name].to_str().unwrap().to_owned());
+            received.lock().push(Received { id, timestamp, signature, body: delivery.body, answered });
+            std::future::ready(StatusCode::from_u16(answered).unwrap())
         });
-        Self { address, events, status }
+        Self { endpoint: endpoint.await.unwrap(), events, status }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/events", self.address)
+        self.endpoint.url()
     }
 
     pub fn answer_with(&self, status: u16) {
@@ -81,11 +58,7 @@ impl Receiver {
 
     /// Returns the received events of an order, in order of arrival.
     pub fn events_of(&self, order: &str) -> Vec<Received> {
-        let about = |event: &Received| {
-            let body = event.json();
-            body["data"]["payment"]["order_id"] == order || body["data"]["refund"]["order_id"] == order
-        };
-        self.events.lock().iter().filter(|event| about(event)).cloned().collect()
+        self.events.lock().iter().filter(|event| order_of(&event.json()) == order).cloned().collect()
     }
 
     pub async fn until(&self, order: &str, kind: &str) -> Received {

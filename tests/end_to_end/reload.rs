@@ -287,7 +287,7 @@ async fn breaker_state_survives_reload() {
 /// Makes the channel trust only another CA: no connection to the provider can be established.
 fn trust_other_ca(world: &World) {
     let made = tempfile::tempdir().unwrap();
-    tollgate::keygen::sandbox_channel(made.path(), "other", "127.0.0.1:1").unwrap();
+    tollgate_sandbox::keygen::sandbox_channel(made.path(), "other", "127.0.0.1:1").unwrap();
     std::fs::copy(made.path().join("other/ca.pem"), world.conf().join("channels/main/other_ca.pem")).unwrap();
     let channel = world.conf().join("channels/main.toml");
     let text = std::fs::read_to_string(&channel).unwrap();

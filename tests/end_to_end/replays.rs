@@ -1,7 +1,8 @@
 //! Replay protection: a signed request is accepted once, over restarts, reloads and clock changes.
 
 use serde_json::Value;
-use tollgate::sign::{Credentials, plain};
+use tollgate_harness::merchant::{new_nonce, unix_now};
+use tollgate_merchant::{Credentials, plain};
 
 use crate::harness::{OTHER, SHOP, World, send, signed_headers, signed_request, until};
 
@@ -11,9 +12,9 @@ const TARGET: &str = "/v1/payments/none";
 
 /// Signs a request with a clock that is `seconds` ahead.
 fn signed_ahead(seconds: i64) -> Headers {
-    let stamp = tollgate::clock::stamp();
-    let created = stamp.unix_time.checked_add_signed(seconds).unwrap();
-    let with = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created, nonce: &stamp.nonce };
+    let nonce = new_nonce();
+    let created = unix_now().checked_add_signed(seconds).unwrap();
+    let with = Credentials { key_id: SHOP.key, secret: SHOP.secret.as_bytes(), created, nonce: &nonce };
     plain(&with, "GET", TARGET, b"")
 }
 

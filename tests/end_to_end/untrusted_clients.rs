@@ -53,12 +53,11 @@ fn length(head: &str) -> usize {
 
 /// Head of a POST with a well-formed but wrong signature and a body of this length.
 fn badly_signed_head(key_id: &str, length: usize) -> String {
-    let stamp = tollgate::clock::stamp();
     format!(
         "POST /v1/payments HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\nx-tollgate-key: {key_id}\r\nx-tollgate-timestamp: {}\r\n\
          x-tollgate-nonce: {}\r\nx-tollgate-signature: {}\r\n\r\n",
-        stamp.unix_time,
-        stamp.nonce,
+        tollgate_harness::merchant::unix_now(),
+        tollgate_harness::merchant::new_nonce(),
         "00".repeat(32),
     )
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use super::*;
 use crate::testing::{self, Dir, copy, edit, put};
 use crate::{identity, notes, upstream};
-use tollgate::keygen;
+use tollgate_sandbox::keygen;
 
 /// Returns a valid configuration with one merchant and one channel to a sandbox, and the directory of its ledger.
 fn sandbox() -> Dir {

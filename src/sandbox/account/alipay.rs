@@ -6,57 +6,57 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{AccountFile, TlsFiles, TlsTable};
-use crate::sandbox::fault::FaultKind;
-use crate::sandbox::keys::{PublicKey, SigningKey};
+use crate::fault::FaultKind;
+use crate::keys::{PublicKey, SigningKey};
 
 /// An application registered at Alipay.
-pub(in crate::sandbox) struct Account {
-    pub(in crate::sandbox) app_id: String,
+pub(crate) struct Account {
+    pub(crate) app_id: String,
     /// The application's merchant.
-    pub(in crate::sandbox) seller_id: String,
+    pub(crate) seller_id: String,
     /// Authorization token of a merchant for whom the application acts.
-    pub(in crate::sandbox) app_auth_token: Option<String>,
+    pub(crate) app_auth_token: Option<String>,
     /// Key that verifies the application's signatures.
-    pub(in crate::sandbox) application: PublicKey,
+    pub(crate) application: PublicKey,
     /// Key that signs responses and notifications.
-    pub(in crate::sandbox) alipay: SigningKey,
+    pub(crate) alipay: SigningKey,
     /// Certificate serial numbers; present in certificate mode.
-    pub(in crate::sandbox) certificates: Option<Certificates>,
+    pub(crate) certificates: Option<Certificates>,
     /// Alipay's next key and certificate, in certificate mode.
-    pub(in crate::sandbox) next: Option<NextKey>,
-    pub(super) tls: TlsFiles,
+    pub(crate) next: Option<NextKey>,
+    pub(crate) tls: TlsFiles,
 }
 
 /// Alipay's next key and certificate.
-pub(in crate::sandbox) struct NextKey {
-    pub(in crate::sandbox) key: SigningKey,
-    pub(in crate::sandbox) alipay_cert_sn: String,
+pub(crate) struct NextKey {
+    pub(crate) key: SigningKey,
+    pub(crate) alipay_cert_sn: String,
     /// The certificate and its issuer's, PEM.
-    pub(in crate::sandbox) certificate: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
 }
 
 /// Serial numbers that identify the keys of requests and responses in certificate mode.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::sandbox) struct Certificates {
+pub(crate) struct Certificates {
     /// Serial number of the application's certificate.
-    pub(in crate::sandbox) app_cert_sn: String,
+    pub(crate) app_cert_sn: String,
     /// Serial numbers of the RSA root certificates, joined by `_`.
-    pub(in crate::sandbox) alipay_root_cert_sn: String,
+    pub(crate) alipay_root_cert_sn: String,
     /// Serial number of Alipay's certificate.
-    pub(in crate::sandbox) alipay_cert_sn: String,
+    pub(crate) alipay_cert_sn: String,
 }
 
 impl Account {
     /// Returns the signing key of a response and its serial number: the next key under the fault `next_key`.
-    pub(in crate::sandbox) fn signer(&self, fault: Option<FaultKind>) -> (&SigningKey, Option<&str>) {
+    pub(crate) fn signer(&self, fault: Option<FaultKind>) -> (&SigningKey, Option<&str>) {
         match &self.next {
             Some(next) if fault == Some(FaultKind::NextKey) => (&next.key, Some(&next.alipay_cert_sn)),
             _ => (&self.alipay, self.certificates.as_ref().map(|numbers| numbers.alipay_cert_sn.as_str())),
         }
     }
 
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         let next = file.next.map(|next| {
             Ok::<_, io::Error>(NextKey {

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{AccountFile, TlsFiles, TlsTable};
-use crate::sandbox::keys::{Certificate, SigningKey, sm2};
+use crate::keys::{Certificate, SigningKey, sm2};
 
 /// A merchant registered at UnionPay.
-pub(in crate::sandbox) struct Account {
-    pub(in crate::sandbox) mer_id: String,
-    pub(in crate::sandbox) keys: Keys,
-    pub(super) tls: TlsFiles,
+pub(crate) struct Account {
+    pub(crate) mer_id: String,
+    pub(crate) keys: Keys,
+    pub(crate) tls: TlsFiles,
 }
 
 /// Keys of both sides.
-pub(in crate::sandbox) enum Keys {
+pub(crate) enum Keys {
     /// Certificates, for `signMethod` 01 and 21.
     Certificates(Box<Certificates>),
     /// Shared key, for `signMethod` 11 and 12.
@@ -24,16 +24,16 @@ pub(in crate::sandbox) enum Keys {
 }
 
 /// Certificates of both sides.
-pub(in crate::sandbox) struct Certificates {
+pub(crate) struct Certificates {
     /// Serial number of the merchant's certificate, `certId`.
-    pub(in crate::sandbox) number: String,
-    pub(in crate::sandbox) pair: Pair,
+    pub(crate) number: String,
+    pub(crate) pair: Pair,
     /// UnionPay's certificate as each message contains it, with CRLF line ends.
-    pub(in crate::sandbox) shown: String,
+    pub(crate) shown: String,
 }
 
 /// Key that verifies the merchant's signatures, and key that signs responses and notifications.
-pub(in crate::sandbox) enum Pair {
+pub(crate) enum Pair {
     /// RSA, `signMethod` 01.
     Rsa { merchant: Certificate, unionpay: SigningKey },
     /// SM2, `signMethod` 21.
@@ -58,7 +58,7 @@ impl Certificates {
 }
 
 impl Account {
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         let keys = match (file.secure_key, file.merchant, file.unionpay) {
             (Some(key), None, None) => Keys::Secret(key),

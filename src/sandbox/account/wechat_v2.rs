@@ -6,24 +6,24 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{AccountFile, TlsFiles, TlsTable};
-use crate::sandbox::keys::Certificate;
+use crate::keys::Certificate;
 
 /// A merchant registered at WeChat Pay.
-pub(in crate::sandbox) struct Account {
-    pub(in crate::sandbox) mchid: String,
-    pub(in crate::sandbox) appid: String,
+pub(crate) struct Account {
+    pub(crate) mchid: String,
+    pub(crate) appid: String,
     /// Merchant for whom a service provider acts.
-    pub(in crate::sandbox) sub_mchid: Option<String>,
-    pub(in crate::sandbox) sub_appid: Option<String>,
+    pub(crate) sub_mchid: Option<String>,
+    pub(crate) sub_appid: Option<String>,
     /// API key: signs messages in both directions and encrypts refund notifications.
-    pub(in crate::sandbox) api: String,
+    pub(crate) api: String,
     /// Serial number of the client certificate that refunds and reversals require.
-    pub(in crate::sandbox) serial: String,
-    pub(super) tls: TlsFiles,
+    pub(crate) serial: String,
+    pub(crate) tls: TlsFiles,
 }
 
 impl Account {
-    pub(super) fn read(account_file: &AccountFile) -> io::Result<Self> {
+    pub(crate) fn read(account_file: &AccountFile) -> io::Result<Self> {
         let file: File = account_file.parse()?;
         if file.api.len() != 32 || !file.api.is_ascii() {
             return Err(account_file.error("`api` must be exactly 32 ASCII characters".to_owned()));

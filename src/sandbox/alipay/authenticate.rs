@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::Method;
 use super::reply::Reply;
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::account::{self, Accounts};
-use crate::sandbox::form::Form;
+use crate::account::alipay::Account;
+use crate::account::{self, Accounts};
+use crate::form::Form;
 
 /// An authenticated request.
 pub(super) struct AuthenticatedRequest {
@@ -50,7 +50,7 @@ pub(super) const MAX_CLOCK_SKEW_SECONDS: u64 = 15 * 60;
 pub(super) fn authenticate(form: &Form, accounts: &Accounts, now: Timestamp) -> Result<AuthenticatedRequest, Reply> {
     let method = needed(form, "method")?;
     let app_id = needed(form, "app_id")?;
-    let Some(account::Account::Alipay(account)) = accounts.get(app_id) else {
+    let Some(account) = account::typed::<Account>(accounts, app_id) else {
         return Err(invalid("isv.invalid-app-id", "无效的AppID参数"));
     };
     if needed(form, "sign_type")? != "RSA2" {
@@ -72,7 +72,7 @@ pub(super) fn authenticate(form: &Form, accounts: &Accounts, now: Timestamp) -> 
     if let Some(name) = form.names().find(|name| !KNOWN.contains(name)) {
         return Err(invalid("isv.invalid-parameter", &format!("未知参数：{name}")));
     }
-    check_certificates(form, account)?;
+    check_certificates(form, &account)?;
     let text = form.signed_text(&["sign"]);
     let signature = STANDARD.decode(sign).unwrap_or_default();
     if !account.application.verifies(text.as_bytes(), &signature) {
@@ -90,7 +90,7 @@ pub(super) fn authenticate(form: &Form, accounts: &Accounts, now: Timestamp) -> 
     }
     let content = serde_json::from_str(needed(form, "biz_content")?).ok();
     let notify_url = form.get("notify_url").map(str::to_owned);
-    Ok(AuthenticatedRequest { account: account.clone(), method, content, notify_url })
+    Ok(AuthenticatedRequest { account, method, content, notify_url })
 }
 
 fn needed<'a>(form: &'a Form, name: &str) -> Result<&'a str, Reply> {
@@ -142,7 +142,7 @@ pub(super) fn invalid(sub_code: &str, message: &str) -> Reply {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
-    use crate::sandbox::keys::PublicKey;
+    use crate::keys::PublicKey;
 
     const KEY: &str = "\
 -----BEGIN PUBLIC KEY-----

@@ -14,15 +14,15 @@ use super::codes::{add, china};
 use super::reply::Reply;
 use super::trade::{OrderHandler, Result, done};
 use super::{scripted, success};
-use crate::sandbox::bills::{Line, day, lines, yuan};
-use crate::sandbox::context::SandboxContext;
-use crate::sandbox::fault::execute_with_fault;
-use crate::sandbox::keys::random_text;
-use crate::sandbox::response_action::{ResponseAction, cut};
-use crate::sandbox::zip;
+use crate::bills::{Line, day, lines, yuan};
+use crate::context::SandboxContext;
+use crate::fault::execute_with_fault;
+use crate::keys::random_text;
+use crate::response_action::{ResponseAction, cut};
+use crate::zip;
 
 /// Path of bill files.
-pub(in crate::sandbox) const PATH: &str = "/downloadBillFile.resource";
+pub(crate) const PATH: &str = "/downloadBillFile.resource";
 /// Lifetime of a link in seconds.
 const LINK_LIFETIME_SECONDS: i64 = 30;
 
@@ -153,15 +153,12 @@ fn replaced(text: &[u8], word: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// Serves a bill file. The link is the only authorization.
-pub(in crate::sandbox) async fn serve(
-    shared: std::sync::Arc<SandboxContext>,
-    request: Request<Incoming>,
-) -> ResponseAction {
-    shared.state.lock().stats.requests += 1;
+pub(crate) async fn serve(context: std::sync::Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
+    context.state.lock().stats.requests += 1;
     let query = request.uri().query().unwrap_or_default();
     let token = query.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default().to_owned();
     let known =
-        shared.state.lock().bills.iter().find(|(id, _)| id.1 == token).map(|(id, file)| (id.0.clone(), file.clone()));
+        context.state.lock().bills.iter().find(|(id, _)| id.1 == token).map(|(id, file)| (id.0.clone(), file.clone()));
     let made = token.split('-').next().and_then(|time| time.parse::<i64>().ok()).unwrap_or_default();
     let Some((app_id, file)) = known.filter(|_| Timestamp::now().as_second() - made <= LINK_LIFETIME_SECONDS) else {
         return ResponseAction::Answer(answer(
@@ -170,13 +167,13 @@ pub(in crate::sandbox) async fn serve(
             Bytes::from_static(b"<html>expired</html>"),
         ));
     };
-    shared.state.lock().count_arrival("bill_file", None, None);
-    let fault = shared.script.lock().for_request("bill_file", &app_id, &[]);
+    context.state.lock().count_arrival("bill_file", None, None);
+    let fault = context.script.lock().for_request("bill_file", &app_id, &[]);
     let file = || answer(StatusCode::OK, "application/zip", file);
     let Some(fault) = fault else { return ResponseAction::Answer(file()) };
     match execute_with_fault(&fault, file, |fault| scripted(fault).sent()).await {
         Some(response) => ResponseAction::Answer(response),
-        None => cut(&shared),
+        None => cut(&context),
     }
 }
 

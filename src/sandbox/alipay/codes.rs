@@ -6,17 +6,17 @@ use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
 use super::yuan::yuan;
-use crate::sandbox::state::{Id, Order, RefundStatus, SandboxState, State};
+use crate::state::{Id, Order, OrderState, RefundStatus, SandboxState};
 
 /// Returns the `trade_status`. A completely refunded trade is closed.
 pub(super) fn status(state: &mut SandboxState, id: &Id, now: Timestamp) -> &'static str {
     let refunded_amount: u64 = finished(state, id);
     match state.order(id, now) {
         Some(order) => match order.state {
-            State::NotPay => "WAIT_BUYER_PAY",
-            State::Success => "TRADE_SUCCESS",
-            State::Refund if refunded_amount < order.total => "TRADE_SUCCESS",
-            State::Refund | State::Closed | State::PayError => "TRADE_CLOSED",
+            OrderState::NotPay => "WAIT_BUYER_PAY",
+            OrderState::Success => "TRADE_SUCCESS",
+            OrderState::Refund if refunded_amount < order.total => "TRADE_SUCCESS",
+            OrderState::Refund | OrderState::Closed | OrderState::PayError => "TRADE_CLOSED",
         },
         None => "",
     }

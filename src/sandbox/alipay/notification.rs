@@ -12,21 +12,24 @@ use super::codes::{add, china, finished, trade_object};
 use super::gbk;
 use super::reply::tamper_amounts;
 use super::yuan::yuan;
-use crate::sandbox::ALIPAY_SCHEDULE;
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::form::Form;
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
-use crate::sandbox::state::{Id, RefundStatus, SandboxState};
-use crate::sandbox::tamper::Tamper;
+use crate::account::alipay::Account;
+use crate::form::Form;
+use crate::keys::random_digits;
+use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::schedules::ALIPAY_SCHEDULE;
+use crate::state::{Id, RefundStatus, SandboxState};
+use crate::tamper::{ONE_SIGN_TYPE, Tamper};
 
 /// Composes a notification of the subject's current state, or returns why there is none.
-pub(in crate::sandbox) fn compose(
+pub(crate) fn compose(
     state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
     sending: &SendOptions,
 ) -> Result<ComposedNotification, String> {
+    if sending.tamper == Some(Tamper::SignType) {
+        return Err(ONE_SIGN_TYPE.to_owned());
+    }
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest)) = sending.tamper {
         return Err(format!("Alipay's notifications have nothing for {tamper:?}: they name no key and send no probes"));
     }

@@ -7,9 +7,10 @@ use super::reply::Reply;
 use super::success;
 use super::trade::{Done, OrderHandler, Result, done, not_exist};
 use super::yuan::{fen, yuan};
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
+use crate::keys::random_digits;
+use crate::notification::Subject;
+use crate::order_machine::NewRefund;
+use crate::state::{Id, RefundStatus};
 
 impl OrderHandler<'_> {
     pub(super) fn refund(&mut self, content: Value, notify_url: Option<String>, auto: bool) -> Result {
@@ -31,7 +32,7 @@ impl OrderHandler<'_> {
             }
             return done(self.refunded(&id, "N"));
         }
-        if amount > total.saturating_sub(self.refunded_amount(&id, |status| status != RefundStatus::Closed)) {
+        if amount > total.saturating_sub(self.state.refunded(&id).1) {
             return Err(Reply::business("ACQ.REASON_TRADE_REFUND_FEE_ERR", "退款金额无效：超过可退金额"));
         }
         self.record_refund(&id, &request, amount, content, notify_url, auto);
@@ -71,11 +72,6 @@ impl OrderHandler<'_> {
         done(Reply::method(object))
     }
 
-    /// Returns the amount of the refunds whose status `counts`, in fen.
-    pub(super) fn refunded_amount(&self, id: &Id, counts: impl Fn(RefundStatus) -> bool) -> u64 {
-        self.state.refunds_of(id).filter(|(_, refund)| counts(refund.status)).map(|(_, refund)| refund.amount).sum()
-    }
-
     /// Records a refund, and finishes it if `at_once` is true.
     pub(super) fn record_refund(
         &mut self,
@@ -86,22 +82,14 @@ impl OrderHandler<'_> {
         notify_url: Option<String>,
         at_once: bool,
     ) {
-        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(id) else { return };
-        order.state = State::Refund;
-        refunds.push(request.1.clone());
-        let refund = Refund {
-            order: id.1.clone(),
-            parameters,
-            // Without its own URL, the refund is notified at the payment's URL.
-            notify_url: notify_url.or_else(|| order.notify_url.clone()),
-            refund_id: random_digits(28),
-            amount,
-            status: if at_once { RefundStatus::Success } else { RefundStatus::Processing },
-            created: self.now,
-            finished: at_once.then_some(self.now),
-            notifications: Vec::new(),
-        };
-        self.state.refunds.insert(request.clone(), refund);
+        let order = self.state.orders.get(id).and_then(|entry| entry.order.as_ref());
+        // Without its own URL, the refund is notified at the payment's URL.
+        let notify_url = notify_url.or_else(|| order?.notify_url.clone());
+        let refund = NewRefund { refund_id: random_digits(28), amount, notify_url, parameters };
+        self.state.refund(id, request, refund, self.now);
+        if at_once {
+            self.state.finish_refund(request, RefundStatus::Success, self.now);
+        }
     }
 
     fn refunded(&self, id: &Id, fund_change: &str) -> Reply {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::Method;
 use super::gbk;
 use super::yuan::{fen, yuan};
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::fault::FaultKind;
+use crate::account::alipay::Account;
+use crate::fault::FaultKind;
 
 /// Response before signing.
 pub(super) struct Reply {

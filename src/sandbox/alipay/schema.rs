@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::Method;
 use super::reply::Reply;
 use super::yuan::fen;
-use crate::sandbox::fields::FieldType::{Json, Objects, Text, Texts};
-use crate::sandbox::fields::{self, Field, any, optional, required};
+use crate::fields::FieldType::{Json, Objects, Text, Texts};
+use crate::fields::{self, Field, any, optional, required};
 
 /// Validates `biz_content` against the method's fields.
 pub(super) fn checked(content: Option<Value>, method: Method) -> Result<Value, Reply> {

@@ -7,32 +7,21 @@ use super::codes::{add, china, minutes, parse_china_time, status, trade_object};
 use super::reply::Reply;
 use super::yuan::{fen, yuan};
 use super::{Method, success, trade_number};
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::keys::{random_digits, random_text};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
+use crate::account::alipay::Account;
+use crate::keys::{random_digits, random_text};
+use crate::notification::Subject;
+use crate::order_machine::{self, Closing, NewOrder, Scan};
+use crate::state::{Id, OrderState};
 
 /// Executes one request on the sandbox state.
-pub(super) struct OrderHandler<'a> {
-    pub(super) state: &'a mut SandboxState,
-    pub(super) account: &'a Account,
-    pub(super) now: Timestamp,
-}
-
-/// Reply to a request, and the subject of a notification if one is due.
-pub(super) struct Done {
-    pub(super) reply: Reply,
-    pub(super) notify: Option<Subject>,
-}
-
+pub(super) type OrderHandler<'a> = order_machine::OrderHandler<'a, Account>;
+/// Reply to a request.
+pub(super) type Done = order_machine::Done<Reply>;
 /// Result of a method; the error is a reply.
 pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
 /// Owner of every payment code.
 const BUYER: &str = "2088102116773037";
-/// Suffixes of payment codes. Codes with other suffixes are paid at once.
-const PASSWORD_SUFFIX: &str = "0001";
-const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
 
 impl OrderHandler<'_> {
     /// Creates an unpaid trade.
@@ -60,17 +49,14 @@ impl OrderHandler<'_> {
                 "支付失败，获取顾客账户信息失败，请顾客刷新付款码后重新收款",
             ));
         }
-        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
+        if Scan::of(&code) == Scan::NoBalance {
             return Err(Reply::business("ACQ.BUYER_BALANCE_NOT_ENOUGH", "支付失败，顾客余额不足"));
         }
         self.open(&id, Method::Pay, content, notify_url)?;
-        self.state.used_codes.insert(code.clone());
-        if code.ends_with(PASSWORD_SUFFIX) {
+        if self.state.scan(&id, &code, BUYER, self.now) == Scan::Password {
             return waiting(&id);
         }
         let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        order.state = State::Success;
-        order.payment = Some(Payment { payer: BUYER.to_owned(), amount: order.total, at: self.now });
         let mut object = success();
         add(&mut object, trade_object(&id.1, order));
         object["gmt_payment"] = json!(china(self.now));
@@ -87,14 +73,14 @@ impl OrderHandler<'_> {
             content
         };
         match order.state {
-            State::Success | State::Refund => Err(Reply::business("ACQ.TRADE_HAS_SUCCESS", "交易已被支付")),
-            State::Closed | State::PayError => Err(Reply::business("ACQ.TRADE_HAS_CLOSE", "交易已经关闭")),
-            State::NotPay
+            OrderState::Success | OrderState::Refund => Err(Reply::business("ACQ.TRADE_HAS_SUCCESS", "交易已被支付")),
+            OrderState::Closed | OrderState::PayError => Err(Reply::business("ACQ.TRADE_HAS_CLOSE", "交易已经关闭")),
+            OrderState::NotPay
                 if order.product != method.product() || without_code(&order.parameters) != without_code(content) =>
             {
                 Err(Reply::business("ACQ.CONTEXT_INCONSISTENT", "交易信息被篡改：与首次请求的参数不一致"))
             }
-            State::NotPay => Ok(true),
+            OrderState::NotPay => Ok(true),
         }
     }
 
@@ -114,22 +100,17 @@ impl OrderHandler<'_> {
             return Err(Reply::business("ACQ.NOW_TIME_AFTER_EXPIRE_TIME_ERROR", "当前时间已超过允许支付的时间"));
         }
         let today = china(self.now).get(..10).unwrap_or_default().replace('-', "");
-        let order = Order {
+        let order = NewOrder {
             product: method.product(),
+            transaction_id: format!("{today}22001{}", random_digits(15)),
             total: text("total_amount").and_then(fen).unwrap_or_default(),
             expires: end,
-            state: State::NotPay,
-            transaction_id: format!("{today}22001{}", random_digits(15)),
-            payment: None,
             notify_url,
             // A precreated trade is unknown at Alipay until its code is scanned.
             opened: method != Method::Precreate,
-            created: self.now,
             parameters: content,
         };
-        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.state.orders.entry(id.clone()).or_default().order = Some(order);
-        self.state.count_execution("create", id);
+        self.state.create(id, order, self.now);
         Ok(())
     }
 
@@ -184,13 +165,12 @@ impl OrderHandler<'_> {
     pub(super) fn close(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
         let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        if order.state != State::NotPay {
+        let trade_no = order.transaction_id.clone();
+        if self.state.close(&id, self.now, |order| order.state == OrderState::NotPay) != Closing::Closed {
             return Err(Reply::business("ACQ.REASON_TRADE_STATUS_INVALID", "交易状态不合法"));
         }
-        order.state = State::Closed;
         let mut object = success();
-        add(&mut object, json!({"out_trade_no": id.1, "trade_no": order.transaction_id}));
-        self.state.count_execution("close", &id);
+        add(&mut object, json!({"out_trade_no": id.1, "trade_no": trade_no}));
         done(Reply::method(object))
     }
 
@@ -204,9 +184,9 @@ impl OrderHandler<'_> {
         let (opened, state, total) = (order.opened, order.state, order.total);
         let paid_at = order.payment.as_ref().map(|payment| payment.at);
         let trade_no = order.transaction_id.clone();
-        if state == State::NotPay {
+        if state == OrderState::NotPay {
             // A code that was not scanned is invalid from now on.
-            order.state = State::Closed;
+            order.state = OrderState::Closed;
             self.state.count_execution("cancel", &id);
         }
         if !opened {
@@ -219,8 +199,8 @@ impl OrderHandler<'_> {
         };
         object["action"] = json!("refund");
         object["gmt_refund_pay"] = json!(china(self.now));
-        let refunded_amount = self.refunded_amount(&id, |_| true);
-        if state == State::Refund && refunded_amount < total {
+        let refunded_amount = self.state.refunded(&id).1;
+        if state == OrderState::Refund && refunded_amount < total {
             return Err(Reply::business("ACQ.CANCEL_NOT_ALLOWED", "不允许撤销：交易已部分退款"));
         }
         if refunded_amount >= total {
@@ -259,5 +239,5 @@ pub(super) fn not_exist() -> Reply {
 }
 
 pub(super) fn done(reply: Reply) -> Result {
-    Ok(Done { reply, notify: None })
+    Ok(Done::silent(reply))
 }

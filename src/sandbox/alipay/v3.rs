@@ -15,25 +15,25 @@ use serde_json::{Value, json};
 use super::authenticate::{AuthenticatedRequest, MAX_CLOCK_SKEW_SECONDS, invalid, is_url};
 use super::reply::{Content, Reply};
 use super::{Method, Platform};
-use crate::sandbox::account;
-use crate::sandbox::account::alipay::Account;
-use crate::sandbox::context::SandboxContext;
-use crate::sandbox::fault::FaultKind;
-use crate::sandbox::form::Form;
-use crate::sandbox::keys::random_text;
-use crate::sandbox::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
+use crate::account;
+use crate::account::alipay::Account;
+use crate::context::SandboxContext;
+use crate::fault::FaultKind;
+use crate::form::Form;
+use crate::keys::random_text;
+use crate::response_action::{MAX_BODY_BYTES, ResponseAction, action_before_body, cut};
 
 /// Prefix of every path.
-pub(in crate::sandbox) const PATHS: &str = "/v3/alipay/";
+pub(crate) const PATHS: &str = "/v3/alipay/";
 const SCHEME: &str = "ALIPAY-SHA256withRSA ";
 
 /// Serves one request of the v3 protocol.
-pub(in crate::sandbox) async fn serve(shared: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
+pub(crate) async fn serve(context: Arc<SandboxContext>, request: Request<Incoming>) -> ResponseAction {
     let (parts, body) = request.into_parts();
-    shared.state.lock().stats.requests += 1;
+    context.state.lock().stats.requests += 1;
     let method = method(&parts);
     let operation = method.map_or("", Method::operation);
-    if let Some(verdict) = action_before_body(&shared, operation, None) {
+    if let Some(verdict) = action_before_body(&context, operation, None) {
         return verdict;
     }
     let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else { return ResponseAction::Cut };
@@ -41,28 +41,28 @@ pub(in crate::sandbox) async fn serve(shared: Arc<SandboxContext>, request: Requ
     // Whether to cut often depends on the body. The client cannot observe that the body was read.
     let content: Value = serde_json::from_slice(&body).unwrap_or_default();
     let number = content["out_request_no"].as_str().or_else(|| content["out_trade_no"].as_str());
-    if let Some(verdict) = action_before_body(&shared, operation, number) {
+    if let Some(verdict) = action_before_body(&context, operation, number) {
         return verdict;
     }
     // A separate task, so that a request that was read is executed even if the client disconnects.
-    let work = tokio::spawn(async move { run(shared, method, &parts, &body).await });
+    let work = tokio::spawn(async move { run(context, method, &parts, &body).await });
     work.await.unwrap_or(ResponseAction::Cut)
 }
 
-async fn run(shared: Arc<SandboxContext>, method: Option<Method>, parts: &Parts, body: &[u8]) -> ResponseAction {
-    let request = match authenticate(&shared, method, parts, body) {
+async fn run(context: Arc<SandboxContext>, method: Option<Method>, parts: &Parts, body: &[u8]) -> ResponseAction {
+    let request = match authenticate(&context, method, parts, body) {
         Ok(request) => request,
         Err(reply) => {
-            shared.state.lock().stats.bad_signatures += 1;
+            context.state.lock().stats.bad_signatures += 1;
             return ResponseAction::Answer(reply.in_v3(None, Some(FaultKind::Unsigned)));
         }
     };
     let host = header(&parts.headers, "host").or_else(|| parts.uri.authority().map(http::uri::Authority::as_str));
-    let platform = Platform { shared, host: host.unwrap_or_default().to_owned() };
+    let platform = Platform { context, host: host.unwrap_or_default().to_owned() };
     let account = Arc::clone(&request.account);
     match platform.answer(request).await {
         Some((reply, fault)) => ResponseAction::Answer(reply.in_v3(Some(&account), fault)),
-        None => cut(&platform.shared),
+        None => cut(&platform.context),
     }
 }
 
@@ -109,7 +109,7 @@ impl<'a> Authorization<'a> {
 
 /// Checks everything except the business rules. Rejections are unsigned, because the sender is unknown.
 fn authenticate(
-    shared: &SandboxContext,
+    context: &SandboxContext,
     method: Option<Method>,
     parts: &Parts,
     body: &[u8],
@@ -120,7 +120,7 @@ fn authenticate(
         Reply::gateway("40001", "isv.missing-signature", "缺少或无法识别authorization：ALIPAY-SHA256withRSA …,sign=…")
     })?;
     let app_id = authorization.get("app_id").unwrap_or_default();
-    let Some(account::Account::Alipay(account)) = shared.accounts.get(app_id) else {
+    let Some(account) = account::typed::<Account>(&context.accounts, app_id) else {
         return Err(invalid("isv.invalid-app-id", "无效的AppID参数"));
     };
     check_time(&authorization)?;

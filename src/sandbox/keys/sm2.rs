@@ -15,35 +15,35 @@ use sm2::pkcs8::{DecodePrivateKey, DecodePublicKey};
 use super::{Certificate, about};
 
 /// Private key of the provider.
-pub(in crate::sandbox) struct SigningKey(sm2::dsa::SigningKey);
+pub(crate) struct SigningKey(sm2::dsa::SigningKey);
 
 impl SigningKey {
     /// Reads a PKCS#8 PEM file.
-    pub(in crate::sandbox) fn read(user_id: &str, path: &Path) -> io::Result<Self> {
+    pub(crate) fn read(user_id: &str, path: &Path) -> io::Result<Self> {
         let der = PrivatePkcs8KeyDer::from_pem_file(path).map_err(|error| about(path, error))?;
         let key = SecretKey::from_pkcs8_der(der.secret_pkcs8_der()).map_err(|error| about(path, error))?;
         Ok(Self(sm2::dsa::SigningKey::new(user_id, &key).map_err(|error| about(path, error))?))
     }
 
     /// Returns the signature in base64.
-    pub(in crate::sandbox) fn sign(&self, text: &[u8]) -> Option<String> {
+    pub(crate) fn sign(&self, text: &[u8]) -> Option<String> {
         Some(STANDARD.encode(self.0.try_sign(text).ok()?.to_bytes()))
     }
 }
 
 /// Public key of a merchant.
-pub(in crate::sandbox) struct PublicKey(VerifyingKey);
+pub(crate) struct PublicKey(VerifyingKey);
 
 impl PublicKey {
     /// Returns the key of a certificate, or `None` if it is not an SM2 key. The user id is the certificate's serial
     /// number.
-    pub(in crate::sandbox) fn of(certificate: &Certificate) -> Option<Self> {
+    pub(crate) fn of(certificate: &Certificate) -> Option<Self> {
         let key = sm2::PublicKey::from_public_key_der(&certificate.public_key).ok()?;
         VerifyingKey::new(&certificate.number, key).ok().map(Self)
     }
 
     /// Whether the signature of the text is valid.
-    pub(in crate::sandbox) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.0.verify(text, &signature).is_ok())
     }
 }

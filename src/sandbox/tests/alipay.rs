@@ -32,7 +32,7 @@ fn code_order(fixture: &Fixture, number: &str, code: &str) -> Value {
 
 #[tokio::test]
 async fn precreated_trade_does_not_exist_before_its_code_is_scanned() {
-    for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayCertificates] {
+    for provider in [SandboxProvider::ALIPAY, SandboxProvider::ALIPAY_CERTIFICATES] {
         let fixture = Fixture::with(provider, |_| {}).await;
         let reply = fixture.app.ask(PRECREATE, &fixture.app.order("order_1")).await.unwrap();
         assert!(reply.is_signature_valid && reply.text.contains("\"https:\\/\\/qr.alipay.com\\/bax"), "{reply:?}");

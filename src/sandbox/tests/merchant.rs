@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 use crate::keygen::{SandboxFiles, sandbox_channel};
-use crate::sandbox::{Options, Sandbox};
+use crate::{Options, Sandbox};
 
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 

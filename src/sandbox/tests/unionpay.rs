@@ -33,10 +33,10 @@ fn code_order(fixture: &Fixture, number: &str, code: &str) -> Fields {
 #[tokio::test]
 async fn app_and_qr_orders_are_unknown_before_the_payer_begins() {
     for provider in [
-        SandboxProvider::Unionpay,
-        SandboxProvider::UnionpaySha256,
-        SandboxProvider::UnionpaySm3,
-        SandboxProvider::UnionpaySm2,
+        SandboxProvider::UNIONPAY,
+        SandboxProvider::UNIONPAY_SHA256,
+        SandboxProvider::UNIONPAY_SM3,
+        SandboxProvider::UNIONPAY_SM2,
     ] {
         let fixture = Fixture::with(provider, |_| {}).await;
         let shop = &fixture.shop;
@@ -46,7 +46,7 @@ async fn app_and_qr_orders_are_unknown_before_the_payer_begins() {
         ] {
             let reply = shop.ask(path, order.clone()).await.unwrap();
             assert!(reply.is_signature_valid && reply.code() == "00" && !reply.get(field).is_empty(), "{reply:?}");
-            let certified = matches!(provider, SandboxProvider::Unionpay | SandboxProvider::UnionpaySm2);
+            let certified = matches!(provider, SandboxProvider::UNIONPAY | SandboxProvider::UNIONPAY_SM2);
             assert_eq!(reply.text.contains("-----BEGIN CERTIFICATE-----\r\n"), certified);
             // The pairs of a response are not encoded.
             assert_eq!(reply.get("respMsg"), "成功[0000000]");

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Transaction;
 use super::reply::{Refusal, refused, refused_because};
 use super::signature::{SignMethod, verifies};
-use crate::sandbox::account::unionpay::{Account, Keys};
-use crate::sandbox::account::{self, Accounts};
-use crate::sandbox::form::Form;
+use crate::account::unionpay::{Account, Keys};
+use crate::account::{self, Accounts};
+use crate::form::Form;
 
 /// An authenticated request.
 pub(super) struct AuthenticatedRequest {
@@ -24,7 +24,7 @@ pub(super) fn authenticate(path: &str, form: &Form, accounts: &Accounts) -> Resu
     if needed(form, "encoding")? != "UTF-8" {
         return Err(refused_because("10", "报文格式错误：沙箱只接受encoding UTF-8"));
     }
-    let Some(account::Account::Unionpay(account)) = accounts.get(needed(form, "merId")?) else {
+    let Some(account) = account::typed::<Account>(accounts, needed(form, "merId")?) else {
         return Err(refused_because("31", "商户状态不正确：无此商户"));
     };
     let method = SignMethod::named(needed(form, "signMethod")?);
@@ -32,9 +32,9 @@ pub(super) fn authenticate(path: &str, form: &Form, accounts: &Accounts) -> Resu
     if !method.suits(&account.keys) {
         return Err(refused_because("10", "报文格式错误：signMethod与商户的密钥不一致"));
     }
-    check_certificate(form, account)?;
+    check_certificate(form, &account)?;
     needed(form, "signature")?;
-    if !verifies(account, method, form) {
+    if !verifies(&account, method, form) {
         return Err(refused("11"));
     }
     for name in ["txnType", "txnSubType", "bizType"] {

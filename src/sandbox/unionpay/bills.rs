@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::codes::{china, clearing_day, text};
 use super::reply::refused_because;
 use super::trade::{OrderHandler, Result, done};
-use crate::sandbox::bills::{Line, lines_of};
-use crate::sandbox::zip;
+use crate::bills::{Line, lines_of};
+use crate::zip;
 
 /// Compression level, the usual default.
 const LEVEL: u8 = 6;

@@ -5,15 +5,12 @@ use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::state::{Order, Refund, RefundStatus, State};
+use crate::keys::random_digits;
+use crate::order_machine::Scan;
+use crate::state::{Order, OrderState, Refund, RefundStatus};
 
 /// Fields of a message: name and value.
 pub(super) type Fields = Vec<(&'static str, String)>;
-
-/// Suffixes of payer codes. Codes with other suffixes are paid at once.
-pub(super) const PASSWORD_SUFFIX: &str = "0001";
-pub(super) const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
 
 /// Formats a time as UnionPay does: fourteen digits in UTC+8.
 pub(super) fn china(time: Timestamp) -> String {
@@ -59,11 +56,11 @@ pub(super) type Outcome = &'static str;
 /// Returns the result of an order; `None` before any action of the payer that UnionPay could know.
 pub(super) fn outcome(order: &Order) -> Option<Outcome> {
     match order.state {
-        State::Success | State::Refund => Some("00"),
+        OrderState::Success | OrderState::Refund => Some("00"),
         _ if !order.opened => None,
-        State::NotPay => Some("05"),
-        State::PayError if text(&order.parameters, "qrNo").ends_with(INSUFFICIENT_BALANCE_SUFFIX) => Some("64"),
-        State::PayError | State::Closed => Some("01"),
+        OrderState::NotPay => Some("05"),
+        OrderState::PayError if Scan::of(text(&order.parameters, "qrNo")) == Scan::NoBalance => Some("64"),
+        OrderState::PayError | OrderState::Closed => Some("01"),
     }
 }
 

@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::codes::{Fields, Outcome, message, outcome, refund_outcome, settled, text};
 use super::reply::tamper_amounts;
 use super::signature::{SignMethod, sign};
-use crate::sandbox::UNIONPAY_SCHEDULE;
-use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::form::Form;
-use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
-use crate::sandbox::state::SandboxState;
-use crate::sandbox::tamper::Tamper;
+use crate::account::unionpay::Account;
+use crate::form::Form;
+use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::schedules::UNIONPAY_SCHEDULE;
+use crate::state::SandboxState;
+use crate::tamper::{ONE_SIGN_TYPE, Tamper};
 
 /// Fields that a notification copies from the original request.
 const COPIED_FIELDS: [&str; 10] = [
@@ -33,12 +33,15 @@ const COPIED_FIELDS: [&str; 10] = [
 ];
 
 /// Composes a notification of the subject's current state, or returns why there is none.
-pub(in crate::sandbox) fn compose(
+pub(crate) fn compose(
     state: &SandboxState,
     account: &Arc<Account>,
     subject: &Subject,
     sending: &SendOptions,
 ) -> Result<ComposedNotification, String> {
+    if sending.tamper == Some(Tamper::SignType) {
+        return Err(ONE_SIGN_TYPE.to_owned());
+    }
     if let Some(tamper @ (Tamper::Serial | Tamper::Signtest | Tamper::Stale)) = sending.tamper {
         return Err(format!("UnionPay's notifications have nothing for {tamper:?}: no key's name, no probes, no time"));
     }

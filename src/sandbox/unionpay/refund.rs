@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::codes::{clearing_day, fen, query_id, text};
 use super::reply::{refused, refused_because};
 use super::trade::{Done, OrderHandler, Result, done};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, State};
+use crate::notification::Subject;
+use crate::order_machine::{NewRefund, Reversal};
+use crate::state::{Id, OrderState, RefundStatus};
 
 /// A paid trade that can be refunded.
 struct Paid {
@@ -20,7 +21,7 @@ impl OrderHandler<'_> {
     pub(super) fn refund(&mut self, parameters: Value, auto: bool) -> Result {
         let paid = self.paid(&parameters)?;
         let amount = fen(text(&parameters, "txnAmt")).unwrap_or_default();
-        if amount > paid.total.saturating_sub(self.refunded_amount(&paid.id)) {
+        if amount > paid.total.saturating_sub(self.state.refunded(&paid.id).1) {
             return Err(refused_because("36", "与原交易信息不符：退款金额超过可退金额"));
         }
         self.record_refund("refund", &paid, parameters, auto)
@@ -32,7 +33,7 @@ impl OrderHandler<'_> {
         if fen(text(&parameters, "txnAmt")) != Some(paid.total) {
             return Err(refused_because("36", "与原交易信息不符：撤销金额必须等于原交易金额"));
         }
-        if self.refunded_amount(&paid.id) > 0 {
+        if self.state.refunded(&paid.id).1 > 0 {
             return Err(refused_because("45", "原交易已被成功退货或已被成功撤销"));
         }
         if clearing_day(paid.at) != clearing_day(self.now) {
@@ -48,10 +49,10 @@ impl OrderHandler<'_> {
             None => ("orderId", "txnTime"),
         };
         let id = self.id(parameters, number);
-        let is_given_back = self.refunded_amount(&id) > 0;
+        let is_given_back = self.state.refunded(&id).1 > 0;
         let order = self.state.order(&id, self.now).filter(|order| order.parameters["txnTime"] == parameters[time]);
         // Only trades of scanned codes can be reversed.
-        let order = order.filter(|order| order.product == "barcode" && order.state != State::PayError);
+        let order = order.filter(|order| order.product == "barcode" && order.state != OrderState::PayError);
         let order = order.ok_or_else(|| refused("35"))?;
         if text(&order.parameters, "bizType") != text(parameters, "bizType") {
             return Err(refused("36"));
@@ -59,12 +60,10 @@ impl OrderHandler<'_> {
         if is_given_back {
             return Err(refused_because("45", "原交易已被成功退货或已被成功撤销"));
         }
-        if order.state == State::Closed {
-            return Err(refused_because("46", "交易已被冲正"));
+        match self.state.reverse(&id, self.now, i64::MAX, |_| true) {
+            Reversal::Reversed => done(Vec::new()),
+            _ => Err(refused_because("46", "交易已被冲正")),
         }
-        order.state = State::Closed;
-        self.state.count_execution("cancel", &id);
-        done(Vec::new())
     }
 
     fn paid(&mut self, parameters: &Value) -> Result<Paid> {
@@ -73,7 +72,7 @@ impl OrderHandler<'_> {
         let number = self.state.transactions.get(&query).ok_or_else(|| refused("35"))?.clone();
         let id = (query.0, number);
         let order = self.state.order(&id, self.now);
-        let order = order.filter(|order| matches!(order.state, State::Success | State::Refund));
+        let order = order.filter(|order| matches!(order.state, OrderState::Success | OrderState::Refund));
         let order = order.ok_or_else(|| refused("35"))?;
         let payment = order.payment.as_ref().ok_or_else(|| refused("35"))?;
         if text(&order.parameters, "bizType") != text(parameters, "bizType") {
@@ -82,34 +81,21 @@ impl OrderHandler<'_> {
         Ok(Paid { id, total: order.total, at: payment.at })
     }
 
-    /// Returns the refunded amount of a trade in fen, pending refunds included.
-    fn refunded_amount(&self, id: &Id) -> u64 {
-        let refunds = self.state.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
-        refunds.map(|(_, refund)| refund.amount).sum()
-    }
-
     /// Records a refund, and finishes it if `at_once` is true.
     fn record_refund(&mut self, operation: &'static str, paid: &Paid, parameters: Value, at_once: bool) -> Result {
         let own = self.id(&parameters, "orderId");
-        let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&paid.id) else {
-            return Err(refused("35"));
-        };
-        order.state = State::Refund;
-        refunds.push(own.1.clone());
-        let refund = Refund {
-            order: paid.id.1.clone(),
-            notify_url: Some(text(&parameters, "backUrl").to_owned()),
+        let refund = NewRefund {
             refund_id: query_id(self.now),
             amount: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
-            status: if at_once { RefundStatus::Success } else { RefundStatus::Processing },
-            created: self.now,
-            finished: at_once.then_some(self.now),
-            notifications: Vec::new(),
+            notify_url: Some(text(&parameters, "backUrl").to_owned()),
             parameters,
         };
-        let fields = vec![("queryId", refund.refund_id.clone())];
-        self.state.refunds.insert(own.clone(), refund);
+        let reply = vec![("queryId", refund.refund_id.clone())];
+        self.state.refund(&paid.id, &own, refund, self.now);
+        if at_once {
+            self.state.finish_refund(&own, RefundStatus::Success, self.now);
+        }
         self.state.count_execution(operation, &paid.id);
-        Ok(Done { fields, notify: at_once.then_some(Subject::Refund(own)) })
+        Ok(Done { reply, notify: at_once.then_some(Subject::Refund(own)) })
     }
 }

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::codes::{Fields, fen, message};
 use super::signature::{SignMethod, sign};
-use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::fault::FaultKind;
-use crate::sandbox::form::Form;
+use crate::account::unionpay::Account;
+use crate::fault::FaultKind;
+use crate::form::Form;
 
 /// Encoding of request and response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

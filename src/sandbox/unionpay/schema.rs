@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 use super::Transaction;
 use super::codes::{fen, is_digits, parse_china_time};
 use super::reply::{Refusal, refused_because};
-use crate::sandbox::fields::FieldType::Text;
-use crate::sandbox::fields::{self, Field, any, optional, required};
-use crate::sandbox::form::Form;
+use crate::fields::FieldType::Text;
+use crate::fields::{self, Field, any, optional, required};
+use crate::form::Form;
 
 /// Maximum difference between a new transaction's time and now, in seconds.
 const MAX_CLOCK_SKEW_SECONDS: u64 = 10 * 60;

@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use sm3::Sm3;
 
-use crate::sandbox::account::unionpay::{Account, Keys, Pair};
-use crate::sandbox::form::Form;
+use crate::account::unionpay::{Account, Keys, Pair};
+use crate::form::Form;
 
 /// UnionPay's `signMethod`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

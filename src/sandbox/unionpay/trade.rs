@@ -1,32 +1,22 @@
 //! Trade transactions of UnionPay.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Transaction;
 use super::codes::{
-    Fields, INSUFFICIENT_BALANCE_SUFFIX, Outcome, PASSWORD_SUFFIX, fen, is_digits, message, outcome, parse_china_time,
-    query_id, refund_outcome, settled, text,
+    Fields, Outcome, fen, is_digits, message, outcome, parse_china_time, query_id, refund_outcome, settled, text,
 };
 use super::reply::{Refusal, refused, refused_because};
-use crate::sandbox::account::unionpay::Account;
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, Payment, SandboxState, State};
+use crate::account::unionpay::Account;
+use crate::keys::random_digits;
+use crate::notification::Subject;
+use crate::order_machine::{self, NewOrder, Scan};
+use crate::state::{Id, OrderState};
 
 /// Executes one request on the sandbox state.
-pub(super) struct OrderHandler<'a> {
-    pub(super) state: &'a mut SandboxState,
-    pub(super) account: &'a Account,
-    pub(super) now: Timestamp,
-}
-
-/// Fields of the response, and the subject of a notification if one is due.
-pub(super) struct Done {
-    pub(super) fields: Fields,
-    pub(super) notify: Option<Subject>,
-}
-
+pub(super) type OrderHandler<'a> = order_machine::OrderHandler<'a, Account>;
+/// Fields of the response.
+pub(super) type Done = order_machine::Done<Fields>;
 pub(super) type Result<T = Done> = std::result::Result<T, Refusal>;
 
 /// Owner of every payer code.
@@ -50,7 +40,7 @@ impl OrderHandler<'_> {
     /// Whether this is the same form again, because the browser reloaded the page.
     fn is_shown_again(&mut self, id: &Id, parameters: &Value) -> bool {
         let order = self.state.order(id, self.now);
-        order.is_some_and(|order| order.state == State::NotPay && order.parameters == *parameters)
+        order.is_some_and(|order| order.state == OrderState::NotPay && order.parameters == *parameters)
     }
 
     /// Creates a trade from a payer's code. The response only confirms acceptance; the result is notified later.
@@ -63,20 +53,15 @@ impl OrderHandler<'_> {
             return Err(refused_because("86", "二维码状态不正确"));
         }
         self.open(Transaction::Barcode, &id, parameters)?;
-        self.state.used_codes.insert(code.clone());
+        let effect = self.state.scan(&id, &code, PAYER, self.now);
         let Some(order) = self.state.order(&id, self.now) else { return Err(refused("34")) };
         order.opened = true;
-        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
-            order.state = State::PayError;
-            return Err(refused("64"));
+        let reply = vec![("queryId", order.transaction_id.clone())];
+        match effect {
+            Scan::NoBalance => Err(refused("64")),
+            Scan::Password => done(reply),
+            Scan::Paid => Ok(Done { reply, notify: Some(Subject::Payment(id)) }),
         }
-        let fields = vec![("queryId", order.transaction_id.clone())];
-        if code.ends_with(PASSWORD_SUFFIX) {
-            return done(fields);
-        }
-        order.state = State::Success;
-        order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: self.now });
-        Ok(Done { fields, notify: Some(Subject::Payment(id)) })
     }
 
     /// Checks that the number is new. Orders, refunds and cancellations share one number space.
@@ -89,22 +74,17 @@ impl OrderHandler<'_> {
 
     fn open(&mut self, transaction: Transaction, id: &Id, parameters: Value) -> Result<()> {
         self.is_new(id)?;
-        let order = Order {
+        let order = NewOrder {
             product: transaction.product(),
+            transaction_id: query_id(self.now),
             total: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
             expires: parse_china_time(text(&parameters, "payTimeout")),
-            state: State::NotPay,
-            transaction_id: query_id(self.now),
-            payment: None,
             notify_url: Some(text(&parameters, "backUrl").to_owned()),
             // The transaction does not exist before the payer begins it.
             opened: false,
-            created: self.now,
             parameters,
         };
-        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.state.orders.entry(id.clone()).or_default().order = Some(order);
-        self.state.count_execution("create", id);
+        self.state.create(id, order, self.now);
         Ok(())
     }
 
@@ -153,5 +133,5 @@ fn trade_fields(outcome: Outcome, mut fields: Fields, original: &Value) -> Field
 }
 
 pub(super) fn done(fields: Fields) -> Result {
-    Ok(Done { fields, notify: None })
+    Ok(Done::silent(fields))
 }

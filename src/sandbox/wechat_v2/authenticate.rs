@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::reply::Reply;
 use super::secret::SignType;
 use super::xml::{self, Fields};
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::account::{self, Accounts};
+use crate::account::wechat_v2::Account;
+use crate::account::{self, Accounts};
 
 /// An authenticated request.
 pub(super) struct AuthenticatedRequest {
@@ -28,7 +28,7 @@ pub(super) fn read(body: &[u8]) -> Result<Fields, Reply> {
 pub(super) fn authenticate(fields: &Fields, accounts: &Accounts) -> Result<AuthenticatedRequest, Reply> {
     let needed = |name: &str| fields.get(name).ok_or_else(|| Reply::refused(&format!("缺少参数{name}")));
     let mchid = needed("mch_id")?;
-    let Some(account::Account::WechatV2(account)) = accounts.get(mchid) else {
+    let Some(account) = account::typed::<Account>(accounts, mchid) else {
         return Err(Reply::refused("商户号mch_id不存在"));
     };
     let how = SignType::named(fields.get("sign_type").map(String::as_str));
@@ -46,5 +46,5 @@ pub(super) fn authenticate(fields: &Fields, accounts: &Accounts) -> Result<Authe
     if fields.get("sub_appid").is_some_and(|appid| Some(appid) != account.sub_appid.as_ref()) {
         return Err(Reply::refused("sub_mch_id与sub_appid不匹配"));
     }
-    Ok(AuthenticatedRequest { account: account.clone(), how })
+    Ok(AuthenticatedRequest { account, how })
 }

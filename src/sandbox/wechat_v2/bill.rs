@@ -6,9 +6,9 @@ use serde_json::Value;
 use super::codes::{china, refund_state, refund_time};
 use super::orders::{OrderHandler, Result, done};
 use super::reply::Reply;
-use crate::sandbox::bills::{lines_of, yuan};
-use crate::sandbox::state::{Id, Order, Payment, Refund};
-use crate::sandbox::wechat_v3::bills::fund_flow;
+use crate::bills::{lines_of, yuan};
+use crate::state::{Id, Order, Payment, Refund};
+use crate::v3_scheme::bills::fund_flow;
 
 const HEAD: &str = "交易时间,公众账号ID,商户号,特约商户号,设备号,微信订单号,商户订单号,用户标识,交易类型,交易状态,付款银行,\
                     货币种类,应结订单金额,代金券金额,微信退款单号,商户退款单号,退款金额,充值券退款金额,退款类型,退款状态,\

@@ -5,7 +5,7 @@ use jiff::civil::DateTime;
 use jiff::tz::{Offset, TimeZone};
 
 use super::xml::Fields;
-use crate::sandbox::state::{Order, Refund, RefundStatus, State};
+use crate::state::{Order, OrderState, Refund, RefundStatus};
 
 /// Payment product of a scanned code.
 pub(super) const CODE: &str = "code";
@@ -25,13 +25,13 @@ fn trade_type(product: &str) -> &'static str {
 /// Returns `trade_state` and its description. Orders of scanned codes have states of their own.
 pub(super) fn state(order: &Order) -> (&'static str, &'static str) {
     match order.state {
-        State::NotPay if order.product == CODE => ("USERPAYING", "需要用户输入支付密码"),
-        State::Closed if order.product == CODE => ("REVOKED", "订单已撤销"),
-        State::NotPay => ("NOTPAY", "订单未支付"),
-        State::Success => ("SUCCESS", "支付成功"),
-        State::Refund => ("REFUND", "订单发生过退款"),
-        State::Closed => ("CLOSED", "订单已关闭"),
-        State::PayError => ("PAYERROR", "支付失败(其他原因，如银行返回失败)"),
+        OrderState::NotPay if order.product == CODE => ("USERPAYING", "需要用户输入支付密码"),
+        OrderState::Closed if order.product == CODE => ("REVOKED", "订单已撤销"),
+        OrderState::NotPay => ("NOTPAY", "订单未支付"),
+        OrderState::Success => ("SUCCESS", "支付成功"),
+        OrderState::Refund => ("REFUND", "订单发生过退款"),
+        OrderState::Closed => ("CLOSED", "订单已关闭"),
+        OrderState::PayError => ("PAYERROR", "支付失败(其他原因，如银行返回失败)"),
     }
 }
 

@@ -12,18 +12,18 @@ use super::refund::RECEIVED_BY;
 use super::reply::{name_account, sign, tamper_account, tamper_amounts};
 use super::secret::{SignType, encrypt};
 use super::xml::{Fields, write};
-use crate::sandbox::WECHAT_SCHEDULE;
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::notification::{self, ComposedNotification, SendOptions, Subject};
-use crate::sandbox::state::{Id, Order, Refund, RefundStatus, SandboxState};
-use crate::sandbox::tamper::Tamper;
+use crate::account::wechat_v2::Account;
+use crate::notification::{self, ComposedNotification, SendOptions, Subject};
+use crate::schedules::WECHAT_SCHEDULE;
+use crate::state::{Id, Order, Refund, RefundStatus, SandboxState};
+use crate::tamper::Tamper;
 
 /// Acknowledgement, byte for byte: an added line end causes a repetition.
 const ACKNOWLEDGEMENT: &[u8] =
     b"<xml><return_code><![CDATA[SUCCESS]]></return_code><return_msg><![CDATA[OK]]></return_msg></xml>";
 
 /// Composes a notification of the subject's current state, or returns why there is none.
-pub(in crate::sandbox) fn compose(
+pub(crate) fn compose(
     state: &SandboxState,
     account: &Account,
     subject: &Subject,

@@ -1,37 +1,24 @@
 //! Order requests of APIv2.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::codes::{CODE, china, collected, order_fields, parse_china_time, product, state};
 use super::reply::Reply;
 use super::xml::Fields;
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::keys::{random_digits, random_text};
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, Order, Payment, RefundStatus, SandboxState, State};
+use crate::account::wechat_v2::Account;
+use crate::keys::{random_digits, random_text};
+use crate::order_machine::{self, Closing, NewOrder, Reversal, Scan};
+use crate::state::{Id, OrderState};
 
 /// Executes one request on the sandbox state.
-pub(super) struct OrderHandler<'a> {
-    pub(super) state: &'a mut SandboxState,
-    pub(super) account: &'a Account,
-    pub(super) now: Timestamp,
-}
-
-/// Reply to a request, and the subject of a notification if one is due.
-pub(super) struct Done {
-    pub(super) reply: Reply,
-    pub(super) notify: Option<Subject>,
-}
-
+pub(super) type OrderHandler<'a> = order_machine::OrderHandler<'a, Account>;
+/// Reply to a request.
+pub(super) type Done = order_machine::Done<Reply>;
 /// Result of a request; the error is a reply.
 pub(super) type Result<T = Done> = std::result::Result<T, Reply>;
 
 /// Owner of every payment code.
 const PAYER: &str = "oUpF8uMuAJO_M2pxb1Q9zNjWeS6o";
-/// Suffixes of payment codes. Codes with other suffixes are paid at once.
-const PASSWORD_SUFFIX: &str = "0001";
-const INSUFFICIENT_BALANCE_SUFFIX: &str = "0002";
 /// Maximum age of a payment that can be reversed.
 const REVERSIBLE_SECONDS: i64 = 7 * 24 * 60 * 60;
 
@@ -43,8 +30,8 @@ impl OrderHandler<'_> {
         let known = self.state.order(&id, self.now).map(|order| (order.state, order.parameters == content));
         match known {
             None => self.open(&id, product(&trade_type), content)?,
-            Some((State::Success | State::Refund, _)) => return Err(paid()),
-            Some((State::Closed, _)) => return Err(Reply::error("ORDERCLOSED", "订单已关闭")),
+            Some((OrderState::Success | OrderState::Refund, _)) => return Err(paid()),
+            Some((OrderState::Closed, _)) => return Err(Reply::error("ORDERCLOSED", "订单已关闭")),
             Some((_, false)) => return Err(used()),
             Some((_, true)) => {}
         }
@@ -72,9 +59,9 @@ impl OrderHandler<'_> {
         let known = self.state.order(&id, self.now).map(|order| (order.state, order.parameters == content));
         match known {
             None => {}
-            Some((State::Success | State::Refund, _)) => return Err(paid()),
-            Some((State::Closed, _)) => return Err(Reply::error("ORDERREVERSED", "订单已撤销")),
-            Some((State::NotPay, true)) => return Err(asks_for_password()),
+            Some((OrderState::Success | OrderState::Refund, _)) => return Err(paid()),
+            Some((OrderState::Closed, _)) => return Err(Reply::error("ORDERREVERSED", "订单已撤销")),
+            Some((OrderState::NotPay, true)) => return Err(asks_for_password()),
             Some(_) => return Err(used()),
         }
         let code = content["auth_code"].as_str().unwrap_or_default().to_owned();
@@ -88,17 +75,12 @@ impl OrderHandler<'_> {
             return Err(Reply::error("AUTHCODEEXPIRE", "二维码已过期，请用户在微信上刷新后再试"));
         }
         self.open(&id, CODE, content)?;
-        self.state.used_codes.insert(code.clone());
+        match self.state.scan(&id, &code, PAYER, self.now) {
+            Scan::Password => return Err(asks_for_password()),
+            Scan::NoBalance => return Err(Reply::error("NOTENOUGH", "用户帐号余额不足")),
+            Scan::Paid => {}
+        }
         let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        if code.ends_with(PASSWORD_SUFFIX) {
-            return Err(asks_for_password());
-        }
-        if code.ends_with(INSUFFICIENT_BALANCE_SUFFIX) {
-            order.state = State::PayError;
-            return Err(Reply::error("NOTENOUGH", "用户帐号余额不足"));
-        }
-        order.state = State::Success;
-        order.payment = Some(Payment { payer: PAYER.to_owned(), amount: order.total, at: self.now });
         done(Reply::success(order_fields(&id.1, order)))
     }
 
@@ -108,21 +90,16 @@ impl OrderHandler<'_> {
         if expires.is_some_and(|end| end.as_second() < self.now.as_second() + 60) {
             return Err(Reply::error("PARAM_ERROR", "time_expire时间过短，至少在1分钟之后"));
         }
-        let order = Order {
+        let order = NewOrder {
             product,
-            notify_url: text("notify_url").map(str::to_owned),
-            opened: true,
-            created: self.now,
+            transaction_id: format!("42000{}", random_digits(23)),
             total: text("total_fee").and_then(|fen| fen.parse().ok()).unwrap_or_default(),
             expires,
-            state: State::NotPay,
-            transaction_id: format!("42000{}", random_digits(23)),
-            payment: None,
+            notify_url: text("notify_url").map(str::to_owned),
+            opened: true,
             parameters: content,
         };
-        self.state.transactions.insert((id.0.clone(), order.transaction_id.clone()), id.1.clone());
-        self.state.orders.entry(id.clone()).or_default().order = Some(order);
-        self.state.count_execution("create", id);
+        self.state.create(id, order, self.now);
         Ok(())
     }
 
@@ -137,40 +114,25 @@ impl OrderHandler<'_> {
     /// Closes an unpaid order. A repeated close succeeds and changes nothing.
     pub(super) fn close(&mut self, content: &Value) -> Result {
         let id = self.find(content)?;
-        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        match order.state {
-            State::Success | State::Refund => return Err(paid()),
-            _ if order.product == CODE => {
-                return Err(Reply::error("INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销"));
-            }
-            State::Closed => {}
-            State::NotPay | State::PayError => {
-                order.state = State::Closed;
-                self.state.count_execution("close", &id);
-            }
+        match self.state.close(&id, self.now, |order| order.product != CODE) {
+            Closing::NoOrder => Err(not_exist()),
+            Closing::Paid => Err(paid()),
+            Closing::NotClosable => Err(Reply::error("INVALID_REQUEST", "付款码支付的订单不能关闭，请撤销")),
+            Closing::Repeated | Closing::Closed => done(Reply::success(Fields::new())),
         }
-        done(Reply::success(Fields::new()))
     }
 
     /// Reverses the order of a scanned code and refunds a payment.
     pub(super) fn reverse(&mut self, content: &Value) -> Result {
         let stays = |code: &str, message: &str| Err(Reply::error(code, message).with("recall", "N"));
         let id = self.find(content).map_err(|reply| reply.with("recall", "N"))?;
-        let Some(order) = self.state.order(&id, self.now) else { return Err(not_exist()) };
-        if order.product != CODE {
-            return stays("INVALID_REQUEST", "只有付款码支付的订单可以撤销");
+        match self.state.reverse(&id, self.now, REVERSIBLE_SECONDS, |order| order.product == CODE) {
+            Reversal::NoOrder => Err(not_exist()),
+            Reversal::NotReversible => stays("INVALID_REQUEST", "只有付款码支付的订单可以撤销"),
+            Reversal::Refunded => stays("TRADE_STATE_ERROR", "订单已发生退款，不能撤销"),
+            Reversal::TooOld => stays("REVERSE_EXPIRE", "订单超过7天，无法撤销"),
+            Reversal::Repeated | Reversal::Reversed => done(Reply::success(Fields::new()).with("recall", "N")),
         }
-        let age = order.payment.as_ref().map_or(0, |payment| self.now.as_second() - payment.at.as_second());
-        match order.state {
-            State::Refund => return stays("TRADE_STATE_ERROR", "订单已发生退款，不能撤销"),
-            State::Success if age > REVERSIBLE_SECONDS => return stays("REVERSE_EXPIRE", "订单超过7天，无法撤销"),
-            State::Closed => {}
-            State::Success | State::NotPay | State::PayError => {
-                order.state = State::Closed;
-                self.state.count_execution("cancel", &id);
-            }
-        }
-        done(Reply::success(Fields::new()).with("recall", "N"))
     }
 
     /// Returns the requested order. The platform's number takes precedence and is valid only after the payment.
@@ -188,12 +150,6 @@ impl OrderHandler<'_> {
 
     pub(super) fn id(&self, number: Option<&str>) -> Id {
         (self.account.mchid.clone(), number.unwrap_or_default().to_owned())
-    }
-
-    /// Returns number and sum in fen of the order's refunds, pending ones included.
-    pub(super) fn refunded_amount(&self, id: &Id) -> (usize, u64) {
-        let alive = self.state.refunds_of(id).filter(|(_, refund)| refund.status != RefundStatus::Closed);
-        alive.fold((0, 0), |(count, sum), (_, refund)| (count + 1, sum + refund.amount))
     }
 }
 
@@ -214,5 +170,5 @@ fn not_exist() -> Reply {
 }
 
 pub(super) fn done(reply: Reply) -> Result {
-    Ok(Done { reply, notify: None })
+    Ok(Done::silent(reply))
 }

@@ -6,10 +6,11 @@ use super::codes::{collected, refund_source, refund_state, refund_time};
 use super::orders::{Done, OrderHandler, Result, done};
 use super::reply::Reply;
 use super::xml::Fields;
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::keys::random_digits;
-use crate::sandbox::notification::Subject;
-use crate::sandbox::state::{Id, OrderEntry, Refund, RefundStatus, SandboxState, State};
+use crate::account::wechat_v2::Account;
+use crate::keys::random_digits;
+use crate::notification::Subject;
+use crate::order_machine::NewRefund;
+use crate::state::{Id, OrderState, Refund, RefundStatus, SandboxState};
 
 /// Maximum number of partial refunds per order.
 const MAX_PARTIAL_REFUNDS: usize = 50;
@@ -32,7 +33,7 @@ impl OrderHandler<'_> {
         let (amount, total) = (fen("refund_fee"), fen("total_fee"));
         let refund_id = self.id(content["out_refund_no"].as_str());
         let order = self.state.order(&id, self.now).filter(|order| {
-            let is_paid = matches!(order.state, State::Success | State::Refund);
+            let is_paid = matches!(order.state, OrderState::Success | OrderState::Refund);
             is_paid && order.payment.is_some()
         });
         let Some(total_paid) = order.map(|order| order.total) else {
@@ -45,28 +46,22 @@ impl OrderHandler<'_> {
         if known.is_some() {
             return done(self.accepted(&refund_id));
         }
-        let (count, sum) = self.refunded_amount(&id);
+        let (count, sum) = self.state.refunded(&id);
         if count >= MAX_PARTIAL_REFUNDS {
             return Err(Reply::error("INVALID_REQUEST", "部分退款次数超过限制"));
         }
         if amount > total_paid.saturating_sub(sum) {
             return Err(Reply::error("ERROR", "累计退款金额大于支付金额"));
         }
-        let made = Refund {
-            order: id.1.clone(),
+        let made = NewRefund {
             refund_id: format!("50{}", random_digits(27)),
-            notify_url: content["notify_url"].as_str().map(str::to_owned),
             amount,
-            status: if auto { RefundStatus::Success } else { RefundStatus::Processing },
-            created: self.now,
-            finished: auto.then_some(self.now),
-            notifications: Vec::new(),
+            notify_url: content["notify_url"].as_str().map(str::to_owned),
             parameters: content,
         };
-        self.state.refunds.insert(refund_id.clone(), made);
-        if let Some(OrderEntry { order: Some(order), refunds, .. }) = self.state.orders.get_mut(&id) {
-            order.state = State::Refund;
-            refunds.push(refund_id.1.clone());
+        self.state.refund(&id, &refund_id, made, self.now);
+        if auto {
+            self.state.finish_refund(&refund_id, RefundStatus::Success, self.now);
         }
         self.state.count_execution("refund", &id);
         let reply = self.accepted(&refund_id);

@@ -6,9 +6,9 @@ use http_body_util::Full;
 
 use super::secret::SignType;
 use super::xml::{Fields, write};
-use crate::sandbox::account::wechat_v2::Account;
-use crate::sandbox::fault::FaultKind;
-use crate::sandbox::keys::random_text;
+use crate::account::wechat_v2::Account;
+use crate::fault::FaultKind;
+use crate::keys::random_text;
 
 /// Response before signing.
 pub(super) struct Reply {

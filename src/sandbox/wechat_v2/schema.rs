@@ -8,8 +8,8 @@ use super::Call;
 use super::codes::parse_china_time;
 use super::reply::Reply;
 use super::xml::Fields;
-use crate::sandbox::fields::FieldType::Text;
-use crate::sandbox::fields::{self, Field, any, optional, required};
+use crate::fields::FieldType::Text;
+use crate::fields::{self, Field, any, optional, required};
 
 /// Validates the fields against the request and returns them for the record.
 pub(super) fn checked(fields: &Fields, call: Call) -> Result<Value, Reply> {

@@ -1,7 +1,8 @@
 //! Gateway as a child process.
 
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::Stdio;
+
+use tollgate_harness::process::GatewayProcess;
 
 use super::*;
 
@@ -14,7 +15,7 @@ pub struct Gateway {
     pub clock_ahead: i64,
     /// Standard output and error of the next start; default: none and the log file.
     pub stdio: Option<(Stdio, Stdio)>,
-    process: Option<Child>,
+    process: Option<GatewayProcess>,
 }
 
 impl Gateway {
@@ -32,24 +33,15 @@ impl Gateway {
 
     pub(super) async fn start_until<F: Future<Output = bool>>(&mut self, log: &Path, is_ready: impl Fn() -> F) {
         let _permit = startup_permit().await;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        if self.clock_ahead != 0 {
-            command.env("TOLLGATE_CHAOS_CLOCK_AHEAD", self.clock_ahead.to_string());
+        let program = Path::new(env!("CARGO_BIN_EXE_tollgate"));
+        let mut process = GatewayProcess::at(program, self.conf.clone(), log.to_owned(), self.listen, self.admin);
+        process.timeout = TEST_TIMEOUT;
+        process.set_clock_offset(self.clock_ahead);
+        if let Some((output, error)) = self.stdio.take() {
+            process.set_stdio(output, error);
         }
-        let (stdout, stderr) = self.stdio.take().unwrap_or_else(|| {
-            (Stdio::null(), std::fs::File::options().create(true).append(true).open(log).unwrap().into())
-        });
-        let process = command.args(["run", "--conf"]).arg(&self.conf).stdout(stdout).stderr(stderr).spawn().unwrap();
-        let process = self.process.insert(process);
-        let until = Instant::now() + TEST_TIMEOUT;
-        loop {
-            if is_ready().await {
-                return;
-            }
-            let waits = process.try_wait().unwrap().is_none() && Instant::now() < until;
-            assert!(waits, "the gateway did not become ready: {}", std::fs::read_to_string(log).unwrap_or_default());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        process.start_until(is_ready).await.unwrap();
+        self.process = Some(process);
     }
 
     /// Resident memory in KiB.
@@ -64,34 +56,23 @@ impl Gateway {
     }
 
     fn proc_status(&self, what: &str) -> String {
-        let id = self.process.as_ref().unwrap().id();
+        let id = self.process.as_ref().unwrap().id().unwrap();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         status.lines().find_map(|line| line.strip_prefix(what)).unwrap().trim().to_owned()
     }
 
     /// Kills the process without warning, like a power failure.
     pub fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.process.take().unwrap().kill();
     }
 
     pub fn signal(&self, name: &str) {
-        let id = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+        self.process.as_ref().unwrap().signal(name).unwrap();
     }
 
     /// Waits until the process exits, and returns its exit code.
     pub async fn wait_exit(&mut self) -> i32 {
-        let mut process = self.process.take().unwrap();
-        let until = Instant::now() + TEST_TIMEOUT;
-        loop {
-            if let Some(status) = process.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(Instant::now() < until, "the gateway did not exit");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.process.take().unwrap().wait_exit().await.unwrap().code().unwrap_or(-1)
     }
 }
 
@@ -99,13 +80,4 @@ impl Gateway {
 pub async fn force_breaker(gateway: &Gateway, how: &str) {
     let url = format!("http://{}/breakers?channel=main&force={how}", gateway.admin);
     assert_eq!(send("POST", &url, &[], b"").await.unwrap().status, 200);
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
 }

@@ -1,10 +1,7 @@
 //! Merchants: configuration file, request bodies, signed requests.
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use tollgate::sign::{Credentials, plain};
+pub use tollgate_harness::http_client::{HttpResponse as Answer, send};
+use tollgate_harness::merchant::MerchantKey;
 
 use super::*;
 
@@ -70,52 +67,5 @@ pub async fn signed_request_async(to: SocketAddr, target: &str, key: &str, body:
 }
 
 pub fn signed_headers(merchant: &Merchant, method: &str, target: &str, body: &[u8]) -> Vec<(&'static str, String)> {
-    let stamp = tollgate::clock::stamp();
-    let secret = merchant.secret.as_bytes();
-    plain(
-        &Credentials { key_id: merchant.key, secret, created: stamp.unix_time, nonce: &stamp.nonce },
-        method,
-        target,
-        body,
-    )
-}
-
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    pub body: Bytes,
-}
-
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {:?}", self.status, self.body))
-    }
-
-    pub fn is_replayed(&self) -> bool {
-        self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
-    }
-}
-
-/// Sends one request on its own connection.
-pub async fn send(method: &str, url: &str, headers: &[(&'static str, String)], body: &[u8]) -> Result<Answer, String> {
-    let uri: http::Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let authority = uri.authority().unwrap().to_string();
-    let stream = TcpStream::connect(&authority).await.map_err(|error| format!("connect: {error}"))?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| format!("handshake: {error}"))?;
-    tokio::spawn(connection);
-    let target = uri.path_and_query().unwrap().as_str().to_owned();
-    let mut request = Request::builder().method(method).uri(target);
-    if headers.iter().all(|(name, _)| *name != "host") {
-        request = request.header("host", authority);
-    }
-    for (name, value) in headers {
-        request = request.header(*name, value);
-    }
-    let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
-    let answer = sender.send_request(request).await.map_err(|error| format!("send: {error}"))?;
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
-    Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+    MerchantKey::fixed(merchant.key, merchant.secret).sign(method, target, body)
 }

@@ -1,6 +1,6 @@
 //! UnionPay's response codes: the merchant's error code, whether a retry is sent, what the breaker counts.
 
-use tollgate_plugins::payment::provider_number;
+use tollgate_harness::merchant::provider_number;
 
 use super::*;
 use crate::harness::{SHOP, send, signed_headers};
@@ -29,7 +29,7 @@ async fn refused(world: &World, order: &str, code: &str) -> crate::harness::Answ
 #[tokio::test]
 async fn unionpay_codes_map_to_error_codes_and_open_no_breaker() {
     let world =
-        World::with(WorldOptions { provider: SandboxProvider::Unionpay, edit: eager, ..WorldOptions::default() }).await;
+        World::with(WorldOptions { provider: SandboxProvider::UNIONPAY, edit: eager, ..WorldOptions::default() }).await;
     for (code, status, problem, retryable) in [
         ("61", 402, "declined", "new_key"),
         ("32", 402, "declined", "new_key"),

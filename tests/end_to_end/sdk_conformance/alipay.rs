@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 use super::{account, all_are, fields, golden_key, golden_parts, run_sdk};
 use crate::harness::{World, WorldOptions, payment_body, send};
@@ -65,7 +65,7 @@ fn merchant(world: &World, number: &str, other_world: &World) -> Value {
 #[tokio::test]
 async fn alipay_sdk_works_against_sandbox_with_keys_and_certificates() {
     let other_world = World::for_provider("alipay").await;
-    for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayCertificates] {
+    for provider in [SandboxProvider::ALIPAY, SandboxProvider::ALIPAY_CERTIFICATES] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let question = merchant(&world, "judge1", &other_world);
         let seen = run_sdk("alipay.mjs", "client", question.clone()).await;
@@ -97,7 +97,7 @@ async fn alipay_sdk_works_against_sandbox_with_keys_and_certificates() {
 #[tokio::test]
 async fn alipay_sdk_works_against_sandbox_in_v3() {
     let other_world = World::for_provider("alipay").await;
-    for provider in [SandboxProvider::Alipay, SandboxProvider::AlipayV3] {
+    for provider in [SandboxProvider::ALIPAY, SandboxProvider::ALIPAY_V3] {
         let world = World::with(WorldOptions { provider, ..WorldOptions::default() }).await;
         let mut question = merchant(&world, "judge3", &other_world);
         question["pay"] = format!("http://{}/orders/judge3/pay", world.sandbox.control_address()).into();

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use tollgate::keygen::{SandboxProvider, sandbox_channel_of};
+use tollgate_sandbox::keygen::{SandboxProvider, sandbox_channel_of};
 
 use super::run_sdk;
 

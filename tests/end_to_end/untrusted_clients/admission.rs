@@ -76,7 +76,7 @@ async fn unknown_key_id_is_indistinguishable_from_wrong_signature() {
         (head, body)
     };
     let signatures = |key: &str| {
-        let now = tollgate::clock::stamp().unix_time;
+        let now = tollgate_harness::merchant::unix_now();
         format!(
             "POST /v1/payments HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nsignature: a=:AAAA:, b=:AAAA:\r\nsignature-input: \
              a=(\"@method\" \"@target-uri\");created=1;nonce=\"n\";keyid=\"none\", b=(\"@method\" \"@target-uri\");created={now};nonce=\"n\";keyid=\"{key}\"\r\n\r\n"
@@ -146,7 +146,7 @@ async fn notifications_waiting_for_key_refresh_are_bounded() {
     let head = format!(
         "POST /notify/main HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nwechatpay-timestamp: {}\r\nwechatpay-nonce: n\r\n\
          wechatpay-signature: AAAA\r\nwechatpay-serial: 7777\r\n\r\n{{}}",
-        tollgate::clock::stamp().unix_time
+        tollgate_harness::merchant::unix_now()
     );
     let mut sent = Vec::new();
     for _ in 0..20 {

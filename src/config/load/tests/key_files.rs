@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use tollgate::keygen::SandboxProvider;
+use tollgate_sandbox::keygen::SandboxProvider;
 
 /// Returns a directory with a channel of each provider and a listener with TLS.
 pub(super) fn everything() -> Dir {
@@ -11,11 +11,11 @@ pub(super) fn everything() -> Dir {
         let dir = sandbox();
         let channels = dir.path().join("channels");
         for (provider, name) in [
-            (SandboxProvider::Alipay, "alikeys"),
-            (SandboxProvider::AlipayCertificates, "ali"),
-            (SandboxProvider::Unionpay, "union"),
-            (SandboxProvider::UnionpaySm2, "sm2"),
-            (SandboxProvider::WechatV2, "wechat2"),
+            (SandboxProvider::ALIPAY, "alikeys"),
+            (SandboxProvider::ALIPAY_CERTIFICATES, "ali"),
+            (SandboxProvider::UNIONPAY, "union"),
+            (SandboxProvider::UNIONPAY_SM2, "sm2"),
+            (SandboxProvider::WECHAT_V2, "wechat2"),
         ] {
             keygen::sandbox_channel_of(provider, &channels, name, "127.0.0.1:8443").unwrap();
         }

@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::Options;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
-use crate::sandbox::Options;
-use crate::sandbox::tests::merchant::{Failure, TestSandbox};
+use crate::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Parameters = BTreeMap<String, String>;
 
@@ -35,7 +35,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn start() -> Self {
-        Self::with(SandboxProvider::Alipay, |_| {}).await
+        Self::with(SandboxProvider::ALIPAY, |_| {}).await
     }
 
     pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {

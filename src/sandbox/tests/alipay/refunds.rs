@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::app::Fixture;
 use super::{CANCEL, CLOSE, PAY, PRECREATE, QUERY, code_order, number};
 use crate::keygen::SandboxProvider;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::merchant::Receiver;
 
 const REFUND: &str = "alipay.trade.refund";
 const REFUND_QUERY: &str = "alipay.trade.fastpay.refund.query";
@@ -63,7 +63,7 @@ async fn refund_is_idempotent_and_reported_with_total_refunded_amount() {
 
 #[tokio::test]
 async fn control_api_finishes_processing_refund() {
-    let fixture = Fixture::with(SandboxProvider::Alipay, |options| options.refund_auto = false).await;
+    let fixture = Fixture::with(SandboxProvider::ALIPAY, |options| options.refund_auto = false).await;
     let app = &fixture.app;
     app.ask(PAY, &code_order(&fixture, "order_1", "281234567890123456")).await.unwrap();
     let reply = app.ask(REFUND, &refund("r1", "1")).await.unwrap();

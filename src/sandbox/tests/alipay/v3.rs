@@ -46,7 +46,7 @@ impl Sent {
 }
 
 async fn fixture() -> Fixture {
-    Fixture::with(SandboxProvider::AlipayV3, |_| {}).await
+    Fixture::with(SandboxProvider::ALIPAY_V3, |_| {}).await
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn day(days: i32) -> String {
 
 #[tokio::test]
 async fn bill_file_of_a_day_is_signed_and_missing_without_transactions() {
-    for provider in [SandboxProvider::Unionpay, SandboxProvider::UnionpaySm3] {
+    for provider in [SandboxProvider::UNIONPAY, SandboxProvider::UNIONPAY_SM3] {
         let fixture = Fixture::with(provider, |_| {}).await;
         let shop = &fixture.shop;
         let none = shop.ask(FILES, file(&fixture, &day(0))).await.unwrap();

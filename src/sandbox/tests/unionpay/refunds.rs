@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::shop::{Fields, Fixture};
 use super::{APP, BACK, app_order, code_order, with};
 use crate::keygen::SandboxProvider;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::merchant::Receiver;
 
 /// Creates a paid order. Returns UnionPay's number of it.
 async fn paid(fixture: &Fixture, number: &str) -> (Fields, String) {
@@ -60,7 +60,7 @@ async fn refund_with_duplicate_number_or_above_balance_is_rejected() {
 
 #[tokio::test]
 async fn control_api_finishes_processing_refund() {
-    let fixture = Fixture::with(SandboxProvider::Unionpay, |options| options.refund_auto = false).await;
+    let fixture = Fixture::with(SandboxProvider::UNIONPAY, |options| options.refund_auto = false).await;
     let (_, original) = paid(&fixture, "order001").await;
     for (number, status, code) in [("refund01", "CLOSED", "01"), ("refund02", "ABNORMAL", "04")] {
         let refund = fixture.shop.back("0400", "000201", number, &original, "50");

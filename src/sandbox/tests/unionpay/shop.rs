@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::keys::Keys;
+use crate::Options;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
-use crate::sandbox::Options;
-use crate::sandbox::tests::merchant::{Failure, TestSandbox};
+use crate::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Fields = BTreeMap<String, String>;
 
@@ -37,7 +37,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn start() -> Self {
-        Self::with(SandboxProvider::Unionpay, |_| {}).await
+        Self::with(SandboxProvider::UNIONPAY, |_| {}).await
     }
 
     pub(super) async fn with(provider: SandboxProvider, change: impl FnOnce(&mut Options)) -> Self {

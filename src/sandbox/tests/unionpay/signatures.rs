@@ -6,7 +6,7 @@ use super::keys::Keys;
 use super::shop::{self, Fixture, joined};
 use super::{APP, app_order, with};
 use crate::keygen::SandboxProvider;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::merchant::Receiver;
 
 #[tokio::test]
 async fn request_with_invalid_signature_is_rejected_unsigned() {
@@ -48,7 +48,7 @@ async fn request_with_invalid_signature_is_rejected_unsigned() {
 
 #[tokio::test]
 async fn sm2_signature_covers_every_field_and_uses_certificate_number_as_user_id() {
-    let fixture = Fixture::with(SandboxProvider::UnionpaySm2, |_| {}).await;
+    let fixture = Fixture::with(SandboxProvider::UNIONPAY_SM2, |_| {}).await;
     let shop = &fixture.shop;
     let good = || app_order(&fixture, "order001");
     let named_otherwise = Keys::sm2(&shop.files.account, "1234567812345678").sign(&joined(&good()));

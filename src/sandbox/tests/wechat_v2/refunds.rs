@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::shop::{Fixture, Parameters, fields};
 use super::{ACKNOWLEDGED, MICROPAY, with};
-use crate::sandbox::tests::NOWHERE;
-use crate::sandbox::tests::merchant::Receiver;
+use crate::tests::NOWHERE;
+use crate::tests::merchant::Receiver;
 
 const REFUND: &str = "/secapi/pay/refund";
 const REFUND_QUERY: &str = "/pay/refundquery";

@@ -22,10 +22,10 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::Options;
 use crate::keygen::{SandboxFiles, SandboxProvider, sandbox_channel_of};
-use crate::sandbox::Options;
-use crate::sandbox::tests::faults::NoCertificate;
-use crate::sandbox::tests::merchant::{Failure, TestSandbox};
+use crate::tests::faults::NoCertificate;
+use crate::tests::merchant::{Failure, TestSandbox};
 
 pub(super) type Parameters = BTreeMap<String, String>;
 
@@ -44,7 +44,7 @@ impl Fixture {
     pub(super) async fn with(more: &str, change: impl FnOnce(&mut Options)) -> Self {
         let mut files = None;
         let simulator = TestSandbox::with(|options| {
-            let made = sandbox_channel_of(SandboxProvider::WechatV2, &options.accounts[0], "v2", "127.0.0.1:8443");
+            let made = sandbox_channel_of(SandboxProvider::WECHAT_V2, &options.accounts[0], "v2", "127.0.0.1:8443");
             let made = made.unwrap();
             let account = made.account.join("sandbox.toml");
             let text = std::fs::read_to_string(&account).unwrap();
