@@ -194,7 +194,7 @@ impl Admin {
             METRICS.queue_depth.set(i64::try_from(waiting.jobs).unwrap_or(i64::MAX));
             METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_job));
         }
-        self.gateway.statuses.orders.show();
+        self.gateway.statuses.existence.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
         METRICS.stores.ledger_lease.set(i64::from(self.gateway.ledger.not_ready().is_none()));
         METRICS.ledger_accepts_writes.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
