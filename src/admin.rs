@@ -187,7 +187,7 @@ impl Admin {
             METRICS.queue_depth.set(i64::try_from(waiting.jobs).unwrap_or(i64::MAX));
             METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_job));
         }
-        self.gateway.statuses.orders.show();
+        self.gateway.statuses.existence.show();
         METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
         let lost = self.gateway.ledger.not_ready();
         let is_held = !matches!(lost, Some(LedgerError::Unreachable { .. } | LedgerError::LeaseLost(_)));

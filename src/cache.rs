@@ -5,6 +5,7 @@
 //! tell whether its nonce was used elsewhere. Everything else then works per machine.
 
 mod bloom;
+mod cached_status;
 mod counters;
 mod existence_filter;
 mod memory;
@@ -12,6 +13,7 @@ mod nonce_log;
 mod nonce_mark;
 mod nonces;
 mod redis;
+mod redis_health;
 mod redis_statuses;
 pub(crate) mod single_flight;
 mod statuses;
@@ -24,12 +26,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::cached_status::{CachedStatus, Token};
 pub(crate) use self::counters::Counters;
 pub(crate) use self::memory::{Capacity, Remembered};
 pub(crate) use self::nonces::RateCheck;
 pub use self::redis::{Redis, check_redis_url};
 pub(crate) use self::redis_statuses::ClusterLookup;
-pub(crate) use self::statuses::{CachedStatus, StatusCache, Token};
+pub(crate) use self::statuses::StatusCache;
 
 /// Nonces in use. Each is accepted once while its signature could still be valid.
 pub(crate) enum Nonces {

@@ -1,10 +1,12 @@
 //! Delivers events to merchants and retries failed deliveries. An unreachable endpoint delays no other. The events of
 //! one payment are delivered in order, because the ledger returns only the oldest undelivered one.
 
+mod connections;
 mod dial;
-pub mod webhook;
+mod failure;
+mod webhook;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +14,14 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
 
-use self::webhook::{Client, Reply};
+use self::connections::Reply;
+use self::failure::DeliveryError;
+use self::webhook::Client;
 use crate::clock;
 use crate::ledger::{Delivery, Ledger, TimelineEvent};
 use crate::snapshot::{Current, Snapshot};
+use crate::task_pool::{EndedTask, KeyedTaskPool};
 use crate::telemetry::{LABELS, METRICS};
 
 /// Delays before the second and later attempts, in seconds: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h.
@@ -36,33 +40,30 @@ const UNRECORDED_DELAY: Duration = Duration::from_secs(5);
 
 /// Runs until shutdown.
 pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
-    let worker = Arc::new(Worker { current, ledger, client: Client, disabled: Mutex::default() });
+    let worker = Arc::new(Worker { current, ledger, client: Client::new(), disabled: Mutex::default() });
     let mut wake = worker.ledger.wake();
-    let mut running = JoinSet::new();
-    let mut slots = DeliverySlots::default();
+    let mut deliveries = Deliveries::new();
     loop {
         // Collects all finished tasks first, because reading due events waits for the disk.
-        while let Some(ended) = running.try_join_next_with_id() {
-            slots.ended(ended, &mut running);
+        while let Some(ended) = deliveries.pool.try_one_ended() {
+            deliveries.ended(ended);
         }
+        worker.client.close_expired();
         // Without a writable ledger, deliveries could not be recorded and would repeat endlessly.
         if worker.ledger.may_work() && clock::is_trusted() {
-            let free = MAX_CONCURRENT_DELIVERIES.saturating_sub(running.len());
             let due = worker.ledger.due_deliveries(
                 clock::now(),
-                free,
-                |merchant| slots.free(merchant),
-                |merchant, event| slots.is_under_way(merchant, event),
+                deliveries.pool.free(),
+                |merchant| deliveries.free(merchant),
+                |_, event| deliveries.pool.is_running(event),
             );
             for delivery in due.await {
                 let (merchant, event) = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
-                let worker = Arc::clone(&worker);
-                let task = running.spawn(worker.deliver(delivery));
-                slots.enter(task.id(), merchant, event);
+                deliveries.pool.start(&event, &merchant, Arc::clone(&worker).deliver(delivery));
             }
         }
         tokio::select! {
-            Some(ended) = running.join_next_with_id() => slots.ended(ended, &mut running),
+            ended = deliveries.pool.one_ends() => deliveries.ended(ended),
             _ = wake.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
@@ -70,60 +71,30 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     }
 }
 
-/// The running deliveries by merchant.
-#[derive(Default)]
-struct DeliverySlots {
-    merchants: BTreeMap<String, MerchantSlots>,
-    tasks: HashMap<tokio::task::Id, (String, String)>,
+/// The running deliveries, by event and merchant.
+struct Deliveries {
+    /// A task returns whether it delivered its event.
+    pool: KeyedTaskPool<bool>,
+    /// Merchants whose last attempt failed.
+    failing: HashSet<String>,
 }
 
-#[derive(Default)]
-struct MerchantSlots {
-    events: BTreeSet<String>,
-    failing: bool,
-}
+impl Deliveries {
+    fn new() -> Self {
+        Self { pool: KeyedTaskPool::new(MAX_CONCURRENT_DELIVERIES, MAX_PER_MERCHANT), failing: HashSet::new() }
+    }
 
-impl DeliverySlots {
     /// Returns the number of free slots of a merchant.
     fn free(&self, merchant: &str) -> usize {
-        self.merchants.get(merchant).map_or(MAX_PER_MERCHANT, |merchant_slots| {
-            let limit = if merchant_slots.failing { MAX_PER_FAILING_MERCHANT } else { MAX_PER_MERCHANT };
-            limit.saturating_sub(merchant_slots.events.len())
-        })
+        let limit = if self.failing.contains(merchant) { MAX_PER_FAILING_MERCHANT } else { MAX_PER_MERCHANT };
+        limit.saturating_sub(self.pool.count(merchant))
     }
 
-    fn is_under_way(&self, merchant: &str, event: &str) -> bool {
-        self.merchants.get(merchant).is_some_and(|merchant_slots| merchant_slots.events.contains(event))
-    }
-
-    fn enter(&mut self, task: tokio::task::Id, merchant: String, event: String) {
-        self.merchants.entry(merchant.clone()).or_default().events.insert(event.clone());
-        self.tasks.insert(task, (merchant, event));
-    }
-
-    /// Releases the slot of a finished task. After a panic the slot stays occupied for a while.
-    fn ended(&mut self, ended: Result<(tokio::task::Id, bool), JoinError>, tasks: &mut JoinSet<bool>) {
-        match ended {
-            Ok((task, is_delivered)) => drop(self.release(task, is_delivered)),
-            Err(broken) => {
-                if let Some((merchant, event)) = self.release(broken.id(), false) {
-                    let blocker = tasks.spawn(async {
-                        tokio::time::sleep(UNRECORDED_DELAY).await;
-                        false
-                    });
-                    self.enter(blocker.id(), merchant, event);
-                }
-            }
-        }
-    }
-
-    fn release(&mut self, task: tokio::task::Id, is_delivered: bool) -> Option<(String, String)> {
-        let (merchant, event) = self.tasks.remove(&task)?;
-        if let Some(merchant_slots) = self.merchants.get_mut(&merchant) {
-            merchant_slots.events.remove(&event);
-            merchant_slots.failing = !is_delivered;
-        }
-        Some((merchant, event))
+    fn ended(&mut self, EndedTask { group: merchant, result: is_delivered }: EndedTask<bool>) {
+        match is_delivered {
+            Some(true) => self.failing.remove(&merchant),
+            Some(false) | None => self.failing.insert(merchant),
+        };
     }
 }
 
@@ -136,16 +107,36 @@ struct Worker {
 }
 
 /// Decision after an attempt.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Decision {
-    /// The event is finished; the label says how.
-    Done(&'static str),
+    /// The endpoint accepted the event.
+    Delivered,
+    /// The merchant wants no events.
+    NoWebhook,
     /// No further attempt.
-    GiveUp(&'static str),
+    GiveUp,
     /// Retry after this many seconds.
     Again(u64),
     /// Retry after this many seconds without counting this attempt.
     Defer(u64),
+}
+
+impl Decision {
+    /// Returns the metric label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::NoWebhook => "no_webhook",
+            Self::GiveUp => "given_up",
+            Self::Again(_) => "failed",
+            Self::Defer(_) => "held",
+        }
+    }
+
+    /// Whether the event is finished without a failure.
+    fn is_done(self) -> bool {
+        matches!(self, Self::Delivered | Self::NoWebhook)
+    }
 }
 
 impl Worker {
@@ -159,11 +150,11 @@ impl Worker {
             async move { worker.attempt(&worker.current.load_full(), &delivery).await }
         });
         let (decision, reason) = attempt.await.unwrap_or_else(|_| {
-            let reason = "the attempt failed with an internal error; see the log".to_owned();
-            (decide(&Err(reason.clone()), delivery.tries, clock::now(), rand::rng().random()), Some(reason))
+            let panicked = DeliveryError::Panicked;
+            let reason = panicked.to_string();
+            (decide(&Err(panicked), delivery.tries, clock::now(), rand::rng().random()), Some(reason))
         });
         let now = clock::now();
-        let is_delivered = matches!(decision, Decision::Done(_));
         if let Some(reason) = &reason {
             let undelivered = vec![TimelineEvent::Undelivered { id: event.clone(), why: reason.clone() }];
             // The next ledger write waits for the fsync and includes this one.
@@ -172,22 +163,17 @@ impl Worker {
             }
         }
         let recorded = match decision {
-            Decision::Done("delivered") => self.ledger.delivered(&event, now).await,
-            Decision::Done(reason) | Decision::GiveUp(reason) => self.ledger.dropped(&event, reason, now).await,
+            Decision::Delivered => self.ledger.delivered(&event, now).await,
+            Decision::NoWebhook | Decision::GiveUp => self.ledger.dropped(&event, decision.label(), now).await,
             Decision::Again(seconds) => self.ledger.postpone(&event, due_after(now, seconds), delivery.tries + 1).await,
             Decision::Defer(seconds) => self.ledger.postpone(&event, due_after(now, seconds), delivery.tries).await,
         };
-        let result = match &decision {
-            Decision::Done(result) | Decision::GiveUp(result) => *result,
-            Decision::Again(_) => "failed",
-            Decision::Defer(_) => "held",
-        };
-        METRICS.deliveries_total.with_label_values(&[LABELS.merchant(&merchant), result]).inc();
-        if let Decision::GiveUp(reason) = decision {
+        METRICS.deliveries_total.with_label_values(&[LABELS.merchant(&merchant), decision.label()]).inc();
+        if decision == Decision::GiveUp {
             tracing::error!(
                 merchant,
                 event,
-                why = reason,
+                why = decision.label(),
                 "an event was given up after the last attempt; the merchant must query the payment"
             );
         } else if let Some(outcome) = reason {
@@ -197,7 +183,7 @@ impl Worker {
             tracing::error!(%error, event, "a delivery's result could not be recorded; the event is sent again");
             tokio::time::sleep(UNRECORDED_DELAY).await;
         }
-        is_delivered
+        decision.is_done()
     }
 
     /// Attempts a delivery. Returns the decision and, unless it was delivered, the reason.
@@ -205,10 +191,11 @@ impl Worker {
         let name = &delivery.event.subject.merchant;
         // A missing merchant file may be restored soon.
         let Some(merchant) = snapshot.config.merchants.get(name) else {
-            let reason = "the merchant's file is missing".to_owned();
-            return (decide(&Err(reason.clone()), delivery.tries, clock::now(), 0.5), Some(reason));
+            let missing = DeliveryError::MerchantMissing;
+            let reason = missing.to_string();
+            return (decide(&Err(missing), delivery.tries, clock::now(), 0.5), Some(reason));
         };
-        let Some(target) = &merchant.webhook else { return (Decision::Done("no_webhook"), None) };
+        let Some(target) = &merchant.webhook else { return (Decision::NoWebhook, None) };
         if self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
             return (Decision::Defer(DEFER_FOR), Some("the webhook is disabled after it answered 410".to_owned()));
         }
@@ -222,21 +209,21 @@ impl Worker {
             return (Decision::Defer(DEFER_FOR), Some("it answered 410".to_owned()));
         }
         let decision = decide(&reply, delivery.tries, clock::now(), rand::rng().random());
-        if matches!(decision, Decision::Done(_)) {
+        if decision.is_done() {
             return (decision, None);
         }
-        let outcome = reply.map_or_else(|reason| reason, |reply| format!("it answered {}", reply.status));
+        let outcome = reply.map_or_else(|error| error.to_string(), |reply| format!("it answered {}", reply.status));
         (decision, Some(outcome))
     }
 }
 
 /// Decides after the reply to attempt number `tries`, counted from 0; `random` is from 0 to 1.
-fn decide(reply: &Result<Reply, String>, tries: u32, now: Timestamp, random: f64) -> Decision {
+fn decide(reply: &Result<Reply, DeliveryError>, tries: u32, now: Timestamp, random: f64) -> Decision {
     match reply {
-        Ok(reply) if (200..300).contains(&reply.status) => return Decision::Done("delivered"),
+        Ok(reply) if (200..300).contains(&reply.status) => return Decision::Delivered,
         _ => {}
     }
-    let Some(pause) = RETRY_SCHEDULE.get(tries as usize) else { return Decision::GiveUp("given_up") };
+    let Some(pause) = RETRY_SCHEDULE.get(tries as usize) else { return Decision::GiveUp };
     let delay = (*pause as f64 * (0.9 + 0.2 * random)).round() as u64;
     let requested =
         reply.as_ref().ok().and_then(|reply| reply.retry_after.as_deref()).and_then(|text| seconds(text, now));
@@ -251,7 +238,7 @@ fn due_after(now: Timestamp, seconds: u64) -> Timestamp {
 /// Parses `retry-after`: seconds or an HTTP date.
 fn seconds(text: &str, now: Timestamp) -> Option<u64> {
     let date = || {
-        let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+        let date = Timestamp::try_from(httpdate::parse_http_date(text.trim()).ok()?).ok()?;
         u64::try_from(date.duration_since(now).as_secs()).ok()
     };
     text.trim().parse().ok().or_else(date)
@@ -263,28 +250,35 @@ mod tests {
 
     #[tokio::test]
     async fn merchant_is_limited_to_its_slots_and_to_one_while_failing() {
-        let task = async || tokio::spawn(async { tokio::task::id() }).await.unwrap_or_else(|_| panic!("a task"));
-        let mut slots = DeliverySlots::default();
-        assert_eq!((slots.free("a"), slots.free("b")), (8, 8));
-        let mut tasks = Vec::new();
+        let mut deliveries = Deliveries::new();
+        assert_eq!((deliveries.free("a"), deliveries.free("b")), (8, 8));
+        let (end, ended) = watch::channel(None);
+        let start = |deliveries: &mut Deliveries, event: &str| {
+            let mut ended = ended.clone();
+            let work = async move { ended.wait_for(Option::is_some).await.is_ok_and(|result| *result == Some(true)) };
+            assert!(deliveries.pool.start(event, "a", work));
+        };
         for event in 0..8 {
-            tasks.push(task().await);
-            slots.enter(tasks[event], "a".to_owned(), event.to_string());
+            start(&mut deliveries, &event.to_string());
         }
-        assert_eq!((slots.free("a"), slots.free("b")), (0, 8), "another merchant has slots of its own");
-        assert!(slots.is_under_way("a", "0") && !slots.is_under_way("b", "0") && !slots.is_under_way("a", "8"));
-        for task in tasks {
-            slots.release(task, false);
+        assert_eq!((deliveries.free("a"), deliveries.free("b")), (0, 8), "another merchant has slots of its own");
+        assert!(deliveries.pool.is_running("0") && !deliveries.pool.is_running("8"));
+        end.send_replace(Some(false));
+        for _ in 0..8 {
+            let ended = deliveries.pool.one_ends().await;
+            deliveries.ended(ended);
         }
-        assert_eq!(slots.free("a"), 1, "its last try failed");
-        let last = task().await;
-        slots.enter(last, "a".to_owned(), "8".to_owned());
-        assert_eq!(slots.free("a"), 0);
-        slots.release(last, true);
-        assert_eq!(slots.free("a"), 8, "it works again");
+        assert_eq!(deliveries.free("a"), 1, "its last attempt failed");
+        end.send_replace(None);
+        start(&mut deliveries, "8");
+        assert_eq!(deliveries.free("a"), 0);
+        end.send_replace(Some(true));
+        let ended = deliveries.pool.one_ends().await;
+        deliveries.ended(ended);
+        assert_eq!(deliveries.free("a"), 8, "it works again");
     }
 
-    fn reply(status: u16, retry_after: Option<&str>) -> Result<Reply, String> {
+    fn reply(status: u16, retry_after: Option<&str>) -> Result<Reply, DeliveryError> {
         Ok(Reply { status, retry_after: retry_after.map(str::to_owned) })
     }
 
@@ -293,20 +287,22 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         for (tries, pause) in RETRY_SCHEDULE.iter().enumerate() {
             for random in [0.0, 0.5, 0.999] {
-                let Decision::Again(seconds) = decide(&Err("cut".into()), tries as u32, now, random) else {
+                let Decision::Again(seconds) =
+                    decide(&Err(DeliveryError::Timeout(UNRECORDED_DELAY)), tries as u32, now, random)
+                else {
                     panic!("again")
                 };
                 assert!(seconds * 10 >= pause * 9 && seconds * 10 <= pause * 11 + 5, "{tries}: {seconds} for {pause}");
             }
         }
-        assert_eq!(decide(&Err("cut".into()), 9, now, 0.5), Decision::GiveUp("given_up"));
+        assert_eq!(decide(&Err(DeliveryError::Timeout(UNRECORDED_DELAY)), 9, now, 0.5), Decision::GiveUp);
     }
 
     #[test]
     fn only_2xx_counts_as_delivered() {
         let now = Timestamp::UNIX_EPOCH;
         for status in [200, 202, 204, 299] {
-            assert_eq!(decide(&reply(status, None), 0, now, 0.5), Decision::Done("delivered"));
+            assert_eq!(decide(&reply(status, None), 0, now, 0.5), Decision::Delivered);
         }
         for status in [199, 301, 302, 307, 400, 404, 429, 500, 503] {
             assert_eq!(decide(&reply(status, None), 0, now, 0.5), Decision::Again(5), "{status}");

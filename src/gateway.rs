@@ -1,13 +1,19 @@
-//! Serves a request in this order: authenticate → parse → route → claim → provider call → record → respond.
+//! Serves merchant requests and provider notifications.
+//!
+//! The request path that `lib.rs` draws is two functions. [`Gateway::handle`] has the part that all operations share:
+//! snapshot → authenticate → rate limit, fair share, nonce → deadline → operation. Each operation has the rest; the
+//! complete one is [`create_payment`](create_payment::create_payment): parse → route → claim → filters → provider call
+//! → settle → respond.
 
 mod admission;
 mod bills;
 mod claim_key;
 mod close;
+mod create_payment;
 mod duplicate_payment;
+mod execution;
 mod job;
 mod notifications;
-mod pay;
 mod query;
 mod refund;
 mod request_body;
@@ -22,9 +28,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
-use tollgate_plugins::payment::{Operation, Outcome};
 use tollgate_plugins::settings::duration;
 
 use crate::access::{Access, Denied, FairShare, Head, Limits, Signed};
@@ -32,17 +36,18 @@ use crate::cache::single_flight::SingleFlight;
 use crate::cache::{Counters, Redis, StatusCache};
 use crate::clock::unix_now;
 use crate::config::Merchant;
-use crate::ledger::{ExecutionId, Ledger, ProviderCall};
+use crate::ledger::Ledger;
 use crate::problem::{Problem, Retryable};
 use crate::provider_client::ProviderClient;
 use crate::snapshot::{Channel, Current, Snapshot};
 
 pub(crate) use self::admission::Admission;
-use self::admission::{Route, segments};
+use self::admission::{Endpoint, segments};
+use self::execution::ExecutionContext;
 use self::responses::{ResponseChannel, with_access_labels};
+pub(crate) use create_payment::{identical_create, repeats_create};
 pub(crate) use duplicate_payment::handle_duplicate;
 pub(crate) use job::execute_job;
-pub(crate) use pay::{identical_create, repeats_create};
 pub(crate) use query::{build_query, order};
 
 /// Serves merchant requests and provider notifications. Owns all state that outlives one configuration.
@@ -119,20 +124,6 @@ pub(crate) struct RequestContext {
     pub(crate) deadline: Instant,
 }
 
-/// The inputs of an execution, synchronous or queued: configuration, request id and deadline.
-pub(crate) struct ExecutionContext {
-    snapshot: Arc<Snapshot>,
-    request_id: String,
-    deadline: Instant,
-}
-
-impl ExecutionContext {
-    /// Returns the time left until the deadline. A channel's own timeout may be shorter.
-    fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-}
-
 impl Gateway {
     /// Creates a gateway. Without Redis, nonces are written to the directory `nonces` for the next process.
     pub fn new(current: Current, ledger: Ledger, nonces: &Path) -> Self {
@@ -156,96 +147,68 @@ impl Gateway {
     pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Response<Bytes> {
         let snapshot = self.current.load_full();
         let generation = HeaderValue::from(snapshot.generation);
-        let mut response = self.serve(snapshot, incoming).await;
+        let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
+        let mut response = match path.strip_prefix("/notify/") {
+            Some(channel) => notifications::handle(self, &snapshot, channel, incoming).await,
+            None => {
+                let (request_id, mut labels) = (incoming.request_id.clone(), AccessLabels::default());
+                let served = self.serve(snapshot, incoming, &path, &mut labels).await;
+                let mut response = served.unwrap_or_else(|problem| problem.response(&request_id));
+                labels.channel = response.extensions_mut().remove::<ResponseChannel>().map(|on| on.0);
+                with_access_labels(response, labels)
+            }
+        };
         response.headers_mut().insert("x-tollgate-generation", generation);
         response
     }
 
-    async fn serve(self: &Arc<Self>, snapshot: Arc<Snapshot>, incoming: Incoming) -> Response<Bytes> {
+    /// Serves a merchant request. `labels` are complete as far as the request came.
+    async fn serve(
+        self: &Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        incoming: Incoming,
+        path: &str,
+        labels: &mut AccessLabels,
+    ) -> Result<Response<Bytes>, Problem> {
         let arrived = Instant::now();
-        let request_id = incoming.request_id.clone();
-        let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
-        if let Some(channel) = path.strip_prefix("/notify/") {
-            return notifications::handle(self, &snapshot, channel, incoming).await;
-        }
-        // Routing and idempotency keys use the canonical path. The signature covers the path as received.
-        let path = canonical(&path);
-        let signed = match self.authenticate(&snapshot, &incoming) {
-            Ok(signed) => signed,
-            Err(problem) => {
-                return with_access_labels(
-                    problem.response(&request_id),
-                    AccessLabels { operation: "denied", ..AccessLabels::default() },
-                );
-            }
-        };
+
+        // Authenticate.
+        labels.operation = "denied";
+        let signed = self.authenticate(&snapshot, &incoming)?;
         let merchant = Arc::clone(&signed.merchant);
-        let refused = |operation, problem: Problem| {
-            let by = AccessLabels { merchant: Some(merchant.name.clone()), channel: None, operation };
-            with_access_labels(problem.response(&request_id), by)
-        };
-        let _in_flight = match self.limits.acquire(&merchant) {
-            Ok(guard) => guard,
-            Err(seconds) => return refused("limited", over_limit(seconds)),
-        };
-        let Some(_share) = self.fair_share.enter(&merchant.name, merchant_share(&snapshot)) else {
-            return refused("limited", too_many_concurrent_requests());
-        };
+        labels.merchant = Some(merchant.name.clone());
+
+        // Rate limit, fair share. The permits last until the response.
+        labels.operation = "limited";
+        let _in_flight = self.limits.acquire(&merchant).map_err(over_limit)?;
+        let share = self.fair_share.enter(&merchant.name, merchant_share(&snapshot));
+        let _share = share.ok_or_else(too_many_concurrent_requests)?;
         // The nonce is recorded last, so that a request rejected by an earlier check may be sent again unchanged.
         let take_token = || self.limits.take_token(&merchant, self.provider_client.clock().now());
         if let Err(denied) = self.access.admit(&snapshot, &signed, unix_now(), take_token).await {
-            let operation = if matches!(denied, Denied::OverRate(_)) { "limited" } else { "denied" };
-            return refused(operation, denial_problem(&denied, &request_id));
+            labels.operation = if matches!(denied, Denied::OverRate(_)) { "limited" } else { "denied" };
+            return Err(denial_problem(&denied, &incoming.request_id));
         }
-        let deadline = match client_timeout(&incoming.headers) {
-            Ok(timeout) => arrived + timeout,
-            Err(problem) => return refused("invalid_request", problem),
-        };
-        let name = merchant.name.clone();
-        let request = Arc::new(RequestContext { snapshot, merchant, incoming, path, deadline });
-        let (operation, result) = self.dispatch(request).await;
-        let mut response = result.unwrap_or_else(|problem| problem.response(&request_id));
-        let channel = response.extensions_mut().remove::<ResponseChannel>().map(|on| on.0);
-        with_access_labels(response, AccessLabels { merchant: Some(name), channel, operation })
-    }
 
-    /// Sends the operation if this process may still send for this execution. Another gateway may have taken the
-    /// claim over.
-    async fn execute(
-        &self,
-        execution: ExecutionId,
-        channel: &Arc<Channel>,
-        operation: &Operation,
-        limit: Duration,
-        evidence: &mut Vec<ProviderCall>,
-    ) -> Result<Outcome, Error> {
-        match self.ledger.may_send(execution) {
-            Ok(()) => self.provider_client.call(channel, operation, limit, evidence).await,
-            Err(error) => Err(Error::NotSent(error.to_string())),
-        }
-    }
+        // Client deadline.
+        labels.operation = "invalid_request";
+        let deadline = arrived + client_timeout(&incoming.headers)?;
 
-    /// Runs the operation that method and path select.
-    async fn dispatch(
-        self: &Arc<Self>,
-        request: Arc<RequestContext>,
-    ) -> (&'static str, Result<Response<Bytes>, Problem>) {
-        let segments = match segments(&request.path) {
-            Ok(segments) => segments,
-            Err(problem) => return ("unknown", Err(problem)),
-        };
+        // Operation. Paths and idempotency keys are canonical; the signature covers the path as received.
+        labels.operation = "unknown";
+        let request = RequestContext { snapshot, merchant, incoming, path: canonical(path), deadline };
+        let segments = segments(&request.path)?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        match Route::find(&request.incoming.method, &segments) {
-            Err(problem) => ("unknown", Err(problem)),
-            Ok(Route::CreatePayment) => ("create_payment", pay::create(self, &request).await),
-            Ok(Route::QueryPayment(order)) => ("query_payment", query::payment(self, &request, order).await),
-            Ok(Route::Timeline(order)) => ("timeline", timeline::show(self, &request, order).await),
-            Ok(Route::ClosePayment(order)) => ("close_payment", close::close(self, &request, order).await),
-            Ok(Route::CreateRefund(order)) => ("create_refund", refund::create(self, &request, order).await),
-            Ok(Route::QueryRefund(order, refund)) => {
-                ("query_refund", query::refund(self, &request, order, refund).await)
-            }
-            Ok(Route::Bill(channel, date)) => ("bill", bills::bill(self, &request, channel, date).await),
+        let endpoint = Endpoint::find(&request.incoming.method, &segments)?;
+        labels.operation = endpoint.name();
+        match endpoint {
+            Endpoint::CreatePayment => create_payment::create_payment(self, &request).await,
+            Endpoint::QueryPayment(order) => query::payment(self, &request, order).await,
+            Endpoint::Timeline(order) => timeline::show(self, &request, order).await,
+            Endpoint::ClosePayment(order) => close::close_payment(self, &request, order).await,
+            Endpoint::CreateRefund(order) => refund::create_refund(self, &request, order).await,
+            Endpoint::QueryRefund(order, refund) => query::refund(self, &request, order, refund).await,
+            Endpoint::Bill(channel, date) => bills::bill(self, &request, channel, date).await,
         }
     }
 

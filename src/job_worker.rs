@@ -29,9 +29,9 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
                 MAX_CONCURRENT_JOBS
             };
             // Fetches no more jobs than can start now: a fetched job is not offered to other gateways for a while.
-            let limit = DueLimit { total: pool.free(), each: per_merchant, under_way: pool.lanes() };
+            let limit = DueLimit { total: pool.free(), each: per_merchant, under_way: pool.counts().clone() };
             for (claim, merchant) in gateway.ledger.due_jobs(clock::now(), limit).await {
-                if pool.lanes().get(&merchant).is_some_and(|count| *count >= per_merchant) {
+                if pool.count(&merchant) >= per_merchant {
                     continue;
                 }
                 let (gateway, worker_name, in_flight_guard) =
@@ -44,7 +44,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
             }
         }
         tokio::select! {
-            () = pool.one_ends() => {}
+            _ = pool.one_ends() => {}
             _ = wake.changed(), if !pool.is_full() => {}
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
             _ = shutdown.wait_for(|stop| *stop) => break,

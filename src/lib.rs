@@ -2,21 +2,26 @@
 //!
 //! # Request path
 //! ```text
-//! merchant ─HTTP─▶ proxy          head and body, bounded; admission limit
+//! merchant ─HTTP─▶ proxy          head and body, bounded; admission by the head
 //!    gateway       snapshot       one configuration generation for the whole request
-//!                  access         authenticate, rate limit, fair share       401 429
-//!                  request_body   → operation                               400
-//!                  routing        → channels, best first                    503 no_route
-//!                  ledger         claim, durable: replay · 409 in progress · 422 key reused
-//!                  filters        limit ▶ retry ▶ breaker ▶ adaptive ▶
+//!                  authenticate   signature → merchant                     401
+//!                  rate limit · fair share · nonce · client deadline        429, 401, 503, 400
+//!                  parse          → operation                              400
+//!                  route          → channels, best first                   503 no_route
+//!                  claim          durable: replay · 409 in progress · 422 key reused
+//!                  filters        limit ▶ retry ▶ breaker ▶ adaptive ▶ (those that the channel configures)
 //!                  provider call  encode ▶ sign ▶ upstream ═mTLS═▶ provider; decode ◀ verify ◀═
-//!                  ledger         record the outcome before the response
+//!                  settle         recorded before anyone sees it
 //! proxy ─HTTP─▶ merchant
 //! ```
+//! Down to the client deadline this is `Gateway::serve` for every operation. The rest is `create_payment` and, for a
+//! queued payment as well, `execute_payment`. A refund and a close use the payment's channel instead of a route.
 //!
-//! # Notification path ```text provider ─HTTP─▶ proxy ─▶ notifications: verify (else reject) ▶ decode ▶ ledger.record
-//! (dedupe + outbox, one transaction) ◀────────────── acknowledge, only after the record is durable then  delivery:
-//! due ▶ sign ▶ send ▶ delivered | retry ```
+//! # Notification path
+//! ```text
+//! provider ─HTTP─▶ proxy ─▶ notifications: verify ▶ decode ▶ ledger.record (dedupe + outbox, one transaction) ▶ acknowledge
+//!                           delivery: due ▶ sign ▶ send ▶ delivered | retry
+//! ```
 //!
 //! The `resolver` determines unknown outcomes by querying providers. An asynchronous request (`prefer:
 //! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it, beginning with the routing.

@@ -55,7 +55,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
     loop {
         // Without a writable ledger the results could not be recorded, and the same queries would repeat endlessly.
         if gateway.ledger.may_work() && clock::is_trusted() && !pool.is_full() {
-            let full_channels = pool.full_lanes();
+            let full_channels = pool.full_groups();
             // The result includes records being queried now. The limit still suffices to fill every free slot.
             let due = gateway.ledger.due_searches(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
             for record in due {
@@ -64,7 +64,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
                 pool.start(&number, &channel, async move { resolve(&gateway, record).await });
             }
             // A channel that reached its limit only now may have hidden due records of other channels.
-            if !pool.is_full() && pool.full_lanes() != full_channels {
+            if !pool.is_full() && pool.full_groups() != full_channels {
                 continue;
             }
         }

@@ -1,5 +1,7 @@
 //! Blocked Bloom filter: 16 bits per key, false-positive rate about 0.1 %, no false negatives.
 //!
+//! Own code, because it is small, and because the fill level must be readable for the metric of the false-positive rate.
+//!
 //! All bits of a key are in one block of 64 bytes, so a lookup touches one cache line. Keys are hashed with secrets of this
 //! process, so that nobody can choose order ids that crowd one block.
 

@@ -35,7 +35,7 @@ impl Nonces {
 
     /// Whether a signature of that Unix second may have been used before Redis lost data.
     pub(super) fn has_forgotten(&self, created: u64) -> bool {
-        self.redis.watched.has_forgotten(created, (unix_now(), Instant::now()))
+        self.redis.health.has_forgotten(created, (unix_now(), Instant::now()))
     }
 
     pub(super) async fn admit(

@@ -9,11 +9,14 @@ use redis::{Client, Cmd, RedisError, Value};
 use tollgate_plugins::secret::Secret;
 
 use super::CacheError;
-use super::watch::{Watched, check};
+use super::redis_health::{RedisHealth, field, mark};
+use crate::clock;
 use crate::config::{CacheKind, RedisUrl};
 
 /// Timeout of a command and of connecting.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
+/// Marker key. It contains the Unix second in which a gateway created it, and a random number.
+const MARKER: &str = "tollgate:mark";
 /// Time after a failure in which optional commands are not attempted.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,7 +35,7 @@ pub struct Redis {
     /// Time of the last failure since the last reply.
     failed: Mutex<Option<Instant>>,
     /// Health of the server.
-    pub(super) watched: Watched,
+    pub(super) health: RedisHealth,
 }
 
 impl Redis {
@@ -50,7 +53,7 @@ impl Redis {
             client: std::str::from_utf8(url.secret().expose()).ok().and_then(|url| Client::open(url).ok()),
             connection: Mutex::default(),
             failed: Mutex::default(),
-            watched: Watched::default(),
+            health: RedisHealth::default(),
         }
     }
 
@@ -74,7 +77,7 @@ impl Redis {
             Ok(_) => *failed = None,
             Err(_) => {
                 *failed = Some(Instant::now());
-                self.watched.doubt();
+                self.health.doubt();
             }
         }
         answer
@@ -82,18 +85,45 @@ impl Redis {
 
     /// Like [`ask`](Self::ask), for nonces: after a failed command, the server is first checked for lost data.
     pub(super) async fn ask_surely(&self, command: &Cmd) -> Result<Value, CacheError> {
-        if self.watched.is_in_doubt() {
-            check(self).await?;
+        if self.health.is_in_doubt() {
+            self.check().await?;
         }
         self.ask(command).await
     }
 
     /// Returns the reason why no signed request can be accepted.
     pub(crate) fn not_ready(&self) -> Option<String> {
-        self.watched.not_ready()
+        self.health.not_ready()
     }
 
-    pub(super) async fn asked(&self, command: &Cmd) -> Result<Value, CacheError> {
+    /// Checks that Redis accepts writes, and whether it lost data.
+    pub(super) async fn check(&self) -> Result<(), CacheError> {
+        let now = (clock::unix_now(), Instant::now());
+        let own = mark(now.0);
+        let answer = self.asked(redis::cmd("SET").arg(MARKER).arg(&own).arg("NX").arg("GET")).await;
+        let found = answer.and_then(|answer| {
+            redis::from_redis_value::<Option<String>>(answer).map_err(|error| CacheError(error.to_string()))
+        });
+        match found {
+            Ok(found) => {
+                let run = self.info(Some("server")).await.ok();
+                self.health.found(found, own, run.and_then(|info| field(&info, "run_id")), now);
+                Ok(())
+            }
+            Err(error) => {
+                self.health.failed(error.0.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the reply of `INFO`.
+    pub(super) async fn info(&self, section: Option<&str>) -> Result<String, CacheError> {
+        let answer = self.asked(redis::cmd("INFO").arg(section)).await?;
+        redis::from_redis_value(answer).map_err(|error| CacheError(error.to_string()))
+    }
+
+    async fn asked(&self, command: &Cmd) -> Result<Value, CacheError> {
         let mut connection = self.connection()?;
         let answer = tokio::time::timeout(COMMAND_TIMEOUT, command.query_async::<Value>(&mut connection)).await;
         let answer = answer.map_err(|_| CacheError(format!("it took longer than {COMMAND_TIMEOUT:?}")))?;

@@ -1,6 +1,10 @@
-//! Statuses in Redis, where every gateway finds them, and a single flight of status queries across the cluster.
+//! Statuses in Redis, where every gateway finds them, and a single flight of status queries in the cluster.
 //!
-//! [`statuses`](super::statuses) decides which of them are current. Without Redis, each gateway queries for itself.
+//! [`cached_status`](super::cached_status) has what is stored, [`statuses`](super::statuses) decides what is current. Without Redis,
+//! each gateway queries for itself.
+//!
+//! Why it exists: a provider gets one query per order and lifetime, not one per gateway. With `ttl_pending` of 2 s, three gateways
+//! would triple the queries about every open order, and providers limit them.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -8,16 +12,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use redis::{FromRedisValue, Value};
 
+use super::cached_status::{CachedStatus, PROPAGATION_SLACK, Token};
 use super::redis::Redis;
-use super::statuses::{CachedStatus, PROPAGATION_SLACK, StatusCache, Token};
 use crate::ledger::{RecordKey, Version};
 
 /// Lifetime of the right to query. Longer than any provider query takes.
-const FLIGHT_TIMEOUT: Duration = Duration::from_secs(15);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval at which a waiting gateway checks for the result.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Returns a stored status, or grants the right to query, or reports that another gateway queries. `ARGV[3]` names a flight whose
+/// Returns a stored status, or grants the right to query, or reports that another gateway queries. `ARGV[3]` names a lease whose
 /// status is not wanted; `*` means all so far.
 const LOOK_UP: &str = "\
 local e = redis.call('HMGET', KEYS[1], 'created', 'version', 'life', 'stale', 'channel', 'body', 'flight', 'asked')
@@ -27,7 +31,7 @@ end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {'asks'} end
 return {'waits', e[7] or ''}";
 
-/// Stores a status unless a newer one is stored, and ends the flight.
+/// Stores a status unless a newer one is stored, and ends the lease.
 const PUT: &str = "\
 if redis.call('GET', KEYS[2]) == ARGV[7] then redis.call('DEL', KEYS[2]) end
 local e = redis.call('HMGET', KEYS[1], 'created', 'version')
@@ -49,14 +53,14 @@ pub(crate) struct RedisStatuses {
 }
 
 /// Right to query the provider for the cluster.
-pub(crate) struct Flight(String);
+pub(crate) struct QueryLease(String);
 
 /// Result of a cluster lookup.
 pub(crate) enum ClusterLookup {
     /// A stored status with its remaining lifetime.
     Hit(Arc<CachedStatus>, Duration),
     /// This gateway must query.
-    Leader(Flight),
+    Leader(QueryLease),
     /// Redis is unavailable.
     Unavailable,
 }
@@ -83,23 +87,29 @@ impl RedisStatuses {
     }
 
     /// Looks up a status; waits while another gateway queries. `forced` rejects statuses that are already stored.
-    pub(super) async fn elsewhere(&self, statuses: &StatusCache, name: RecordKey, forced: bool) -> ClusterLookup {
-        let (flight_id, began) = (hex::encode(rand::random::<[u8; 8]>()), Instant::now());
+    /// `is_current` decides by the version of a status and the time since it was stored.
+    pub(super) async fn find(
+        &self,
+        name: RecordKey,
+        forced: bool,
+        is_current: impl Fn(Version, Duration) -> bool,
+    ) -> ClusterLookup {
+        let (lease_id, began) = (hex::encode(rand::random::<[u8; 8]>()), Instant::now());
         let mut unwanted = if forced { "*".to_owned() } else { String::new() };
-        while began.elapsed() < FLIGHT_TIMEOUT {
-            match self.look_up(name, &flight_id, &unwanted).await {
+        while began.elapsed() < LEASE_TIMEOUT {
+            match self.look_up(name, &lease_id, &unwanted).await {
                 None => return ClusterLookup::Unavailable,
-                Some(LookupReply::Granted) => return ClusterLookup::Leader(Flight(flight_id)),
+                Some(LookupReply::Granted) => return ClusterLookup::Leader(QueryLease(lease_id)),
                 Some(LookupReply::Found { status, stored_for, left }) => {
-                    let is_wanted = !forced || status.is_asked;
-                    if is_wanted && statuses.is_current(name, status.age, stored_for, Instant::now()) {
+                    let is_wanted = !forced || status.is_from_provider;
+                    if is_wanted && is_current(status.age, stored_for) {
                         return ClusterLookup::Hit(Arc::new(status), left);
                     }
                     "*".clone_into(&mut unwanted);
                 }
-                Some(LookupReply::InProgress(flight)) => {
+                Some(LookupReply::InProgress(lease)) => {
                     if unwanted == "*" {
-                        unwanted = flight;
+                        unwanted = lease;
                     }
                     tokio::time::sleep(POLL_INTERVAL).await;
                 }
@@ -108,41 +118,41 @@ impl RedisStatuses {
         ClusterLookup::Unavailable
     }
 
-    async fn look_up(&self, name: RecordKey, flight_id: &str, unwanted: &str) -> Option<LookupReply> {
-        let [answer, flight] = self.keys(name)?;
+    async fn look_up(&self, name: RecordKey, lease_id: &str, unwanted: &str) -> Option<LookupReply> {
+        let [answer, lease] = self.keys(name)?;
         let mut command = redis::cmd("EVAL");
-        command.arg(LOOK_UP).arg(2).arg(answer).arg(flight);
-        command.arg(flight_id).arg(FLIGHT_TIMEOUT.as_millis() as u64).arg(unwanted);
+        command.arg(LOOK_UP).arg(2).arg(answer).arg(lease);
+        command.arg(lease_id).arg(LEASE_TIMEOUT.as_millis() as u64).arg(unwanted);
         parse_reply(self.redis.try_ask(&command).await.ok()?)
     }
 
-    /// Stores a status for the other gateways if it was read a moment ago, and ends the flight.
+    /// Stores a status for the other gateways if it was read a moment ago, and ends the lease.
     pub(super) async fn put(
         &self,
         name: RecordKey,
-        Flight(flight_id): Flight,
+        QueryLease(lease_id): QueryLease,
         token: Token,
         status: &CachedStatus,
         life: Duration,
     ) {
-        let Some([answer, flight]) = self.keys(name) else { return };
+        let Some([answer, lease]) = self.keys(name) else { return };
         if token.at.elapsed() > PROPAGATION_SLACK / 2 || life.is_zero() {
-            return self.end(name, Flight(flight_id)).await;
+            return self.end(name, QueryLease(lease_id)).await;
         }
         let mut command = redis::cmd("EVAL");
-        command.arg(PUT).arg(2).arg(answer).arg(flight);
+        command.arg(PUT).arg(2).arg(answer).arg(lease);
         command.arg(status.age.created).arg(status.age.version).arg(life.as_millis() as u64);
-        command.arg(u8::from(status.is_stale)).arg(&status.channel).arg(status.body.as_ref()).arg(flight_id);
-        command.arg(u8::from(status.is_asked));
+        command.arg(u8::from(status.is_stale)).arg(&status.channel).arg(status.body.as_ref()).arg(lease_id);
+        command.arg(u8::from(status.is_from_provider));
         // If it cannot be stored, each gateway queries for itself.
         let _ = self.redis.try_ask(&command).await;
     }
 
-    /// Ends a flight without a result.
-    pub(super) async fn end(&self, name: RecordKey, Flight(flight_id): Flight) {
-        let Some([_, flight]) = self.keys(name) else { return };
+    /// Ends a lease without a result.
+    pub(super) async fn end(&self, name: RecordKey, QueryLease(lease_id): QueryLease) {
+        let Some([_, lease]) = self.keys(name) else { return };
         let mut command = redis::cmd("EVAL");
-        command.arg(END).arg(1).arg(flight).arg(flight_id);
+        command.arg(END).arg(1).arg(lease).arg(lease_id);
         let _ = self.redis.try_ask(&command).await;
     }
 
@@ -165,9 +175,9 @@ fn parse_reply(answer: Value) -> Option<LookupReply> {
             let life: u64 = next(&mut parts)?;
             let is_stale = next::<u8>(&mut parts)? == 1;
             let (channel, body): (String, Vec<u8>) = (next(&mut parts)?, next(&mut parts)?);
-            let is_asked = next::<u8>(&mut parts)? == 1;
+            let is_from_provider = next::<u8>(&mut parts)? == 1;
             let left = u64::try_from(next::<i64>(&mut parts)?).ok()?;
-            let status = CachedStatus { body: Bytes::from(body), channel, age, is_asked, is_stale };
+            let status = CachedStatus { body: Bytes::from(body), channel, age, is_from_provider, is_stale };
             let [stored_for, left] = [life.saturating_sub(left), left].map(Duration::from_millis);
             Some(LookupReply::Found { status, stored_for, left })
         }

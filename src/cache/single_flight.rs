@@ -1,4 +1,8 @@
 //! Single flight: concurrent callers for one key share one execution and its result.
+//!
+//! Own code instead of `moka`'s `get_with`: there the first caller drives the execution, and if it disconnects, the next one starts
+//! a second query while the provider may still answer the first. Here the execution has a task of its own. `get_with` would also
+//! keep the result, though a forced query must not find an earlier one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::ledger::RecordKey;
 
-type Flights<T> = Mutex<HashMap<RecordKey, watch::Receiver<Option<T>>>>;
+type Executions<T> = Mutex<HashMap<RecordKey, watch::Receiver<Option<T>>>>;
 
-pub(crate) struct SingleFlight<T>(Arc<Flights<T>>);
+pub(crate) struct SingleFlight<T>(Arc<Executions<T>>);
 
 impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
@@ -19,23 +23,23 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// Runs `fly`, or joins the execution in progress for this key. Returns the result, and whether this call started it. The execution
+    /// Runs `execute`, or joins the execution in progress for this key. Returns the result, and whether this call started it. The execution
     /// continues if its callers go away; the result is `None` if it panicked.
-    pub(crate) async fn join<F>(&self, name: RecordKey, fly: impl FnOnce() -> F) -> (Option<T>, bool)
+    pub(crate) async fn join<F>(&self, key: RecordKey, execute: impl FnOnce() -> F) -> (Option<T>, bool)
     where
         F: Future<Output = T> + Send + 'static,
     {
         let (mut result, is_own) = {
             let mut under_way = self.0.lock();
-            match under_way.get(&name) {
+            match under_way.get(&key) {
                 Some(result) => (result.clone(), false),
                 None => {
                     let (sender, result) = watch::channel(None);
-                    under_way.insert(name, result.clone());
-                    let guard = FlightGuard { under_way: Arc::clone(&self.0), name };
-                    let flight = fly();
+                    under_way.insert(key, result.clone());
+                    let guard = ExecutionGuard { under_way: Arc::clone(&self.0), key };
+                    let execution = execute();
                     tokio::spawn(async move {
-                        let found = flight.await;
+                        let found = execution.await;
                         // Removed before the result is sent, so that a later caller starts anew.
                         drop(guard);
                         let _ = sender.send(Some(found));
@@ -49,15 +53,15 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     }
 }
 
-/// Removes a flight when it ends, also by a panic.
-struct FlightGuard<T> {
-    under_way: Arc<Flights<T>>,
-    name: RecordKey,
+/// Removes an execution when it ends, also by a panic.
+struct ExecutionGuard<T> {
+    under_way: Arc<Executions<T>>,
+    key: RecordKey,
 }
 
-impl<T> Drop for FlightGuard<T> {
+impl<T> Drop for ExecutionGuard<T> {
     fn drop(&mut self) {
-        self.under_way.lock().remove(&self.name);
+        self.under_way.lock().remove(&self.key);
     }
 }
 
@@ -70,20 +74,20 @@ mod tests {
 
     use super::*;
 
-    const NAME: RecordKey = RecordKey([7; 16]);
+    const KEY: RecordKey = RecordKey([7; 16]);
 
     #[tokio::test]
     async fn concurrent_calls_share_one_execution_and_the_next_starts_anew() {
-        let (flights, count, gate) =
+        let (calls, count, gate) =
             (Arc::new(SingleFlight::default()), Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
         let join = || {
-            let (flights, count, gate) = (Arc::clone(&flights), Arc::clone(&count), Arc::clone(&gate));
+            let (calls, count, gate) = (Arc::clone(&calls), Arc::clone(&count), Arc::clone(&gate));
             tokio::spawn(async move {
-                let fly = || async move {
+                let execute = || async move {
                     let _ = gate.acquire().await;
                     count.fetch_add(1, Ordering::SeqCst)
                 };
-                flights.join(NAME, fly).await
+                calls.join(KEY, execute).await
             })
         };
         let all: Vec<_> = (0..50).map(|_| join()).collect();
@@ -103,9 +107,9 @@ mod tests {
 
     #[tokio::test]
     async fn panicked_execution_returns_none_and_does_not_block_the_next() {
-        let flights = SingleFlight::<u32>::default();
-        let broken = flights.join(NAME, || async { panic!("as the test wants") }).await;
+        let calls = SingleFlight::<u32>::default();
+        let broken = calls.join(KEY, || async { panic!("as the test wants") }).await;
         assert_eq!(broken, (None, true));
-        assert_eq!(flights.join(NAME, || async { 5 }).await, (Some(5), true));
+        assert_eq!(calls.join(KEY, || async { 5 }).await, (Some(5), true));
     }
 }

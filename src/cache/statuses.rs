@@ -32,19 +32,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::existence_filter::Orders;
+use super::cached_status::{CachedStatus, PROPAGATION_SLACK, Token};
+use super::existence_filter::ExistenceFilter;
 use super::redis::Redis;
-use super::redis_statuses::{ClusterLookup, Flight, RedisStatuses};
+use super::redis_statuses::{ClusterLookup, QueryLease, RedisStatuses};
 use crate::config::MAX_STATUS_TTL;
 use crate::ledger::{ChangeListener, Changes, Ledger, LedgerError, RecordKey, Version};
 
-/// Time after reading in which a status may still be stored in Redis.
-pub(super) const PROPAGATION_SLACK: Duration = Duration::from_secs(2);
 /// How long nothing is cached about a record whose change was announced but never confirmed.
 const INVALIDATION_HOLD: Duration = Duration::from_secs(30);
 /// Maximum number of cached statuses. Those that are used least are evicted first.
@@ -55,21 +53,9 @@ const SHARDS: usize = 64;
 /// Wait after an error.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Cached response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CachedStatus {
-    pub(crate) body: Bytes,
-    pub(crate) channel: String,
-    pub(crate) age: Version,
-    /// Whether the provider was queried for it, not only the ledger.
-    pub(crate) is_asked: bool,
-    /// Whether the provider could not be queried.
-    pub(crate) is_stale: bool,
-}
-
 pub(crate) struct StatusCache {
     /// Filter of existing orders.
-    pub(crate) orders: Orders,
+    pub(crate) existence: ExistenceFilter,
     /// Statuses with their expiry. Written under the lock of their shard; lookups need no lock.
     cached: Cache<RecordKey, (Arc<CachedStatus>, Instant)>,
     shards: Vec<Mutex<Shard>>,
@@ -109,13 +95,6 @@ enum Change {
     To(Version),
 }
 
-/// Taken before a record is read whose status is to be cached.
-#[derive(Clone, Copy)]
-pub(crate) struct Token {
-    epoch: u64,
-    pub(super) at: Instant,
-}
-
 impl StatusCache {
     /// Creates an empty cache, optionally with a shared Redis.
     pub(crate) fn new(redis: Option<Arc<Redis>>, now: Instant) -> Self {
@@ -125,7 +104,7 @@ impl StatusCache {
             blocked_until: None,
         };
         Self {
-            orders: Orders::default(),
+            existence: ExistenceFilter::default(),
             cached: Cache::builder().max_capacity(MAX_STATUSES).time_to_live(MAX_STATUS_TTL).build(),
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
@@ -146,7 +125,7 @@ impl StatusCache {
     }
 
     /// Caches a status for `life`, unless it may be older than a change. Returns whether it was cached.
-    pub(crate) fn keep(
+    pub(crate) fn insert(
         &self,
         name: RecordKey,
         token: Token,
@@ -173,7 +152,7 @@ impl StatusCache {
     }
 
     /// Whether a status of this version, stored in Redis for the duration `stored_for`, is current.
-    pub(crate) fn is_current(&self, name: RecordKey, age: Version, stored_for: Duration, now: Instant) -> bool {
+    pub(super) fn is_current(&self, name: RecordKey, age: Version, stored_for: Duration, now: Instant) -> bool {
         let Some(since) = self.subscription(now) else { return false };
         if now.saturating_duration_since(since) < stored_for + PROPAGATION_SLACK {
             return false;
@@ -193,7 +172,7 @@ impl StatusCache {
         }
         let follow = async {
             loop {
-                self.orders.rebuild_needed().await;
+                self.existence.rebuild_needed().await;
                 while let Err(error) = self.catch_up(&ledger).await {
                     tracing::warn!(%error, "every status is read from the ledger until this succeeds");
                     tokio::time::sleep(RETRY_INTERVAL).await;
@@ -219,7 +198,7 @@ impl StatusCache {
         {
             subscription.since.get_or_insert(Instant::now());
         }
-        self.orders.make(ledger).await
+        self.existence.rebuild(ledger).await
     }
 
     /// Whether statuses of other gateways would be used.
@@ -246,19 +225,27 @@ impl StatusCache {
     }
 
     /// Looks up a status of other gateways; waits for one that is being queried.
-    pub(crate) async fn elsewhere(&self, name: RecordKey, forced: bool) -> ClusterLookup {
+    pub(crate) async fn find_in_cluster(&self, name: RecordKey, forced: bool) -> ClusterLookup {
         match &self.shared {
-            Some(shared) if self.subscription(Instant::now()).is_some() => shared.elsewhere(self, name, forced).await,
+            Some(shared) if self.subscription(Instant::now()).is_some() => {
+                let is_current = |age, stored_for| self.is_current(name, age, stored_for, Instant::now());
+                shared.find(name, forced, is_current).await
+            }
             _ => ClusterLookup::Unavailable,
         }
     }
 
-    /// Publishes the status that this gateway queried for the cluster; `None` if the query failed.
-    pub(crate) async fn tell(&self, name: RecordKey, flight: Flight, result: Option<(Token, &CachedStatus, Duration)>) {
+    /// Stores the status that this gateway queried for the cluster; `None` if the query failed.
+    pub(crate) async fn insert_in_cluster(
+        &self,
+        name: RecordKey,
+        lease: QueryLease,
+        result: Option<(Token, &CachedStatus, Duration)>,
+    ) {
         let Some(shared) = &self.shared else { return };
         match result {
-            Some((token, status, life)) => shared.put(name, flight, token, status, life.min(MAX_STATUS_TTL)).await,
-            None => shared.end(name, flight).await,
+            Some((token, status, life)) => shared.put(name, lease, token, status, life.min(MAX_STATUS_TTL)).await,
+            None => shared.end(name, lease).await,
         }
     }
 
@@ -283,8 +270,8 @@ impl StatusCache {
     }
 
     fn changing_at(&self, changes: &Changes, now: Instant) {
-        self.orders.inserted(&changes.inserted);
-        self.orders.deleted(&changes.deleted);
+        self.existence.inserted(&changes.inserted);
+        self.existence.deleted(&changes.deleted);
         for (name, to) in each(changes) {
             self.record_change(name, now, |_| Change::UnderWay { to, hold_until: now + INVALIDATION_HOLD });
         }
@@ -308,13 +295,13 @@ impl StatusCache {
             subscription.replace(Subscription { until, ..known })
         };
         if before.is_none() {
-            self.orders.subscribed();
+            self.existence.subscribed();
         }
     }
 
     fn disconnected_at(&self, now: Instant) {
         *self.subscription.write() = None;
-        self.orders.disconnected();
+        self.existence.disconnected();
         for shard in &self.shards {
             let mut shard = shard.lock();
             shard.epoch += 1;

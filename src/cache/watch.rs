@@ -1,186 +1,24 @@
-//! Health of Redis for nonces: it responds, accepts writes, evicts nothing, and has lost nothing.
-//!
-//! A marker key without expiry detects data loss: after a restart without persistence or `FLUSHALL` it is missing. After a failover
-//! another server responds, which may have lagged behind. Then it is unknown which recent signatures were used, so signatures from
-//! before the detection are rejected. That costs little, because callers sign each request anew.
+//! Checks Redis periodically, and once for `tollgate check`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::CacheError;
-use super::memory::in_present_time;
 use super::redis::Redis;
-use crate::clock;
 use crate::telemetry::METRICS;
 
 /// Interval at which writes and the marker are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of checks after which the settings and counters are read.
 const CHECKS_PER_SETTINGS_READ: u32 = 30;
-/// Marker key. It contains the Unix second in which a gateway created it, and a random number.
-const MARKER: &str = "tollgate:mark";
-/// Seconds by which signatures may be older than the loss: callers sign whole seconds, and requests are on their way.
-const SLACK_SECONDS: u64 = 1;
-
-/// Observed state of the server.
-#[derive(Default)]
-pub(super) struct Watched(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    /// Whether the server was checked at all.
-    is_known: bool,
-    /// Reason why the server cannot be used.
-    failure: Option<String>,
-    /// Last content of the marker, and the run id of the server, where it reports one.
-    mark: Option<(String, Option<String>)>,
-    /// Signatures from before this moment may have been used: in Unix seconds by the clock at that time, and as a monotonic instant.
-    lost_before: Option<(u64, Instant)>,
-    /// Whether a command failed since the last check.
-    is_in_doubt: bool,
-    policy: Option<String>,
-    evicted: u64,
-    info_denied: bool,
-}
-
-impl Watched {
-    /// Records that a command failed. When the server responds again, it may be another one.
-    pub(super) fn doubt(&self) {
-        self.0.lock().is_in_doubt = true;
-    }
-
-    /// Whether a check is needed before a reply counts.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        let state = self.0.lock();
-        !state.is_known || state.is_in_doubt
-    }
-
-    /// Returns the reason why no signed request can be accepted.
-    pub(super) fn not_ready(&self) -> Option<String> {
-        let state = self.0.lock();
-        if !state.is_known {
-            return Some("Redis was not checked yet".to_owned());
-        }
-        state.failure.as_ref().map(|why| {
-            format!("Redis cannot be used ({why}), so no signed request can be accepted; check `cache.url`, its password and its role")
-        })
-    }
-
-    /// Whether a signature of that Unix second may have been used before Redis lost data. `now` is in Unix seconds, with the same
-    /// moment as a monotonic instant.
-    pub(super) fn has_forgotten(&self, created: u64, (now, at): (u64, Instant)) -> bool {
-        let lost_before = self.0.lock().lost_before;
-        lost_before.is_some_and(|(then, since)| {
-            let since = in_present_time(then, (now, at.saturating_duration_since(since)));
-            created < since.saturating_sub(SLACK_SECONDS)
-        })
-    }
-
-    /// Records a successful check. `found` is the content of the marker; `None` if it was missing and now contains `own`. `run` is
-    /// `None` if the server does not report its run id.
-    fn found(&self, found: Option<String>, own: String, run: Option<String>, (now, at): (u64, Instant)) {
-        let mut state = self.0.lock();
-        state.is_known = true;
-        state.is_in_doubt = false;
-        let was_bad = state.failure.take().is_some();
-        let is_new = found.is_none();
-        let mark = found.unwrap_or(own);
-        let before = state.mark.take();
-        let is_first = before.is_none();
-        let is_lost = before.as_ref().is_some_and(|(key, known)| {
-            let is_another_run = known.is_some() && run.is_some() && *known != run;
-            *key != mark || is_another_run
-        });
-        if is_lost {
-            state.lost_before = Some((now, at));
-        } else if is_first {
-            // Everything from before the marker was created is lost, by whichever gateway.
-            let made = made_at(&mark).map(|made| made.min(now));
-            let ago = made.map(|made| Duration::from_secs(now - made));
-            state.lost_before = made.zip(ago.and_then(|ago| at.checked_sub(ago)));
-        }
-        // A server that does not report its run id now may report it the next time.
-        state.mark = Some((mark, run.or(before.and_then(|(_, known)| known))));
-        drop(state);
-        METRICS.stores.cache_ready.set(1);
-        if was_bad {
-            tracing::info!("Redis can be used again");
-        }
-        if is_first && is_new {
-            tracing::warn!(
-                "Redis is new or has lost all nonces: signatures made before now are rejected; if gateways have used it before, \
-                 give it persistence"
-            );
-        }
-        if is_lost {
-            METRICS.stores.cache_losses_total.inc();
-            tracing::error!(
-                "Redis may have lost nonces (a restart, a failover or FLUSHALL): signatures made before now are rejected; give the \
-                 gateways a Redis of their own with persistence"
-            );
-        }
-    }
-
-    fn failed(&self, why: String) {
-        let mut state = self.0.lock();
-        let was_good = !state.is_known || state.failure.is_none();
-        (state.is_known, state.is_in_doubt) = (true, true);
-        state.failure = Some(why.clone());
-        drop(state);
-        METRICS.stores.cache_ready.set(0);
-        if was_good {
-            tracing::error!(
-                why,
-                "Redis cannot be used: signed requests are answered 503 until it can; check `cache.url`, its password and its role"
-            );
-        }
-    }
-
-    /// Reads the reply of `INFO`.
-    fn read(&self, info: &str) {
-        let evicted = field(info, "evicted_keys").and_then(|count| count.parse().ok()).unwrap_or(0);
-        let policy = field(info, "maxmemory_policy");
-        let mut state = self.0.lock();
-        let more = evicted > state.evicted;
-        state.evicted = evicted;
-        let is_new = state.policy != policy;
-        state.policy.clone_from(&policy);
-        drop(state);
-        METRICS.stores.cache_evicted_keys.set(i64::try_from(evicted).unwrap_or(i64::MAX));
-        if let Some(policy) = policy.filter(|policy| is_new && policy != "noeviction") {
-            tracing::warn!(
-                policy,
-                "Redis evicts keys when its memory is full, nonces too, so a signed request could be replayed: set \
-                 maxmemory-policy to noeviction"
-            );
-        }
-        if more {
-            tracing::warn!(
-                evicted,
-                "Redis has evicted keys: evicted nonces could be replayed; give it more memory, and set maxmemory-policy to noeviction"
-            );
-        }
-    }
-
-    fn has_no_info(&self, why: &str) {
-        if !std::mem::replace(&mut self.0.lock().info_denied, true) {
-            tracing::info!(
-                why,
-                "Redis does not report its eviction policy: make sure that maxmemory-policy is noeviction"
-            );
-        }
-    }
-}
 
 /// Checks Redis periodically until shutdown.
 pub(crate) async fn run(redis: Option<Arc<Redis>>, mut stop: watch::Receiver<bool>) {
     let Some(redis) = redis else { return METRICS.stores.cache_ready.set(1) };
     let mut checks = 0;
     loop {
-        let is_there = check(&redis).await.is_ok();
+        let is_there = redis.check().await.is_ok();
         if is_there && checks % CHECKS_PER_SETTINGS_READ == 0 {
             settings(&redis).await;
         }
@@ -192,59 +30,11 @@ pub(crate) async fn run(redis: Option<Arc<Redis>>, mut stop: watch::Receiver<boo
     }
 }
 
-/// Checks that Redis accepts writes, and whether it lost data.
-pub(super) async fn check(redis: &Redis) -> Result<(), CacheError> {
-    let now = (clock::unix_now(), Instant::now());
-    let own = mark(now.0);
-    let answer = redis.asked(redis::cmd("SET").arg(MARKER).arg(&own).arg("NX").arg("GET")).await;
-    let found = answer.and_then(|answer| {
-        redis::from_redis_value::<Option<String>>(answer).map_err(|error| CacheError(error.to_string()))
-    });
-    match found {
-        Ok(found) => {
-            let run = info(redis, Some("server")).await.ok();
-            redis.watched.found(found, own, run.and_then(|info| field(&info, "run_id")), now);
-            Ok(())
-        }
-        Err(error) => {
-            redis.watched.failed(error.0.clone());
-            Err(error)
-        }
-    }
-}
-
-/// Returns the content of a marker created in that Unix second.
-fn mark(now: u64) -> String {
-    format!("{now}-{}", hex::encode(rand::random::<[u8; 8]>()))
-}
-
-/// Returns the Unix second in which the marker was created, if it contains one.
-fn made_at(mark: &str) -> Option<u64> {
-    mark.split_once('-')?.0.parse().ok()
-}
-
-async fn settings(redis: &Redis) {
-    match info(redis, None).await {
-        Ok(info) => redis.watched.read(&info),
-        Err(error) => redis.watched.has_no_info(&error.0),
-    }
-}
-
-async fn info(redis: &Redis, section: Option<&str>) -> Result<String, CacheError> {
-    let answer = redis.asked(redis::cmd("INFO").arg(section)).await?;
-    redis::from_redis_value(answer).map_err(|error| CacheError(error.to_string()))
-}
-
-fn field(info: &str, name: &str) -> Option<String> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
-}
-
 /// Checks a server once, for `tollgate check`.
 pub(crate) async fn probe(redis: &Redis) -> Result<String, String> {
-    check(redis).await.map_err(|error| error.0)?;
+    redis.check().await.map_err(|error| error.0)?;
     settings(redis).await;
-    let state = redis.watched.0.lock();
-    Ok(match state.policy.as_deref() {
+    Ok(match redis.health.eviction_policy().as_deref() {
         Some("noeviction") => "reached, and it evicts nothing".to_owned(),
         Some(policy) => {
             format!("reached; it evicts nonces when its memory is full (maxmemory-policy {policy}): set noeviction")
@@ -253,109 +43,9 @@ pub(crate) async fn probe(redis: &Redis) -> Result<String, String> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// State of a server, observed with a correct clock.
-    struct Test {
-        watched: Watched,
-        start: Instant,
-    }
-
-    impl Default for Test {
-        fn default() -> Self {
-            Self { watched: Watched::default(), start: Instant::now() }
-        }
-    }
-
-    impl Test {
-        fn at(&self, now: u64) -> Instant {
-            self.start + Duration::from_secs(now)
-        }
-
-        fn found(&self, found: Option<&str>, run: Option<&str>, now: u64) {
-            let (found, run) = (found.map(str::to_owned), run.map(str::to_owned));
-            self.watched.found(found, mark(now), run, (now, self.at(now)));
-        }
-
-        fn has_forgotten(&self, created: u64, now: u64) -> bool {
-            self.watched.has_forgotten(created, (now, self.at(now)))
-        }
-    }
-
-    #[test]
-    fn loss_of_the_marker_rejects_earlier_signatures() {
-        let test = Test::default();
-        assert!(test.watched.not_ready().is_some());
-        test.found(Some("a"), None, 100);
-        assert!(test.watched.not_ready().is_none() && !test.has_forgotten(1, 110));
-        test.found(None, None, 120);
-        assert!(test.has_forgotten(118, 121) && !test.has_forgotten(119, 121) && !test.has_forgotten(120, 121));
-        // Another gateway was faster to create the marker.
-        test.found(Some("d"), Some("run"), 130);
-        assert!(test.has_forgotten(128, 131));
-        // The marker is there, but on another server.
-        test.found(Some("d"), Some("another"), 140);
-        assert!(test.has_forgotten(138, 141));
-    }
-
-    #[test]
-    fn empty_redis_at_start_rejects_earlier_signatures() {
-        let test = Test::default();
-        assert!(test.watched.is_in_doubt(), "it is checked before the first request is accepted");
-        test.found(None, None, 1_000);
-        assert!(!test.watched.is_in_doubt());
-        assert!(test.has_forgotten(998, 1_001) && !test.has_forgotten(999, 1_001) && !test.has_forgotten(1_000, 1_001));
-        // A gateway that starts later finds the marker of the first one and also rejects.
-        let test = Test::default();
-        test.found(Some(&mark(1_000)), None, 1_010);
-        assert!(test.has_forgotten(998, 1_011) && !test.has_forgotten(999, 1_011));
-        // A gateway with a fast clock created it.
-        let test = Test::default();
-        test.found(Some(&mark(9_999_999)), None, 1_010);
-        assert!(test.has_forgotten(1_008, 1_011) && !test.has_forgotten(1_009, 1_011));
-    }
-
-    #[test]
-    fn loss_detected_with_a_wrong_clock_is_judged_by_the_corrected_clock() {
-        for wrong in [1_000 + 401 * 86_400, 600] {
-            let test = Test::default();
-            test.found(Some("a"), None, 990);
-            let at = test.at(1_000);
-            test.watched.found(None, mark(wrong), None, (wrong, at));
-            assert!(test.has_forgotten(998, 1_002), "{wrong}");
-            assert!(!test.has_forgotten(1_001, 1_002), "{wrong}: the clock was set right, and new signatures are good");
-        }
-    }
-
-    #[test]
-    fn failed_info_command_is_no_loss() {
-        let test = Test::default();
-        for run in [None, Some("run"), None, Some("run")] {
-            test.found(Some("a"), run, 100);
-            assert!(!test.has_forgotten(1, 101), "{run:?}");
-        }
-        // The server is another one, though its first reply did not show that.
-        test.found(Some("a"), None, 110);
-        test.found(Some("a"), Some("another"), 111);
-        assert!(test.has_forgotten(109, 112));
-    }
-
-    #[test]
-    fn eviction_settings_are_read_from_info() {
-        let watched = Watched::default();
-        watched.read("# Memory\r\nmaxmemory_policy:allkeys-lru\r\n# Stats\r\nevicted_keys:12\r\n");
-        let state = watched.0.lock();
-        assert_eq!((state.policy.as_deref(), state.evicted), (Some("allkeys-lru"), 12));
-    }
-
-    #[test]
-    fn failed_check_is_reported_as_not_ready() {
-        let watched = Watched::default();
-        watched.failed("NOAUTH".to_owned());
-        assert!(watched.not_ready().is_some_and(|why| why.contains("(NOAUTH)")));
-        watched.found(None, mark(1), None, (1, Instant::now()));
-        assert!(watched.not_ready().is_none());
+async fn settings(redis: &Redis) {
+    match redis.info(None).await {
+        Ok(info) => redis.health.read(&info),
+        Err(error) => redis.health.has_no_info(&error.0),
     }
 }

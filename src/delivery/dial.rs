@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::failure::DeliveryError;
+
 /// Time before the next address is tried in parallel, as recommended by RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Maximum number of addresses tried per host.
@@ -34,10 +36,10 @@ pub(super) fn sorted(addresses: Vec<SocketAddr>, attempt: u32) -> Vec<SocketAddr
 
 /// Returns the first established connection. The next address is tried when the previous one fails or exceeds
 /// `ATTEMPT_DELAY`; earlier attempts continue in parallel.
-pub(super) async fn connect_first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
+pub(super) async fn connect_first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), DeliveryError> {
     let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
-    let mut reason = "the host has no address".to_owned();
+    let mut failure = DeliveryError::NoAddress;
     loop {
         let next = waiting.next();
         if let Some(address) = next {
@@ -46,9 +48,9 @@ pub(super) async fn connect_first(addresses: &[SocketAddr]) -> Result<(TcpStream
         tokio::select! {
             ended = attempts.join_next() => match ended {
                 Some(Ok((address, Ok(stream)))) => return Ok((stream, address)),
-                Some(Ok((address, Err(error)))) => reason = format!("cannot connect to {address}: {error}"),
+                Some(Ok((address, Err(error)))) => failure = DeliveryError::Connect(address, error),
                 Some(Err(_)) => {}
-                None => return Err(reason),
+                None => return Err(failure),
             },
             () = tokio::time::sleep(ATTEMPT_DELAY), if next.is_some() => {}
         }
@@ -100,9 +102,9 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn unreachable_host_is_reported_with_its_reason() {
-        let reason = connect_first(&[closed().await]).await.unwrap_err();
+        let reason = connect_first(&[closed().await]).await.unwrap_err().to_string();
         assert!(reason.starts_with("cannot connect to 127.0.0.1:"), "{reason}");
-        assert_eq!(connect_first(&[]).await.unwrap_err(), "the host has no address");
+        assert_eq!(connect_first(&[]).await.unwrap_err().to_string(), "the host has no address");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) enum Admission {
 
 /// An operation of the merchant API with its path parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Route<'a> {
+pub(super) enum Endpoint<'a> {
     CreatePayment,
     QueryPayment(&'a str),
     Timeline(&'a str),
@@ -29,7 +29,20 @@ pub(super) enum Route<'a> {
     Bill(&'a str, &'a str),
 }
 
-impl<'a> Route<'a> {
+impl<'a> Endpoint<'a> {
+    /// Returns the name for metrics and the access log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::CreatePayment => "create_payment",
+            Self::QueryPayment(_) => "query_payment",
+            Self::Timeline(_) => "timeline",
+            Self::ClosePayment(_) => "close_payment",
+            Self::CreateRefund(_) => "create_refund",
+            Self::QueryRefund(..) => "query_refund",
+            Self::Bill(..) => "bill",
+        }
+    }
+
     /// Returns the operation that method and path select.
     pub(super) fn find(method: &Method, segments: &[&'a str]) -> Result<Self, Problem> {
         let is_get = method == Method::GET;
@@ -52,7 +65,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Returns the decoded path segments for [`Route::find`].
+/// Returns the decoded path segments for [`Endpoint::find`].
 pub(super) fn segments(path: &str) -> Result<Vec<String>, Problem> {
     let segments: Option<Vec<String>> = path.split('/').skip(1).map(decoded).collect();
     segments.ok_or_else(|| Problem::malformed("The path is not valid percent-encoded UTF-8."))
@@ -85,7 +98,7 @@ impl Gateway {
         }
         let segments = segments(path).map_err(|problem| (problem, "unknown"))?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        Route::find(&incoming.method, &segments).map(|_| Admission::Request).map_err(|problem| (problem, "unknown"))
+        Endpoint::find(&incoming.method, &segments).map(|_| Admission::Request).map_err(|problem| (problem, "unknown"))
     }
 }
 

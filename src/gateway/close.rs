@@ -1,4 +1,4 @@
-//! Closes an unpaid payment, at most once per idempotency key.
+//! Closes an unpaid payment, at most once per idempotency key: parse → claim → execute.
 
 use std::sync::Arc;
 
@@ -8,31 +8,33 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use super::claim_key::claim_key;
+use super::execution::{ExecutionContext, conclude, settle_and_respond};
 use super::request_body::{idempotency_key, is_identifier, require_empty_body};
-use super::responses::{
-    body_of, channel_of, invalid_state, json_response, respond_to_claim, stored_response, task_failed,
-    with_unknown_outcome,
-};
-use super::{ExecutionContext, Gateway, RequestContext, query, respond_async};
+use super::responses::{body_of, invalid_state, respond_to_claim, task_failed};
+use super::{Gateway, RequestContext, query, respond_async};
 use crate::clock;
-use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund, Update};
+use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund};
 use crate::problem::Problem;
 use crate::snapshot::Channel;
 
-/// `POST /v1/payments/{order_id}/close`.
-pub(super) async fn close(
+/// `POST /v1/payments/{order_id}/close`. The channel is the payment's, so nothing is routed.
+pub(super) async fn close_payment(
     gateway: &Arc<Gateway>,
-    request: &Arc<RequestContext>,
+    request: &RequestContext,
     order_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
+    let is_async = respond_async::is_preferred(&request.incoming.headers);
+
+    // Parse.
     if !is_identifier(order_id) {
         return Err(Problem::not_found("There is no such payment."));
     }
     let key = claim_key(request, idempotency_key(&request.incoming.headers)?);
     require_empty_body(&request.incoming.body)?;
+
+    // Claim.
     let merchant = request.merchant.name.clone();
     let subject = RecordId { merchant, order_id: order_id.to_owned(), refund_id: None };
-    let is_async = respond_async::is_preferred(&request.incoming.headers);
     let permit = match respond_async::claim(gateway, request, key, Intent::Close(subject), clock::now()).await {
         Ok(ClaimResult::Run(permit)) => permit,
         Ok(ClaimResult::AlreadyExists(record)) => {
@@ -42,13 +44,15 @@ pub(super) async fn close(
         Ok(other) => return respond_to_claim(other, order_id, StatusCode::OK, is_async),
         Err(error) => return Err(Problem::ledger_unknown(&error).order(order_id)),
     };
-    tokio::spawn(finish(Arc::clone(gateway), request.execution_context(), permit))
+
+    // Filters, provider call, settle, respond.
+    tokio::spawn(execute_close(Arc::clone(gateway), request.execution_context(), permit))
         .await
         .unwrap_or_else(|_| Err(task_failed()))
 }
 
-/// Executes a claimed close, records the result and responds.
-pub(super) async fn finish(
+/// Executes a claimed close, synchronous or queued: filters → provider call → settle → respond.
+pub(super) async fn execute_close(
     gateway: Arc<Gateway>,
     context: ExecutionContext,
     mut permit: ExecutionPermit,
@@ -58,27 +62,13 @@ pub(super) async fn finish(
         Ok(channel) => close_or_query(&gateway, &context, channel, &mut permit).await,
         Err(error) => Err(error),
     };
-    let update = match &result {
-        Ok(outcome) => Update::Outcome(outcome.clone()),
-        Err(error) if error.provably_not_executed() => {
-            let money_state = permit.payment.money_state;
-            let requeued = respond_async::requeue_or_release(&gateway, permit, error).await;
-            requeued.map_err(|error| Problem::ledger_unknown(&error))?;
-            return Err(Problem::from_exchange(error).money(money_state).order(order_id));
-        }
-        // The provider refused to close. The refusal says nothing about the money.
-        Err(Error::Declined(provider_error)) => Update::Declined(provider_error.clone()),
-        Err(error) => Update::Unknown(error.into()),
-    };
-    let request_id = context.request_id;
-    let error = result.err();
-    let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
-    let claimed = Record::Payment(permit.payment.clone());
-    match gateway.ledger.settle(permit, update, clock::now(), answer).await {
-        Ok((record, answer)) => Ok(stored_response(answer, channel_of(&record))),
+    match conclude(result) {
+        Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, close_answer).await),
         Err(error) => {
-            tracing::error!(%error, order_id, "the outcome of a close could not be recorded; the resolver will query the provider");
-            Ok(json_response(StatusCode::ACCEPTED, &with_unknown_outcome(claimed)))
+            let money_state = permit.payment.money_state;
+            let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
+            ended.map_err(|error| Problem::ledger_unknown(&error))?;
+            Err(Problem::from_exchange(&error).money(money_state).order(order_id))
         }
     }
 }
@@ -91,12 +81,12 @@ async fn close_or_query(
     channel: &Arc<Channel>,
     permit: &mut ExecutionPermit,
 ) -> Result<Outcome, Error> {
-    let (execution, order, evidence) = (permit.execution, query::order(&permit.payment), &mut permit.evidence);
-    let closed =
-        gateway.execute(execution, channel, &Operation::Close(order.clone()), context.remaining(), evidence).await;
-    match closed {
+    let order = query::order(&permit.payment);
+    let close = Operation::Close(order.clone());
+    match gateway.call_provider(channel, &close, context.remaining(), permit).await {
         Err(Error::Conflict(provider_error)) => {
-            match gateway.provider_client.call(channel, &Operation::Query(order), context.remaining(), evidence).await {
+            let (query, limit, evidence) = (Operation::Query(order), context.remaining(), &mut permit.evidence);
+            match gateway.provider_client.call(channel, &query, limit, evidence).await {
                 Ok(outcome) if outcome.status.is_final() => Ok(outcome),
                 _ => Err(Error::Unclear {
                     why: "the provider reports a conflicting state".to_owned(),
@@ -111,7 +101,8 @@ async fn close_or_query(
     }
 }
 
-fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
+/// Returns the answer about a close. A refusal says nothing about the money.
+fn close_answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
     let json_response = |status: StatusCode| Answer {
         status: status.as_u16(),
         content_type: "application/json".to_owned(),

@@ -57,13 +57,12 @@ async fn refund_duplicate(gateway: &Gateway, snapshot: &Snapshot, found: &Paymen
         }
     };
     let timeout = snapshot.channels.get(&found.channel).map(|channel| channel.upstream.timeouts().total);
-    let result = refund::send(gateway, snapshot, &mut permit, timeout.unwrap_or_default()).await;
-    let Some(update) = refund::update_of(&result) else {
+    let Ok(conclusion) = refund::send_refund(gateway, snapshot, &mut permit, timeout.unwrap_or_default()).await else {
         gateway.ledger.release(permit).await?;
         return Ok(false);
     };
     let answer = |record: &Record| Answer { status: 201, content_type: String::new(), body: body_of(record) };
-    let (record, _) = gateway.ledger.settle(permit, update, now, answer).await?;
+    let (record, _) = gateway.ledger.settle(permit, conclusion.update, now, answer).await?;
     if matches!(&record, Record::Refund(refund) if refund.status == Status::Failed) {
         require_manual_review(gateway, found, "the provider refused to refund the duplicate payment").await?;
     }

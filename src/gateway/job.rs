@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
+use super::execution::ExecutionContext;
 use super::request_body::NewPayment;
 use super::respond_async::{count, expire, requeue_untried};
-use super::{ExecutionContext, Gateway, MAX_CLIENT_TIMEOUT, close, pay, refund};
+use super::{Gateway, MAX_CLIENT_TIMEOUT, close, create_payment, refund};
 use crate::clock::{self, Reading};
 use crate::ledger::{ExecutionPermit, IntentKind, Job, Payment, Reason};
 
@@ -40,10 +41,14 @@ pub(crate) async fn execute_job(gateway: &Arc<Gateway>, permit: ExecutionPermit)
         request_id: format!("queue:{order_id}"),
         deadline: Instant::now() + MAX_CLIENT_TIMEOUT,
     };
+    let gateway = Arc::clone(gateway);
     let result = match action {
-        IntentKind::Pay => pay::resume(gateway, context, permit, job.body).await,
-        IntentKind::Close => close::finish(Arc::clone(gateway), context, permit).await,
-        IntentKind::Refund => refund::finish(Arc::clone(gateway), context, permit).await,
+        IntentKind::Pay => {
+            let planned = create_payment::plan_job(&context.snapshot, &permit.subject.merchant, job.body);
+            create_payment::execute_payment(gateway, context, permit, planned).await
+        }
+        IntentKind::Close => close::execute_close(gateway, context, permit).await,
+        IntentKind::Refund => refund::execute_refund(gateway, context, permit).await,
     };
     match result {
         Ok(response) => {

@@ -65,7 +65,7 @@ async fn get_status(
     if let Some(cached) = cached {
         return Ok(answer(&cached, "hit"));
     }
-    let is_unknown = || gateway.statuses.orders.is_unknown(record_key);
+    let is_unknown = || gateway.statuses.existence.is_unknown(record_key);
     if is_unknown() && gateway.ledger.caught_up().await && is_unknown() {
         count("unknown");
         return Err(missing());
@@ -95,7 +95,7 @@ async fn get_status(
         let (status, result) = found.ok_or_else(missing)?;
         // A query that another caller started may have read the ledger only; a forced one must have reached the
         // provider.
-        if is_own || !forced || status.is_asked {
+        if is_own || !forced || status.is_from_provider {
             let result = match (forced, is_own) {
                 (true, _) => "bypass",
                 (false, true) => result,
@@ -110,9 +110,9 @@ async fn get_status(
 async fn query_once(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &RecordId, forced: bool) -> QueryResult {
     let (statuses, record_key) = (&gateway.statuses, RecordKey::of(subject));
     let version_token = statuses.token(record_key, Instant::now());
-    match statuses.elsewhere(record_key, forced).await {
+    match statuses.find_in_cluster(record_key, forced).await {
         ClusterLookup::Hit(status, left) => {
-            statuses.keep(record_key, version_token, Arc::clone(&status), left, Instant::now());
+            statuses.insert(record_key, version_token, Arc::clone(&status), left, Instant::now());
             Ok(Some((status, "hit")))
         }
         ClusterLookup::Unavailable => {
@@ -122,7 +122,7 @@ async fn query_once(gateway: &Arc<Gateway>, snapshot: &Arc<Snapshot>, subject: &
             let fresh = read_through(gateway, snapshot, subject, forced).await;
             let found = fresh.as_ref().ok().and_then(Option::as_ref);
             let entry = found.map(|fresh| (fresh.version_token, fresh.status.as_ref(), fresh.life));
-            statuses.tell(record_key, lease, entry).await;
+            statuses.insert_in_cluster(record_key, lease, entry).await;
             Ok(fresh?.map(|fresh| fresh.store(statuses, record_key)))
         }
     }
@@ -137,7 +137,7 @@ struct FreshStatus {
 
 impl FreshStatus {
     fn store(self, statuses: &StatusCache, record_key: RecordKey) -> (Arc<CachedStatus>, &'static str) {
-        statuses.keep(record_key, self.version_token, Arc::clone(&self.status), self.life, Instant::now());
+        statuses.insert(record_key, self.version_token, Arc::clone(&self.status), self.life, Instant::now());
         (self.status, "miss")
     }
 }
@@ -188,7 +188,7 @@ fn count(result: &str) {
 }
 
 /// Builds the cached body of a record. With `is_stale`, the body says so: the provider could not be queried.
-fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<CachedStatus> {
+fn status(record: &Record, is_from_provider: bool, is_stale: bool) -> Arc<CachedStatus> {
     let mut body = body_of(record);
     if is_stale && body.ends_with('}') {
         body.truncate(body.len() - 1);
@@ -198,7 +198,7 @@ fn status(record: &Record, is_asked: bool, is_stale: bool) -> Arc<CachedStatus> 
         body: body.into(),
         channel: channel_of(record).to_owned(),
         age: record.version(),
-        is_asked,
+        is_from_provider,
         is_stale,
     })
 }

@@ -6,6 +6,7 @@ use tollgate_plugins::filter::limit::Rate;
 
 use super::*;
 use crate::cache::nonces::{Nonces, RateCheck};
+use crate::cache::statuses::StatusCache;
 use crate::cache::testing::{Server, name};
 use crate::cache::{Admitted, Counters};
 use crate::ledger::ChangeListener;
@@ -25,66 +26,71 @@ fn machine(server: &Server) -> (RedisStatuses, StatusCache) {
 fn answer(version: u64) -> CachedStatus {
     let body = Bytes::from(format!("version {version}"));
     let age = Version { created: 1_700_000_000_000_000, version };
-    CachedStatus { body, channel: "main".to_owned(), age, is_asked: true, is_stale: false }
+    CachedStatus { body, channel: "main".to_owned(), age, is_from_provider: true, is_stale: false }
 }
 
-async fn asks((shared, statuses): &(RedisStatuses, StatusCache), forced: bool) -> Flight {
-    match shared.elsewhere(statuses, name("o"), forced).await {
-        ClusterLookup::Leader(flight) => flight,
+async fn find(shared: &RedisStatuses, statuses: &StatusCache, forced: bool) -> ClusterLookup {
+    let is_current = |age, stored_for| statuses.is_current(name("o"), age, stored_for, Instant::now());
+    shared.find(name("o"), forced, is_current).await
+}
+
+async fn asks((shared, statuses): &(RedisStatuses, StatusCache), forced: bool) -> QueryLease {
+    match find(shared, statuses, forced).await {
+        ClusterLookup::Leader(lease) => lease,
         ClusterLookup::Hit(status, _) => panic!("{status:?}"),
         ClusterLookup::Unavailable => panic!("alone"),
     }
 }
 
 async fn finds((shared, statuses): &(RedisStatuses, StatusCache), forced: bool) -> (CachedStatus, Duration) {
-    match shared.elsewhere(statuses, name("o"), forced).await {
+    match find(shared, statuses, forced).await {
         ClusterLookup::Hit(status, left) => (CachedStatus::clone(&status), left),
         ClusterLookup::Leader(_) => panic!("it is to ask itself"),
         ClusterLookup::Unavailable => panic!("alone"),
     }
 }
 
-async fn store((shared, statuses): &(RedisStatuses, StatusCache), flight: Flight, status: &CachedStatus) {
+async fn store((shared, statuses): &(RedisStatuses, StatusCache), lease: QueryLease, status: &CachedStatus) {
     let token = statuses.token(name("o"), Instant::now());
-    shared.put(name("o"), flight, token, status, LIFE).await;
+    shared.put(name("o"), lease, token, status, LIFE).await;
 }
 
 #[tokio::test]
 async fn one_gateway_queries_and_all_get_the_result() {
     let server = Server::start();
     let (one, other) = (machine(&server), machine(&server));
-    let flight = asks(&one, false).await;
+    let lease = asks(&one, false).await;
     // A gateway that comes meanwhile waits for the result.
     let waiting = async { finds(&other, false).await };
     let answering = async {
         tokio::time::sleep(POLL_INTERVAL * 3).await;
-        store(&one, flight, &answer(2)).await;
+        store(&one, lease, &answer(2)).await;
     };
     let ((found, left), ()) = tokio::join!(waiting, answering);
     assert_eq!(found, answer(2));
     assert!(left <= LIFE && left > LIFE / 2, "{left:?}");
     assert_eq!(finds(&one, false).await.0, answer(2));
     // A forced lookup starts a query, and a second forced lookup waits for that one.
-    let flight = asks(&one, true).await;
+    let lease = asks(&one, true).await;
     let waiting = async { finds(&other, true).await };
     let answering = async {
         tokio::time::sleep(POLL_INTERVAL * 3).await;
-        store(&one, flight, &answer(3)).await;
+        store(&one, lease, &answer(3)).await;
     };
     let ((found, _), ()) = tokio::join!(waiting, answering);
     assert_eq!(found, answer(3));
     // A status from the ledger alone does not satisfy a forced lookup.
-    let flight = asks(&one, true).await;
+    let lease = asks(&one, true).await;
     let waiting = async { asks(&other, true).await };
     let answering = async {
         tokio::time::sleep(POLL_INTERVAL * 3).await;
-        store(&one, flight, &CachedStatus { is_asked: false, ..answer(3) }).await;
+        store(&one, lease, &CachedStatus { is_from_provider: false, ..answer(3) }).await;
     };
-    let (flight, ()) = tokio::join!(waiting, answering);
-    other.0.end(name("o"), flight).await;
-    // A flight without a result blocks nobody.
-    let flight = asks(&one, true).await;
-    one.0.end(name("o"), flight).await;
+    let (lease, ()) = tokio::join!(waiting, answering);
+    other.0.end(name("o"), lease).await;
+    // A lease without a result blocks nobody.
+    let lease = asks(&one, true).await;
+    one.0.end(name("o"), lease).await;
     let _ = asks(&other, true).await;
 }
 
@@ -92,14 +98,14 @@ async fn one_gateway_queries_and_all_get_the_result() {
 async fn older_status_never_replaces_a_newer_one() {
     let server = Server::start();
     let (one, other) = (machine(&server), machine(&server));
-    let (late, early) = (Flight("late".to_owned()), Flight("early".to_owned()));
+    let (late, early) = (QueryLease("late".to_owned()), QueryLease("early".to_owned()));
     store(&one, early, &answer(5)).await;
     store(&other, late, &answer(4)).await;
     assert_eq!(finds(&one, false).await.0, answer(5));
     // The order was released and claimed again: version 1 of the new record is newer.
     let again = CachedStatus { age: Version { created: 1_700_000_000_000_001, version: 1 }, ..answer(1) };
-    store(&one, Flight("new".to_owned()), &again).await;
-    store(&other, Flight("old".to_owned()), &answer(9)).await;
+    store(&one, QueryLease("new".to_owned()), &again).await;
+    store(&other, QueryLease("old".to_owned()), &answer(9)).await;
     assert_eq!(finds(&one, false).await.0, again);
 }
 
@@ -107,12 +113,12 @@ async fn older_status_never_replaces_a_newer_one() {
 async fn status_known_to_be_outdated_is_not_used() {
     let server = Server::start();
     let (one, other) = (machine(&server), machine(&server));
-    store(&one, Flight("f".to_owned()), &answer(2)).await;
+    store(&one, QueryLease("f".to_owned()), &answer(2)).await;
     let became = crate::ledger::Changes { updated: vec![(name("o"), answer(3).age)], ..Default::default() };
     other.1.before_commit(&became);
     other.1.after_commit(&became);
-    let flight = asks(&other, false).await;
-    store(&other, flight, &answer(3)).await;
+    let lease = asks(&other, false).await;
+    store(&other, lease, &answer(3)).await;
     assert_eq!(finds(&other, false).await.0, answer(3));
     // Statuses of another ledger are separate.
     let elsewhere = RedisStatuses::new(server.client());
@@ -124,10 +130,10 @@ async fn status_known_to_be_outdated_is_not_used() {
 async fn lookup_without_redis_is_unavailable_immediately() {
     let server = Server::start();
     let one = machine(&server);
-    store(&one, Flight("f".to_owned()), &answer(2)).await;
+    store(&one, QueryLease("f".to_owned()), &answer(2)).await;
     let counters = Counters::new(Some(server.client()));
     drop(server);
-    assert!(matches!(one.0.elsewhere(&one.1, name("o"), false).await, ClusterLookup::Unavailable));
+    assert!(matches!(find(&one.0, &one.1, false).await, ClusterLookup::Unavailable));
     assert_eq!(counters.take("x", Rate { per_second: 1.0, burst: 1.0 }).await, None);
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the status cache and of change notifications, on a simulated clock.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use bytes::Bytes;
 use tollgate_plugins::payment::{Outcome, Status as Came};
 
 use super::*;
@@ -29,7 +30,13 @@ fn settle(statuses: &StatusCache, now: Instant) {
 
 fn answer(version: u64) -> Arc<CachedStatus> {
     let body = Bytes::from(format!("version {version}"));
-    Arc::new(CachedStatus { body, channel: "main".to_owned(), age: age(version), is_asked: true, is_stale: false })
+    Arc::new(CachedStatus {
+        body,
+        channel: "main".to_owned(),
+        age: age(version),
+        is_from_provider: true,
+        is_stale: false,
+    })
 }
 
 fn age(version: u64) -> Version {
@@ -40,20 +47,20 @@ fn became(order: &str, version: u64) -> Changes {
     Changes { updated: vec![(name(order), age(version))], ..Changes::default() }
 }
 
-fn keep(statuses: &StatusCache, order: &str, version: u64, life: Duration, now: Instant) -> bool {
-    statuses.keep(name(order), statuses.token(name(order), now), answer(version), life, now)
+fn insert(statuses: &StatusCache, order: &str, version: u64, life: Duration, now: Instant) -> bool {
+    statuses.insert(name(order), statuses.token(name(order), now), answer(version), life, now)
 }
 
 #[test]
 fn status_is_cached_for_its_lifetime_and_for_one_merchant_only() {
     let start = Instant::now();
     let statuses = subscribed_cache(false, start);
-    assert!(keep(&statuses, "o", 1, 2 * SECOND, start));
+    assert!(insert(&statuses, "o", 1, 2 * SECOND, start));
     assert_eq!(statuses.find(name("o"), start + SECOND), Some(answer(1)));
     assert_eq!(statuses.find(name("o"), start + 2 * SECOND), None);
     let of_another = RecordKey::of(&RecordId { merchant: "other".to_owned(), ..subject("o") });
     assert_eq!(statuses.find(of_another, start), None);
-    assert!(keep(&statuses, "o", 1, Duration::MAX, start));
+    assert!(insert(&statuses, "o", 1, Duration::MAX, start));
     assert_eq!(statuses.find(name("o"), start + MAX_STATUS_TTL), None, "nothing is good for ever");
 }
 
@@ -61,18 +68,18 @@ fn status_is_cached_for_its_lifetime_and_for_one_merchant_only() {
 fn announced_change_evicts_and_blocks_caching_until_confirmed() {
     let start = Instant::now();
     let statuses = subscribed_cache(false, start);
-    assert!(keep(&statuses, "o", 1, MAX_STATUS_TTL, start));
+    assert!(insert(&statuses, "o", 1, MAX_STATUS_TTL, start));
     statuses.changing_at(&became("o", 2), start);
     assert_eq!(statuses.find(name("o"), start), None);
-    assert!(!keep(&statuses, "o", 1, MAX_STATUS_TTL, start), "it may be read from before the change");
-    assert!(keep(&statuses, "other", 1, MAX_STATUS_TTL, start));
+    assert!(!insert(&statuses, "o", 1, MAX_STATUS_TTL, start), "it may be read from before the change");
+    assert!(insert(&statuses, "other", 1, MAX_STATUS_TTL, start));
     statuses.changed_at(&became("o", 2), start);
-    assert!(keep(&statuses, "o", 2, MAX_STATUS_TTL, start));
+    assert!(insert(&statuses, "o", 2, MAX_STATUS_TTL, start));
     assert_eq!(statuses.find(name("o"), start), Some(answer(2)));
     // The confirmation never arrives, because the machine died.
     statuses.changing_at(&became("o", 3), start);
-    assert!(!keep(&statuses, "o", 2, MAX_STATUS_TTL, start + INVALIDATION_HOLD - SECOND));
-    assert!(keep(&statuses, "o", 2, MAX_STATUS_TTL, start + INVALIDATION_HOLD));
+    assert!(!insert(&statuses, "o", 2, MAX_STATUS_TTL, start + INVALIDATION_HOLD - SECOND));
+    assert!(insert(&statuses, "o", 2, MAX_STATUS_TTL, start + INVALIDATION_HOLD));
 }
 
 #[test]
@@ -82,9 +89,9 @@ fn late_confirmation_does_not_end_the_next_change() {
     statuses.changing_at(&became("o", 2), start);
     statuses.changing_at(&became("o", 3), start);
     statuses.changed_at(&became("o", 2), start);
-    assert!(!keep(&statuses, "o", 2, MAX_STATUS_TTL, start), "the third is under way");
+    assert!(!insert(&statuses, "o", 2, MAX_STATUS_TTL, start), "the third is under way");
     statuses.changed_at(&became("o", 3), start);
-    assert!(keep(&statuses, "o", 3, MAX_STATUS_TTL, start));
+    assert!(insert(&statuses, "o", 3, MAX_STATUS_TTL, start));
 }
 
 #[test]
@@ -94,7 +101,7 @@ fn status_read_before_a_change_is_not_cached_after_it() {
     let token = statuses.token(name("o"), start);
     statuses.changing_at(&became("o", 2), start);
     statuses.changed_at(&became("o", 2), start);
-    assert!(!statuses.keep(name("o"), token, answer(1), MAX_STATUS_TTL, start));
+    assert!(!statuses.insert(name("o"), token, answer(1), MAX_STATUS_TTL, start));
     assert_eq!(statuses.find(name("o"), start), None);
 }
 
@@ -102,11 +109,11 @@ fn status_read_before_a_change_is_not_cached_after_it() {
 fn nothing_is_cached_without_a_subscription() {
     let start = Instant::now();
     let statuses = StatusCache::new(None, start);
-    assert!(!keep(&statuses, "o", 1, MAX_STATUS_TTL, start));
+    assert!(!insert(&statuses, "o", 1, MAX_STATUS_TTL, start));
     statuses.subscribed_at(Some(start + 3 * SECOND), start);
-    assert!(!keep(&statuses, "o", 1, MAX_STATUS_TTL, start), "a transaction may still be in progress");
+    assert!(!insert(&statuses, "o", 1, MAX_STATUS_TTL, start), "a transaction may still be in progress");
     settle(&statuses, start);
-    assert!(keep(&statuses, "o", 1, MAX_STATUS_TTL, start));
+    assert!(insert(&statuses, "o", 1, MAX_STATUS_TTL, start));
     assert_eq!(statuses.find(name("o"), start + 3 * SECOND), None, "the connection was silent for three seconds");
     statuses.subscribed_at(Some(start + 9 * SECOND), start + 4 * SECOND);
     assert_eq!(statuses.find(name("o"), start + 4 * SECOND), Some(answer(1)), "the message was only late");
@@ -153,7 +160,7 @@ fn overflow_of_retained_changes_blocks_caching_and_redis_statuses() {
     for name in [one, two] {
         statuses.changed_at(&in_one_shard(name), now);
     }
-    let kept = |at| statuses.keep(first, statuses.token(first, at), answer(3), MAX_STATUS_TTL, at);
+    let kept = |at| statuses.insert(first, statuses.token(first, at), answer(3), MAX_STATUS_TTL, at);
     assert!(kept(now) && statuses.is_current(first, age(2), SECOND, now));
     statuses.changed_at(&in_one_shard(three), now);
     assert_eq!(statuses.find(first, now), None);
@@ -169,7 +176,7 @@ fn number_of_cached_statuses_is_bounded() {
     let mut some = |count: u64, now| {
         for _ in 0..count {
             number += 1;
-            assert!(keep(&statuses, &number.to_string(), 1, MAX_STATUS_TTL, now));
+            assert!(insert(&statuses, &number.to_string(), 1, MAX_STATUS_TTL, now));
         }
     };
     some(2 * MAX_STATUSES, start);
@@ -184,12 +191,12 @@ async fn every_visible_ledger_change_evicts_the_status() {
     let statuses = Arc::new(StatusCache::new(None, Instant::now()));
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(Arc::clone(&statuses).run(ledger.clone(), stopped));
-    while !statuses.orders.is_unknown(name("none")) {
+    while !statuses.existence.is_unknown(name("none")) {
         tokio::task::yield_now().await;
     }
     let mut ticket = claim(&ledger, "o").await;
-    assert!(!statuses.orders.is_unknown(name("o")));
-    let kept = |version| keep(&statuses, "o", version, MAX_STATUS_TTL, Instant::now());
+    assert!(!statuses.existence.is_unknown(name("o")));
+    let kept = |version| insert(&statuses, "o", version, MAX_STATUS_TTL, Instant::now());
     let is_kept = || statuses.find(name("o"), Instant::now()).is_some();
     let now = crate::clock::now();
 
@@ -216,7 +223,7 @@ async fn every_visible_ledger_change_evicts_the_status() {
     assert!(!is_kept(), "a provider update evicts");
 
     let released = claim(&ledger, "p").await;
-    assert!(keep(&statuses, "p", 1, MAX_STATUS_TTL, Instant::now()));
+    assert!(insert(&statuses, "p", 1, MAX_STATUS_TTL, Instant::now()));
     ledger.release(released).await.unwrap();
     assert!(statuses.find(name("p"), Instant::now()).is_none(), "a released claim evicts");
     stop.send_replace(true);
