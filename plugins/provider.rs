@@ -5,6 +5,7 @@
 //! ```
 
 pub mod alipay;
+mod answer_codes;
 pub mod bill;
 mod china_time;
 mod form;
@@ -12,11 +13,11 @@ mod form;
 mod golden;
 pub mod inspect;
 mod link;
+mod merchant_account;
 pub mod sandbox;
 mod text;
 pub mod unionpay;
-mod wechat_account;
-mod wechat_errors;
+mod v3_scheme;
 mod wechat_files;
 pub mod wechat_v2;
 pub mod wechat_v3;
@@ -82,16 +83,22 @@ pub trait Provider: Send + Sync {
 
     /// Returns the default lifetime of an order without `expires_at`; `None` if the provider decides. After that time, the
     /// provider's answer that an order was never begun is final.
-    fn default_expiry(&self) -> Option<Duration>;
+    fn default_expiry(&self) -> Option<Duration> {
+        None
+    }
 
     /// Returns whether a key can verify a response at `now` (Unix seconds).
     fn can_verify(&self, keys: &Keyring, now: u64) -> bool;
 
     /// Returns how to fetch the provider's public keys; `None` if they are only configured.
-    fn published_keys(&self) -> Option<&dyn PublishedKeys>;
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
 
     /// Returns how to download the provider's bills; `None` if it provides none.
-    fn bills(&self) -> Option<&dyn Bills>;
+    fn bills(&self) -> Option<&dyn Bills> {
+        None
+    }
 }
 
 /// Endpoint at which a provider publishes its public keys.

@@ -13,11 +13,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::bill::Bills;
 use super::inspect::Inspection;
 use super::{
-    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
-    SecretField, Signing, Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
+    Source, Verified,
 };
 use crate::error::{Error, ProviderError};
 use crate::payment::{Currency, Event, Money, NextAction, Operation, Outcome, Status};
@@ -193,20 +192,8 @@ impl Provider for Sandbox {
         &self.account
     }
 
-    fn default_expiry(&self) -> Option<Duration> {
-        None
-    }
-
     fn can_verify(&self, _: &Keyring, _: u64) -> bool {
         true
-    }
-
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
-    }
-
-    fn bills(&self) -> Option<&dyn Bills> {
-        None
     }
 }
 

@@ -38,8 +38,8 @@ use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
 use super::{
-    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
-    SecretField, Signing, Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
+    Source, Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, NextAction, Operation, Outcome, Status};
@@ -183,10 +183,6 @@ impl Provider for UnionPay {
 
     fn can_verify(&self, _: &Keyring, now: u64) -> bool {
         self.0.method.can_verify(now)
-    }
-
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
     }
 
     fn bills(&self) -> Option<&dyn Bills> {

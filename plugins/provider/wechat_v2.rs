@@ -30,13 +30,13 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use self::account::Account;
 use self::answer::Message;
 use self::signature::{ApiKey, SignType};
+use super::answer_codes::Interface;
 use super::bill::Bills;
-use super::wechat_errors::Interface;
 use super::{
-    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
-    SecretField, Signing, Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
+    Source, Verified,
 };
-use super::{wechat_account, wechat_files};
+use super::{merchant_account, wechat_files};
 use crate::error::Error;
 use crate::payment::{Event, Operation, Outcome};
 use crate::settings::Settings;
@@ -70,7 +70,7 @@ struct WechatV2 {
 }
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
-    let ids = wechat_account::Account::read(settings);
+    let ids = merchant_account::Account::read(settings, "pay.weixin.qq.com");
     let sign_type = SignType::named(&settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()));
     settings.choices("sign_type", [SignType::HmacSha256, SignType::Md5].map(SignType::as_str));
     if sign_type.is_none() {
@@ -165,16 +165,8 @@ impl Provider for WechatV2 {
         &self.account.name
     }
 
-    fn default_expiry(&self) -> Option<Duration> {
-        None
-    }
-
     fn can_verify(&self, _: &Keyring, _: u64) -> bool {
         true
-    }
-
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
     }
 
     fn bills(&self) -> Option<&dyn Bills> {

@@ -69,20 +69,25 @@ pub(super) fn keyring() -> Keyring {
 }
 
 pub(super) fn provider_of(mchid: &str, appid: &str) -> WechatV3 {
-    with_account(super::Account::new(mchid.to_owned(), appid.to_owned(), None, None))
+    with_ids(super::Account::new(mchid.to_owned(), appid.to_owned(), None, None))
 }
 
-fn with_account(account: super::Account) -> WechatV3 {
+fn with_ids(ids: super::Account) -> WechatV3 {
+    let shop = super::codepay::ScanningShop::new("0001", "till-1");
+    WechatV3 { merchant: merchant(ids), shop: Some(shop) }
+}
+
+/// Returns the account with these ids and the published APIv3 key.
+pub(super) fn merchant(ids: super::Account) -> super::V3Account {
     let vectors = vectors();
     let key = vectors["notification"]["api_v3_key"].as_str().unwrap().as_bytes();
-    let shop = super::codepay::ScanningShop::new("0001", "till-1");
-    WechatV3 { account, shop: Some(shop), api_v3: aes_gcm::KeyInit::new_from_slice(key).unwrap() }
+    super::V3Account::new(&super::SCHEME, ids, key).unwrap()
 }
 
 /// Service provider that acts for a merchant with its own app.
 pub(super) fn partner() -> WechatV3 {
     let [mchid, appid, sub_mchid, sub_appid] = ["1234567891", "wxd678efh567hg6787", "1900000109", "wx8888888888888888"];
-    with_account(super::Account::new(mchid.into(), appid.into(), Some(sub_mchid.into()), Some(sub_appid.into())))
+    with_ids(super::Account::new(mchid.into(), appid.into(), Some(sub_mchid.into()), Some(sub_appid.into())))
 }
 
 pub(super) fn provider() -> WechatV3 {
@@ -139,8 +144,8 @@ fn encode_and_decode(name: &str, golden: &Golden) -> Golden {
     }
     let message = new.answer.as_ref().unwrap();
     let Some(asked) = &golden.operation else {
-        new.request = Some(request_json(&provider, PublishedKeys::request(&provider, None).unwrap()));
-        let keys = provider.read(&message.response(200), &Keyring::default(), NOW).unwrap();
+        new.request = Some(request_json(&provider, provider.published_keys().unwrap().request(None).unwrap()));
+        let keys = provider.published_keys().unwrap().read(&message.response(200), &Keyring::default(), NOW).unwrap();
         let keys = keys.iter().map(|key| json!({"id": key.id, "not_after": key.not_after}));
         new.keys = Some(keys.collect());
         return new;

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
+use super::super::v3_scheme::Sealed;
 use super::super::*;
 use super::golden::*;
-use super::sealed::Sealed;
 use super::{API_V3, SPEC};
 use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Status};
 use crate::settings::Problems;
@@ -91,7 +91,7 @@ fn without(mut value: Value, name: &str) -> Value {
 fn sealed(plain: &[u8], aad: &str) -> Value {
     let nonce = "fdasflkja484";
     let payload = Payload { msg: plain, aad: aad.as_bytes() };
-    let ciphertext = provider().api_v3.encrypt(&nonce.as_bytes().try_into().unwrap(), payload).unwrap();
+    let ciphertext = provider().merchant.api_key.encrypt(&nonce.as_bytes().try_into().unwrap(), payload).unwrap();
     json!({"algorithm": "AEAD_AES_256_GCM", "nonce": nonce, "associated_data": aad, "ciphertext": STANDARD.encode(ciphertext)})
 }
 

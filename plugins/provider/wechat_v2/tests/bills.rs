@@ -184,7 +184,7 @@ fn bill_of_funds_is_requested_with_hmac() {
 #[test]
 fn service_provider_has_bills_of_its_merchant_only() {
     let sub_mchid = Some("1900000109".to_owned());
-    let ids = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
+    let ids = merchant_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
     let partner = WechatV2 { account: Account { ids, key: key(SignType::HmacSha256) } };
     assert_eq!(encoded(&partner, TRADE).unwrap().1["sub_mch_id"], "1900000109");
     assert!(partner.kinds().iter().all(|kind| kind.starts_with(TRADE)));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::wechat_errors::{Class, Interface};
+use super::super::super::answer_codes::{Class, Interface};
 use super::super::errors::{CODES, MESSAGE_TABLES, class_of_message};
 use super::*;
 

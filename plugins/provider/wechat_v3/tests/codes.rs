@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::wechat_errors::{Interface, bare};
-use super::super::errors::CODES;
+use super::super::super::answer_codes::{Interface, bare};
+use super::super::codes::ROWS;
 use super::*;
 
 /// Operations with the names of their interfaces.
@@ -110,10 +110,8 @@ fn every_listed_code_is_classified_in_every_interface() {
             }
         }
     }
-    let untested: Vec<_> = CODES
-        .iter()
-        .filter(|(code, _, interfaces)| *interfaces != [Interface::Bill] && !seen.contains(*code))
-        .collect();
+    let untested: Vec<_> =
+        ROWS.iter().filter(|(code, _, interfaces)| *interfaces != [Interface::Bill] && !seen.contains(*code)).collect();
     assert!(untested.is_empty(), "{untested:?}");
     for status in [200, 202, 400, 403] {
         let typing = json!({"code": "USERPAYING", "message": "需要用户输入支付密码"});
