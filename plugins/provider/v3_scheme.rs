@@ -18,6 +18,11 @@ pub(super) mod request;
 mod sealed;
 mod signature;
 
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;
+
 use aes_gcm::{Aes256Gcm, KeyInit};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -54,7 +59,7 @@ pub(super) struct V3Scheme {
     pub(super) jsapi_sign_type: &'static str,
     /// Value of `package` in the parameters of [`Product::App`].
     pub(super) app_package: &'static str,
-    /// Whether requests about refunds of a direct merchant contain its `mchid`.
+    /// True if requests about refunds of a direct merchant contain its `mchid`.
     pub(super) has_mchid_in_refunds: bool,
     /// Meanings of the error codes.
     pub(super) codes: AnswerCodes,
