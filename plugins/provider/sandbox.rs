@@ -13,7 +13,6 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::inspect::Inspection;
 use super::{
     BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
     Source, Verified,
@@ -24,25 +23,21 @@ use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "sandbox",
-    methods: &["sandbox.qr"],
     secrets: &[SecretField {
         name: "secret",
         need: Need::Required("the shared secret, as \"env:…\""),
         check: check_secret,
     }],
-    algorithms: &[],
-    sign: Need::Nothing,
-    verify: Need::Nothing,
-    key_id: |_| None,
-    not_found_grace: Duration::from_secs(30),
-    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
-    repeats_create: &[],
-    unpaid_lifetime: None,
-    without_mtls: None,
-    inspection: &Inspection::NONE,
-    build,
+    ..ProviderSpec::new(
+        "sandbox",
+        METHODS,
+        Duration::from_secs(30),
+        PollInterval::Steady(Duration::from_secs(3)),
+        build,
+    )
 };
+
+const METHODS: &[&str] = &["sandbox.qr"];
 
 /// Maximum clock difference of a message, in seconds.
 const MAX_CLOCK_DIFFERENCE: u64 = 300;
@@ -124,9 +119,13 @@ impl Provider for Sandbox {
         _: &Keyring,
         now: u64,
     ) -> Result<Verified, BadSignature> {
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(BadSignature::Missing);
-        let (time, signature) = (header("x-timestamp")?, header("x-signature")?);
-        let time: u64 = time.parse().map_err(|_| BadSignature::Stale)?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let (time, signature) = match (header("x-timestamp"), header("x-signature")) {
+            (None, None) => return Err(BadSignature::Missing),
+            (Some(time), Some(signature)) => (time, signature),
+            _ => return Err(BadSignature::Wrong("a signature header is missing")),
+        };
+        let time: u64 = time.parse().map_err(|_| BadSignature::Wrong("the timestamp is not a number"))?;
         if time.abs_diff(now) > MAX_CLOCK_DIFFERENCE {
             return Err(BadSignature::Stale);
         }
@@ -330,6 +329,18 @@ mod tests {
             assert!(verify(&altered, &signature, NOW).is_err(), "byte {index}");
         }
         assert_eq!(verify(body.as_bytes(), "zz", NOW).unwrap_err(), BadSignature::Wrong("not hexadecimal"));
+    }
+
+    #[test]
+    fn signature_is_missing_only_without_any_signature_header() {
+        let verify = |names: &[&'static str]| {
+            let headers = names.iter().map(|name| (http::HeaderName::from_static(name), HeaderValue::from_static("1")));
+            provider().verify(Source::Answer, &headers.collect(), Bytes::new(), &Keyring::default(), NOW).unwrap_err()
+        };
+        assert_eq!(verify(&[]), BadSignature::Missing);
+        for name in ["x-timestamp", "x-signature"] {
+            assert_eq!(verify(&[name]), BadSignature::Wrong("a signature header is missing"), "{name}");
+        }
     }
 
     #[test]

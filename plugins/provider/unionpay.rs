@@ -47,8 +47,7 @@ use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "unionpay",
-    methods: &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"],
+    scanned: &["unionpay.barcode"],
     secrets: &[
         SecretField { name: SECURE_KEY, need: Need::Optional, check: check_secure_key },
         SecretField { name: ROOT, need: Need::Optional, check: chain::check },
@@ -60,15 +59,12 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     // Each message contains its own certificate.
     verify: Need::Nothing,
     key_id: chain::serial,
-    // UnionPay requires that queries about a trade be spread over a minute: after 1, 2, 4, 8, 16 and 32 seconds.
-    not_found_grace: Duration::from_secs(60),
-    poll_interval: PollInterval::Doubling,
-    repeats_create: &[],
-    unpaid_lifetime: None,
-    without_mtls: None,
     inspection: &files::INSPECTION,
-    build,
+    // UnionPay requires that queries about a trade be spread over a minute: after 1, 2, 4, 8, 16 and 32 seconds.
+    ..ProviderSpec::new("unionpay", METHODS, Duration::from_secs(60), PollInterval::Doubling, build)
 };
+
+const METHODS: &[&str] = &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"];
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     account::read(settings, given).map(|account| Box::new(UnionPay(account)) as Box<dyn Provider>)

@@ -43,15 +43,8 @@ use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "wechat-v2",
-    methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
+    scanned: &["wechat.codepay"],
     secrets: &[SecretField { name: API, need: Need::Required(API_ADVICE), check: check_api }],
-    algorithms: &[],
-    sign: Need::Nothing,
-    verify: Need::Nothing,
-    key_id: |_| None,
-    not_found_grace: Duration::from_secs(30),
-    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: Some(
@@ -59,8 +52,16 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
     ),
     inspection: &wechat_files::V2,
-    build,
+    ..ProviderSpec::new(
+        "wechat-v2",
+        METHODS,
+        Duration::from_secs(30),
+        PollInterval::Steady(Duration::from_secs(3)),
+        build,
+    )
 };
+
+const METHODS: &[&str] = &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"];
 
 const API: &str = "api";
 const API_ADVICE: &str = "the API key from pay.weixin.qq.com (账户中心 → API安全 → APIv2密钥), as \"env:…\"";

@@ -32,21 +32,25 @@ use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "wechat-v3",
-    methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
+    scanned: &["wechat.codepay"],
     secrets: &[SecretField { name: API_V3, need: Need::Required(API_V3_ADVICE), check: check_api_v3 }],
     algorithms: &["rsa-sha256"],
     sign: Need::Required(SIGN_ADVICE),
     verify: Need::Optional,
     key_id: v3_scheme::serial,
-    not_found_grace: Duration::from_secs(30),
-    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
-    without_mtls: None,
     inspection: &wechat_files::V3,
-    build,
+    ..ProviderSpec::new(
+        "wechat-v3",
+        METHODS,
+        Duration::from_secs(30),
+        PollInterval::Steady(Duration::from_secs(3)),
+        build,
+    )
 };
+
+const METHODS: &[&str] = &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"];
 
 const API_V3: &str = "api_v3";
 const API_V3_ADVICE: &str = "the APIv3 key from pay.weixin.qq.com (账户中心 → API安全 → APIv3密钥), as \"env:…\"";
