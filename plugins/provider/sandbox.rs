@@ -354,7 +354,7 @@ mod tests {
             provider().decode(&operation, StatusCode::from_u16(status).unwrap(), reply, with).unwrap_err().code()
         };
         assert_eq!(answer(400, r#"{"code":"declined","message":"no"}"#), "declined");
-        assert_eq!(answer(404, r#"{"code":"not_found","message":"no"}"#), "absent");
+        assert_eq!(answer(404, r#"{"code":"not_found","message":"no"}"#), "not_found");
         assert_eq!(answer(500, r#"{"code":"odd","message":"no"}"#), "unclear");
         assert_eq!(answer(500, "<html>"), "unclear");
         let other = r#"{"account":"tea-house","number":"x","status":"succeeded","amount":1,"currency":"CNY"}"#;

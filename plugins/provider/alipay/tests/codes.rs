@@ -25,7 +25,7 @@ fn consequences(class: Class) -> Consequences {
         Class::Busy => row("provider_busy", false, true),
         // 202 unknown, then queries; the channel is healthy.
         Class::Conflict => row("conflict", false, false),
-        Class::Absent => row("absent", false, false),
+        Class::Absent => row("not_found", false, false),
         // 503 channel_credentials_rejected, same_key; the breaker opens for everybody.
         Class::Unauthorized => row("unauthorized", true, true),
         // 402 declined, new_key.
@@ -277,7 +277,7 @@ fn reported_codes_are_classified() {
         (&write, "TRADE_STATUS_ERROR", "conflict"),
         (&write, "REASON_TRADE_STATUS_INVALID", "conflict"),
         (&close, "REASON_TRADE_STATUS_INVALID", "conflict"),
-        (&close, "TRADE_NOT_EXIST", "absent"),
+        (&close, "TRADE_NOT_EXIST", "not_found"),
         (&back, "SYSTEM_ERROR", "unclear"),
         (&back, "SELLER_BALANCE_NOT_ENOUGH", "provider_busy"),
         (&back, "DISCORDANT_REPEAT_REQUEST", "conflict"),

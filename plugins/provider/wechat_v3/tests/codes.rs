@@ -72,7 +72,7 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
     ),
     (&[END, REST, "refund"], 403, "TRADE_ERROR", "conflict"),
     (&[END], 202, "USERPAYING", "provider_busy"),
-    (&[PAY, END, REST, "refund"], 404, "ORDER_NOT_EXIST REFUND_NOT_EXISTS RESOURCE_NOT_EXISTS", "absent"),
+    (&[PAY, END, REST, "refund"], 404, "ORDER_NOT_EXIST REFUND_NOT_EXISTS RESOURCE_NOT_EXISTS", "not_found"),
     (&[PAY, END, REST, "refund"], 500, "BANK_ERROR SYSTEM_ERROR", "unclear"),
     (&[PAY, END, REST, "refund"], 404, "NOT_FOUND", "unclear"),
     (&[PREPAY, REST, "refund"], 202, "USERPAYING", "unclear"),
@@ -129,7 +129,7 @@ fn unsigned_refusal_never_ends_a_request_that_moves_money() {
         }
         for code in ["RESOURCE_NOT_EXISTS", "ORDER_NOT_EXIST"] {
             let is_open = moves_money(name) || name == "refundquery";
-            assert_eq!(result(404, code), if is_open { "unclear" } else { "absent" }, "{name} {code}");
+            assert_eq!(result(404, code), if is_open { "unclear" } else { "not_found" }, "{name} {code}");
         }
         assert_eq!(result(403, "ORDER_PAID"), "conflict", "{name}");
         assert_eq!(result(403, "FREQUENCY_LIMITED"), "provider_busy", "{name}");
