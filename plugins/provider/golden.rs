@@ -222,11 +222,12 @@ pub(super) struct GoldenFixture<'a> {
 ///
 /// With `UPDATE_GOLDEN=1`, or a part of a file's path instead of `1`, it rewrites requests, outcomes, events and errors instead.
 pub(super) fn check_golden_files(fixture: &GoldenFixture<'_>, needed: &[&str]) {
-    fixture.check(needed).assert_empty();
+    fixture.check(needed, is_updated).assert_empty();
 }
 
 impl GoldenFixture<'_> {
-    fn check(&self, needed: &[&str]) -> Report {
+    /// Compares the files, or rewrites those for which `is_updated` is true.
+    fn check(&self, needed: &[&str], is_updated: fn(&Path) -> bool) -> Report {
         let (folder, mut report) = (folder(self.folder), Report::default());
         let files = all(&folder);
         for needed in needed.iter().filter(|needed| !files.iter().any(|(name, _)| name == *needed)) {

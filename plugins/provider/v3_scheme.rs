@@ -97,10 +97,13 @@ impl V3Scheme {
     fn product(&self, method: Method) -> Option<Product> {
         self.products.iter().find(|(name, _)| *name == method.as_str()).map(|(_, product)| *product)
     }
+}
 
-    /// Checks the secret that decrypts notifications, as a [`SecretField::check`](super::SecretField::check).
-    pub(super) fn is_api_key(secret: &[u8]) -> bool {
-        secret.len() == 32 && secret.is_ascii()
+/// Checks the secret that decrypts notifications, as a [`SecretField::check`](super::SecretField::check).
+pub(super) fn check_api_key(secret: &[u8]) -> Result<(), String> {
+    match secret.len() {
+        32 if secret.is_ascii() => Ok(()),
+        length => Err(format!("the APIv3 key must be exactly 32 ASCII characters, but it has {length} bytes")),
     }
 }
 

@@ -102,14 +102,8 @@ fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dy
 }
 
 fn check_api_v3(secret: &[u8]) -> Result<(), String> {
-    match V3Scheme::is_api_key(secret) {
-        true => Ok(()),
-        false => Err(format!(
-            "the APIv3 key must be exactly 32 ASCII characters, but it has {} bytes: \
-             set it in the merchant console (账户中心 → API安全 → APIv3密钥)",
-            secret.len()
-        )),
-    }
+    v3_scheme::check_api_key(secret)
+        .map_err(|why| format!("{why}: set it in the merchant console (账户中心 → API安全 → APIv3密钥)"))
 }
 
 /// Provider for one merchant account.

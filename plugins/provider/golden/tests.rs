@@ -54,7 +54,7 @@ fn report(text: &str) -> String {
     let name = folder.to_str().unwrap();
     let fixture =
         GoldenFixture { folder: name, provider: &Fake, signer: &*signer, keys: &keys, now: NOW, sign: &|_| {} };
-    let report = fixture.check(&["one", "two"]).text();
+    let report = fixture.check(&["one", "two"], |_| false).text();
     std::fs::remove_dir_all(folder.ancestors().nth(3).unwrap()).unwrap();
     report
 }

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::super::golden::{GoldenFixture, Message, NOW, check_golden_files, keys};
 use super::{V3Account, V3Scheme};
-use crate::provider::Provider;
 use crate::signer::Signer;
 
 /// Encrypts as the provider does, with a fixed nonce.
@@ -49,15 +48,10 @@ impl V3Scheme {
     }
 }
 
-/// Checks the golden files of an account, signed with the neutral keys.
+/// Checks the golden files of an account whose secret is [`keys::SECRET`], signed with the neutral keys.
 ///
 /// In a notification, `sealed` has `event_type`, `original_type` and `content`, which is encrypted into the body.
-pub(in super::super) fn check_with_neutral_keys(
-    folder: &str,
-    account: &V3Account,
-    provider: &dyn Provider,
-    needed: &[&str],
-) {
+pub(in super::super) fn check_with_neutral_keys(folder: &str, account: &V3Account, needed: &[&str]) {
     let (signer, provider_signer, keys) = (keys::merchant_signer(), keys::provider_signer(), keys::keyring());
     let sign = |message: &mut Message| {
         if let Some(sealed) = &message.sealed {
@@ -70,7 +64,7 @@ pub(in super::super) fn check_with_neutral_keys(
         account.scheme.sign_message(&*provider_signer, message);
     };
     check_golden_files(
-        &GoldenFixture { folder, provider, signer: &*signer, keys: &keys, now: NOW, sign: &sign },
+        &GoldenFixture { folder, provider: account, signer: &*signer, keys: &keys, now: NOW, sign: &sign },
         needed,
     );
 }
