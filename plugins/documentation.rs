@@ -101,11 +101,30 @@ fn readme_lists_every_field_of_a_registration_as_required_or_not() {
 #[test]
 fn readme_lists_every_error_and_every_result_of_verify() {
     let readme = read("plugins/README.md");
-    let errors = by_name(&readme, "| error | was it executed? | breaker | next |");
-    assert_eq!(names(&errors), variants(&read("plugins/error.rs"), "pub enum Error {\n"));
+    let errors = by_name(&readme, "| error | code | was it executed? | breaker | next |");
+    let source = read("plugins/error.rs");
+    assert_eq!(names(&errors), variants(&source, "pub enum Error {\n"));
+    for (error, code) in &errors {
+        let arms =
+            ["(_)", " { .. }", ""].map(|fields| format!("Self::{error}{fields} => \"{}\",", code.trim_matches('`')));
+        assert!(arms.iter().any(|arm| source.contains(arm)), "{error} has another code than {code}");
+    }
     let mut results = by_name(&readme, "| result | when | effect on an answer | effect on a notification |");
     results.remove("Ok(Verified)").unwrap();
     assert_eq!(names(&results), variants(&read("plugins/provider.rs"), "pub enum BadSignature {\n"));
+}
+
+#[test]
+fn readme_lists_every_class_and_interface_of_answer_codes() {
+    let (readme, source) = (read("plugins/README.md"), read("plugins/provider/answer_codes.rs"));
+    let classes = by_name(&readme, "| class | meaning | error |");
+    assert_eq!(names(&classes), variants(&source, "pub(super) enum Class {\n"));
+    let constants = source.lines().filter_map(|line| line.strip_prefix("pub(super) const "));
+    let interfaces =
+        constants.filter(|line| line.contains(": &[Interface] ")).map(|line| line.split(':').next().unwrap());
+    for interface in interfaces {
+        assert!(readme.contains(&format!("`{interface}`")), "{interface}");
+    }
 }
 
 #[test]

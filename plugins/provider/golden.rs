@@ -57,8 +57,17 @@ pub(super) struct Message {
     pub(super) sealed: Option<Value>,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
-    #[serde(default)]
+    /// Body to the byte. An author may write JSON instead of a string.
+    #[serde(default, deserialize_with = "text_or_json")]
     pub(super) body: String,
+}
+
+/// Reads a string, or the text of any other JSON value.
+fn text_or_json<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text,
+        json => json.to_string(),
+    })
 }
 
 /// [`Operation`] in the format of golden files.

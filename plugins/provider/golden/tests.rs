@@ -97,6 +97,8 @@ fn golden_error_of_answer_notification_and_encoding_is_compared() {
     };
     let signed = r#"{"status":200,"body":"b"}"#;
     assert!(is_one_right(&query(signed, &error("mismatch", "b"))));
+    let json = r#"{"status":200,"body":{"n": 1}}"#;
+    assert!(is_one_right(&query(json, &error("mismatch", r#"{\"n\":1}"#))), "{}", report(&query(json, "")));
     let differs = report(&query(signed, &error("mismatch", "c")));
     assert!(differs.contains("`error` differs") && differs.contains("computed: {"), "{differs}");
     assert!(report(&query(signed, r#","outcome":{}"#)).contains("`outcome` is written, but the code computes none"));
