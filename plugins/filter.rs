@@ -34,11 +34,15 @@ pub trait Filter: Send + Sync {
     /// Handles a call. It runs `next.run(call)` once, not at all, or repeatedly where a retry is safe.
     async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error>;
 
-    /// Returns the state that survives a reload. It is passed to the filter that replaces this one.
-    fn state(&self) -> State;
+    /// Returns the state that survives a reload. It is passed to the filter that replaces this one. A stateless filter has none.
+    fn state(&self) -> Option<State> {
+        None
+    }
 
-    /// Returns the filter's metrics at `now`.
-    fn samples(&self, now: Duration) -> Vec<FilterSample>;
+    /// Returns the filter's metrics at `now`; empty if it has none.
+    fn samples(&self, _: Duration) -> Vec<FilterSample> {
+        Vec::new()
+    }
 
     /// Forces a state for a kind of operation until a time on the clock's scale; `None` removes a forced state.
     /// Returns whether the filter has states.
@@ -152,7 +156,7 @@ pub struct Call<'a> {
     pub counter: &'a dyn Counter,
     /// Time at which the caller stops waiting, on the clock's scale.
     pub deadline: Duration,
-    /// Whether the caller set the deadline, and it is earlier than the channel's own timeout. A timeout at such a deadline says
+    /// True if the caller set the deadline, and it is earlier than the channel's own timeout. A timeout at such a deadline says
     /// nothing about the channel: one merchant's short timeout must not open the breaker for the others.
     pub deadline_is_callers: bool,
     /// Failure reason of the last exchange.
@@ -236,3 +240,45 @@ pub struct FilterSpec {
 /// Builds a filter from its `[[filter]]` table (without `use`) and the state of the filter that it replaces. Reports every
 /// mistake to the settings and returns `None` if there is one.
 pub type Build = fn(&mut Settings<'_>, Option<State>) -> Option<Arc<dyn Filter>>;
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{FakeClock, Script, built, kinds};
+    use super::*;
+    use crate::payment::Status;
+    use crate::registry::FILTERS;
+
+    /// Smallest filter: it has no state, no metrics and no breaker.
+    struct PassThrough;
+
+    #[async_trait]
+    impl Filter for PassThrough {
+        fn name(&self) -> &'static str {
+            "pass_through"
+        }
+
+        async fn handle(&self, call: &Call<'_>, next: Next<'_>) -> Result<Outcome, Error> {
+            next.run(call).await
+        }
+    }
+
+    #[tokio::test]
+    async fn filter_without_optional_functions_passes_calls_and_reports_nothing() {
+        let script = Script::always(Ok(Outcome::of(Status::Pending)));
+        let filters = [Arc::new(PassThrough) as Arc<dyn Filter>];
+        let outcome = script.run(&filters, &kinds()[0], &FakeClock::default(), Duration::from_secs(1)).await;
+        assert_eq!((outcome, script.calls()), (Ok(Outcome::of(Status::Pending)), 1));
+        let filter = &filters[0];
+        assert!(filter.state().is_none() && filter.samples(Duration::ZERO).is_empty());
+        assert!(filter.statuses(Duration::ZERO).is_empty());
+        assert!(!filter.force(Kind::Pay, Some(Force::Open), Duration::ZERO), "it has no states to force");
+    }
+
+    #[test]
+    fn registered_name_of_each_filter_is_its_own() {
+        for spec in FILTERS {
+            let settings = if spec.name == "limit" { "rate = 1" } else { "" };
+            assert_eq!(built(spec.name, settings, None).unwrap().name(), spec.name);
+        }
+    }
+}

@@ -11,6 +11,8 @@
 //! | [`settings`] | reader of a plugin's TOML table that reports every mistake |
 //! | [`secret`] | byte string that is never printed |
 
+#[cfg(test)]
+mod documentation;
 pub mod error;
 pub mod filter;
 pub mod payment;

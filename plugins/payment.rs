@@ -16,40 +16,43 @@ use crate::error::ProviderError;
 ///
 /// Names are parsed in [`registry`](crate::registry), which knows the providers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Method(&'static str);
+pub struct Method {
+    name: &'static str,
+    is_scanned: bool,
+}
 
 impl Method {
-    pub(crate) const fn new(name: &'static str) -> Self {
-        Self(name)
+    pub(crate) const fn new(name: &'static str, is_scanned: bool) -> Self {
+        Self { name, is_scanned }
     }
 
     /// Returns the method's name.
     pub fn as_str(&self) -> &'static str {
-        self.0
+        self.name
     }
 
     /// Returns whether a cashier scans the payer's code. Such a payment ends at once or after the payer enters a password.
-    /// An unfinished one is reversed instead of closed.
+    /// An unfinished one is reversed instead of closed. The provider's registration lists these methods.
     pub fn is_scanned(&self) -> bool {
-        matches!(self.0.split_once('.'), Some((_, "barcode" | "codepay")))
+        self.is_scanned
     }
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.name)
     }
 }
 
 impl fmt::Debug for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.name)
     }
 }
 
 impl Serialize for Method {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0)
+        serializer.serialize_str(self.name)
     }
 }
 
@@ -298,7 +301,7 @@ pub struct Outcome {
     /// Reason for a manual review, if the provider cannot finish the operation by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs_person: Option<String>,
-    /// Whether the provider requires the reversal of a failed scanned payment. Until then the payer may have been charged, so
+    /// True if the provider requires the reversal of a failed scanned payment. Until then the payer may have been charged, so
     /// the status is [`Status::Pending`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_reversal: bool,

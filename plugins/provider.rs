@@ -5,6 +5,7 @@
 //! ```
 
 pub mod alipay;
+mod answer_codes;
 pub mod bill;
 mod china_time;
 mod form;
@@ -12,11 +13,11 @@ mod form;
 mod golden;
 pub mod inspect;
 mod link;
+mod merchant_account;
 pub mod sandbox;
 mod text;
 pub mod unionpay;
-mod wechat_account;
-mod wechat_errors;
+mod v3_scheme;
 mod wechat_files;
 pub mod wechat_v2;
 pub mod wechat_v3;
@@ -82,16 +83,22 @@ pub trait Provider: Send + Sync {
 
     /// Returns the default lifetime of an order without `expires_at`; `None` if the provider decides. After that time, the
     /// provider's answer that an order was never begun is final.
-    fn default_expiry(&self) -> Option<Duration>;
+    fn default_expiry(&self) -> Option<Duration> {
+        None
+    }
 
     /// Returns whether a key can verify a response at `now` (Unix seconds).
     fn can_verify(&self, keys: &Keyring, now: u64) -> bool;
 
     /// Returns how to fetch the provider's public keys; `None` if they are only configured.
-    fn published_keys(&self) -> Option<&dyn PublishedKeys>;
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
 
     /// Returns how to download the provider's bills; `None` if it provides none.
-    fn bills(&self) -> Option<&dyn Bills>;
+    fn bills(&self) -> Option<&dyn Bills> {
+        None
+    }
 }
 
 /// Endpoint at which a provider publishes its public keys.
@@ -113,7 +120,7 @@ pub trait PublishedKeys: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct NoKeys {
-    /// What happened. Equal causes have equal texts.
+    /// Cause. Equal causes have equal texts.
     pub why: String,
     /// Provider's code and message, if its response had them.
     pub word: Option<ProviderError>,
@@ -236,13 +243,15 @@ pub struct ProviderSpec {
     pub name: &'static str,
     /// Payment methods that the provider serves.
     pub methods: &'static [&'static str],
+    /// Those of `methods` in which a cashier scans the payer's code. Their create request moves money.
+    pub scanned: &'static [&'static str],
     /// Secrets in `[keys]` beside `sign` and `verify`.
     pub secrets: &'static [SecretField],
     /// Algorithms that `[keys]` may name.
     pub algorithms: &'static [&'static str],
-    /// Whether `[keys]` names a private key in `sign`.
+    /// Need for a private key in `[keys] sign`.
     pub sign: Need,
-    /// Whether `[keys]` names the provider's public keys in `verify`.
+    /// Need for the provider's public keys in `[keys] verify`.
     pub verify: Need,
     /// Derives the provider's id of a key from the key's file; `None` if only the `id` in `[keys]` is known.
     pub key_id: fn(&[u8]) -> Option<String>,
@@ -251,7 +260,7 @@ pub struct ProviderSpec {
     /// Interval of status queries while a caller waits.
     pub poll_interval: PollInterval,
     /// Methods whose identical create request returns the same unpaid order, according to the provider's documentation. Scanned
-    /// methods must not be listed, because their create request moves money.
+    /// methods must not be listed.
     pub repeats_create: &'static [&'static str],
     /// Time for which the provider keeps an order without `expires_at` open; `None` if [`Provider::default_expiry`] sets the
     /// expiry or the time is unknown.
@@ -260,9 +269,42 @@ pub struct ProviderSpec {
     pub without_mtls: Option<&'static str>,
     /// Consistency checks of the channel's files and ids.
     pub inspection: &'static Inspection,
-    /// Reads `[account]`. Reports every mistake to the settings and returns `None` if there is one.
-    pub build: fn(&mut Settings<'_>, &BuildContext<'_>) -> Option<Box<dyn Provider>>,
+    /// Constructor of the provider.
+    pub build: BuildProvider,
 }
+
+impl ProviderSpec {
+    /// Creates a registration with the required fields. The others say that the provider has none of what they describe: no
+    /// scanned methods, secrets, keys, algorithms, documented repetitions or lifetimes, and no checks.
+    pub const fn new(
+        name: &'static str,
+        methods: &'static [&'static str],
+        not_found_grace: Duration,
+        poll_interval: PollInterval,
+        build: BuildProvider,
+    ) -> Self {
+        Self {
+            name,
+            methods,
+            scanned: &[],
+            secrets: &[],
+            algorithms: &[],
+            sign: Need::Nothing,
+            verify: Need::Nothing,
+            key_id: |_| None,
+            not_found_grace,
+            poll_interval,
+            repeats_create: &[],
+            unpaid_lifetime: None,
+            without_mtls: None,
+            inspection: &Inspection::NONE,
+            build,
+        }
+    }
+}
+
+/// Builds a provider from `[account]`. Reports every mistake to the settings and returns `None` if there is one.
+pub type BuildProvider = fn(&mut Settings<'_>, &BuildContext<'_>) -> Option<Box<dyn Provider>>;
 
 /// Interval between status queries for one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,7 +315,7 @@ pub enum PollInterval {
     Doubling,
 }
 
-/// Whether a configuration value is required.
+/// Need for a configuration value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// The value is required. The text says what it is and where to find it.
@@ -297,7 +339,7 @@ pub struct BuildContext<'a> {
 pub struct SecretField {
     /// Key in `[keys]`.
     pub name: &'static str,
-    /// Whether the secret is required.
+    /// Need for the secret.
     pub need: Need,
     /// Validates a value. The error message does not repeat the value.
     pub check: fn(&[u8]) -> Result<(), String>,

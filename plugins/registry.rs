@@ -48,7 +48,9 @@ impl Method {
 
     /// Returns the methods of all providers. A method that two providers serve appears twice.
     pub fn all() -> impl Iterator<Item = Self> {
-        PROVIDERS.iter().flat_map(|spec| spec.methods).map(|name| Self::new(name))
+        let of_provider =
+            |spec: &'static ProviderSpec| spec.methods.iter().map(|name| Self::new(name, spec.scanned.contains(name)));
+        PROVIDERS.iter().flat_map(of_provider)
     }
 
     /// Returns the name of every method once, in alphabetical order.
@@ -80,3 +82,6 @@ impl Setting for Method {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

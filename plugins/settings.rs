@@ -38,7 +38,7 @@ pub struct Problems {
     found: RefCell<Vec<Problem>>,
     /// Remarks that are no mistakes.
     notes: RefCell<Vec<Problem>>,
-    /// Whether a key or certificate was rejected.
+    /// True if a key or certificate was rejected.
     are_keys_wrong: Cell<bool>,
     /// Path of every key that was read; `None` unless created by [`recording_reads`](Self::recording_reads).
     keys_read: Option<RefCell<BTreeSet<String>>>,

@@ -124,8 +124,8 @@ impl Filter for Adaptive {
         result
     }
 
-    fn state(&self) -> State {
-        Arc::clone(&self.limits) as State
+    fn state(&self) -> Option<State> {
+        Some(Arc::clone(&self.limits) as State)
     }
 
     fn samples(&self, _: Duration) -> Vec<FilterSample> {

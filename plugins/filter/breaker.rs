@@ -82,8 +82,8 @@ impl Filter for Breaker {
         breakers.iter().map(to_status).collect()
     }
 
-    fn state(&self) -> State {
-        Arc::clone(&self.breakers) as State
+    fn state(&self) -> Option<State> {
+        Some(Arc::clone(&self.breakers) as State)
     }
 
     fn samples(&self, now: Duration) -> Vec<FilterSample> {

@@ -121,8 +121,8 @@ impl Filter for Retry {
         }
     }
 
-    fn state(&self) -> State {
-        Arc::clone(&self.counts) as State
+    fn state(&self) -> Option<State> {
+        Some(Arc::clone(&self.counts) as State)
     }
 
     fn samples(&self, _: Duration) -> Vec<FilterSample> {
@@ -313,7 +313,7 @@ mod tests {
                 "{budget} {calls}"
             );
             assert_eq!(reading(&filter, "retries_in_flight"), 0.0, "dropped calls release the budget");
-            let after_reload = built("retry", budget, Some(filter.state())).unwrap();
+            let after_reload = built("retry", budget, filter.state()).unwrap();
             assert_eq!(reading(&after_reload, "retries_over_budget_total"), over, "counts survive a reload");
         }
     }

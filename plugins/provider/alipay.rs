@@ -61,8 +61,7 @@ const VERIFY_ADVICE: &str = "[{ id = \"alipay\", file = \"…\" }]: Alipay's pub
 const DEFAULT_EXPIRY: Duration = Duration::from_hours(14 * 24);
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "alipay",
-    methods: &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"],
+    scanned: &["alipay.barcode"],
     secrets: &[
         SecretField { name: account::APP_CERT, need: Need::Optional, check: certificate_files::check_app },
         SecretField { name: account::ROOT_CERT, need: Need::Optional, check: certificate_files::check_root },
@@ -72,14 +71,13 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     sign: Need::Required(SIGN_ADVICE),
     verify: Need::Required(VERIFY_ADVICE),
     key_id: certificate_files::key_id,
-    not_found_grace: Duration::from_secs(30),
-    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["alipay.qr", "alipay.jsapi"],
     unpaid_lifetime: Some(Duration::from_secs(15 * 24 * 3600)),
-    without_mtls: None,
     inspection: &files::INSPECTION,
-    build,
+    ..ProviderSpec::new("alipay", METHODS, Duration::from_secs(30), PollInterval::Steady(Duration::from_secs(3)), build)
 };
+
+const METHODS: &[&str] = &["alipay.qr", "alipay.barcode", "alipay.page", "alipay.wap", "alipay.app", "alipay.jsapi"];
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     let account = account::read(settings, given)?;

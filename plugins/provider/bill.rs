@@ -172,7 +172,7 @@ impl Proof {
 pub struct Link {
     /// Absolute URL.
     pub url: String,
-    /// Whether the download request is signed like other requests.
+    /// True if the download request is signed like other requests.
     pub is_signed: bool,
     /// Expected SHA-1 of the content, if the provider signed one.
     pub sha1: Option<[u8; 20]>,

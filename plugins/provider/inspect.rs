@@ -12,7 +12,7 @@ pub struct Inspection {
     pub certificates: &'static [&'static str],
     /// Names of secrets in the provider's spec that are files of CA certificates. Their order in the file is preserved.
     pub authorities: &'static [&'static str],
-    /// Where to find the provider's own key or certificate. Shown as advice if a wrong one is configured or all have
+    /// Place of the provider's own key or certificate. Shown as advice if a wrong one is configured or all have
     /// expired.
     pub verify_from: &'static str,
     /// Normalizes the id of a key to the provider's format. Returns a finding if the id is invalid.
@@ -77,7 +77,7 @@ pub struct Sign<'a> {
 pub struct Verify {
     /// Id under which the provider names the key.
     pub id: String,
-    /// Whether the file itself contains the id, as a certificate does.
+    /// True if the file itself contains the id, as a certificate does.
     pub has_id: bool,
     /// Public key.
     pub public_key: PublicKey,
@@ -102,11 +102,11 @@ impl Facts<'_> {
 pub struct Finding {
     /// Configuration value that the finding is about.
     pub place: Place,
-    /// Whether the finding rejects the configuration.
+    /// True if the finding rejects the configuration.
     pub severity: Severity,
-    /// What is wrong; never contains the value of a secret.
+    /// Fault; never contains the value of a secret.
     pub message: String,
-    /// What to do.
+    /// Advice for the operator.
     pub suggestion: Option<String>,
 }
 

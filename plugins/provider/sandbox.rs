@@ -13,11 +13,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::bill::Bills;
-use super::inspect::Inspection;
 use super::{
-    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
-    SecretField, Signing, Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
+    Source, Verified,
 };
 use crate::error::{Error, ProviderError};
 use crate::payment::{Currency, Event, Money, NextAction, Operation, Outcome, Status};
@@ -25,25 +23,21 @@ use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "sandbox",
-    methods: &["sandbox.qr"],
     secrets: &[SecretField {
         name: "secret",
         need: Need::Required("the shared secret, as \"env:…\""),
         check: check_secret,
     }],
-    algorithms: &[],
-    sign: Need::Nothing,
-    verify: Need::Nothing,
-    key_id: |_| None,
-    not_found_grace: Duration::from_secs(30),
-    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
-    repeats_create: &[],
-    unpaid_lifetime: None,
-    without_mtls: None,
-    inspection: &Inspection::NONE,
-    build,
+    ..ProviderSpec::new(
+        "sandbox",
+        METHODS,
+        Duration::from_secs(30),
+        PollInterval::Steady(Duration::from_secs(3)),
+        build,
+    )
 };
+
+const METHODS: &[&str] = &["sandbox.qr"];
 
 /// Maximum clock difference of a message, in seconds.
 const MAX_CLOCK_DIFFERENCE: u64 = 300;
@@ -125,9 +119,13 @@ impl Provider for Sandbox {
         _: &Keyring,
         now: u64,
     ) -> Result<Verified, BadSignature> {
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(BadSignature::Missing);
-        let (time, signature) = (header("x-timestamp")?, header("x-signature")?);
-        let time: u64 = time.parse().map_err(|_| BadSignature::Stale)?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let (time, signature) = match (header("x-timestamp"), header("x-signature")) {
+            (None, None) => return Err(BadSignature::Missing),
+            (Some(time), Some(signature)) => (time, signature),
+            _ => return Err(BadSignature::Wrong("a signature header is missing")),
+        };
+        let time: u64 = time.parse().map_err(|_| BadSignature::Wrong("the timestamp is not a number"))?;
         if time.abs_diff(now) > MAX_CLOCK_DIFFERENCE {
             return Err(BadSignature::Stale);
         }
@@ -193,20 +191,8 @@ impl Provider for Sandbox {
         &self.account
     }
 
-    fn default_expiry(&self) -> Option<Duration> {
-        None
-    }
-
     fn can_verify(&self, _: &Keyring, _: u64) -> bool {
         true
-    }
-
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
-    }
-
-    fn bills(&self) -> Option<&dyn Bills> {
-        None
     }
 }
 
@@ -346,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn signature_is_missing_only_without_any_signature_header() {
+        let verify = |names: &[&'static str]| {
+            let headers = names.iter().map(|name| (http::HeaderName::from_static(name), HeaderValue::from_static("1")));
+            provider().verify(Source::Answer, &headers.collect(), Bytes::new(), &Keyring::default(), NOW).unwrap_err()
+        };
+        assert_eq!(verify(&[]), BadSignature::Missing);
+        for name in ["x-timestamp", "x-signature"] {
+            assert_eq!(verify(&[name]), BadSignature::Wrong("a signature header is missing"), "{name}");
+        }
+    }
+
+    #[test]
     fn only_signed_answer_with_listed_code_is_declined() {
         let answer = |status: u16, body: &str| {
             let reply = Verified::assertion(body.to_owned().into(), "secret");
@@ -356,7 +354,7 @@ mod tests {
             provider().decode(&operation, StatusCode::from_u16(status).unwrap(), reply, with).unwrap_err().code()
         };
         assert_eq!(answer(400, r#"{"code":"declined","message":"no"}"#), "declined");
-        assert_eq!(answer(404, r#"{"code":"not_found","message":"no"}"#), "absent");
+        assert_eq!(answer(404, r#"{"code":"not_found","message":"no"}"#), "not_found");
         assert_eq!(answer(500, r#"{"code":"odd","message":"no"}"#), "unclear");
         assert_eq!(answer(500, "<html>"), "unclear");
         let other = r#"{"account":"tea-house","number":"x","status":"succeeded","amount":1,"currency":"CNY"}"#;

@@ -38,8 +38,8 @@ use self::fields::{Fields, Message};
 use self::request::Product;
 use super::bill::Bills;
 use super::{
-    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
-    SecretField, Signing, Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
+    Source, Verified,
 };
 use crate::error::Error;
 use crate::payment::{Event, NextAction, Operation, Outcome, Status};
@@ -47,8 +47,7 @@ use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "unionpay",
-    methods: &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"],
+    scanned: &["unionpay.barcode"],
     secrets: &[
         SecretField { name: SECURE_KEY, need: Need::Optional, check: check_secure_key },
         SecretField { name: ROOT, need: Need::Optional, check: chain::check },
@@ -60,15 +59,12 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
     // Each message contains its own certificate.
     verify: Need::Nothing,
     key_id: chain::serial,
-    // UnionPay requires that queries about a trade be spread over a minute: after 1, 2, 4, 8, 16 and 32 seconds.
-    not_found_grace: Duration::from_secs(60),
-    poll_interval: PollInterval::Doubling,
-    repeats_create: &[],
-    unpaid_lifetime: None,
-    without_mtls: None,
     inspection: &files::INSPECTION,
-    build,
+    // UnionPay requires that queries about a trade be spread over a minute: after 1, 2, 4, 8, 16 and 32 seconds.
+    ..ProviderSpec::new("unionpay", METHODS, Duration::from_secs(60), PollInterval::Doubling, build)
 };
+
+const METHODS: &[&str] = &["unionpay.page", "unionpay.app", "unionpay.qr", "unionpay.barcode"];
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
     account::read(settings, given).map(|account| Box::new(UnionPay(account)) as Box<dyn Provider>)
@@ -183,10 +179,6 @@ impl Provider for UnionPay {
 
     fn can_verify(&self, _: &Keyring, now: u64) -> bool {
         self.0.method.can_verify(now)
-    }
-
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
     }
 
     fn bills(&self) -> Option<&dyn Bills> {

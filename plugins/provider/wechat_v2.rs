@@ -30,28 +30,21 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use self::account::Account;
 use self::answer::Message;
 use self::signature::{ApiKey, SignType};
+use super::answer_codes::Interface;
 use super::bill::Bills;
-use super::wechat_errors::Interface;
 use super::{
-    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, PublishedKeys,
-    SecretField, Signing, Source, Verified,
+    BadSignature, BuildContext, Described, Encoded, Need, PollInterval, Provider, ProviderSpec, SecretField, Signing,
+    Source, Verified,
 };
-use super::{wechat_account, wechat_files};
+use super::{merchant_account, wechat_files};
 use crate::error::Error;
 use crate::payment::{Event, Operation, Outcome};
 use crate::settings::Settings;
 use crate::signer::Keyring;
 
 pub(crate) const SPEC: ProviderSpec = ProviderSpec {
-    name: "wechat-v2",
-    methods: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"],
+    scanned: &["wechat.codepay"],
     secrets: &[SecretField { name: API, need: Need::Required(API_ADVICE), check: check_api }],
-    algorithms: &[],
-    sign: Need::Nothing,
-    verify: Need::Nothing,
-    key_id: |_| None,
-    not_found_grace: Duration::from_secs(30),
-    poll_interval: PollInterval::Steady(Duration::from_secs(3)),
     repeats_create: &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app"],
     unpaid_lifetime: Some(Duration::from_secs(7 * 24 * 3600)),
     without_mtls: Some(
@@ -59,8 +52,16 @@ pub(crate) const SPEC: ProviderSpec = ProviderSpec {
          cert = \"apiclient_cert.pem\" and key = \"apiclient_key.pem\"",
     ),
     inspection: &wechat_files::V2,
-    build,
+    ..ProviderSpec::new(
+        "wechat-v2",
+        METHODS,
+        Duration::from_secs(30),
+        PollInterval::Steady(Duration::from_secs(3)),
+        build,
+    )
 };
+
+const METHODS: &[&str] = &["wechat.native", "wechat.jsapi", "wechat.h5", "wechat.app", "wechat.codepay"];
 
 const API: &str = "api";
 const API_ADVICE: &str = "the API key from pay.weixin.qq.com (账户中心 → API安全 → APIv2密钥), as \"env:…\"";
@@ -70,7 +71,7 @@ struct WechatV2 {
 }
 
 fn build(settings: &mut Settings<'_>, given: &BuildContext<'_>) -> Option<Box<dyn Provider>> {
-    let ids = wechat_account::Account::read(settings);
+    let ids = merchant_account::Account::read(settings, "pay.weixin.qq.com");
     let sign_type = SignType::named(&settings.or("sign_type", SignType::HmacSha256.as_str().to_owned()));
     settings.choices("sign_type", [SignType::HmacSha256, SignType::Md5].map(SignType::as_str));
     if sign_type.is_none() {
@@ -165,16 +166,8 @@ impl Provider for WechatV2 {
         &self.account.name
     }
 
-    fn default_expiry(&self) -> Option<Duration> {
-        None
-    }
-
     fn can_verify(&self, _: &Keyring, _: u64) -> bool {
         true
-    }
-
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        None
     }
 
     fn bills(&self) -> Option<&dyn Bills> {

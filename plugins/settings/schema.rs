@@ -16,7 +16,7 @@ pub struct Outline(Rc<RefCell<BTreeMap<&'static str, Key>>>);
 /// Schema of one key of a table.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// Whether the key is required.
+    /// True if the key is required.
     pub required: bool,
     /// Description of the value; empty for optional tables.
     pub description: String,

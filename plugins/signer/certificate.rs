@@ -32,7 +32,7 @@ pub struct Certificate {
     pub not_before: i64,
     /// End of the validity, as Unix time in seconds.
     pub not_after: i64,
-    /// Whether the basic constraints allow the certificate to sign others.
+    /// True if the basic constraints allow the certificate to sign others.
     pub is_authority: bool,
     /// Public key; `None` if it cannot be parsed.
     pub public_key: Option<PublicKey>,

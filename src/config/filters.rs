@@ -45,5 +45,5 @@ pub(super) fn read(tables: Vec<Settings<'_>>, previous: &[Arc<dyn Filter>]) -> V
 }
 
 fn state_of(filters: &[Arc<dyn Filter>], name: &str, nth: usize) -> Option<State> {
-    filters.iter().filter(|filter| filter.name() == name).nth(nth).map(|filter| filter.state())
+    filters.iter().filter(|filter| filter.name() == name).nth(nth).and_then(|filter| filter.state())
 }

@@ -64,7 +64,7 @@ impl Counts {
                     ended.succeeded += count;
                 } else if ["declined", "unlisted_refusal"].into_iter().any(is) {
                     ended.refused += count;
-                } else if !["absent", "conflict", "provider_busy"].into_iter().any(is) {
+                } else if !["not_found", "conflict", "provider_busy"].into_iter().any(is) {
                     ended.failed += count;
                 }
             }
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(count("unlisted_refusal", 2), (22, 22));
         assert_eq!(count("ok", 1), (23, 0), "the payers were refused");
         for (result, errors) in [
-            ("absent", 0),
+            ("not_found", 0),
             ("conflict", 0),
             ("provider_busy", 0),
             ("not_sent", 1),

@@ -83,7 +83,7 @@ async fn excess_payments_are_rejected_while_queries_pass_and_counts_survive_relo
     assert_eq!(reading(&filter, "adaptive_shed_total", Kind::Pay), 1.0);
     fine().run(&filters, query, &clock, MINUTE).await.unwrap();
     // Calls in flight are still counted after a reload, and dropped calls are released.
-    let reloaded = [built("adaptive", "floor = 2\nceiling = 2", Some(filter.state())).unwrap()];
+    let reloaded = [built("adaptive", "floor = 2\nceiling = 2", filter.state()).unwrap()];
     assert!(fine().run(&reloaded, pay, &clock, MINUTE).await.is_err());
     drop(in_flight);
     fine().run(&reloaded, pay, &clock, MINUTE).await.unwrap();

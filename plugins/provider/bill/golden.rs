@@ -2,13 +2,12 @@
 //!
 //! The files are in the folder `bills` beside the golden files of operations.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::golden::{GoldenFixture, Message, request_json};
-use super::super::{Source, Stamp};
+use super::super::Source;
+use super::super::golden::report::{Report, is_updated};
+use super::super::golden::{self, GoldenFixture, Message, request_json};
 use super::*;
 
 #[derive(Serialize, Deserialize)]
@@ -26,40 +25,38 @@ struct Golden {
 
 /// Checks every golden bill file of a provider. With `UPDATE_GOLDEN=1` it rewrites the request and the result instead.
 pub(in super::super) fn check_golden_files(fixture: &GoldenFixture<'_>, needed: &[&str]) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(fixture.folder).join("bills");
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let mut seen = Vec::new();
-    for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
-        let mut golden: Golden = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        if update {
+    let (folder, mut report) = (golden::folder(fixture.folder).join("bills"), Report::default());
+    for needed in needed {
+        let file = folder.join(format!("{needed}.json"));
+        if !file.exists() {
+            report.fail(&file, "the file is missing; write `about`, `day`, `kind` and `answer`");
+        }
+    }
+    for file in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let read = serde_json::from_slice(&std::fs::read(&file).unwrap());
+        let mut golden: Golden = read.unwrap_or_else(|why| panic!("{}: {why}", file.display()));
+        let is_updated = is_updated(&file);
+        if is_updated && !golden.answer.unsigned {
             (fixture.sign)(&mut golden.answer);
         }
         let (request, found) = encode_and_decode(fixture, &golden);
-        if update {
+        if is_updated {
             (golden.request, golden.found) = (Some(request), Some(found));
-            std::fs::write(&path, serde_json::to_string_pretty(&golden).unwrap() + "\n").unwrap();
+            std::fs::write(&file, serde_json::to_string_pretty(&golden).unwrap() + "\n").unwrap();
         } else {
-            assert_eq!(Some(request), golden.request, "request of {}", path.display());
-            assert_eq!(Some(found), golden.found, "result of {}", path.display());
+            report.compare(&file, "request", golden.request.as_ref(), Some(&request));
+            report.compare(&file, "found", golden.found.as_ref(), Some(&found));
         }
-        seen.push(path.file_stem().unwrap().to_string_lossy().into_owned());
     }
-    for needed in needed {
-        assert!(seen.iter().any(|name| name == needed), "{needed} is missing");
-    }
+    report.assert_empty();
 }
 
 fn encode_and_decode(fixture: &GoldenFixture<'_>, golden: &Golden) -> (Value, Value) {
     let bills = fixture.provider.bills().unwrap();
     let kind = bills.kinds().iter().find(|kind| **kind == golden.kind).unwrap();
     let wanted = BillRequest { day: golden.day, kind };
-    let stamp = Stamp { unix_time: fixture.now, nonce: "593BEC0C930BF1AFEB40B4A08C8FB242".to_owned() };
-    let with = Signing { signer: fixture.signer, keys: fixture.keys, stamp: &stamp };
-    let signed = |mut request: Request<Bytes>| {
-        fixture.provider.sign(&mut request, with).unwrap();
-        request_json(&request)
-    };
-    let request = signed(bills.bill_request(&wanted, with).unwrap());
+    let signed = |request| fixture.signed(request).unwrap();
+    let request = signed(fixture.with(|with| bills.bill_request(&wanted, with)).unwrap());
     let found = match bills.decode_bill(&wanted, answer(fixture, &golden.answer)) {
         Ok(BillReply::File(BillFile { content, form, proof })) => {
             json!({"file": {"form": form.extension(), "proof": proof.as_str(), "content": content.escape_ascii().to_string()}})

@@ -33,7 +33,7 @@ pub(super) struct Account {
     /// Terminal number, for scanned payments.
     pub(super) term_id: Option<String>,
     pub(super) pay_timeout: Duration,
-    /// Whether a full refund on the clearing day of the payment is sent as an undo (消费撤销).
+    /// True if a full refund on the clearing day of the payment is sent as an undo (消费撤销).
     pub(super) undo: bool,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::super::wechat_errors::Interface;
+use super::super::answer_codes::Interface;
 use super::super::{Signing, china_time};
 use super::account::Account;
 use super::errors;

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 
+use super::super::answer_codes::{self as table, Class, Interface};
 use super::super::bill::{Answer, BillEndpoint, BillFile, BillReply, BillRequest, Bills, FUNDS, Form, Proof, TRADE};
-use super::super::wechat_errors::{self as table, Class, Interface};
 use super::super::{BadSignature, Signing};
 use super::request::{post, put, put_common};
 use super::signature::SignType;

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::super::wechat_errors::{self as table, BILL, Class, CodeRow, END, EVERY, Interface, PAY, REFUND, REVERSE};
+use super::super::answer_codes::{self as table, BILL, Class, CodeRow, END, EVERY, Interface, PAY, REFUND, REVERSE};
 use super::xml::{self, Fields};
 use crate::error::{Error, ProviderError};
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Uri};
 
-use super::super::wechat_account::{is_transmittable, openid, scanned_code};
+use super::super::merchant_account::{is_transmittable, openid, scanned_code};
 use super::super::{Signing, china_time};
 use super::account::Account;
 use super::product::Product;

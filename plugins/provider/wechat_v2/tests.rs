@@ -9,9 +9,9 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::super::answer_codes as table;
 use super::super::form;
 use super::super::golden::{self, GoldenFixture, Message as Golden, NOW};
-use super::super::wechat_errors as table;
 use super::xml::Fields;
 use super::*;
 use crate::payment::{Pay, Payer, Status};
@@ -26,7 +26,7 @@ fn key(sign_type: SignType) -> ApiKey {
 }
 
 fn provider() -> WechatV2 {
-    let ids = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), None, None);
+    let ids = merchant_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), None, None);
     let account = Account { ids, key: key(SignType::HmacSha256) };
     WechatV2 { account }
 }
@@ -34,7 +34,7 @@ fn provider() -> WechatV2 {
 /// Service provider with MD5 signatures.
 fn partner() -> WechatV2 {
     let [sub_mchid, sub_appid] = ["1900000109", "wx8888888888888888"].map(|id| Some(id.to_owned()));
-    let ids = wechat_account::Account::new("10000100".into(), "wxd930ea5d5a258f4f".into(), sub_mchid, sub_appid);
+    let ids = merchant_account::Account::new("10000100".into(), "wxd930ea5d5a258f4f".into(), sub_mchid, sub_appid);
     WechatV2 { account: Account { ids, key: key(SignType::Md5) } }
 }
 
@@ -207,7 +207,7 @@ fn service_provider_sends_openid_of_merchants_app() {
     let payer = Payer { openid: Some("o1".into()), ..Payer::default() };
     let pay = Operation::Pay(Pay { payer, ..pay });
     for (sub_appid, name) in [(None, "<openid>o1]"), (Some("wx8".to_owned()), "<sub_openid>o1]")] {
-        let ids = wechat_account::Account::new("10000100".into(), "wx9".into(), Some("1900000109".into()), sub_appid);
+        let ids = merchant_account::Account::new("10000100".into(), "wx9".into(), Some("1900000109".into()), sub_appid);
         let account = Account { ids, key: key(SignType::HmacSha256) };
         let stamp = super::super::Stamp { unix_time: NOW, nonce: String::new() };
         let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };

@@ -106,7 +106,7 @@ fn predefined_entity(entity: &str) -> Option<char> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::super::wechat_account::is_transmittable;
+    use super::super::super::merchant_account::is_transmittable;
     use super::*;
 
     #[test]

@@ -5,9 +5,11 @@ use http::{Request, StatusCode};
 use serde::Deserialize;
 
 use super::super::Signing;
+use super::super::answer_codes::Interface;
 use super::super::bill::{Answer, BillEndpoint, BillReply, BillRequest, Bills, FUNDS, Form, Link, TRADE};
-use super::super::wechat_errors::Interface;
-use super::{WechatV3, answer, errors, request};
+use super::super::v3_scheme::{answer, request};
+use super::WechatV3;
+use super::codes::CODES;
 use crate::error::Error;
 
 /// Kinds of bill.
@@ -49,10 +51,10 @@ impl Bills for WechatV3 {
 
     fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
-        let reply = answer.verified_or(|status, body| errors::unsigned(Interface::Bill, status, body))?;
+        let reply = answer.verified_or(|status, body| CODES.unsigned(Interface::Bill, status, body))?;
         match status {
             StatusCode::OK => link(answer::read(reply.bytes())?).map(BillReply::Link),
-            _ => Err(errors::refusal(Interface::Bill, status, reply.bytes())),
+            _ => Err(CODES.refusal(Interface::Bill, status, reply.bytes())),
         }
     }
 }

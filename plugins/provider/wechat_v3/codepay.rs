@@ -8,8 +8,9 @@ use http::Request;
 use serde::Serialize;
 
 use super::super::form::escape;
-use super::super::wechat_account::{Account, scanned_code};
-use super::request::{Identity, Total, base_path, description, fen, post, uri};
+use super::super::merchant_account::{Account, scanned_code};
+use super::super::v3_scheme::V3Account;
+use super::super::v3_scheme::request::{Identity, Total, post, uri};
 use crate::error::{Error, ProviderError};
 use crate::payment::{Method, Order, Pay};
 use crate::settings::Settings;
@@ -60,26 +61,26 @@ pub(super) fn is_codepay(method: Method) -> bool {
     method.as_str() == "wechat.codepay"
 }
 
-pub(super) fn create(account: &Account, shop: Option<&ScanningShop>, pay: &Pay) -> Result<Request<Bytes>, Error> {
+pub(super) fn create(merchant: &V3Account, shop: Option<&ScanningShop>, pay: &Pay) -> Result<Request<Bytes>, Error> {
     let shop = shop.ok_or_else(|| {
         let unfit = |sentence: &str| Error::Unsupported(sentence.to_owned());
         unfit("this WeChat Pay channel does not accept scanned codes: send `wechat.codepay` to a wechat-v2 channel, or set `codepay`")
     })?;
     let body = Create {
-        account: Identity::of(account),
-        description: description(pay)?,
+        account: Identity::of(&merchant.ids),
+        description: merchant.scheme.description(pay)?,
         out_trade_no: &pay.order.number,
-        amount: Total { total: fen(pay.order.amount)?, currency: pay.order.amount.currency },
+        amount: Total { total: merchant.scheme.fen(pay.order.amount)?, currency: pay.order.amount.currency },
         payer: Payer { auth_code: scanned_code(pay)? },
         scene_info: Scene { device_id: shop.device_id.as_deref(), store_info: Store { id: &shop.store_id } },
     };
-    post(uri(format!("{}/codepay", base_path(account)))?, &body)
+    post(uri(format!("{}/codepay", merchant.base_path()))?, &body)
 }
 
 /// Builds a reversal. A payment with a scanned code cannot be closed, only reversed.
-pub(super) fn reversal(account: &Account, order: &Order) -> Result<Request<Bytes>, Error> {
-    let path = format!("{}/out-trade-no/{}/reverse", base_path(account), escape(&order.number));
-    post(uri(path)?, &Identity::of(account))
+pub(super) fn reversal(merchant: &V3Account, order: &Order) -> Result<Request<Bytes>, Error> {
+    let path = format!("{}/out-trade-no/{}/reverse", merchant.base_path(), escape(&order.number));
+    post(uri(path)?, &Identity::of(&merchant.ids))
 }
 
 /// Returns the result of every answer to a reversal: its format is undocumented, so the order is queried instead.

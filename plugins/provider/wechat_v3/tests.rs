@@ -1,6 +1,5 @@
 //! Tests of the APIv3 provider: decoding, rejection of foreign and malformed messages, signatures.
 
-use aes_gcm::aead::{Aead, Payload};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -8,9 +7,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use toml::de::DeTable;
 
+use super::super::v3_scheme::{Sealed, testing};
 use super::super::*;
 use super::golden::*;
-use super::sealed::Sealed;
 use super::{API_V3, SPEC};
 use crate::payment::{Currency, Method, Money, NextAction, Order, Pay, Payer, Refund, Status};
 use crate::settings::Problems;
@@ -89,16 +88,11 @@ fn without(mut value: Value, name: &str) -> Value {
 
 /// Encrypts as WeChat Pay does.
 fn sealed(plain: &[u8], aad: &str) -> Value {
-    let nonce = "fdasflkja484";
-    let payload = Payload { msg: plain, aad: aad.as_bytes() };
-    let ciphertext = provider().api_v3.encrypt(&nonce.as_bytes().try_into().unwrap(), payload).unwrap();
-    json!({"algorithm": "AEAD_AES_256_GCM", "nonce": nonce, "associated_data": aad, "ciphertext": STANDARD.encode(ciphertext)})
+    testing::seal(&provider().merchant.api_key, plain, aad)
 }
 
 fn envelope(event: &str, kind: &str, plain: &[u8]) -> Value {
-    let mut resource = sealed(plain, "transaction");
-    resource["original_type"] = kind.into();
-    json!({"id": "x", "event_type": event, "resource": resource})
+    testing::envelope(&provider().merchant.api_key, event, kind, plain)
 }
 
 fn is_mismatch<T>(result: &Result<T, Error>) -> bool {

@@ -29,7 +29,7 @@ pub(super) struct Block {
     /// Label of the `BEGIN` line; `None` for DER.
     pub(super) label: Option<String>,
     pub(super) der: Zeroizing<Vec<u8>>,
-    /// Whether the block is encrypted in OpenSSL's format before PKCS#8 (`Proc-Type: 4,ENCRYPTED`).
+    /// True if the block is encrypted in OpenSSL's format before PKCS#8 (`Proc-Type: 4,ENCRYPTED`).
     pub(super) is_old_encryption: bool,
     /// Number of the block in the file, from 1.
     number: usize,

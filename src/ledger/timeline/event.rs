@@ -265,7 +265,7 @@ impl ProviderCall {
 
     /// Returns whether the call was attempted: no filter rejected it, and the answer could be verified.
     pub fn was_tried(&self) -> bool {
-        !["held", "unverifiable"].contains(&self.result.as_str())
+        !["rejected", "unverifiable"].contains(&self.result.as_str())
     }
 
     /// Returns whether the provider may know the request: bytes were sent, and no verified answer says that it is

@@ -10,9 +10,9 @@ use crate::provider::alipay::request::service;
 struct Consequences {
     /// Code of the error.
     error: &'static str,
-    /// Whether a breaker counts it.
+    /// True if a breaker counts it.
     is_failure: bool,
-    /// Whether the same request may be sent again. Otherwise, unless declined, the order is queried.
+    /// True if the same request may be sent again. Otherwise, unless declined, the order is queried.
     is_not_executed: bool,
 }
 
@@ -25,7 +25,7 @@ fn consequences(class: Class) -> Consequences {
         Class::Busy => row("provider_busy", false, true),
         // 202 unknown, then queries; the channel is healthy.
         Class::Conflict => row("conflict", false, false),
-        Class::Absent => row("absent", false, false),
+        Class::Absent => row("not_found", false, false),
         // 503 channel_credentials_rejected, same_key; the breaker opens for everybody.
         Class::Unauthorized => row("unauthorized", true, true),
         // 402 declined, new_key.
@@ -70,10 +70,12 @@ fn v3_error(operation: &Operation, status: u16, code: &str) -> Error {
 
 #[test]
 fn every_business_code_is_classified_in_both_protocols() {
+    let mut checked = 0;
     for interface in Interface::ALL {
         let Some(operation) = of(interface) else { continue };
         for (bare, class, lists) in interface.list() {
             assert!(!lists.is_empty());
+            checked += 1;
             let code = format!("ACQ.{bare}");
             let content = json!({"code": "40004", "msg": "Business Failed", "sub_code": code, "sub_msg": "m"});
             check(&form_error(&operation, &content), *class, &code);
@@ -84,6 +86,9 @@ fn every_business_code_is_classified_in_both_protocols() {
             assert_eq!(interface.class(&format!("AQC.{bare}")), Some(*class), "{bare}: misspelled");
         }
     }
+    let listed = |interface: &Interface| interface.list().len();
+    let expected: usize = Interface::ALL.iter().filter(|interface| of(**interface).is_some()).map(listed).sum();
+    assert_eq!(checked, expected, "every listed code");
 }
 
 /// Compares with the number of codes in the official lists, so that none gets lost.
@@ -107,6 +112,7 @@ fn code_lists_are_complete_without_duplicates() {
 
 #[test]
 fn every_gateway_code_is_classified_with_and_without_prefix_and_signature() {
+    let mut checked = 0;
     for (name, class) in gateway_codes::ALL {
         for interface in Interface::ALL {
             let Some(operation) = of(interface) else { continue };
@@ -118,6 +124,7 @@ fn every_gateway_code_is_classified_with_and_without_prefix_and_signature() {
             for prefix in ["", "isv.", "aop."] {
                 let code = format!("{prefix}{name}");
                 check(&v3_error(&operation, 400, &code), *class, &code);
+                checked += 1;
                 let body = json!({"code": code, "message": "m"}).to_string();
                 let result =
                     super::v3::v3("").decode_unsigned_error(&operation, StatusCode::BAD_REQUEST, body.as_bytes());
@@ -138,6 +145,8 @@ fn every_gateway_code_is_classified_with_and_without_prefix_and_signature() {
             }
         }
     }
+    let operations = Interface::ALL.into_iter().filter_map(of).count();
+    assert_eq!(checked, gateway_codes::ALL.len() * operations * 3, "every code, operation and prefix");
 }
 
 /// Codes that no list contains yet are recognized as credential errors by their parts.
@@ -268,7 +277,7 @@ fn reported_codes_are_classified() {
         (&write, "TRADE_STATUS_ERROR", "conflict"),
         (&write, "REASON_TRADE_STATUS_INVALID", "conflict"),
         (&close, "REASON_TRADE_STATUS_INVALID", "conflict"),
-        (&close, "TRADE_NOT_EXIST", "absent"),
+        (&close, "TRADE_NOT_EXIST", "not_found"),
         (&back, "SYSTEM_ERROR", "unclear"),
         (&back, "SELLER_BALANCE_NOT_ENOUGH", "provider_busy"),
         (&back, "DISCORDANT_REPEAT_REQUEST", "conflict"),

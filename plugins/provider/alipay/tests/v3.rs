@@ -164,7 +164,7 @@ fn unsigned_error_decides_no_payment_or_refund() {
     let (write, back, query) =
         (Operation::Pay(pay("alipay.qr")), Operation::Refund(refund()), Operation::Query(order("alipay.qr")));
     for (code, signed, unsigned) in [
-        ("ACQ.TRADE_NOT_EXIST", "absent", ["unclear", "unclear", "absent"]),
+        ("ACQ.TRADE_NOT_EXIST", "not_found", ["unclear", "unclear", "not_found"]),
         ("ACQ.PAYMENT_FAIL", "declined", ["unclear", "unclear", "declined"]),
         ("ACQ.TRADE_HAS_SUCCESS", "conflict", ["unclear", "unclear", "conflict"]),
         ("ACQ.SYSTEM_ERROR", "unclear", ["unclear", "unclear", "unclear"]),

@@ -9,7 +9,7 @@ fn map<'a>(fields: &'a Message<'_>) -> Vec<(&'a str, &'a str)> {
 }
 
 #[test]
-fn brackets_enclose_separators() {
+fn separator_inside_brackets_belongs_to_the_value() {
     let vector = "accessType=0&bizType=000201&reqReserved={a=1&b=[x&y]}&respCode=00&respMsg=成功[0000000]&signMethod=01&version=5.1.0";
     let fields = Message::of_answer(vector).unwrap();
     assert_eq!(fields.get("reqReserved"), Some("{a=1&b=[x&y]}"));

@@ -150,7 +150,7 @@ fn reversal_closes_scanned_payment() {
     for (text, class) in [
         (ACCEPTED, "conflict"),
         ("12 35 42 45 74 75", "conflict"),
-        ("34", "absent"),
+        ("34", "not_found"),
         (DECLINED, "declined"),
         (SYSTEM_ERROR, "unclear"),
         (LATER, "provider_busy"),
@@ -174,7 +174,7 @@ fn refused_query_leaves_trade_unchanged() {
         (OTHER_STATE, "unlisted_refusal"),
         (LATER, "provider_busy"),
         ("11", "unauthorized"),
-        ("34", "absent"),
+        ("34", "not_found"),
     ] {
         for code in codes(text) {
             for method in ["page", "barcode"] {

@@ -102,8 +102,8 @@ fn bill_of_another_day_or_merchant_is_rejected() {
 #[test]
 fn unsigned_bill_refusal_is_accepted() {
     for (code, class) in [
-        ("98", "absent"),
-        ("34", "absent"),
+        ("98", "not_found"),
+        ("34", "not_found"),
         ("10", "declined"),
         ("11", "unauthorized"),
         ("37", "provider_busy"),

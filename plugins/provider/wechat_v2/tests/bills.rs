@@ -116,12 +116,12 @@ fn bill_error_is_decoded_in_either_layer() {
     let fail = ("return_code", "FAIL");
     let second = [("return_code", "SUCCESS"), ("result_code", "FAIL")];
     for (pairs, code) in [
-        (vec![fail, ("return_msg", "NO Bill Exist")], "absent"),
-        (vec![fail, ("error_code", "20002")], "absent"),
+        (vec![fail, ("return_msg", "NO Bill Exist")], "not_found"),
+        (vec![fail, ("error_code", "20002")], "not_found"),
         (vec![fail, ("return_msg", "Bill Creating")], "provider_busy"),
         // One number for both causes: the message distinguishes them.
         (vec![fail, ("return_msg", "Bill Creating"), ("error_code", "20002")], "provider_busy"),
-        (vec![fail, ("return_msg", "NO Bill Exist"), ("error_code", "20002")], "absent"),
+        (vec![fail, ("return_msg", "NO Bill Exist"), ("error_code", "20002")], "not_found"),
         (vec![fail, ("return_msg", "CompressGZip Error"), ("error_code", "20007")], "provider_busy"),
         (vec![fail, ("return_msg", "UnCompressGZip Error"), ("error_code", "20007")], "provider_busy"),
         (vec![fail, ("return_msg", "data format error"), ("error_code", "20001")], "declined"),
@@ -153,7 +153,7 @@ fn bill_error_is_decoded_in_either_layer() {
 #[test]
 fn bill_error_with_invalid_signature_is_unclear() {
     let signed = signed(&[("return_code", "SUCCESS"), ("result_code", "FAIL"), ("err_code", "NO_BILL_EXIST")]);
-    assert_eq!(find(200, signed.as_bytes()).unwrap_err().code(), "absent");
+    assert_eq!(find(200, signed.as_bytes()).unwrap_err().code(), "not_found");
     let altered = signed.replace("NO_BILL_EXIST", "NO_BILL_EXISTS");
     assert_eq!(find(200, altered.as_bytes()).unwrap_err().code(), "unclear");
 }
@@ -184,7 +184,7 @@ fn bill_of_funds_is_requested_with_hmac() {
 #[test]
 fn service_provider_has_bills_of_its_merchant_only() {
     let sub_mchid = Some("1900000109".to_owned());
-    let ids = wechat_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
+    let ids = merchant_account::Account::new("10000100".to_owned(), "wxd930ea5d5a258f4f".to_owned(), sub_mchid, None);
     let partner = WechatV2 { account: Account { ids, key: key(SignType::HmacSha256) } };
     assert_eq!(encoded(&partner, TRADE).unwrap().1["sub_mch_id"], "1900000109");
     assert!(partner.kinds().iter().all(|kind| kind.starts_with(TRADE)));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::wechat_errors::{Class, Interface};
+use super::super::super::answer_codes::{Class, Interface};
 use super::super::errors::{CODES, MESSAGE_TABLES, class_of_message};
 use super::*;
 
@@ -53,7 +53,7 @@ const LISTED: &[(&[&str], &str, &str)] = &[
     (&["refund"], "REFUND_FEE_MISMATCH", "conflict"),
     (&[END, REST, "refund"], "TRADE_ERROR", "conflict"),
     (&[END], "USERPAYING", "provider_busy"),
-    (&[PAY, END, REST, "refund"], "ORDERNOTEXIST REFUNDNOTEXIST", "absent"),
+    (&[PAY, END, REST, "refund"], "ORDERNOTEXIST REFUNDNOTEXIST", "not_found"),
     (&[PAY, END, REST, "refund"], "BANKERROR SYSTEMERROR", "unclear"),
     (&["unifiedorder", REST, "refund"], "USERPAYING", "conflict"),
     (&[PAY, END, REST, "refund"], "CERT_ERROR SIGNERROR", "unauthorized"),
@@ -248,7 +248,7 @@ fn signed_failure_without_account_ids_is_classified_by_code() {
     };
     assert_eq!(nameless("SYSTEMERROR"), "unclear");
     assert_eq!(nameless("NOAUTH"), "declined");
-    assert_eq!(nameless("ORDERNOTEXIST"), "absent");
+    assert_eq!(nameless("ORDERNOTEXIST"), "not_found");
     let neither = queried("wechat.native", &[("result_code", "")]).unwrap_err();
     assert_eq!((neither.code(), neither.word()), ("unclear", None), "neither done nor refused");
     // An id in the message must be ours, and a success must contain all of them.
@@ -256,7 +256,7 @@ fn signed_failure_without_account_ids_is_classified_by_code() {
     for (name, other) in [("appid", "wx1"), ("mch_id", "1")] {
         let error = queried("wechat.native", &[&fail[..], &[(name, other)]].concat()).unwrap_err();
         assert_eq!(error.code(), "mismatch", "{name}");
-        assert_eq!(queried("wechat.native", &[&fail[..], &[(name, "")]].concat()).unwrap_err().code(), "absent");
+        assert_eq!(queried("wechat.native", &[&fail[..], &[(name, "")]].concat()).unwrap_err().code(), "not_found");
         let nameless = queried("wechat.native", &[(name, "")]).unwrap_err();
         assert_eq!(nameless.code(), "unclear", "no other {name} is named: {nameless}");
     }

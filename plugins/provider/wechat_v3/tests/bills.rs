@@ -8,7 +8,7 @@ use super::*;
 const LOCATION: &str = r#"{"download_url":"https://api.mch.weixin.qq.com/v3/billdownload/file?token=x","hash_type":"SHA1","hash_value":"79bb0f45fc4c42234a918000b2668d689e2bde04"}"#;
 
 fn read(body: &str, change: impl FnOnce(&mut Message)) -> Result<BillReply, Error> {
-    let mut message = Message { status: Some(200), headers: Default::default(), body: body.to_owned() };
+    let mut message = Message { status: Some(200), body: body.to_owned(), ..Message::default() };
     sign_if_unsigned(&mut message);
     change(&mut message);
     let body = Bytes::from(message.body.clone());

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::wechat_errors::{Interface, bare};
-use super::super::errors::CODES;
+use super::super::super::answer_codes::{Interface, bare};
+use super::super::codes::ROWS;
 use super::*;
 
 /// Operations with the names of their interfaces.
@@ -72,7 +72,7 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
     ),
     (&[END, REST, "refund"], 403, "TRADE_ERROR", "conflict"),
     (&[END], 202, "USERPAYING", "provider_busy"),
-    (&[PAY, END, REST, "refund"], 404, "ORDER_NOT_EXIST REFUND_NOT_EXISTS RESOURCE_NOT_EXISTS", "absent"),
+    (&[PAY, END, REST, "refund"], 404, "ORDER_NOT_EXIST REFUND_NOT_EXISTS RESOURCE_NOT_EXISTS", "not_found"),
     (&[PAY, END, REST, "refund"], 500, "BANK_ERROR SYSTEM_ERROR", "unclear"),
     (&[PAY, END, REST, "refund"], 404, "NOT_FOUND", "unclear"),
     (&[PREPAY, REST, "refund"], 202, "USERPAYING", "unclear"),
@@ -110,10 +110,8 @@ fn every_listed_code_is_classified_in_every_interface() {
             }
         }
     }
-    let untested: Vec<_> = CODES
-        .iter()
-        .filter(|(code, _, interfaces)| *interfaces != [Interface::Bill] && !seen.contains(*code))
-        .collect();
+    let untested: Vec<_> =
+        ROWS.iter().filter(|(code, _, interfaces)| *interfaces != [Interface::Bill] && !seen.contains(*code)).collect();
     assert!(untested.is_empty(), "{untested:?}");
     for status in [200, 202, 400, 403] {
         let typing = json!({"code": "USERPAYING", "message": "需要用户输入支付密码"});
@@ -131,7 +129,7 @@ fn unsigned_refusal_never_ends_a_request_that_moves_money() {
         }
         for code in ["RESOURCE_NOT_EXISTS", "ORDER_NOT_EXIST"] {
             let is_open = moves_money(name) || name == "refundquery";
-            assert_eq!(result(404, code), if is_open { "unclear" } else { "absent" }, "{name} {code}");
+            assert_eq!(result(404, code), if is_open { "unclear" } else { "not_found" }, "{name} {code}");
         }
         assert_eq!(result(403, "ORDER_PAID"), "conflict", "{name}");
         assert_eq!(result(403, "FREQUENCY_LIMITED"), "provider_busy", "{name}");

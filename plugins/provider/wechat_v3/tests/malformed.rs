@@ -9,7 +9,7 @@ fn no_panic(body: &[u8]) {
     for status in [200, 401, 404] {
         let mut answer = message.response(status);
         *answer.body_mut() = Bytes::copy_from_slice(body);
-        let _ = provider.read(&answer, &Keyring::default(), NOW);
+        let _ = provider.merchant.read(&answer, &Keyring::default(), NOW);
     }
     let _ = provider.decode_notification(verified(body.to_vec()));
     for operation in operations() {
@@ -102,7 +102,7 @@ proptest! {
                 let _ = provider().decode_notification(verified(envelope(event, kind, plain).to_string()));
             }
             let list = json!({"data": [{"serial_no": "1", "encrypt_certificate": sealed(plain, "certificate")}]});
-            prop_assert!(provider().unseal(list.to_string().as_bytes(), NOW).is_err());
+            prop_assert!(provider().merchant.unseal(list.to_string().as_bytes(), NOW).is_err());
         }
     }
 

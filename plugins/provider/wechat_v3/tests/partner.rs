@@ -1,17 +1,17 @@
 //! Service provider that acts for one merchant: messages about money contain the ids of both.
 
-use super::super::super::wechat_account::Account;
-use super::super::{notify, request};
+use super::super::super::merchant_account::Account;
+use super::super::V3Account;
 use super::*;
 
 /// Merchant with its own app.
-fn account() -> Account {
-    Account::new("1900007000".into(), "wxsp".into(), Some("1900000109".into()), Some("wxsub".into()))
+fn account() -> V3Account {
+    merchant(Account::new("1900007000".into(), "wxsp".into(), Some("1900000109".into()), Some("wxsub".into())))
 }
 
 /// Merchant that uses the service provider's app.
-fn without_app() -> Account {
-    Account::new("1900007000".into(), "wxsp".into(), Some("1900000109".into()), None)
+fn without_app() -> V3Account {
+    merchant(Account::new("1900007000".into(), "wxsp".into(), Some("1900000109".into()), None))
 }
 
 fn state() -> Value {
@@ -26,23 +26,21 @@ fn notice() -> Value {
            "amount": {"refund": 300, "total": 6800, "payer_total": 6800, "payer_refund": 300}})
 }
 
-fn query_outcome(account: &Account, state: &Value) -> Result<Outcome, Error> {
-    signing(|with| {
-        let body = state.to_string();
-        super::super::answer::decode(account, &Operation::Query(order()), StatusCode::OK, body.as_bytes(), with)
-    })
+fn query_outcome(account: &V3Account, state: &Value) -> Result<Outcome, Error> {
+    let body = verified(state.to_string());
+    signing(|with| account.decode(&Operation::Query(order()), StatusCode::OK, body, with))
 }
 
-fn decode_notification(account: &Account, event: &str, kind: &str, plain: &Value) -> Result<Event, Error> {
+fn decode_notification(account: &V3Account, event: &str, kind: &str, plain: &Value) -> Result<Event, Error> {
     let body = envelope(event, kind, plain.to_string().as_bytes()).to_string();
-    notify::decode(account, &provider().api_v3, body.as_bytes())
+    account.decode_notification(verified(body))
 }
 
-fn decode_payment(account: &Account, state: &Value) -> Result<Event, Error> {
+fn decode_payment(account: &V3Account, state: &Value) -> Result<Event, Error> {
     decode_notification(account, "TRANSACTION.SUCCESS", "transaction", state)
 }
 
-fn decode_refund(account: &Account, notice: &Value) -> Result<Event, Error> {
+fn decode_refund(account: &V3Account, notice: &Value) -> Result<Event, Error> {
     decode_notification(account, "REFUND.SUCCESS", "refund", notice)
 }
 
@@ -66,7 +64,7 @@ fn answer_without_ids_of_both_sides_is_rejected() {
     // A merchant's own order does not belong to the service provider, and vice versa.
     assert!(query_outcome(&account(), &order_state("SUCCESS")).is_err());
     let own = provider();
-    assert!(query_outcome(&own.account, &state()).is_err());
+    assert!(query_outcome(&own.merchant, &state()).is_err());
 }
 
 #[test]
@@ -81,25 +79,25 @@ fn notification_without_ids_of_both_sides_is_rejected() {
         assert!(matches!(incomplete, Err(Error::Unclear { .. })), "{name}");
     }
     let own = provider();
-    assert!(decode_refund(&own.account, &notice()).is_err());
+    assert!(decode_refund(&own.merchant, &notice()).is_err());
 }
 
 #[test]
 fn account_name_contains_both_numbers() {
     assert_eq!(
-        (account().name.as_str(), account().payee(), account().payers_appid()),
+        (account().ids.name.as_str(), account().ids.payee(), account().ids.payers_appid()),
         ("1900007000/1900000109", "1900000109", "wxsub")
     );
-    assert_eq!(without_app().payers_appid(), "wxsp");
+    assert_eq!(without_app().ids.payers_appid(), "wxsp");
 }
 
 #[test]
 fn requests_use_service_provider_paths() {
     let path =
-        |account: &Account, operation: &Operation| request::encode(account, operation).unwrap().uri().to_string();
+        |account: &V3Account, operation: &Operation| account.encode_operation(operation).unwrap().uri().to_string();
     for operation in [Operation::Pay(pay("wechat.native")), Operation::Query(order()), Operation::Close(order())] {
         assert!(path(&account(), &operation).starts_with("/v3/pay/partner/transactions/"), "{operation:?}");
-        assert!(path(&provider().account, &operation).starts_with("/v3/pay/transactions/"), "{operation:?}");
+        assert!(path(&provider().merchant, &operation).starts_with("/v3/pay/transactions/"), "{operation:?}");
     }
     let query_outcome = path(&account(), &Operation::QueryRefund(refund()));
     assert!(

@@ -13,7 +13,7 @@ fn published_content_is_decrypted_and_altered_byte_is_rejected() {
         )
         .unwrap()
     };
-    let key = provider().api_v3;
+    let key = provider().merchant.api_key;
     let ciphertext = vector["ciphertext_b64"].as_str().unwrap();
     let nonce = vector["nonce"].as_str().unwrap();
     assert_eq!(read(ciphertext, vector["associated_data"].clone(), nonce).open(&key).unwrap(), b"message");
@@ -42,17 +42,17 @@ fn published_list_of_certificates_is_decoded() {
     let text = vector["response_json"].as_str().unwrap();
     let list: Value = serde_json::from_str(text).unwrap();
     let entry: Sealed = serde_json::from_value(list["data"][0]["encrypt_certificate"].clone()).unwrap();
-    let digest = hex::encode(Sha256::digest(entry.open(&provider().api_v3).unwrap()));
+    let digest = hex::encode(Sha256::digest(entry.open(&provider().merchant.api_key).unwrap()));
     assert_eq!(digest, vector["decrypted_pem_sha256"].as_str().unwrap());
 
-    let keys = provider().unseal(text.as_bytes(), NOW).unwrap();
+    let keys = provider().merchant.unseal(text.as_bytes(), NOW).unwrap();
     assert_eq!(keys[0].id, vector["serial"].as_str().unwrap());
     assert_eq!(
         keys[0].not_after,
         Some("2028-09-17T23:15:58+08:00".parse::<jiff::Timestamp>().unwrap().as_second() as u64)
     );
 
-    let result = |text: &str, now| provider().unseal(text.as_bytes(), now).err().unwrap().why;
+    let result = |text: &str, now| provider().merchant.unseal(text.as_bytes(), now).err().unwrap().why;
     assert!(result(&text.replace("5DEA10EF", "5DEA10EE"), NOW).contains("a serial number that differs"));
     assert!(result(text, keys[0].not_after.unwrap() + 1).contains("valid now"));
     assert!(result(text, NOW - 100_000_000).contains("valid now"));
@@ -66,10 +66,11 @@ fn published_list_of_certificates_is_decoded() {
         result(&fake(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"), NOW)
             .contains("cannot be parsed")
     );
-    let unsigned = provider().read(&Response::new(Bytes::copy_from_slice(text.as_bytes())), &Keyring::default(), NOW);
+    let unsigned =
+        provider().merchant.read(&Response::new(Bytes::copy_from_slice(text.as_bytes())), &Keyring::default(), NOW);
     assert!(unsigned.err().unwrap().why.contains("it carries no signature"), "encryption alone is not enough");
     let strange = json!({"data": [{"serial_no": "1", "encrypt_certificate": with(sealed(b"x", "y"), "/nonce", json!("000000000000"))}]});
-    let strange = provider().unseal(strange.to_string().as_bytes(), NOW).err().unwrap();
+    let strange = provider().merchant.unseal(strange.to_string().as_bytes(), NOW).err().unwrap();
     assert!(strange.why.contains("our APIv3 key") && strange.advice.contains("`keys.api_v3`"), "{strange:?}");
 }
 
@@ -95,7 +96,7 @@ fn refused_list_of_certificates_reports_code_and_advice() {
     ] {
         let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-        let refused = provider().read(&answer, &Keyring::default(), NOW).err().unwrap();
+        let refused = provider().merchant.read(&answer, &Keyring::default(), NOW).err().unwrap();
         assert_eq!(refused.word.as_ref().map(|word| word.code.as_str()), code, "{body}");
         assert!(refused.advice.contains(advice), "{body}: {}", refused.advice);
         assert!(

@@ -22,7 +22,7 @@ fn unchanged_parts_are_reused_and_filters_retain_their_state() {
     let (before, after) = (&first.channels["wechat"].filters, &next.channels["wechat"].filters);
     assert!(!Arc::ptr_eq(&next.channels["wechat"], &first.channels["wechat"]));
     assert_eq!(after.iter().map(|filter| filter.name()).collect::<Vec<_>>(), ["limit", "retry", "breaker", "breaker"]);
-    let same = |old: usize, new: usize| Arc::ptr_eq(&before[old].state(), &after[new].state());
+    let same = |old: usize, new: usize| Arc::ptr_eq(&before[old].state().unwrap(), &after[new].state().unwrap());
     assert_eq!(before.len(), 4);
     assert!(same(0, 0), "limit");
     assert!(same(2, 2), "breaker");

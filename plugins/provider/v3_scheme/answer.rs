@@ -10,34 +10,78 @@ use serde::Deserialize;
 
 use super::super::Signing;
 use super::super::form::escape;
+use super::super::merchant_account::Account;
 use super::super::text::Text;
-use super::super::wechat_account::Account;
-use super::product::Product;
+use super::{Product, V3Account};
 use crate::error::Error;
 use crate::payment::{Currency, Money, NextAction, Operation, Order, Outcome, Pay, Refund, Status};
 use crate::signer::Signer;
 
-pub(super) fn decode(
-    account: &Account,
-    operation: &Operation,
-    status: StatusCode,
-    body: &[u8],
-    with: Signing<'_>,
-) -> Result<Outcome, Error> {
-    match operation {
-        Operation::Pay(pay) => {
-            let action = action(account, pay, &read(body)?, with)?;
-            Ok(Outcome { action: Some(action), ..Outcome::of(Status::Pending) })
+impl V3Account {
+    /// Decodes a verified answer with a 2xx status.
+    pub(in super::super) fn decode_answer(
+        &self,
+        operation: &Operation,
+        status: StatusCode,
+        body: &[u8],
+        with: Signing<'_>,
+    ) -> Result<Outcome, Error> {
+        match operation {
+            Operation::Pay(pay) => {
+                let action = self.action(pay, &read(body)?, with)?;
+                Ok(Outcome { action: Some(action), ..Outcome::of(Status::Pending) })
+            }
+            Operation::Query(order) => queried(&self.ids, order, &read(body)?),
+            Operation::Close(_) if status == StatusCode::NO_CONTENT => Ok(Outcome::of(Status::Closed)),
+            Operation::Close(_) => Err(Error::unclear(format!("HTTP {} answer to a close", status.as_u16()))),
+            Operation::Refund(refund) | Operation::QueryRefund(refund) => refunded(refund, &read(body)?),
         }
-        Operation::Query(order) => queried(account, order, &read(body)?),
-        Operation::Close(_) if status == StatusCode::NO_CONTENT => Ok(Outcome::of(Status::Closed)),
-        Operation::Close(_) => Err(Error::unclear(format!("HTTP {} answer to a close", status.as_u16()))),
-        Operation::Refund(refund) | Operation::QueryRefund(refund) => refunded(refund, &read(body)?),
+    }
+
+    fn action(&self, pay: &Pay, created: &Created, with: Signing<'_>) -> Result<NextAction, Error> {
+        let Signing { signer, stamp, .. } = with;
+        let (appid, nonce, time) = (self.ids.payers_appid(), stamp.nonce.as_str(), stamp.unix_time.to_string());
+        let foreign = || Error::unclear(format!("the order's method is not a method of {}", self.scheme.company));
+        match self.scheme.product(pay.order.method).ok_or_else(foreign)? {
+            Product::Native => Ok(NextAction::Qr { data: required("code_url", &created.code_url)?.to_owned() }),
+            Product::H5 => Ok(NextAction::Redirect {
+                url: h5_url(required("h5_url", &created.h5_url)?, pay.return_url.as_deref()),
+            }),
+            Product::Jsapi => {
+                let package = format!("prepay_id={}", required("prepay_id", &created.prepay_id)?);
+                let sign = sign_lines(signer, [appid, &time, nonce, &package])?;
+                Ok(NextAction::Jsapi {
+                    params: params([
+                        ("appId", appid),
+                        ("timeStamp", &time),
+                        ("nonceStr", nonce),
+                        ("package", &package),
+                        ("signType", self.scheme.jsapi_sign_type),
+                        ("paySign", &sign),
+                    ]),
+                })
+            }
+            Product::App => {
+                let prepay_id = required("prepay_id", &created.prepay_id)?;
+                let sign = sign_lines(signer, [appid, &time, nonce, prepay_id])?;
+                Ok(NextAction::App {
+                    params: params([
+                        ("appid", appid),
+                        ("partnerid", self.ids.payee()),
+                        ("prepayid", prepay_id),
+                        ("package", self.scheme.app_package),
+                        ("noncestr", nonce),
+                        ("timestamp", &time),
+                        ("sign", &sign),
+                    ]),
+                })
+            }
+        }
     }
 }
 
 /// Parses JSON. Errors do not repeat the content.
-pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
+pub(in super::super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
     let unknown = || Error::unclear("the signed answer has an unknown format");
     // UTF-8 is validated once here instead of for each string.
     let body = std::str::from_utf8(body).map_err(|_| unknown())?;
@@ -61,48 +105,6 @@ struct Created {
     h5_url: Option<String>,
 }
 
-fn action(account: &Account, pay: &Pay, created: &Created, with: Signing<'_>) -> Result<NextAction, Error> {
-    let Signing { signer, stamp, .. } = with;
-    let (appid, nonce, time) = (account.payers_appid(), stamp.nonce.as_str(), stamp.unix_time.to_string());
-    match Product::of(pay.order.method)
-        .ok_or_else(|| Error::unclear("the order's method is not a method of WeChat Pay"))?
-    {
-        Product::Native => Ok(NextAction::Qr { data: required("code_url", &created.code_url)?.to_owned() }),
-        Product::H5 => {
-            Ok(NextAction::Redirect { url: h5_url(required("h5_url", &created.h5_url)?, pay.return_url.as_deref()) })
-        }
-        Product::Jsapi => {
-            let package = format!("prepay_id={}", required("prepay_id", &created.prepay_id)?);
-            let sign = sign_lines(signer, [appid, &time, nonce, &package])?;
-            Ok(NextAction::Jsapi {
-                params: params([
-                    ("appId", appid),
-                    ("timeStamp", &time),
-                    ("nonceStr", nonce),
-                    ("package", &package),
-                    ("signType", "RSA"),
-                    ("paySign", &sign),
-                ]),
-            })
-        }
-        Product::App => {
-            let prepay_id = required("prepay_id", &created.prepay_id)?;
-            let sign = sign_lines(signer, [appid, &time, nonce, prepay_id])?;
-            Ok(NextAction::App {
-                params: params([
-                    ("appid", appid),
-                    ("partnerid", account.payee()),
-                    ("prepayid", prepay_id),
-                    ("package", "Sign=WXPay"),
-                    ("noncestr", nonce),
-                    ("timestamp", &time),
-                    ("sign", &sign),
-                ]),
-            })
-        }
-    }
-}
-
 fn required<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Error> {
     let value = value.as_deref().filter(|value| !value.is_empty());
     value.ok_or_else(|| Error::unclear(format!("the signed answer has no `{name}`")))
@@ -114,7 +116,7 @@ fn h5_url(url: &str, return_url: Option<&str>) -> String {
     format!("{url}{separator}redirect_url={}", escape(back))
 }
 
-/// Signs the parameters that the payer's device passes to WeChat: four lines.
+/// Signs the parameters that the payer's device passes to the provider: four lines.
 ///
 /// The order exists at this point. So a failing signer is [`Error::Unclear`], not a request that was not sent.
 fn sign_lines(signer: &dyn Signer, lines: [&str; 4]) -> Result<String, Error> {
@@ -131,7 +133,7 @@ fn params<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> 
 
 /// State of an order, as in answers and notifications.
 #[derive(Deserialize)]
-pub(super) struct OrderState<'a> {
+pub(in super::super) struct OrderState<'a> {
     #[serde(borrow)]
     appid: Option<Text<'a>>,
     #[serde(borrow)]
@@ -179,7 +181,7 @@ impl OrderState<'_> {
         }
     }
 
-    /// Returns whether WeChat Pay reports that the payment failed. The payer of a scanned code may have been charged
+    /// Returns whether the provider reports that the payment failed. The payer of a scanned code may have been charged
     /// nevertheless.
     pub(super) fn is_pay_error(&self) -> bool {
         &*self.trade_state == "PAYERROR"
@@ -209,7 +211,7 @@ impl OrderState<'_> {
     }
 }
 
-pub(super) fn queried(account: &Account, order: &Order, state: &OrderState<'_>) -> Result<Outcome, Error> {
+pub(in super::super) fn queried(account: &Account, order: &Order, state: &OrderState<'_>) -> Result<Outcome, Error> {
     let outcome = state.outcome(account)?;
     same("out_trade_no", &state.out_trade_no, &order.number)?;
     if let Some(amount) = outcome.amount {

@@ -1,10 +1,10 @@
-//! Account of a WeChat Pay channel, for both APIs: a merchant, or a service provider acting for a merchant.
+//! Account of a channel of WeChat Pay or of the v3 scheme: a merchant, or a service provider acting for a merchant.
 
 use crate::error::Error;
 use crate::payment::Pay;
 use crate::settings::Settings;
 
-/// Ids of the account, under WeChat Pay's field names. An answer that contains one of these fields must match it.
+/// Ids of the account, under the providers' field names. An answer that contains one of these fields must match it.
 pub(super) struct Account {
     pub(super) mchid: String,
     pub(super) appid: String,
@@ -18,15 +18,17 @@ pub(super) struct Account {
 
 impl Account {
     /// Reads `[account]`. Reports every invalid value to `settings` and returns `None` if there is one.
-    pub(super) fn read(settings: &mut Settings<'_>) -> Option<Self> {
-        let mchid: Option<String> = settings.required_as("mchid", &mchid_advice("mchid"));
+    ///
+    /// `console` is the host of the provider's console, for advice.
+    pub(super) fn read(settings: &mut Settings<'_>, console: &str) -> Option<Self> {
+        let mchid: Option<String> = settings.required_as("mchid", &mchid_advice("mchid", console));
         let appid: Option<String> = settings.required_as("appid", &appid_advice("appid"));
         let sub_mchid: Option<String> = settings.optional("sub_mchid");
         let sub_appid: Option<String> = settings.optional("sub_appid");
         let before = settings.problems().len();
         for (name, id) in [("mchid", &mchid), ("sub_mchid", &sub_mchid)] {
             if id.as_ref().is_some_and(|id| !is_id(id, |byte| byte.is_ascii_digit())) {
-                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(mchid_advice(name)));
+                settings.problem(name, format!("the {name} must be 1 to 32 digits"), Some(mchid_advice(name, console)));
             }
         }
         for (name, id) in [("appid", &appid), ("sub_appid", &sub_appid)] {
@@ -68,7 +70,7 @@ impl Account {
     }
 }
 
-/// Returns the scanned payment code of a `wechat.codepay` payment.
+/// Returns the scanned payment code of a payment.
 ///
 /// Returns [`Error::Unsupported`] if `payer.auth_code` is missing or malformed.
 pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
@@ -77,34 +79,32 @@ pub(super) fn scanned_code(pay: &Pay) -> Result<&str, Error> {
         code.len() == 18 && code.bytes().all(|byte| byte.is_ascii_digit()) && is_known_start
     };
     pay.payer.auth_code.as_deref().filter(is_code).ok_or_else(|| {
-        let needed =
-            "wechat.codepay needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
-        Error::Unsupported(needed.to_owned())
+        let needed = "needs `payer.auth_code`: the 18 digits that the till scanned, beginning with 10 to 15";
+        Error::Unsupported(format!("{} {needed}", pay.order.method))
     })
 }
 
-/// Returns the payer's openid of a `wechat.jsapi` payment.
+/// Returns the payer's openid of a payment inside the provider's app.
 ///
 /// Returns [`Error::Unsupported`] if `payer.openid` is missing or malformed.
 pub(super) fn openid(pay: &Pay) -> Result<&str, Error> {
     let is_openid =
         |openid: &&str| (1..=128).contains(&openid.len()) && openid.bytes().all(|byte| byte.is_ascii_graphic());
     pay.payer.openid.as_deref().filter(is_openid).ok_or_else(|| {
-        let needed =
-            "wechat.jsapi needs `payer.openid`: the payer's identity in the appid, 1 to 128 visible ASCII characters";
-        Error::Unsupported(needed.to_owned())
+        let needed = "needs `payer.openid`: the payer's identity in the appid, 1 to 128 visible ASCII characters";
+        Error::Unsupported(format!("{} {needed}", pay.order.method))
     })
 }
 
-/// Returns the text if WeChat Pay can carry all of its characters; `name` is the caller's name of the field.
+/// Returns the text if the company's API can carry all of its characters; `name` is the caller's name of the field.
 ///
 /// XML 1.0 forbids most control characters and reads a carriage return as a line feed, also in CDATA. A signature over
 /// such a text would not verify.
-pub(super) fn transmittable<'a>(name: &str, text: &'a str) -> Result<&'a str, Error> {
+pub(super) fn transmittable<'a>(company: &str, name: &str, text: &'a str) -> Result<&'a str, Error> {
     match text.chars().all(is_transmittable) {
         true => Ok(text),
         false => Err(Error::Unsupported(format!(
-            "`{name}` contains a control character, which WeChat Pay does not accept: remove it"
+            "`{name}` contains a control character, which {company} does not accept: remove it"
         ))),
     }
 }
@@ -118,8 +118,8 @@ pub(super) fn is_transmittable(letter: char) -> bool {
     }
 }
 
-fn mchid_advice(name: &str) -> String {
-    format!("copy the merchant number (商户号) from pay.weixin.qq.com, as in {name} = \"1900000109\"")
+fn mchid_advice(name: &str, console: &str) -> String {
+    format!("copy the merchant number (商户号) from {console}, as in {name} = \"1900000109\"")
 }
 
 fn appid_advice(name: &str) -> String {

@@ -1,11 +1,12 @@
-//! Decoding of WeChat Pay's notifications: an envelope with an encrypted order or refund.
+//! Decoding of notifications: an envelope with an encrypted order or refund.
 
 use aes_gcm::Aes256Gcm;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Described;
-use super::super::wechat_account::Account;
+use super::super::merchant_account::Account;
+use super::V3Scheme;
 use super::answer::{OrderState, RefundAmount, at, read, refund_status, required_same, review_advice};
 use super::sealed::Sealed;
 use crate::error::Error;
@@ -38,7 +39,7 @@ struct RefundNotice {
     amount: RefundAmount,
 }
 
-pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<Event, Error> {
+pub(super) fn decode(scheme: &V3Scheme, account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<Event, Error> {
     let Envelope { event_type, resource } = read(body)?;
     let plain = || resource.sealed.open(key).map_err(Error::unclear);
     match (resource.original_type.as_str(), event_type.split_once('.')) {
@@ -46,7 +47,7 @@ pub(super) fn decode(account: &Account, key: &Aes256Gcm, body: &[u8]) -> Result<
             payment(account, &event_type, &parse_content(&event_type, &plain()?)?)
         }
         ("refund", Some(("REFUND", _))) => refund(account, &event_type, &parse_content(&event_type, &plain()?)?),
-        _ => Err(Error::unclear(unsupported_kind(&event_type))),
+        _ => Err(Error::unclear(unsupported_kind(scheme.company, &event_type))),
     }
 }
 
@@ -58,11 +59,11 @@ fn parse_content<'a, T: Deserialize<'a>>(event_type: &str, plain: &'a [u8]) -> R
 
 /// Returns the message for a notification of another product, which arrives here if the merchant uses one address for
 /// all products.
-fn unsupported_kind(event_type: &str) -> String {
+fn unsupported_kind(company: &str, event_type: &str) -> String {
     let name: String = event_type.chars().filter(char::is_ascii_graphic).take(64).collect();
     format!(
         "`{name}` is a notification of neither a payment nor a refund: \
-         configure another notification address for that product at WeChat Pay"
+         configure another notification address for that product at {company}"
     )
 }
 

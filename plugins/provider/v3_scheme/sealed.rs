@@ -1,4 +1,4 @@
-//! Decryption of content that WeChat Pay encrypted with the merchant's APIv3 key.
+//! Decryption of content that the provider encrypted with the merchant's APIv3 key.
 
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 /// Encrypted content, as in notifications and in the list of certificates.
 #[derive(Deserialize)]
-pub(super) struct Sealed {
+pub(in super::super) struct Sealed {
     algorithm: String,
     nonce: String,
     /// Empty and missing are equivalent.
@@ -20,7 +20,7 @@ pub(super) struct Sealed {
 impl Sealed {
     /// Returns the plain bytes, which only an owner of the key can have encrypted. Returns a description of the error
     /// otherwise.
-    pub(super) fn open(&self, key: &Aes256Gcm) -> Result<Vec<u8>, &'static str> {
+    pub(in super::super) fn open(&self, key: &Aes256Gcm) -> Result<Vec<u8>, &'static str> {
         if self.algorithm != "AEAD_AES_256_GCM" {
             return Err("unknown encryption algorithm");
         }

@@ -1,5 +1,5 @@
-//! Meanings of WeChat Pay's error codes, for both APIs. Each API has its own table; this module looks codes up and
-//! converts them to errors.
+//! Meanings of error codes, for WeChat Pay's two APIs and the v3 scheme. Each provider has its own table; this module looks
+//! codes up and converts them to errors.
 
 use crate::error::{Error, ProviderError};
 use crate::payment::Operation;
@@ -77,7 +77,7 @@ pub(super) enum Class {
 /// Row of a code table: a code normalized by [`bare`], its class, and the interfaces in which it has that class.
 pub(super) type CodeRow = (&'static str, Class, &'static [Interface]);
 
-/// Normalizes a code: capitals, without `_` and spaces, which WeChat Pay writes inconsistently.
+/// Normalizes a code: capitals, without `_` and spaces, which the official lists write inconsistently.
 pub(super) fn bare(code: &str) -> String {
     code.replace(['_', ' '], "").to_ascii_uppercase()
 }
