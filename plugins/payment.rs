@@ -175,14 +175,25 @@ pub struct Refund {
     pub order: Order,
     /// Number of the refund, from [`provider_number`].
     pub number: String,
-    /// Amount to refund.
+    /// Amount to refund. The upper limit if the refund was made elsewhere.
     pub amount: Money,
+    /// Whether the refund was made outside the gateway. It is only queried, and the response names its own amount.
+    pub made_elsewhere: bool,
     /// Time of the refund's first send, or of its acceptance if it is sent at once.
     pub created_at: Timestamp,
     /// Text that the payer sees.
     pub reason: Option<String>,
     /// URL to which the provider sends its notification.
     pub notify_url: String,
+}
+
+impl Refund {
+    /// Returns whether a response may name this amount. It must be the refund's own; for a refund made elsewhere, any
+    /// amount up to the limit.
+    pub fn may_have(&self, amount: Money) -> bool {
+        let is_within = amount.currency == self.amount.currency && amount.value <= self.amount.value;
+        amount == self.amount || (self.made_elsewhere && is_within)
+    }
 }
 
 impl Operation {
@@ -211,6 +222,14 @@ impl Operation {
         match self {
             Self::Refund(refund) | Self::QueryRefund(refund) => refund.amount,
             _ => self.order().amount,
+        }
+    }
+
+    /// Returns whether a response may name this amount.
+    pub fn may_have(&self, amount: Money) -> bool {
+        match self {
+            Self::QueryRefund(refund) => refund.may_have(amount),
+            _ => amount == self.amount(),
         }
     }
 }

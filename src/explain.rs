@@ -17,7 +17,7 @@ use tollgate_plugins::payment::{Money, Status};
 
 use crate::admin::client;
 use crate::config::{Snapshot, operate};
-use crate::ledger::{Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
+use crate::ledger::{ELSEWHERE_PREFIX, Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use crate::output::say;
 use crate::server::ledger::open_ledger;
 use crate::view::lost_action;
@@ -160,6 +160,13 @@ struct RefundExplanation {
     #[serde(default)]
     status_reason: Option<String>,
     search: Option<Inquiry>,
+}
+
+impl RefundExplanation {
+    /// Returns whether the refund was made outside this gateway.
+    fn is_elsewhere(&self) -> bool {
+        self.refund_id.starts_with(ELSEWHERE_PREFIX)
+    }
 }
 
 impl From<PaymentHistory> for Explanation {

@@ -1,5 +1,6 @@
 //! Types of the ledger's records.
 
+mod elsewhere;
 mod inquiry;
 mod update;
 
@@ -8,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Method, Money, NextAction, Payer, Status};
 
+pub use self::elsewhere::ELSEWHERE_PREFIX;
+pub(super) use self::elsewhere::ElsewhereState;
 pub use self::inquiry::Inquiry;
 pub use self::update::*;
 use super::claim_guard::{ClaimGuard, ExecutionId};

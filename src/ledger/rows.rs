@@ -8,7 +8,7 @@ use tollgate_plugins::payment::{Money, Status, provider_number};
 use super::change_feed::{RecordKey, Version};
 use super::ids::{Id, index, millis};
 use super::inquiries::priority;
-use super::records::{Inquiry, LedgerError, Payment, Record, RecordId, Refund};
+use super::records::{ELSEWHERE_PREFIX, ElsewhereState, Inquiry, LedgerError, Payment, Record, RecordId, Refund};
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
@@ -93,6 +93,9 @@ pub(super) struct RefundRow {
     /// Version at which a mismatch was last published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
+    /// Further state of a refund made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) elsewhere: Option<ElsewhereState>,
 }
 
 /// Common interface of payment and refund rows.
@@ -153,7 +156,7 @@ impl Row for RefundRow {
     }
 
     fn is_merchant_visible(&self) -> bool {
-        true
+        !self.refund.is_elsewhere()
     }
 
     fn channel(&self) -> &str {
@@ -392,8 +395,12 @@ pub(super) fn order_entry(merchant: &str, order_id: &str) -> Id {
     }
 }
 
-/// Returns the index entry of a refund.
+/// Returns the index entry of a refund. For a refund made elsewhere, the provider's number is unique within the
+/// payment only.
 pub(super) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> Id {
+    if let Some(number) = refund_id.strip_prefix(ELSEWHERE_PREFIX) {
+        return index("refund elsewhere", &[merchant, order_id, number]);
+    }
     refund_number(&provider_number(&[merchant, order_id, refund_id]))
 }
 
@@ -407,7 +414,10 @@ pub(super) fn entry_of_payment(payment: &Payment) -> Id {
 
 /// Returns the same as [`refund_entry`], without hashing the refund id.
 pub(super) fn entry_of_refund(refund: &Refund) -> Id {
-    refund_number(&refund.provider_refund_no)
+    match refund.is_elsewhere() {
+        true => refund_entry(&refund.merchant, &refund.order_id, &refund.refund_id),
+        false => refund_number(&refund.provider_refund_no),
+    }
 }
 
 fn payment_number(number: &str) -> Id {
