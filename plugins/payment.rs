@@ -387,8 +387,33 @@ impl fmt::Display for Refunded {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn query_of_a_refund_made_elsewhere_accepts_any_amount_up_to_its_limit() {
+        let method = Method::parse("alipay.qr").unwrap();
+        let cny = |value| Money { value, currency: Currency::CNY };
+        let created_at = Timestamp::UNIX_EPOCH;
+        let order =
+            Order { number: "n".into(), method, amount: cny(1000), created_at, expires_at: None, provider_id: None };
+        let refund = |made_elsewhere| Refund {
+            order: order.clone(),
+            number: "r".into(),
+            amount: cny(300),
+            made_elsewhere,
+            created_at,
+            reason: None,
+            notify_url: String::new(),
+        };
+        for (value, is_own, is_elsewhere) in [(300, true, true), (299, false, true), (301, false, false)] {
+            assert_eq!(Operation::QueryRefund(refund(false)).may_have(cny(value)), is_own, "{value}");
+            assert_eq!(Operation::QueryRefund(refund(true)).may_have(cny(value)), is_elsewhere, "{value}");
+        }
+        let euro = Currency::parse("EUR").unwrap();
+        assert!(!refund(true).may_have(Money { value: 1, currency: euro }));
+    }
 
     #[test]
     fn provider_number_equals_sha256sum_and_separates_its_parts() {

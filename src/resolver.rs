@@ -23,7 +23,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
-use self::elsewhere::{judge_refund_sum, report_absent_refund, report_refund_elsewhere};
+use self::elsewhere::{report_absent_refund, report_refund_elsewhere, settle_without_query};
 use self::schedule::{
     Decision, ESCALATE_AFTER, MIN_INTERVAL, MIN_NOT_FOUND_ANSWERS, MIN_QUERIES_BEFORE_REVIEW, PollPolicy,
     ProviderResponses, backoff, decide, is_expired, must_be_reversed, not_found_count, status_of,
@@ -97,9 +97,9 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
         return refund_abandoned_attempt(gateway, &snapshot, found, inquiry).await;
     }
     if let Record::Refund(refund) = &record
-        && refund.is_known_by_sum()
+        && refund.needs_no_query()
     {
-        return judge_refund_sum(gateway, refund).await;
+        return settle_without_query(gateway, refund).await;
     }
     let mut evidence = Vec::new();
     let policy = PollPolicy::of(snapshot.channels.get(channel_of(&record)));

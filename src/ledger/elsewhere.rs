@@ -27,8 +27,8 @@ mod sums;
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Money, Refunded, Status};
 
-pub(super) use self::settle::apply;
 use self::row::{Settled, Standing, standing};
+pub(super) use self::settle::apply;
 use super::apply::{self as notifications, BELIEVED};
 use super::ids::{Id, index};
 use super::records::{LedgerError, Recorded};
@@ -171,8 +171,7 @@ fn by_sum(
         // The whole sum is known: it consists of our refunds, or the notification is older.
         return Ok(Recorded::Duplicate);
     }
-    let is_certain =
-        standing(&payment.row.payment) == Standing::Paid && !sums::survey(tx, &payment.row)?.is_undecided;
+    let is_certain = standing(&payment.row.payment) == Standing::Paid && !sums::survey(tx, &payment.row)?.is_undecided;
     let verdict = if is_certain { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
     let channel = payment.row.payment.channel.clone();
     add(tx, payment.id, received(notification, &channel, verdict), now)?;

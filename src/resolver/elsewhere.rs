@@ -8,13 +8,14 @@ use crate::gateway::Gateway;
 use crate::ledger::{Record, RecordId, Refund, Update, merchants_order_id};
 use crate::telemetry::METRICS;
 
-/// Judges a sum of refunds that exceeds all known refunds. No provider can be queried about it.
-pub(super) async fn judge_refund_sum(gateway: &Gateway, refund: &Refund) {
+/// Settles a refund made elsewhere that needs no query, or only a sum of refunds, about which no provider can be
+/// queried.
+pub(super) async fn settle_without_query(gateway: &Gateway, refund: &Refund) {
     let subject = refund_subject(refund);
     match gateway.ledger.apply(&subject, Update::NotFoundAtProvider, clock::now()).await {
         Ok(after) => report_refund_elsewhere(&Record::Refund(refund.clone()), after.as_ref()),
         Err(error) => {
-            tracing::error!(%error, order_id = subject.order_id, "a sum of refunds could not be judged; this is retried");
+            tracing::error!(%error, order_id = subject.order_id, "a refund that was not made through this gateway could not be settled; this is retried");
             tokio::time::sleep(MIN_INTERVAL).await;
         }
     }

@@ -4,7 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Money, Status};
 
 use super::super::outbox;
-use super::super::records::{ELSEWHERE_PREFIX, ElsewhereState, Inquiry, LedgerError, MoneyState, Payment, Record, Refund};
+use super::super::records::{
+    ELSEWHERE_PREFIX, ElsewhereState, Inquiry, LedgerError, MoneyState, Payment, Record, Refund,
+};
 use super::super::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use super::super::timeline::{self, TimelineEvent};
 use super::super::transaction::{Space, Transaction};

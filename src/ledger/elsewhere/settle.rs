@@ -44,9 +44,7 @@ pub(in super::super) fn apply(
                 remain_open(tx, &payment, refund, outcome.needs_person.as_deref(), now)?
             }
         },
-        Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => {
-            judge_sum(tx, &mut payment, refund, now)?
-        }
+        Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => judge_sum(tx, &mut payment, refund, now)?,
         // A notification proved the amount; only the payment's own result was missing.
         Update::NotFoundAtProvider if known.value > 0 => succeed(tx, &mut payment, refund, known, now)?,
         Update::NotFoundAtProvider => {

@@ -7,7 +7,9 @@ use super::super::records::{Inquiry, LedgerError, MoneyState};
 use super::super::refunds;
 use super::super::rows::{PaymentRow, RefundRow, TrackedRow};
 use super::super::transaction::Transaction;
-use super::row::{Settled, Standing, create, credit, end, find, note_total, postpone, release, reserve, standing, state};
+use super::row::{
+    Settled, Standing, create, credit, end, find, note_total, postpone, release, reserve, standing, state,
+};
 
 /// Time for which the missing refund's own notification may still come. Alipay repeats for 24 hours and 22 minutes.
 const MISSING_NOTIFICATION_WAIT: SignedDuration = SignedDuration::from_hours(25);
@@ -123,7 +125,7 @@ pub(super) fn survey(tx: &Transaction<'_>, row: &PaymentRow) -> Result<Survey, L
         survey.reserved = survey.reserved.saturating_add(elsewhere.unwrap_or_default().reserved);
         survey.is_undecided |= match refund.is_elsewhere() {
             // A refund that remains open does not block: if it succeeds later, the sum included it.
-            true => refund.status == Status::Unknown,
+            true => refund.status == Status::Unknown && !refund.is_known_by_sum(),
             false => !released && !refund.status.is_final(),
         };
     }

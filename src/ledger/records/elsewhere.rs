@@ -1,6 +1,7 @@
 //! Records of refunds that were made outside this gateway.
 
 use serde::{Deserialize, Serialize};
+use tollgate_plugins::payment::Status;
 
 use super::Refund;
 
@@ -19,6 +20,13 @@ impl Refund {
     /// queried.
     pub fn is_known_by_sum(&self) -> bool {
         self.refund_id == ELSEWHERE_PREFIX
+    }
+
+    /// Returns whether no query is needed: nobody can be queried, or a verified message has proved the amount and only
+    /// the payment's own result is missing.
+    pub fn needs_no_query(&self) -> bool {
+        let is_proven = self.status == Status::Unknown && self.amount.value > 0;
+        self.is_elsewhere() && (self.is_known_by_sum() || is_proven)
     }
 }
 
