@@ -267,7 +267,6 @@ impl IndexKeys {
 }
 
 /// A loaded payment or refund.
-#[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
 pub(super) enum Target {
     Payment(TrackedRow<PaymentRow>),
     Refund(TrackedRow<RefundRow>),
