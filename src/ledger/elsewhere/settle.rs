@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Money, Status};
 
 use super::super::records::{Inquiry, LedgerError, MoneyState, Update};
-use super::super::rows::{PaymentRow, RefundRow, TrackedRow};
+use super::super::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use super::super::rules::Change;
 use super::super::timeline::{self, TimelineEvent};
 use super::super::transaction::Transaction;
@@ -16,6 +16,7 @@ const ABSENT: &str = "the provider notified of a refund that was not made here, 
 const IMPOSSIBLE: &str =
     "a refund that was not made here exceeds what was left of the payment: compare it with the provider's console";
 const NOT_PAID: &str = "a payment that is not known to be paid was refunded: compare it with the provider's console";
+const MADE_HERE: &str = "it was made through this gateway";
 const CANCELLATION: &str = "it belongs to the cancellation of the payment";
 /// Delay before the first query about a refund that the provider has not finished.
 const UNFINISHED_WAIT: SignedDuration = SignedDuration::from_mins(5);
@@ -35,6 +36,15 @@ pub(in super::super) fn apply(
         return Ok(Change::default());
     }
     let mut payment = TrackedRow::<PaymentRow>::must(tx, refund.row.payment)?;
+    if is_made_here(tx, refund)? {
+        // The notification came before the claim, as after the restore of an older ledger. Our own record counts.
+        release(&mut payment, refund);
+        refund.row.refund.status_reason = Some(MADE_HERE.to_owned());
+        end(refund, Status::Closed, MoneyState::NotMoved, now);
+        refund.save(tx)?;
+        payment.save(tx)?;
+        return Ok(Change::default());
+    }
     let (version, known) = (refund.row.refund.version, refund.row.refund.amount);
     let settled = match update {
         Update::Outcome(outcome) => match (outcome.status, outcome.amount) {
@@ -65,6 +75,12 @@ pub(in super::super) fn apply(
     let is_changed = refund.row.refund.version != version;
     let became = is_changed.then_some(refund.row.refund.status);
     Ok(Change { changed: is_changed, became, mismatch: settled == Settled::Impossible })
+}
+
+/// Returns whether this gateway has a refund of its own with this number.
+fn is_made_here(tx: &Transaction<'_>, refund: &TrackedRow<RefundRow>) -> Result<bool, LedgerError> {
+    let number = &refund.row.refund.provider_refund_no;
+    Ok(!number.is_empty() && rows::refund_by_number(tx, number)?.is_some())
 }
 
 /// Makes the query of the refund due.

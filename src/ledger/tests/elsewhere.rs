@@ -165,6 +165,19 @@ async fn own_refund_that_ends_between_hides_no_refund_elsewhere() {
 }
 
 #[tokio::test]
+async fn refund_that_is_claimed_after_its_notification_is_counted_once() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ours = provider_number(&["shop", "o", "r"]);
+    bench.notify(refunded("a", "o", Some(&ours), total(300))).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let ended = bench.answer_query("o", &ours, returned(300)).await;
+    assert_eq!((ended.status, ended.search), (Status::Closed, None));
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 0), 700));
+}
+
+#[tokio::test]
 async fn failed_query_of_a_refund_elsewhere_ends_it_without_event() {
     let bench = Bench::new();
     bench.paid("o").await;
