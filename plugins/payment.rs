@@ -178,14 +178,25 @@ pub struct Refund {
     pub order: Order,
     /// Number of the refund, from [`provider_number`].
     pub number: String,
-    /// Amount to refund.
+    /// Amount to refund. The upper limit if the refund was made elsewhere.
     pub amount: Money,
+    /// Whether the refund was made outside the gateway. It is only queried, and the response names its own amount.
+    pub made_elsewhere: bool,
     /// Time of the refund's first send, or of its acceptance if it is sent at once.
     pub created_at: Timestamp,
     /// Text that the payer sees.
     pub reason: Option<String>,
     /// URL to which the provider sends its notification.
     pub notify_url: String,
+}
+
+impl Refund {
+    /// Returns whether a response may name this amount. It must be the refund's own; for a refund made elsewhere, any
+    /// amount up to the limit.
+    pub fn may_have(&self, amount: Money) -> bool {
+        let is_within = amount.currency == self.amount.currency && amount.value <= self.amount.value;
+        amount == self.amount || (self.made_elsewhere && is_within)
+    }
 }
 
 impl Operation {
@@ -214,6 +225,14 @@ impl Operation {
         match self {
             Self::Refund(refund) | Self::QueryRefund(refund) => refund.amount,
             _ => self.order().amount,
+        }
+    }
+
+    /// Returns whether a response may name this amount.
+    pub fn may_have(&self, amount: Money) -> bool {
+        match self {
+            Self::QueryRefund(refund) => refund.may_have(amount),
+            _ => amount == self.amount(),
         }
     }
 }
@@ -371,8 +390,33 @@ impl fmt::Display for Refunded {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn query_of_a_refund_made_elsewhere_accepts_any_amount_up_to_its_limit() {
+        let method = Method::parse("alipay.qr").unwrap();
+        let cny = |value| Money { value, currency: Currency::CNY };
+        let created_at = Timestamp::UNIX_EPOCH;
+        let order =
+            Order { number: "n".into(), method, amount: cny(1000), created_at, expires_at: None, provider_id: None };
+        let refund = |made_elsewhere| Refund {
+            order: order.clone(),
+            number: "r".into(),
+            amount: cny(300),
+            made_elsewhere,
+            created_at,
+            reason: None,
+            notify_url: String::new(),
+        };
+        for (value, is_own, is_elsewhere) in [(300, true, true), (299, false, true), (301, false, false)] {
+            assert_eq!(Operation::QueryRefund(refund(false)).may_have(cny(value)), is_own, "{value}");
+            assert_eq!(Operation::QueryRefund(refund(true)).may_have(cny(value)), is_elsewhere, "{value}");
+        }
+        let euro = Currency::parse("EUR").unwrap();
+        assert!(!refund(true).may_have(Money { value: 1, currency: euro }));
+    }
 
     #[test]
     fn provider_number_equals_sha256sum_and_separates_its_parts() {

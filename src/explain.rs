@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tollgate_plugins::payment::{Money, Status};
 
 use crate::admin_client;
-use crate::ledger::{Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
+use crate::ledger::{ELSEWHERE_PREFIX, Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use crate::output::say;
 use crate::reload::operate::in_force;
 use crate::server::ledger::open_ledger;
@@ -161,6 +161,13 @@ struct RefundExplanation {
     #[serde(default)]
     status_reason: Option<String>,
     search: Option<Inquiry>,
+}
+
+impl RefundExplanation {
+    /// Returns whether the refund was made outside this gateway.
+    fn is_elsewhere(&self) -> bool {
+        self.refund_id.starts_with(ELSEWHERE_PREFIX)
+    }
 }
 
 impl From<PaymentHistory> for Explanation {

@@ -193,7 +193,7 @@ impl ChannelExchange<'_> {
                 *key_id = Some(reply.key_id().to_owned());
                 let stamp = decoded_at(operation, stamp, clock::reading());
                 let outcome = provider.decode(operation, answer.status, reply, signing(self.channel, &stamp))?;
-                match outcome.amount.filter(|amount| *amount != operation.amount()) {
+                match outcome.amount.filter(|amount| !operation.may_have(*amount)) {
                     Some(amount) => Err(Error::Mismatch(format!("it names {amount}, not {}", operation.amount()))),
                     None => Ok(outcome),
                 }

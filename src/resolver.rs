@@ -11,6 +11,7 @@
 //! A lost response may have contained the payer's `action`. If the provider documents that an identical create
 //! returns the same order, and reports that order as unpaid, the create is repeated.
 
+mod elsewhere;
 mod schedule;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::filter::Clock;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
+use self::elsewhere::{report_absent_refund, report_refund_elsewhere, settle_without_query};
 use self::schedule::{
     Decision, ESCALATE_AFTER, MIN_INTERVAL, MIN_NOT_FOUND_ANSWERS, MIN_QUERIES_BEFORE_REVIEW, PollPolicy,
     ProviderResponses, backoff, decide, is_expired, must_be_reversed, not_found_count, status_of,
@@ -59,7 +61,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
             // The result includes records being queried now. The limit still suffices to fill every free slot.
             let due = gateway.ledger.due_searches(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
             for record in due {
-                let (number, channel) = (provider_number_of(&record).to_owned(), channel_of(&record).to_owned());
+                let (number, channel) = (task_key(&record), channel_of(&record).to_owned());
                 let gateway = Arc::clone(&gateway);
                 pool.start(&number, &channel, async move { resolve(&gateway, record).await });
             }
@@ -94,6 +96,11 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     {
         return refund_abandoned_attempt(gateway, &snapshot, found, inquiry).await;
     }
+    if let Record::Refund(refund) = &record
+        && refund.needs_no_query()
+    {
+        return settle_without_query(gateway, refund).await;
+    }
     let mut evidence = Vec::new();
     let policy = PollPolicy::of(snapshot.channels.get(channel_of(&record)));
     let (subject, responses) = query_and_act(gateway, &snapshot, &record, &mut inquiry, policy, &mut evidence).await;
@@ -110,6 +117,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     // No merchant queries an automatic refund, so its failure needs manual review.
     if let Record::Refund(refund) = &record
         && refund.order_id != merchants_order_id(&refund.order_id)
+        && !refund.is_elsewhere()
         && matches!(gateway.ledger.refund(&refund.merchant, &refund.order_id, &refund.refund_id).await, Ok(Some(it)) if it.status == Status::Failed)
     {
         require_manual_review(gateway, &subject, &refund.channel, "the refund of a duplicate payment has failed").await;
@@ -275,6 +283,7 @@ async fn record_result(
             let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
             let updated =
                 ledger.apply(subject, UpdateWithEvidence { update: Update::Outcome(outcome), evidence }, now).await?;
+            report_refund_elsewhere(record, updated.as_ref());
             // The ledger publishes the mismatch.
             if is_reversed && matches!(updated, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(
@@ -294,7 +303,11 @@ async fn record_result(
     }
     match next {
         Decision::Known => tracing::info!(order_id, "the outcome is known"),
-        Decision::NeverHappened => drop(ledger.apply(subject, Update::NotFoundAtProvider, now).await?),
+        Decision::NeverHappened => {
+            let after = ledger.apply(subject, Update::NotFoundAtProvider, now).await?;
+            report_refund_elsewhere(record, after.as_ref());
+            report_absent_refund(after.as_ref());
+        }
         Decision::Expired => drop(ledger.apply(subject, Update::Expired, now).await?),
         Decision::Enough => drop(ledger.save_inquiry(subject, None).await?),
         Decision::Again(inquiry) => {
@@ -319,11 +332,15 @@ fn inquiry_of(record: &Record) -> Option<&Inquiry> {
     }
 }
 
-/// Returns the order or refund number at the provider.
-fn provider_number_of(record: &Record) -> &str {
+/// Returns what identifies the record among running queries: its number at the provider. The number of a refund made
+/// elsewhere is unique only within its payment.
+fn task_key(record: &Record) -> String {
     match record {
-        Record::Payment(payment) => &payment.provider_order_no,
-        Record::Refund(refund) => &refund.provider_refund_no,
+        Record::Payment(payment) => payment.provider_order_no.clone(),
+        Record::Refund(refund) if refund.is_elsewhere() => {
+            [refund.merchant.as_str(), &refund.order_id, &refund.refund_id].join("/")
+        }
+        Record::Refund(refund) => refund.provider_refund_no.clone(),
     }
 }
 

@@ -133,6 +133,7 @@ pub(super) fn kinds() -> Vec<Operation> {
         order: order.clone(),
         number: "r".into(),
         amount,
+        made_elsewhere: false,
         created_at: order.created_at,
         reason: None,
         notify_url: "https://pay.example.com/notify/main".into(),

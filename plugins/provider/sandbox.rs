@@ -151,7 +151,7 @@ impl Provider for Sandbox {
             Operation::Refund(refund) | Operation::QueryRefund(refund) => &refund.number,
             _ => &operation.order().number,
         };
-        if order_state.number != *wanted || order_state.amount()? != operation.amount() {
+        if order_state.number != *wanted || !operation.may_have(order_state.amount()?) {
             return Err(Error::Mismatch("number or amount differs from the request".to_owned()));
         }
         order_state.outcome()

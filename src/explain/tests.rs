@@ -108,6 +108,9 @@ fn refund_not_made_through_this_gateway_is_shown() {
     for (status, expected) in [
         (Status::Failed, "refund C-1, not made through this gateway, has failed: it moved no money"),
         (Status::Pending, "refund C-1, not made through this gateway, is not finished"),
+        (Status::Unknown, "refund C-1, not made through this gateway: its result is queried"),
+        (Status::Succeeded, "refund C-1, not made through this gateway, has returned its amount"),
+        (Status::Closed, "refund C-1 belongs to the cancellation of the payment"),
     ] {
         let mut history = history(a_payment("o"));
         history.timeline.entries.push(entry(TimelineEvent::RefundElsewhere { number: "C-1".into(), status }, 1));

@@ -112,20 +112,29 @@ fn refund_sentence(refund: &RefundExplanation) -> String {
     let when = refund.refunded_at.map_or(String::new(), |at| format!(" at {}", time(at)));
     let state = match refund.status {
         Status::Succeeded => format!("REFUNDED{when}, as the provider confirmed"),
+        Status::Closed if refund.is_elsewhere() => "ENDED: other refunds account for it".to_owned(),
         Status::Failed | Status::Closed => "FAILED: no money was refunded".to_owned(),
         Status::Pending if refund.money_state == MoneyState::NotSent => {
             "STARTED: it is being sent, or waits in the queue".to_owned()
         }
         Status::Pending => "IN PROGRESS: the provider is processing it".to_owned(),
+        Status::Unknown if refund.is_elsewhere() => {
+            "UNKNOWN: the provider notified of it and is being queried".to_owned()
+        }
         Status::Unknown => {
             "UNKNOWN: it was sent, and no trustworthy response arrived; the provider is being queried".to_owned()
         }
     };
-    format!(
-        "refund {refund_id} of {}: {state} (number at the provider: {})",
-        money(*amount),
-        refund.provider_refund_number
-    )
+    let amount = match amount.value {
+        0 => "an unknown amount".to_owned(),
+        _ => money(*amount),
+    };
+    let number = &refund.provider_refund_number;
+    match refund.is_elsewhere() {
+        true if number.is_empty() => format!("refunds made elsewhere, known by their sum only, of {amount}: {state}"),
+        true => format!("refund {number} of {amount}, made elsewhere: {state}"),
+        false => format!("refund {refund_id} of {amount}: {state} (number at the provider: {number})"),
+    }
 }
 
 /// Returns an event's line, and below it the digest of the bytes that prove it.
@@ -171,8 +180,17 @@ fn sentence(what: &TimelineEvent) -> String {
         TimelineEvent::RefundElsewhere { number, status: Status::Failed } => {
             format!("refund {number}, not made through this gateway, has failed: it moved no money")
         }
-        TimelineEvent::RefundElsewhere { number, .. } => {
+        TimelineEvent::RefundElsewhere { number, status: Status::Pending } => {
             format!("refund {number}, not made through this gateway, is not finished: it has moved no money yet")
+        }
+        TimelineEvent::RefundElsewhere { number, status: Status::Unknown } => {
+            format!("refund {number}, not made through this gateway: its result is queried")
+        }
+        TimelineEvent::RefundElsewhere { number, status: Status::Succeeded } => {
+            format!("refund {number}, not made through this gateway, has returned its amount to the payer")
+        }
+        TimelineEvent::RefundElsewhere { number, status: Status::Closed } => {
+            format!("refund {number} belongs to the cancellation of the payment: the payer has the money back")
         }
         TimelineEvent::CloseScheduled => "it will be closed as soon as it is known to be open".to_owned(),
         TimelineEvent::StatusChanged { status, version, by, .. } => {

@@ -50,8 +50,6 @@ enum NotificationResult {
     BadSignature,
     /// Verified, but undecodable or for another account.
     Unreadable,
-    /// About a refund of a payment that is not known to be paid yet.
-    TooEarly,
     /// About an unknown order.
     UnknownOrder,
     /// Amount, currency or channel differ from the ledger.
@@ -68,7 +66,6 @@ impl NotificationResult {
             Self::Probe => "probe",
             Self::BadSignature => "bad_signature",
             Self::Unreadable => "unreadable",
-            Self::TooEarly => "too_early",
             Self::UnknownOrder => "unknown_order",
             Self::Mismatch => "mismatch",
             Self::NotRecorded => "not_recorded",
@@ -148,7 +145,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::warn!(
                 channel = channel.name,
                 order_id = subject.order_id,
-                "a refund that was not made through this gateway has moved no money yet; see the payment's timeline"
+                "a refund that was not made through this gateway is recorded; as far as known it has moved no money; an open result is queried"
             );
             NotificationResult::Recorded
         }
@@ -156,14 +153,6 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
             METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             NotificationResult::Recorded
-        }
-        Ok(Recorded::TooEarly(subject)) => {
-            tracing::warn!(
-                channel = channel.name,
-                order_id = subject.order_id,
-                "a notification names a refund of a payment that is not known to be paid; the payment is queried, and the provider repeats the notification"
-            );
-            NotificationResult::TooEarly
         }
         Ok(Recorded::UnknownOrder) => {
             tracing::warn!(

@@ -307,7 +307,9 @@ pub(super) fn refund_operation(snapshot: &Snapshot, payment: &Payment, refund: &
     RefundOperation {
         order: order(payment),
         number: refund.provider_refund_no.clone(),
-        amount: refund.amount,
+        // The amount of a refund made elsewhere is known to the provider only.
+        amount: if refund.is_elsewhere() { payment.amount } else { refund.amount },
+        made_elsewhere: refund.is_elsewhere(),
         created_at: refund.sent_at.unwrap_or(refund.created_at),
         reason: refund.reason.clone(),
         notify_url: format!("{}/notify/{}", snapshot.process.public_url, payment.channel),

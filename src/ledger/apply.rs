@@ -145,6 +145,9 @@ pub(super) fn apply_to_refund(
     origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
+    if tracked.row.refund.is_elsewhere() {
+        return elsewhere::apply(tx, tracked, update, now);
+    }
     let had_failed = tracked.row.refund.status == Status::Failed;
     let change = rules::refund(&mut tracked.row.refund, update, origin, now);
     let Refund { status, money_state, version, ref refund_id, .. } = tracked.row.refund;
@@ -206,6 +209,11 @@ pub(super) fn publish_mismatch(
             }
             outbox::publish(tx, tracked, KIND, subject, data, now)?;
             tracked.save(tx)
+        }
+        // Merchants do not know refunds made elsewhere.
+        Target::Refund(tracked) if tracked.row.refund.is_elsewhere() => {
+            let payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
+            publish_mismatch(tx, &mut Target::Payment(payment), now)
         }
         Target::Refund(tracked) => {
             let version = tracked.row.refund.version;

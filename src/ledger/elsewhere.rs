@@ -1,22 +1,42 @@
-//! Refunds made outside this gateway, for example in the provider's console. A successful one is added to the
-//! payment's sum, an event tells the merchant, and the payment is marked for manual review. One that returned no
-//! money is only an entry in the timeline.
+//! Refunds made outside this gateway: in the provider's console, or after the payer's complaint.
+//!
+//! A refund with a number of its own is a record of its own, keyed by payment and number. It is written in the
+//! transaction of the notification that names it. A notification that proves amount and success settles the record at
+//! once. For any other, the resolver queries the provider by that number until the refund has ended. Its success is
+//! added to the payment's sum once, publishes one event and asks for a manual review. A refund that failed is only an
+//! entry in the timeline. A refund that the provider's query does not know, or never ends, goes to manual review: the
+//! notification was signed, so its absence proves nothing.
+//!
+//! **Sums.** Alipay's notifications name the sum of all refunds, and some name no refund, or a refund of ours. Such a
+//! sum proves that `sum - refunded` was refunded elsewhere, under two conditions. The results of all our own refunds
+//! and of all numbered refunds must be known, because the sum may include them. The difference must not belong to a
+//! refund whose notification is still on its way. So the highest sum is kept in one record without a number:
+//! - A notification without a number is judged as soon as every result is known.
+//! - A higher sum in a notification about a known refund waits for the missing refund's own notification, until the
+//!   provider has stopped repeating notifications. Then it is judged.
+//! - The difference is counted and published. A numbered refund that succeeds later was part of that difference: only
+//!   what exceeds the difference is counted.
+//!
+//! The payment's sum is therefore the higher one of "ours and all numbered refunds" and "the highest sum named", and no
+//! order of notifications, answers and restarts counts money twice.
+
+mod row;
+mod settle;
+mod sums;
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::{Money, Refunded, Status};
 
-use super::apply::{self, BELIEVED};
+use self::row::{Settled, Standing, standing};
+pub(super) use self::settle::apply;
+use super::apply::{self as notifications, BELIEVED};
 use super::ids::{Id, index};
-use super::outbox;
-use super::records::{LedgerError, Record, Recorded};
+use super::records::{LedgerError, Recorded};
 use super::retention::{self, Kind};
 use super::rows::{self, PaymentRow, Target, TrackedRow};
 use super::timeline::{self, Notification, NotificationVerdict, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
 
-/// Type of the event.
-const KIND: &str = "payment.refunded_elsewhere";
-const WHY: &str = "money went back to the payer by a refund that was not made here";
 const ABNORMAL: &str =
     "a refund that was not made here cannot be finished by the provider: finish it in the provider's console";
 
@@ -31,8 +51,18 @@ pub(super) fn record(
     let number = event.refund_number.as_deref();
     // A notification that names a refund without a result means that the result is open.
     let Some(refunded) = event.refunded.or(number.map(|_| Refunded::Open)) else { return Ok(None) };
-    let Some(mut payment) = apply::find_payment_by_number(tx, channel, &event.order_number)? else { return Ok(None) };
-    if payment.row.payment.channel != channel || is_ours(tx, number)? {
+    let find = notifications::find_payment_by_number;
+    let Some(mut payment) = find(tx, channel, &event.order_number)? else { return Ok(None) };
+    if payment.row.payment.channel != channel {
+        return Ok(None);
+    }
+    if let Some(ours) = number.map(|number| rows::refund_by_number(tx, number)).transpose()?.flatten() {
+        if let (Refunded::Total(total), true) = (refunded, ours.row.payment == payment.id)
+            && is_possible(&payment.row, total)
+        {
+            sums::expect_missing(tx, &mut payment, total.value, now)?;
+            payment.save(tx)?;
+        }
         return Ok(None);
     }
     let key = seen_key(channel, notification, refunded);
@@ -40,83 +70,163 @@ pub(super) fn record(
     if tx.bytes(Space::Notifications, &key.0)?.is_some() {
         return Ok(Some(Recorded::Duplicate));
     }
-    if let Refunded::Failed | Refunded::Abnormal | Refunded::Open = refunded {
+    let recorded = match (number, refunded) {
+        _ if standing(&payment.row.payment) == Standing::TakenBack => cancelled(tx, notification, payment, now)?,
+        (_, Refunded::Part(sum) | Refunded::Total(sum)) if !is_possible(&payment.row, sum) => {
+            mismatch(tx, payment, now)?
+        }
+        (Some(number), _) => numbered(tx, notification, payment, (number, refunded), now)?,
+        (None, Refunded::Total(total)) => by_sum(tx, notification, payment, total.value, now)?,
+        (None, Refunded::Part(part)) => {
+            let total = payment.row.payment.refunded.saturating_add(part.value);
+            by_sum(tx, notification, payment, total, now)?
+        }
+        (None, Refunded::Failed | Refunded::Abnormal | Refunded::Open) => {
+            add(tx, payment.id, received(notification, channel, NotificationVerdict::NoChange), now)?;
+            Recorded::RefundElsewhere(rows::payment_subject(&payment.row.payment), None)
+        }
+    };
+    if !matches!(recorded, Recorded::Mismatch(_)) {
         mark(tx, key, now);
-        return note(tx, channel, notification, payment, refunded, now).map(Some);
     }
-    let subject = rows::payment_subject(&payment.row.payment);
-    let moved = moved(&payment.row, refunded);
-    if is_undecided(&payment.row, refunded) {
-        return Ok(Some(Recorded::TooEarly(subject)));
-    }
-    let notified = |verdict| {
-        let (channel, id) = (channel.to_owned(), event.id.clone());
-        TimelineEvent::NotificationReceived { channel, id, verdict, seen: notification.seen.clone() }
-    };
-    if payment.row.payment.status != Status::Succeeded {
-        let is_taken_back = payment.row.payment.method.is_scanned() && payment.row.payment.status.is_final();
-        let mut target = Target::Payment(payment);
-        target.add(tx, notified(NotificationVerdict::Verify), now)?;
-        apply::schedule_query(tx, &mut target, now)?;
-        // A cancelled payment of a scanned code was refunded by its cancellation.
-        return Ok(Some(if is_taken_back { Recorded::Applied(subject) } else { Recorded::TooEarly(subject) }));
-    }
-    let Some(moved) = moved else {
-        let mut target = Target::Payment(payment);
-        apply::publish_mismatch(tx, &mut target, now)?;
-        return Ok(Some(Recorded::Mismatch(subject)));
-    };
-    if moved.value == 0 {
-        // The whole sum is known: it consists of our refunds, or the notification is older.
-        return Ok(Some(Recorded::Duplicate));
-    }
-    mark(tx, key, now);
-    payment.row.refunding = payment.row.refunding.saturating_add(moved.value);
-    let paid = &mut payment.row.payment;
-    paid.refunded = paid.refunded.saturating_add(moved.value);
-    paid.refunded_elsewhere = paid.refunded_elsewhere.saturating_add(moved.value);
-    paid.version += 1;
-    paid.updated_at = now;
-    for what in [notified(NotificationVerdict::Applied), TimelineEvent::ManualReview { why: WHY.to_owned() }] {
-        timeline::add(tx, payment.id, None, what, now)?;
-    }
-    // Merchants do not know abandoned attempts.
-    if payment.row.attempt_of.is_none() {
-        let data = Record::Payment(payment.row.payment.clone());
-        outbox::publish(tx, &mut payment, KIND, subject.clone(), data, now)?;
-    }
-    payment.save(tx)?;
-    Ok(Some(Recorded::RefundedElsewhere(subject, moved)))
+    Ok(Some(recorded))
 }
 
-/// Records a refund that returned no money: it failed, or its result is open.
-fn note(
+/// Records a refund with a number of its own.
+fn numbered(
     tx: &mut Transaction<'_>,
-    channel: &str,
     notification: &Notification,
-    payment: TrackedRow<PaymentRow>,
-    refunded: Refunded,
+    mut payment: TrackedRow<PaymentRow>,
+    (number, refunded): (&str, Refunded),
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
-    let event = &notification.event;
-    let is_paid = payment.row.payment.status == Status::Succeeded;
-    let verdict = if is_paid { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
-    let status = if refunded == Refunded::Failed { Status::Failed } else { Status::Pending };
-    let why = (refunded == Refunded::Abnormal).then_some(ABNORMAL);
-    let seen = notification.seen.clone();
-    let notified =
-        TimelineEvent::NotificationReceived { channel: channel.to_owned(), id: event.id.clone(), verdict, seen };
-    let number = event.refund_number.clone().unwrap_or_default();
-    let needs_person = why.map(|why| TimelineEvent::ManualReview { why: why.to_owned() });
-    let mut target = Target::Payment(payment);
-    for what in [notified, TimelineEvent::RefundElsewhere { number, status }].into_iter().chain(needs_person) {
-        target.add(tx, what, now)?;
+    let subject = rows::payment_subject(&payment.row.payment);
+    let found = row::find(tx, &payment.row.payment, number)?;
+    // Late news about a refund that is settled.
+    if found.as_ref().is_some_and(|known| matches!(known.row.refund.status, Status::Succeeded | Status::Closed)) {
+        return Ok(Recorded::Duplicate);
     }
-    // Only a paid order can be refunded, so the payment's status must be queried.
+    let is_paid = standing(&payment.row.payment) == Standing::Paid;
+    if let Refunded::Part(amount) = refunded
+        && is_paid
+        && !settle::fits(tx, &payment.row, amount)?
+    {
+        return mismatch(tx, payment, now);
+    }
+    let is_proof = is_paid && !matches!(refunded, Refunded::Total(_) | Refunded::Open);
+    let verdict = if is_proof { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
+    let channel = payment.row.payment.channel.clone();
+    add(tx, payment.id, received(notification, &channel, verdict), now)?;
+    let mut refund = match found {
+        Some(known) => known,
+        None => row::create(tx, &mut payment, number, now)?,
+    };
     if !is_paid {
-        apply::schedule_query(tx, &mut target, now)?;
+        settle::query_payment(&mut payment, now);
     }
-    Ok(Recorded::RefundElsewhere(target.subject(), why))
+    let recorded = match refunded {
+        Refunded::Part(amount) => match settle::succeed(tx, &mut payment, &mut refund, amount, now)? {
+            Settled::Counted(value) if value > 0 => {
+                Recorded::RefundedElsewhere(subject, Money { value, ..payment.row.payment.amount })
+            }
+            Settled::Counted(_) | Settled::Impossible => Recorded::Duplicate,
+            Settled::Waiting => Recorded::RefundElsewhere(subject, None),
+        },
+        Refunded::Failed => {
+            settle::fail(tx, &mut payment, &mut refund, now)?;
+            Recorded::RefundElsewhere(subject, None)
+        }
+        Refunded::Abnormal => {
+            settle::remain_open(tx, &payment, &mut refund, Some(ABNORMAL), now)?;
+            row::reserve(&mut payment, &mut refund, notification.event.amount);
+            Recorded::RefundElsewhere(subject, Some(ABNORMAL))
+        }
+        Refunded::Total(total) => {
+            settle::ask(tx, &payment, &mut refund, now)?;
+            row::note_total(&mut refund, total.value);
+            row::reserve(&mut payment, &mut refund, Some(total));
+            Recorded::RefundElsewhere(subject, None)
+        }
+        Refunded::Open => {
+            settle::ask(tx, &payment, &mut refund, now)?;
+            row::reserve(&mut payment, &mut refund, notification.event.amount);
+            Recorded::RefundElsewhere(subject, None)
+        }
+    };
+    refund.save(tx)?;
+    payment.save(tx)?;
+    Ok(recorded)
+}
+
+/// Records the sum of all refunds, of which no number is known.
+fn by_sum(
+    tx: &mut Transaction<'_>,
+    notification: &Notification,
+    mut payment: TrackedRow<PaymentRow>,
+    total: u64,
+    now: Timestamp,
+) -> Result<Recorded, LedgerError> {
+    let subject = rows::payment_subject(&payment.row.payment);
+    if total <= payment.row.payment.refunded {
+        // The whole sum is known: it consists of our refunds, or the notification is older.
+        return Ok(Recorded::Duplicate);
+    }
+    let is_certain = standing(&payment.row.payment) == Standing::Paid && !sums::survey(tx, &payment.row)?.is_undecided;
+    let verdict = if is_certain { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
+    let channel = payment.row.payment.channel.clone();
+    add(tx, payment.id, received(notification, &channel, verdict), now)?;
+    if standing(&payment.row.payment) == Standing::NotPaid {
+        settle::query_payment(&mut payment, now);
+    }
+    let mut sum = sums::keep_sum(tx, &mut payment, total, now, now)?;
+    let settled = sums::judge_sum(tx, &mut payment, &mut sum, now)?;
+    sum.save(tx)?;
+    payment.save(tx)?;
+    Ok(match settled {
+        Settled::Counted(value) if value > 0 => {
+            Recorded::RefundedElsewhere(subject, Money { value, ..payment.row.payment.amount })
+        }
+        _ => Recorded::Applied(subject),
+    })
+}
+
+/// Records the refund of a scanned payment that its own cancellation returned.
+fn cancelled(
+    tx: &mut Transaction<'_>,
+    notification: &Notification,
+    mut payment: TrackedRow<PaymentRow>,
+    now: Timestamp,
+) -> Result<Recorded, LedgerError> {
+    let channel = payment.row.payment.channel.clone();
+    add(tx, payment.id, received(notification, &channel, NotificationVerdict::Verify), now)?;
+    settle::query_payment(&mut payment, now);
+    payment.save(tx)?;
+    Ok(Recorded::Applied(rows::payment_subject(&payment.row.payment)))
+}
+
+fn mismatch(
+    tx: &mut Transaction<'_>,
+    payment: TrackedRow<PaymentRow>,
+    now: Timestamp,
+) -> Result<Recorded, LedgerError> {
+    let subject = rows::payment_subject(&payment.row.payment);
+    notifications::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
+    Ok(Recorded::Mismatch(subject))
+}
+
+/// Returns whether a payment of this amount can have had this refund.
+fn is_possible(row: &PaymentRow, refunded: Money) -> bool {
+    let amount = row.payment.amount;
+    refunded.currency == amount.currency && refunded.value <= amount.value
+}
+
+fn received(notification: &Notification, channel: &str, verdict: NotificationVerdict) -> TimelineEvent {
+    let (channel, id) = (channel.to_owned(), notification.event.id.clone());
+    TimelineEvent::NotificationReceived { channel, id, verdict, seen: notification.seen.clone() }
+}
+
+fn add(tx: &mut Transaction<'_>, payment: Id, what: TimelineEvent, now: Timestamp) -> Result<(), LedgerError> {
+    timeline::add(tx, payment, None, what, now)
 }
 
 /// Returns the key of this state of the refund. Other fields of the notification may change.
@@ -128,32 +238,4 @@ fn seen_key(channel: &str, notification: &Notification, refunded: Refunded) -> I
 fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
     retention::index_for_expiry(tx, Kind::Notifications, key, now);
     tx.put(Space::Notifications, &key.0, BELIEVED);
-}
-
-/// Returns whether this gateway made a refund with this number, of any payment.
-fn is_ours(tx: &Transaction<'_>, number: Option<&str>) -> Result<bool, LedgerError> {
-    let Some(number) = number else { return Ok(false) };
-    Ok(rows::refund_by_number(tx, number)?.is_some())
-}
-
-/// Returns whether the sum may include our refunds whose result is open. The part refunded elsewhere is known when
-/// they have ended, and the notification is repeated.
-fn is_undecided(row: &PaymentRow, refunded: Refunded) -> bool {
-    let is_open = row.refunding > row.payment.refunded;
-    matches!(refunded, Refunded::Total(sum) if is_open && sum.value > row.payment.refunded)
-}
-
-/// Returns the amount refunded elsewhere; `None` if the sum is impossible. Our open refunds count as known, so the
-/// remainder is certain.
-fn moved(row: &PaymentRow, refunded: Refunded) -> Option<Money> {
-    let (money, value) = match refunded {
-        Refunded::Part(part) => (part, part.value),
-        Refunded::Total(total) => (total, total.value.saturating_sub(row.refunding)),
-        Refunded::Failed | Refunded::Abnormal | Refunded::Open => return None,
-    };
-    let amount = row.payment.amount;
-    let is_possible = money.currency == amount.currency
-        && money.value <= amount.value
-        && row.payment.refunded.checked_add(value).is_some_and(|sum| sum <= amount.value);
-    is_possible.then_some(Money { value, ..amount })
 }

@@ -3,7 +3,7 @@
 use tollgate_plugins::payment::provider_number;
 
 use crate::ids::{Id, index};
-use crate::records::{ClaimKey, Payment, Refund, merchants_order_id};
+use crate::records::{ClaimKey, ELSEWHERE_PREFIX, Payment, Refund, merchants_order_id};
 
 /// Returns the index entry of an order's payment, or of its abandoned attempt on a channel (`ORDER/CHANNEL`). The provider's
 /// number follows from the order, so one entry serves both.
@@ -14,8 +14,12 @@ pub(crate) fn order_entry(merchant: &str, order_id: &str) -> Id {
     }
 }
 
-/// Returns the index entry of a refund.
+/// Returns the index entry of a refund. For a refund made elsewhere, the provider's number is unique within the
+/// payment only.
 pub(crate) fn refund_entry(merchant: &str, order_id: &str, refund_id: &str) -> Id {
+    if let Some(number) = refund_id.strip_prefix(ELSEWHERE_PREFIX) {
+        return index("refund elsewhere", &[merchant, order_id, number]);
+    }
     refund_number(&provider_number(&[merchant, order_id, refund_id]))
 }
 
@@ -29,7 +33,10 @@ pub(crate) fn entry_of_payment(payment: &Payment) -> Id {
 
 /// Returns the same as [`refund_entry`], without hashing the refund id.
 pub(crate) fn entry_of_refund(refund: &Refund) -> Id {
-    refund_number(&refund.provider_refund_no)
+    match refund.is_elsewhere() {
+        true => refund_entry(&refund.merchant, &refund.order_id, &refund.refund_id),
+        false => refund_number(&refund.provider_refund_no),
+    }
 }
 
 /// Returns the index entry of the payment with this number at its provider.

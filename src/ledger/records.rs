@@ -1,5 +1,6 @@
 //! Types of the ledger's records.
 
+mod elsewhere;
 mod inquiry;
 pub(crate) mod money_state;
 mod payment;
@@ -8,6 +9,8 @@ mod refund;
 mod request;
 mod update;
 
+pub use self::elsewhere::ELSEWHERE_PREFIX;
+pub(crate) use self::elsewhere::ElsewhereState;
 pub use self::inquiry::Inquiry;
 pub use self::money_state::MoneyState;
 pub use self::payment::{CreateRequest, MAX_REPEATED_CREATES, Payment, merchants_order_id};

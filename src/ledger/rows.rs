@@ -13,7 +13,7 @@ use super::error::{Corruption, LedgerError};
 use super::ids::{Id, millis};
 use super::names;
 use super::record_key::{RecordKey, Version};
-use super::records::{Inquiry, Payment, RecordId, Refund};
+use super::records::{ElsewhereState, Inquiry, Payment, RecordId, Refund};
 use super::transaction::{Read, Space, Transaction};
 
 /// Row of a payment. A row with unknown fields is rejected, because a sum that is not understood must not count as
@@ -97,6 +97,9 @@ pub(super) struct RefundRow {
     /// Version at which a mismatch was last published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mismatch: Option<u64>,
+    /// Further state of a refund made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) elsewhere: Option<ElsewhereState>,
 }
 
 /// Common interface of payment and refund rows.
@@ -157,7 +160,7 @@ impl Row for RefundRow {
     }
 
     fn is_merchant_visible(&self) -> bool {
-        true
+        !self.refund.is_elsewhere()
     }
 
     fn channel(&self) -> &str {

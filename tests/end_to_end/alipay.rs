@@ -1,6 +1,7 @@
 //! Alipay behaviour that differs from its documentation.
 
 use serde_json::{Value, json};
+use tollgate_plugins::payment::provider_number;
 use tollgate_sandbox::keygen::SandboxProvider;
 
 use crate::harness::{World, WorldOptions, payment_body, until};
@@ -140,6 +141,32 @@ async fn alipay_console_refund_is_acknowledged_and_published() {
     .await;
     assert_eq!(refund(&world, "o-1", "r-1").await.status, 422, "nothing is left to refund");
     assert_eq!(world.payment("o-1").await["status"], "succeeded");
+}
+
+/// The notification names the sum of all refunds, and the result of the gateway's own refund is unknown: its answer and
+/// the answers to its queries are lost.
+#[tokio::test]
+async fn alipay_console_refund_is_counted_while_own_refund_is_unknown() {
+    let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
+    paid(&world, "o-1").await;
+    world.inject_fault(json!({"operation": "refund", "fault": "cut_after"})).await;
+    let ours = provider_number(&["shop", "o-1", "r-1"]);
+    let lost = json!({"operation": "refund_query", "fault": "cut_after", "number": ours, "times": 1000});
+    world.inject_fault(lost).await;
+    let answer = refund(&world, "o-1", "r-1").await;
+    assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("unknown")), "{}", answer.json());
+    let path = format!("/orders/{}/refund_in_console", World::provider_order_no("o-1"));
+    world.sandbox_control("POST", &path, json!({"number": "CONSOLE-1", "amount": 200})).await;
+    let event = world.receiver.until("o-1", "payment.refunded_elsewhere").await.json();
+    let payment = &event["data"]["payment"];
+    assert_eq!((&payment["refunded"], &payment["refunded_elsewhere"]), (&json!(200), &json!(200)), "{event}");
+    acknowledged(&world, "o-1").await;
+    world.sandbox_control("DELETE", "/faults", Value::Null).await;
+    world.receiver.until("o-1", "refund.succeeded").await;
+    let payment = world.payment("o-1").await;
+    assert_eq!((&payment["refunded"], &payment["refunded_elsewhere"]), (&json!(500), &json!(200)), "{payment}");
+    let history = world.explain_json("o-1").await;
+    assert!(history.contains("elsewhere/CONSOLE-1") && history.contains("query_refund"), "{history}");
 }
 
 /// Waits until the gateway acknowledged each of the provider's notifications.

@@ -291,7 +291,7 @@ impl<'a> Reply<'a> {
         amount: Option<Money>,
         word: impl FnOnce() -> ProviderError,
     ) -> Result<Outcome, Error> {
-        if let Some(amount) = amount {
+        if let Some(amount) = amount.filter(|amount| !refund.may_have(*amount)) {
             equal("refund_amount", amount, refund.amount)?;
         }
         let status = match given(&self.refund_status) {

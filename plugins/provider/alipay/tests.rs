@@ -63,6 +63,7 @@ fn refund() -> Refund {
         order: order("alipay.qr"),
         number: REFUND.to_owned(),
         amount: cny(300),
+        made_elsewhere: false,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         reason: None,
         notify_url: "https://pay.example.com/notify/ali".to_owned(),

@@ -75,17 +75,25 @@ struct Subject<'a> {
     number: &'a str,
     at: Timestamp,
     amount: Money,
+    /// Whether `amount` is only the upper limit.
+    is_limit: bool,
 }
 
 impl<'a> Subject<'a> {
     fn of(account: &Account, operation: &'a Operation) -> Self {
-        let of_order =
-            |kind, order: &'a Order| Self { kind, number: &order.number, at: order.created_at, amount: order.amount };
+        let of_order = |kind, order: &'a Order| Self {
+            kind,
+            number: &order.number,
+            at: order.created_at,
+            amount: order.amount,
+            is_limit: false,
+        };
         let of_refund = |refund: &'a Refund| Self {
             kind: refund_type(account, refund),
             number: &refund.number,
             at: refund.created_at,
             amount: refund.amount,
+            is_limit: refund.made_elsewhere,
         };
         match operation {
             Operation::Pay(pay) => of_order("01", &pay.order),
@@ -113,7 +121,7 @@ impl<'a> Subject<'a> {
             return Err(Error::Mismatch("`txnType` does not match".to_owned()));
         }
         match amount(fields)? {
-            Some(amount) if amount != self.amount => {
+            Some(amount) if amount != self.amount && !(self.is_limit && amount.value <= self.amount.value) => {
                 Err(Error::Mismatch(format!("`txnAmt` is {amount}, the order amount is {}", self.amount)))
             }
             _ => Ok(missing_field),

@@ -59,6 +59,7 @@ fn refund() -> Refund {
         order: order("page"),
         number: REFUND_NUMBER.to_owned(),
         amount: cny(300),
+        made_elsewhere: false,
         created_at: jiff::Timestamp::from_second(ORDERED).unwrap(),
         reason: None,
         notify_url: "http://127.0.0.1/n".to_owned(),

@@ -60,6 +60,7 @@ fn refund() -> Refund {
         order: order(),
         number: "R1".to_owned(),
         amount: cny(300),
+        made_elsewhere: false,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         reason: None,
         notify_url: "https://pay.example.com/notify/wx".to_owned(),

@@ -178,6 +178,7 @@ impl ClaimRequest {
             previous,
             released,
             mismatch: None,
+            elsewhere: None,
         };
         TrackedRow::new(id, row).save(tx)?;
         tracked.row.last_refund = Some(id);

@@ -65,12 +65,10 @@ pub enum Recorded {
     Duplicate,
     /// This amount was refunded outside this gateway. An event tells the merchant.
     RefundedElsewhere(RecordId, Money),
-    /// The notification is about a refund made outside this gateway that returned no money. The timeline records it.
-    /// Carries the reason for a manual review, if one is needed.
+    /// The notification is about a refund made outside this gateway that returned no money, or whose result the
+    /// notification does not prove. The refund is recorded and durable; an open result is queried. Carries the reason
+    /// for a manual review, if one is needed.
     RefundElsewhere(RecordId, Option<&'static str>),
-    /// The notification is about a refund of a payment whose success is not known yet. The provider is queried.
-    /// Nothing is recorded of the refund, so the provider must repeat the notification.
-    TooEarly(RecordId),
     /// The order does not exist here.
     UnknownOrder,
     /// Amount, currency or channel differ from the record. A mismatch event is published; the payment is unchanged.

@@ -11,7 +11,6 @@ use crate::timeline::{self, TimelineEvent};
 use crate::transaction::{Read, Transaction};
 
 /// A loaded payment or refund.
-#[expect(clippy::large_enum_variant, reason = "one at a time, in hand: a box would only be in the way")]
 pub(crate) enum Target {
     Payment(TrackedRow<PaymentRow>),
     Refund(TrackedRow<RefundRow>),

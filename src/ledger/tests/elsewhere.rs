@@ -17,42 +17,253 @@ fn part(value: u64) -> Refunded {
     Refunded::Part(cny(value))
 }
 
+impl Bench {
+    async fn notify(&self, event: ProviderEvent) -> Recorded {
+        self.ledger.record("wechat", event, at(5)).await.unwrap()
+    }
+
+    /// Answers the query about a refund made elsewhere.
+    async fn answer_query(&self, order: &str, number: &str, update: Update) -> Refund {
+        let answered = self.ledger.apply(&elsewhere(order, number), update, at(6)).await.unwrap();
+        let Some(Record::Refund(refund)) = answered else { panic!("{answered:?}") };
+        refund
+    }
+
+    /// Returns the sums `refunded` and `refunded_elsewhere`.
+    async fn sums(&self, order: &str) -> (u64, u64) {
+        let payment = self.payment(order).await;
+        (payment.refunded, payment.refunded_elsewhere)
+    }
+
+    async fn left(&self, order: &str) -> u64 {
+        match self.claim(&format!("too much {order}"), give_back(order, "too-much", 1001)).await {
+            ClaimResult::ExceedsBalance { left } => left,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn elsewhere(order: &str, number: &str) -> RecordId {
+    of_refund(order, &format!("{ELSEWHERE_PREFIX}{number}"))
+}
+
+fn returned(value: u64) -> Update {
+    Update::Outcome(Outcome { amount: Some(cny(value)), ..Outcome::of(Status::Succeeded) })
+}
+
+const EVENTS: [&str; 2] = ["payment.succeeded", "payment.refunded_elsewhere"];
+
 #[tokio::test]
-async fn refund_made_elsewhere_publishes_one_event_and_reduces_the_balance() {
+async fn refund_elsewhere_without_own_amount_is_recorded_queried_and_counted_once() {
     let bench = Bench::new();
     bench.paid("o").await;
     let before = bench.payment("o").await;
-    let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
-    let applied = record(refunded("a", "o", Some("CONSOLE-1"), total(300))).await;
-    assert_eq!(applied, Recorded::RefundedElsewhere(of("o"), cny(300)));
-    let after = bench.payment("o").await;
-    assert_eq!((after.refunded, after.refunded_elsewhere, after.version), (300, 300, before.version + 1));
-    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.refunded_elsewhere"]);
-    // The same refund with other fields of the provider.
-    let again = record(refunded("b", "o", Some("CONSOLE-1"), total(300))).await;
-    assert_eq!(again, Recorded::Duplicate);
-    // The sum grows by another refund; the notification names the latest as a part.
-    let second = record(refunded("c", "o", Some("CONSOLE-2"), total(400))).await;
-    assert_eq!(second, Recorded::RefundedElsewhere(of("o"), cny(100)));
-    let third = record(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
-    assert_eq!(third, Recorded::RefundedElsewhere(of("o"), cny(600)));
-    assert_eq!(bench.payment("o").await.refunded, 1000);
-    for (id, number, state) in [("d", "CONSOLE-3", part(600)), ("c", "CONSOLE-2", total(400))] {
-        let again = record(refunded(id, "o", Some(number), state)).await;
-        assert_eq!(again, Recorded::Duplicate, "{number}: repeated, it is no second refund");
+    let event = |id: &str| refunded(id, "o", Some("CONSOLE-1"), total(300));
+    assert_eq!(bench.notify(event("a")).await, Recorded::RefundElsewhere(of("o"), None));
+    assert_eq!(bench.notify(event("b")).await, Recorded::Duplicate, "the same refund with other fields");
+    assert_eq!(bench.sums("o").await, (0, 0), "the sum proves no amount of its own");
+    assert_eq!(bench.left("o").await, 700, "the sum is the most that it may have returned");
+    // A crash between the record and the query loses nothing.
+    let bench = bench.crash();
+    let [Record::Refund(due)] = &bench.ledger.due_searches(at(5), 10, &[]).await[..] else { panic!() };
+    assert_eq!((due.provider_refund_no.as_str(), due.status, due.is_elsewhere()), ("CONSOLE-1", Status::Unknown, true));
+    assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0, "no merchant made it");
+    let settled = bench.answer_query("o", "CONSOLE-1", returned(200)).await;
+    assert_eq!((settled.status, settled.amount, settled.search), (Status::Succeeded, cny(200), None));
+    for _ in 0..2 {
+        bench.answer_query("o", "CONSOLE-1", returned(200)).await;
+        assert_eq!(bench.notify(event("a")).await, Recorded::Duplicate);
+        assert_eq!(bench.notify(refunded("c", "o", Some("CONSOLE-1"), part(200))).await, Recorded::Duplicate);
     }
-    let too_much = record(refunded("e", "o", Some("CONSOLE-4"), part(1))).await;
+    let after = bench.payment("o").await;
+    assert_eq!((after.refunded, after.refunded_elsewhere, after.version), (200, 200, before.version + 1));
+    assert_eq!(bench.kinds().await, EVENTS);
+    let noted = ["Verify", "CONSOLE-1 unknown", "CONSOLE-1 succeeded", "person"].map(str::to_owned);
+    assert_eq!(bench.noted("o").await, noted);
+    assert_eq!(bench.ledger.refund("shop", "o", "CONSOLE-1").await.unwrap(), None, "merchants see no such refund");
+}
+
+#[tokio::test]
+async fn refund_elsewhere_with_own_amount_is_counted_at_once() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let counted = bench.notify(refunded("d", "o", Some("CONSOLE-3"), part(600))).await;
+    assert_eq!(counted, Recorded::RefundedElsewhere(of("o"), cny(600)));
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((600, 600), 400));
+    assert_eq!(bench.kinds().await, EVENTS);
+    assert_eq!(bench.notify(refunded("d", "o", Some("CONSOLE-3"), part(600))).await, Recorded::Duplicate);
+    let too_much = bench.notify(refunded("e", "o", Some("CONSOLE-4"), part(401))).await;
     assert_eq!(too_much, Recorded::Mismatch(of("o")), "more than was paid");
-    let claimed = bench.claim("r", give_back("o", "r", 1)).await;
-    assert!(matches!(claimed, ClaimResult::ExceedsBalance { left: 0 }), "{claimed:?}");
+    assert!(bench.ledger.due_searches(at(1_000_000), 10, &[]).await.is_empty());
+}
+
+/// The own refund of 300 ends before, between and after everything that tells of the refund of 200 elsewhere.
+#[tokio::test]
+async fn refund_elsewhere_is_counted_once_in_every_order_of_notifications_and_answers() {
+    let bench = Bench::new();
+    let orders = permutations(&[0, 1, 2, 3, 4]);
+    // Their query follows their notification.
+    let orders = orders.into_iter().filter(|steps| position(steps, 1) < position(steps, 2)).enumerate();
+    for (number, steps) in orders {
+        let (order, refund) = (format!("o{number}"), format!("r{number}"));
+        bench.paid(&order).await;
+        let mut permit = Some(bench.run(&refund, give_back(&order, &refund, 300)).await);
+        let (ours, number) = (provider_number(&["shop", &order, &refund]), format!("CONSOLE-{number}"));
+        for step in &steps {
+            match step {
+                0 => drop(bench.settle(permit.take().unwrap(), outcome(Status::Succeeded)).await),
+                // The sum depends on which refund was made first at the provider.
+                1 => drop(bench.notify(refunded("a", &order, Some(&number), total(200))).await),
+                2 => drop(bench.answer_query(&order, &number, returned(200)).await),
+                3 => drop(bench.notify(refunded("b", &order, Some(&ours), total(500))).await),
+                _ => drop(bench.notify(refunded("c", &order, Some(&number), total(500))).await),
+            }
+        }
+        // A notification may have been the first that names the refund.
+        bench.answer_query(&order, &number, returned(200)).await;
+        assert_eq!(bench.sums(&order).await, (500, 200), "{steps:?}");
+        assert_eq!(bench.left(&order).await, 500, "{steps:?}");
+        let events = bench.kinds().await;
+        assert_eq!(events.iter().filter(|kind| *kind == EVENTS[1]).count(), 1, "{steps:?}: {events:?}");
+        // A kept sum ends by itself, without a count.
+        for due in bench.ledger.due_searches(at(40 * 3600), 10, &[]).await {
+            assert!(matches!(due, Record::Refund(refund) if refund.is_known_by_sum()), "{steps:?}");
+            let ended = bench.answer_query(&order, "", Update::NotFoundAtProvider).await;
+            assert_eq!((ended.status, ended.search), (Status::Closed, None), "{steps:?}");
+        }
+        assert_eq!((bench.sums(&order).await, bench.left(&order).await), ((500, 200), 500), "{steps:?}");
+        assert!(bench.kinds().await.is_empty(), "{steps:?}");
+    }
+}
+
+fn position(steps: &[u8], step: u8) -> usize {
+    steps.iter().position(|other| *other == step).unwrap()
+}
+
+fn permutations(steps: &[u8]) -> Vec<Vec<u8>> {
+    if steps.is_empty() {
+        return vec![Vec::new()];
+    }
+    let with_first = |first: &u8| {
+        let rest: Vec<u8> = steps.iter().filter(|step| *step != first).copied().collect();
+        permutations(&rest).into_iter().map(|rest| [vec![*first], rest].concat()).collect::<Vec<_>>()
+    };
+    steps.iter().flat_map(with_first).collect()
+}
+
+#[tokio::test]
+async fn own_refund_that_ends_between_hides_no_refund_elsewhere() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    // The sum equals our open refund.
+    let recorded = bench.notify(refunded("a", "o", Some("CONSOLE-1"), total(300))).await;
+    assert_eq!(recorded, Recorded::RefundElsewhere(of("o"), None));
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    bench.answer_query("o", "CONSOLE-1", returned(300)).await;
+    assert_eq!(bench.sums("o").await, (600, 300));
+}
+
+#[tokio::test]
+async fn refund_that_is_claimed_after_its_notification_is_counted_once() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let ours = provider_number(&["shop", "o", "r"]);
+    bench.notify(refunded("a", "o", Some(&ours), total(300))).await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let ended = bench.answer_query("o", &ours, returned(300)).await;
+    assert_eq!((ended.status, ended.search), (Status::Closed, None));
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 0), 700));
+}
+
+#[tokio::test]
+async fn failed_query_of_a_refund_elsewhere_ends_it_without_event() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.hear_all().await;
+    bench.notify(refunded("a", "o", Some("C-1"), Refunded::Open)).await;
+    assert_eq!(bench.left("o").await, 0, "its amount is unknown, so all that is left is reserved");
+    let open = bench.answer_query("o", "C-1", outcome(Status::Pending)).await;
+    assert_eq!(open.status, Status::Pending);
+    let failed = bench.answer_query("o", "C-1", outcome(Status::Failed)).await;
+    assert_eq!((failed.status, failed.search), (Status::Failed, None));
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((0, 0), 1000));
+    assert!(bench.kinds().await.is_empty());
+    assert_eq!(bench.noted("o").await, ["Verify", "C-1 unknown", "C-1 pending", "C-1 failed"].map(str::to_owned));
+    // Should it succeed nevertheless, the money counts.
+    let counted = bench.notify(refunded("b", "o", Some("C-1"), part(300))).await;
+    assert_eq!(counted, Recorded::RefundedElsewhere(of("o"), cny(300)));
+}
+
+#[tokio::test]
+async fn refund_elsewhere_that_the_query_does_not_find_is_reviewed_and_counted_by_the_sum() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    bench.notify(refunded("a", "o", Some("C-1"), total(300))).await;
+    let absent = bench.answer_query("o", "C-1", Update::NotFoundAtProvider).await;
+    assert!(absent.status == Status::Pending && !absent.ends_by_absence(), "{absent:?}");
+    assert!(bench.noted("o").await.contains(&"person".to_owned()));
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((0, 0), 700));
+    // The resolver has nobody to ask about the sum.
+    let sum = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
+    assert_eq!((sum.status, sum.amount), (Status::Succeeded, cny(300)));
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
+    // Its own answer comes late: the money is the same.
+    bench.answer_query("o", "C-1", returned(300)).await;
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
+    assert_eq!(bench.kinds().await, EVENTS);
+}
+
+#[tokio::test]
+async fn higher_sum_of_an_own_refund_waits_for_the_missing_notification() {
+    const DAY: i64 = 24 * 3600;
+    let bench = Bench::new();
+    for order in ["lost", "late"] {
+        bench.paid(order).await;
+        let permit = bench.run(order, give_back(order, order, 100)).await;
+        bench.settle(permit, outcome(Status::Succeeded)).await;
+        let ours = provider_number(&["shop", order, order]);
+        bench.notify(refunded("a", order, Some(&ours), total(400))).await;
+        assert_eq!((bench.sums(order).await, bench.left(order).await), ((100, 0), 600), "the difference is reserved");
+    }
+    let due = async |now| {
+        let due = bench.ledger.due_searches(now, 10, &[]).await;
+        due.into_iter().filter(|it| matches!(it, Record::Refund(refund) if refund.is_known_by_sum())).count()
+    };
+    assert_eq!(due(at(DAY)).await, 0, "the provider may still repeat the missing notification");
+    bench.notify(refunded("b", "late", Some("C-1"), total(400))).await;
+    bench.answer_query("late", "C-1", returned(300)).await;
+    assert_eq!(bench.sums("late").await, (400, 300));
+    assert_eq!(due(at(2 * DAY - 3600)).await, 1, "explained, a sum is not judged any more");
+    bench.answer_query("lost", "", Update::NotFoundAtProvider).await;
+    for order in ["lost", "late"] {
+        assert_eq!((bench.sums(order).await, bench.left(order).await), ((400, 300), 600), "{order}");
+    }
+    let events = bench.kinds().await;
+    assert_eq!(events.iter().filter(|kind| *kind == EVENTS[1]).count(), 2, "{events:?}");
+}
+
+#[tokio::test]
+async fn query_that_names_more_than_is_left_is_a_mismatch_and_counts_nothing() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let permit = bench.run("r", give_back("o", "r", 600)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    bench.notify(refunded("a", "o", Some("C-1"), total(1000))).await;
+    let refused = bench.answer_query("o", "C-1", returned(401)).await;
+    assert_eq!(refused.status, Status::Unknown);
+    assert!(refused.search.is_some_and(|search| search.due > at(6)), "no busy loop");
+    assert_eq!(bench.sums("o").await, (600, 0));
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded", "payment.mismatch"]);
 }
 
 #[tokio::test]
 async fn duplicate_notification_of_a_full_refund_made_elsewhere_is_ignored() {
-    for refund in [part(1000), part(600), total(1000)] {
+    for (number, refund) in [(Some("CONSOLE-1"), part(1000)), (Some("CONSOLE-1"), part(600)), (None, total(1000))] {
         let bench = Bench::new();
         bench.paid("o").await;
-        let record = async |id| bench.ledger.record("wechat", refunded(id, "o", Some("CONSOLE-1"), refund), at(5)).await;
+        let record = async |id| bench.ledger.record("wechat", refunded(id, "o", number, refund), at(5)).await;
         assert!(matches!(record("a").await.unwrap(), Recorded::RefundedElsewhere(..)), "{refund:?}");
         // The acknowledgement was lost: the provider repeats the notification, or sends another one about the same
         // refund.
@@ -68,38 +279,82 @@ async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
-    let record = async |event| bench.ledger.record("wechat", event, at(5)).await.unwrap();
-    // While a refund of ours is open, the sum cannot be attributed, so the provider must repeat the notification.
-    assert_eq!(record(refunded("a", "o", None, total(300))).await, Recorded::TooEarly(of("o")));
+    // While a refund of ours is open, the sum cannot be attributed. It is kept.
+    assert_eq!(bench.notify(refunded("a", "o", None, total(300))).await, Recorded::Applied(of("o")));
     let ours = provider_number(&["shop", "o", "r"]);
-    assert_eq!(record(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
+    assert_eq!(bench.notify(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
+    let waiting = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
+    assert!(waiting.search.is_some_and(|search| search.due > at(6)), "no busy loop");
     bench.settle(permit, outcome(Status::Succeeded)).await;
-    assert_eq!(record(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
-    assert_eq!(bench.payment("o").await.refunded_elsewhere, 0);
+    let judged = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
+    assert_eq!((judged.status, judged.amount.value), (Status::Closed, 0));
+    assert_eq!(bench.notify(refunded("c", "o", None, total(300))).await, Recorded::Duplicate);
+    assert_eq!(bench.sums("o").await, (300, 0));
     // The rest of the sum was refunded elsewhere, though no number says so.
-    let more = record(refunded("d", "o", None, total(350))).await;
+    let more = bench.notify(refunded("d", "o", None, total(350))).await;
     assert_eq!(more, Recorded::RefundedElsewhere(of("o"), cny(50)));
-    assert_eq!(bench.payment("o").await.refunded, 350);
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((350, 50), 650));
 }
 
 #[tokio::test]
-async fn refund_elsewhere_of_an_unpaid_payment_schedules_a_query_and_is_recorded_later() {
+async fn kept_sum_is_counted_when_the_own_refund_has_failed() {
     let bench = Bench::new();
-    let permit = bench.run("k", pay("o")).await;
-    bench.settle(permit, outcome(Status::Pending)).await;
-    let event = || refunded("a", "o", Some("CONSOLE-1"), total(300));
-    let early = bench.ledger.record("wechat", event(), at(5)).await.unwrap();
-    assert_eq!(early, Recorded::TooEarly(of("o")));
-    let due = bench.ledger.due_searches(at(5), 10, &[]).await;
-    assert_eq!(due.len(), 1, "the provider is asked");
-    let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
-    bench.ledger.apply(&of("o"), Update::Outcome(paid), at(6)).await.unwrap();
-    let later = bench.ledger.record("wechat", event(), at(7)).await.unwrap();
-    assert_eq!(later, Recorded::RefundedElsewhere(of("o"), cny(300)));
-    // Over another channel, of another order.
-    assert_eq!(bench.ledger.record("other", event(), at(7)).await.unwrap(), Recorded::UnknownOrder);
-    let unknown = ProviderEvent { order_number: "n".into(), ..event() };
-    assert_eq!(bench.ledger.record("wechat", unknown, at(7)).await.unwrap(), Recorded::UnknownOrder);
+    bench.paid("o").await;
+    let permit = bench.run("r", give_back("o", "r", 300)).await;
+    bench.notify(refunded("a", "o", None, total(300))).await;
+    bench.settle(permit, Update::Declined(word())).await;
+    bench.answer_query("o", "", Update::NotFoundAtProvider).await;
+    assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.failed", "payment.refunded_elsewhere"]);
+}
+
+#[tokio::test]
+async fn refund_elsewhere_of_an_unpaid_payment_is_kept_and_counted_when_it_is_paid() {
+    for (number, refund) in [(Some("CONSOLE-1"), total(300)), (Some("CONSOLE-1"), part(300)), (None, total(300))] {
+        let bench = Bench::new();
+        let permit = bench.run("k", pay("o")).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
+        let event = || refunded("a", "o", number, refund);
+        let early = bench.notify(event()).await;
+        assert!(matches!(early, Recorded::RefundElsewhere(_, None) | Recorded::Applied(_)), "{early:?}");
+        assert_eq!(bench.ledger.due_searches(at(9), 10, &[]).await.len(), 2, "the payment and the refund are queried");
+        let update = || if number.is_some() { returned(300) } else { Update::NotFoundAtProvider };
+        let number = number.unwrap_or_default();
+        let waiting = bench.answer_query("o", number, update()).await;
+        assert!(!waiting.status.is_final() && waiting.search.unwrap().due > at(6), "only a paid order can be refunded");
+        let bench = bench.crash();
+        let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
+        bench.ledger.apply(&of("o"), Update::Outcome(paid), at(6)).await.unwrap();
+        // A verified amount needs no further proof.
+        bench.answer_query("o", number, Update::NotFoundAtProvider).await;
+        assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
+        assert_eq!(bench.kinds().await, EVENTS);
+        assert_eq!(bench.notify(event()).await, Recorded::Duplicate);
+        // Over another channel, of another order.
+        let other = bench.ledger.record("other", event(), at(7)).await.unwrap();
+        assert_eq!(other == Recorded::UnknownOrder, !number.is_empty(), "{other:?}");
+        assert!(matches!(other, Recorded::UnknownOrder | Recorded::Mismatch(_)), "{other:?}");
+        let unknown = ProviderEvent { order_number: "n".into(), ..event() };
+        assert_eq!(bench.notify(unknown).await, Recorded::UnknownOrder);
+    }
+}
+
+#[tokio::test]
+async fn refund_of_a_cancelled_scanned_payment_ends_without_event() {
+    let bench = Bench::new();
+    let method = Method::all().find(Method::is_scanned).unwrap();
+    let permit = bench.run("k", Intent::Pay(Payment { method, ..a_payment("o") })).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    let number = provider_number(&["shop", "o"]);
+    let recorded = bench.notify(refunded("a", "o", Some(&number), total(1000))).await;
+    assert_eq!(recorded, Recorded::RefundElsewhere(of("o"), None));
+    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(6)).await.unwrap();
+    let ended = bench.answer_query("o", &number, returned(1000)).await;
+    assert_eq!((ended.status, ended.search), (Status::Closed, None));
+    assert_eq!(bench.sums("o").await, (0, 0));
+    assert!(!bench.kinds().await.contains(&EVENTS[1].to_owned()));
+    let late = bench.notify(refunded("b", "o", Some("other"), total(1000))).await;
+    assert_eq!(late, Recorded::Applied(of("o")), "the cancellation is known");
 }
 
 impl Bench {
@@ -134,7 +389,7 @@ async fn unsuccessful_refund_elsewhere_is_added_to_the_timeline_once() {
         assert_eq!(record(number, state).await, Recorded::Duplicate, "{number}");
     }
     let noted =
-        ["Applied", "C-1 failed", "Applied", "C-2 pending", "Applied", "C-3 pending", "person"].map(str::to_owned);
+        ["Applied", "C-1 failed", "Verify", "C-2 unknown", "Applied", "C-3 pending", "person"].map(str::to_owned);
     assert_eq!(bench.noted("o").await, noted);
     assert_eq!(bench.payment("o").await, before);
     assert!(bench.kinds().await.is_empty(), "no money moved");

@@ -12,6 +12,14 @@ async fn migration_copies_the_whole_embedded_ledger() {
     old.settle(permit, Update::Unknown(Reason::default())).await;
     let event = notification("e", "paid", None, Outcome::of(Status::Succeeded));
     old.ledger.record("wechat", event.clone(), at(2)).await.unwrap();
+    let elsewhere = ProviderEvent {
+        refund_number: Some("CONSOLE-1".into()),
+        outcome: None,
+        refunded: Some(tollgate_plugins::payment::Refunded::Open),
+        ..notification("f", "refunded", None, Outcome::of(Status::Succeeded))
+    };
+    old.paid("refunded").await;
+    assert!(matches!(old.ledger.record("wechat", elsewhere, at(2)).await.unwrap(), Recorded::RefundElsewhere(..)));
     std::mem::forget(old.run("running", pay("running")).await);
     let key = claim_key("waits", &format!("{:?}", pay("waits")));
     old.ledger.enqueue(key, pay("waits"), "{}".into(), 9, at(0)).await.unwrap();
@@ -24,9 +32,9 @@ async fn migration_copies_the_whole_embedded_ledger() {
     drop(ledger);
     let moved = migrate(old.path(), backend.address()).unwrap().to_string();
     for count in [
-        "payments          4",
-        "refunds           1",
-        "claims            5",
+        "payments          5",
+        "refunds           2",
+        "claims            6",
         "running           0",
         "errands           1",
     ] {
@@ -35,7 +43,7 @@ async fn migration_copies_the_whole_embedded_ledger() {
     let bench = Fixture { ledger: backend.open(), backend };
     assert_eq!((bench.payment("paid").await, bench.payment("unknown").await), (paid, unknown));
     assert_eq!(bench.payment("running").await.status, Status::Unknown, "nobody runs it any more");
-    assert_eq!(bench.due().await.len(), 2);
+    assert_eq!(bench.due().await.len(), 3);
     let [claim] = bench.ledger.due_job_ids(at(9), 9).await[..] else { panic!() };
     assert!(matches!(bench.claim("waits", pay("waits")).await, ClaimResult::Queued(_)));
     let permit = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
@@ -44,14 +52,24 @@ async fn migration_copies_the_whole_embedded_ledger() {
     assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::AlreadyExists(_)));
     assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, ClaimResult::ExceedsBalance { left: 700 }));
     assert_eq!(bench.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
-    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 5);
+    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 6);
     let mut kinds = bench.kinds().await;
     kinds.sort();
     assert_eq!(
         kinds,
-        ["payment.pending", "payment.succeeded", "payment.unknown", "payment.unknown", "refund.succeeded"]
+        [
+            "payment.pending",
+            "payment.succeeded",
+            "payment.succeeded",
+            "payment.unknown",
+            "payment.unknown",
+            "refund.succeeded"
+        ]
     );
     assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
+    let counted = Update::Outcome(Outcome { amount: Some(cny(300)), ..Outcome::of(Status::Succeeded) });
+    bench.ledger.apply(&of_refund("refunded", "elsewhere/CONSOLE-1"), counted, at(9)).await.unwrap();
+    assert_eq!(bench.payment("refunded").await.refunded_elsewhere, 300);
 
     let again = migrate(old.path(), bench.backend.address());
     assert!(again.unwrap_err().to_string().contains("was moved to PostgreSQL at"));

@@ -221,6 +221,39 @@ async fn two_processes_never_query_the_same_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refund_elsewhere_is_counted_once_by_two_processes() {
+    let (_place, ledgers) = two();
+    for number in 0..10 {
+        let order = format!("o{number}");
+        let ClaimResult::Run(permit) = ledgers[0].claim(claim_key(&order, ""), pay(&order), at(0)).await.unwrap()
+        else {
+            panic!()
+        };
+        ledgers[0].settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+        let event = ProviderEvent {
+            refund_number: Some("C".into()),
+            outcome: None,
+            refunded: Some(tollgate_plugins::payment::Refunded::Total(cny(300))),
+            ..notification("e", &order, None, Outcome::of(Status::Succeeded))
+        };
+        let tasks = (0..8).map(|side| {
+            let (ledger, event, subject) = (ledgers[side % 2].clone(), event.clone(), of_refund(&order, "elsewhere/C"));
+            tokio::spawn(async move {
+                ledger.record("wechat", event, at(2)).await.unwrap();
+                let returned = Outcome { amount: Some(cny(300)), ..Outcome::of(Status::Succeeded) };
+                ledger.apply(&subject, Update::Outcome(returned), at(3)).await.unwrap();
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        let payment = ledgers[1].payment("shop", &order).await.unwrap().unwrap();
+        assert_eq!((payment.refunded, payment.refunded_elsewhere, payment.version), (300, 300, 3));
+    }
+    assert_eq!(ledgers[0].waiting().await.unwrap().deliveries, 20, "success and refund of each payment");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn job_is_executed_by_one_of_two_processes() {
     let (backend, ledgers) = two();
     for number in 0..60 {

@@ -62,13 +62,17 @@ async fn expired_payment_is_purged_completely_and_its_order_id_is_free() {
     bench.settle(permit, outcome(Status::Succeeded)).await;
     bench.ledger.record("wechat", notification("e", "o", None, Outcome::of(Status::Succeeded)), at(2)).await.unwrap();
     assert!(matches!(bench.claim("late", pay("o")).await, ClaimResult::Replay(_)));
+    let part = Some(tollgate_plugins::payment::Refunded::Part(cny(100)));
+    let event = notification("f", "o", None, Outcome::of(Status::Succeeded));
+    let elsewhere = ProviderEvent { refund_number: Some("C".into()), outcome: None, refunded: part, ..event };
+    bench.ledger.record("wechat", elsewhere, at(2)).await.unwrap();
     bench.hear_all().await;
     for space in RECORDS {
         assert_ne!(bench.count(space).await, 0, "{space:?}");
     }
     bench.purge(at(400 * DAY)).await;
     assert!(bench.is_there("o").await, "it changed a second after it was made");
-    assert_eq!(bench.count(Space::Notifications).await, 1);
+    assert_eq!(bench.count(Space::Notifications).await, 2);
     bench.purge(at(400 * DAY + 2)).await;
     for space in RECORDS {
         assert_eq!(bench.count(space).await, 0, "{space:?}");
@@ -87,12 +91,18 @@ async fn unknown_open_or_undelivered_records_are_never_purged() {
     for order in ["undelivered", "refunded", "done"] {
         bench.paid(order).await;
     }
+    bench.paid("elsewhere").await;
+    let open = ProviderEvent {
+        refund_number: Some("C".into()),
+        ..notification("e", "elsewhere", None, Outcome::of(Status::Pending))
+    };
+    bench.ledger.record("wechat", ProviderEvent { outcome: None, ..open }, at(2)).await.unwrap();
     let refund = bench.run("refund", give_back("refunded", "r", 300)).await;
     bench.settle(refund, Update::Unknown(Reason::default())).await;
     let _running = bench.run("running", pay("running")).await;
     bench.hear_all_but("undelivered").await;
     bench.purge(at(500 * DAY)).await;
-    for order in ["unknown", "pending", "undelivered", "refunded", "running"] {
+    for order in ["unknown", "pending", "undelivered", "refunded", "running", "elsewhere"] {
         assert!(bench.is_there(order).await, "{order}");
     }
     assert!(!bench.is_there("done").await);

@@ -66,11 +66,12 @@ pub enum TimelineEvent {
     },
     /// The order will be closed as soon as it is known to be open.
     CloseScheduled,
-    /// The provider reported a refund that was made outside this gateway and returned no money.
+    /// The provider reported a refund that was made outside this gateway, or its result.
     RefundElsewhere {
         /// Number of the refund at the provider.
         number: String,
-        /// `failed`, or `pending` where its result is open.
+        /// `unknown` while the provider is queried, `pending` where the provider has not finished it, or its result.
+        /// `closed` if it belongs to the payment's own cancellation.
         status: Status,
     },
     /// The record has changed.

@@ -126,6 +126,9 @@ fn refund_succeeds_only_if_funds_changed_and_numbers_match() {
     {
         assert!(is_mismatch(&decode(&query, &with(trade.clone(), name, other))), "{name}");
     }
+    let elsewhere = Operation::QueryRefund(Refund { made_elsewhere: true, amount: cny(6800), ..refund() });
+    assert_eq!(decode(&elsewhere, &trade).unwrap().amount, Some(cny(300)), "only Alipay knows its amount");
+    assert!(is_mismatch(&decode(&elsewhere, &with(trade.clone(), "refund_amount", "68.01"))));
     for name in ["out_request_no", "refund_amount", "out_trade_no"] {
         assert!(is_unclear(&decode(&query, &without(trade.clone(), name))), "{name}");
     }

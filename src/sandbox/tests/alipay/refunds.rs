@@ -62,6 +62,20 @@ async fn refund_is_idempotent_and_reported_with_total_refunded_amount() {
 }
 
 #[tokio::test]
+async fn refund_query_answers_about_console_refund_with_its_own_amount() {
+    let fixture = Fixture::start().await;
+    let app = &fixture.app;
+    app.ask(PAY, &code_order(&fixture, "order_1", "281234567890123456")).await.unwrap();
+    app.ask(REFUND, &refund("r1", "0.60")).await.unwrap();
+    let console = json!({"number": "CONSOLE-1", "amount": 25});
+    let (status, _) = fixture.simulator.control("POST", "/orders/order_1/refund_in_console", console).await;
+    assert_eq!(status, 200);
+    let reply = app.ask(REFUND_QUERY, &asked("CONSOLE-1")).await.unwrap();
+    let [status, amount] = ["refund_status", "refund_amount"].map(|field| &reply.object[field]);
+    assert_eq!((status, amount), (&json!("REFUND_SUCCESS"), &json!("0.25")));
+}
+
+#[tokio::test]
 async fn control_api_finishes_processing_refund() {
     let fixture = Fixture::with(SandboxProvider::ALIPAY, |options| options.refund_auto = false).await;
     let app = &fixture.app;
