@@ -16,7 +16,7 @@ use super::responses::{
 use super::{ExecutionContext, Gateway, RequestContext, query, respond_async};
 use crate::clock;
 use crate::config::Channel;
-use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund, Update};
+use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Record, RecordId, Update};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/close`.
@@ -131,6 +131,5 @@ fn answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
 
 /// Returns 200 if the record is final, 202 otherwise.
 fn success_status(record: &Record) -> StatusCode {
-    let (Record::Payment(Payment { status, .. }) | Record::Refund(Refund { status, .. })) = record;
-    if status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }
+    if record.state().status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }
 }

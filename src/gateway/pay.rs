@@ -20,7 +20,7 @@ use super::{ExecutionContext, Gateway, RequestContext, respond_async};
 use crate::clock;
 use crate::config::{Channel, Snapshot};
 use crate::ledger::{
-    Answer, ClaimResult, CreateRequest, Destination, ExecutionPermit, Intent, MoneyState, Payment, Record, Update,
+    Answer, ClaimResult, CreateRequest, Destination, ExecutionPermit, Intent, Payment, Record, RecordState, Update,
 };
 use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel, Question};
@@ -61,8 +61,6 @@ pub(super) async fn create(gateway: &Arc<Gateway>, request: &Arc<RequestContext>
         content: input.digest(),
         merchant,
         provider_order_no: number,
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: input.amount,
         refunded: 0,
         refunded_elsewhere: 0,
@@ -71,18 +69,12 @@ pub(super) async fn create(gateway: &Arc<Gateway>, request: &Arc<RequestContext>
         account,
         provider_payment_id: None,
         action: None,
-        provider_error: None,
-        status_reason: None,
         create_request,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         expires_at,
         paid_at: None,
         metadata: input.metadata.clone(),
-        search: None,
         order_id: input.order_id.clone(),
+        state: RecordState::new(now),
     };
     let ledger = &gateway.ledger;
     let content = draft.content.clone();

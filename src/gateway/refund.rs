@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Operation, Outcome, Status, provider_number};
+use tollgate_plugins::payment::{Operation, Outcome, provider_number};
 
 use super::claim_key::claim_key;
 use super::request_body::{NewRefund, idempotency_key, is_identifier};
@@ -14,7 +14,7 @@ use super::responses::{respond_ledger_failure, respond_to_claim, task_failed};
 use super::{ExecutionContext, Gateway, RequestContext, pay, query, respond_async};
 use crate::clock;
 use crate::config::Snapshot;
-use crate::ledger::{ClaimResult, ExecutionPermit, Intent, MoneyState, Record, Refund, Update};
+use crate::ledger::{ClaimResult, ExecutionPermit, Intent, Record, RecordState, Refund, Update};
 use crate::problem::Problem;
 
 /// `POST /v1/payments/{order_id}/refunds`.
@@ -36,20 +36,12 @@ pub(super) async fn create(
         merchant,
         order_id: order_id.to_owned(),
         refund_id: input.refund_id.clone(),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: input.amount,
         reason: input.reason.clone(),
         channel: String::new(),
         provider_refund_id: None,
-        provider_error: None,
-        status_reason: None,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         refunded_at: None,
-        search: None,
+        state: RecordState::new(now),
     };
     let content = draft.content.clone();
     let permit = match respond_async::claim(gateway, request, key, Intent::Refund(draft), now).await {

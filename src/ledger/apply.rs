@@ -8,7 +8,7 @@ use super::abandoned_attempts;
 use super::error::LedgerError;
 use super::ids::Id;
 use super::outbox;
-use super::records::{Inquiry, Payment, Record, RecordId, Refund, Update};
+use super::records::{Inquiry, Record, RecordId, RecordState, Refund, Update};
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::rules::{self, Change};
 use super::timeline::{self, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
@@ -119,7 +119,7 @@ pub(super) fn apply_to_payment(
 ) -> Result<Change, LedgerError> {
     let lacked_action = tracked.row.payment.action.is_none();
     let change = rules::payment(&mut tracked.row.payment, update, origin, now);
-    let Payment { status, money_state, version, .. } = tracked.row.payment;
+    let RecordState { status, money_state, version, .. } = tracked.row.payment.state;
     // A merchant that was told of an unknown result learns that the payer can pay now.
     let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
     let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
@@ -147,7 +147,7 @@ pub(super) fn apply_to_refund(
 ) -> Result<Change, LedgerError> {
     let had_failed = tracked.row.refund.status == Status::Failed;
     let change = rules::refund(&mut tracked.row.refund, update, origin, now);
-    let Refund { status, money_state, version, ref refund_id, .. } = tracked.row.refund;
+    let Refund { state: RecordState { status, money_state, version, .. }, ref refund_id, .. } = tracked.row.refund;
     let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
     append_status_change(tx, tracked.row.payment, Some(refund_id), update, change.changed.then_some(became), now)?;
     tracked.save(tx)?;
