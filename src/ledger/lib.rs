@@ -17,7 +17,7 @@
 //! | `records`, `timeline`, `record_key` | what is stored and reported |
 //! | `rules` | state machine of a record: pure functions |
 //! | `claims`, `claim_guard` | who may execute a request, and how often |
-//! | `apply`, `notifications`, `elsewhere`, `abandoned_attempts`, `double_payment` | updates from providers |
+//! | `apply`, `effects`, `notifications`, `elsewhere`, `abandoned_attempts`, `double_payment` | updates from providers |
 //! | `outbox`, `inquiries`, `schedule`, `due_index` | events, queries and jobs that become due |
 //! | `retention`, `purge`, `known_time` | what is deleted, and when |
 //! | `rows`, `refunds`, `histories`, `names`, `ids`, `transaction`, `lock_scope`, `change_feed` | rows, their keys and transactions |
@@ -31,6 +31,7 @@ mod claim_guard;
 mod claims;
 mod double_payment;
 mod due_index;
+mod effects;
 mod elsewhere;
 mod embedded;
 mod engine;
