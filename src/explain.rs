@@ -173,24 +173,24 @@ impl RefundExplanation {
 impl From<PaymentHistory> for Explanation {
     fn from(history: PaymentHistory) -> Self {
         let PaymentHistory { payment, refunds, timeline } = history;
-        let status_reason = lost_action(&payment).map(str::to_owned).or(payment.status_reason);
+        let status_reason = lost_action(&payment).map(str::to_owned).or(payment.state.status_reason);
         Self {
             merchant: payment.merchant,
             order_id: payment.order_id,
             provider_order_number: payment.provider_order_no,
             provider_payment_id: payment.provider_payment_id,
-            status: payment.status,
-            money_state: payment.money_state,
+            status: payment.state.status,
+            money_state: payment.state.money_state,
             amount: payment.amount,
             refunded: payment.refunded,
             method: payment.method.as_str().to_owned(),
             channel: payment.channel,
             account: payment.account,
-            created_at: payment.created_at,
+            created_at: payment.state.created_at,
             paid_at: payment.paid_at,
-            refused: payment.provider_error.map(|provider_error| provider_error.to_string()),
+            refused: payment.state.provider_error.map(|provider_error| provider_error.to_string()),
             status_reason,
-            search: payment.search,
+            search: payment.state.search,
             refunds: refunds.into_iter().map(RefundExplanation::from).collect(),
             timeline,
         }
@@ -203,13 +203,13 @@ impl From<Refund> for RefundExplanation {
             refund_id: refund.refund_id,
             provider_refund_number: refund.provider_refund_no,
             provider_refund_id: refund.provider_refund_id,
-            status: refund.status,
-            money_state: refund.money_state,
+            status: refund.state.status,
+            money_state: refund.state.money_state,
             amount: refund.amount,
             refunded_at: refund.refunded_at,
-            refused: refund.provider_error.map(|provider_error| provider_error.code),
-            status_reason: refund.status_reason,
-            search: refund.search,
+            refused: refund.state.provider_error.map(|provider_error| provider_error.code),
+            status_reason: refund.state.status_reason,
+            search: refund.state.search,
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tollgate::ledger::{Address, ClaimKey, ClaimResult, Intent, Ledger, MoneyState, Payment};
-use tollgate_plugins::payment::{Currency, Method, Money, Status, provider_number};
+use tollgate::ledger::{Address, ClaimKey, ClaimResult, Intent, Ledger, Payment, RecordState};
+use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 use tollgate_plugins::secret::Secret;
 
 use crate::ROUNDS;
@@ -81,8 +81,6 @@ fn payment(order: &str) -> Payment {
         order_id: order.into(),
         provider_order_no: provider_number(&["shop", order]),
         content: "0".repeat(64),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: Money { value: 888, currency: Currency::CNY },
         refunded: 0,
         refunded_elsewhere: 0,
@@ -91,17 +89,11 @@ fn payment(order: &str) -> Payment {
         account: "wechat-v3:1900000109".into(),
         provider_payment_id: None,
         action: None,
-        provider_error: None,
-        status_reason: None,
         create_request: None,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         expires_at: None,
         paid_at: None,
         metadata: None,
-        search: None,
+        state: RecordState::new(now),
     }
 }
 

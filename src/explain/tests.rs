@@ -6,7 +6,7 @@ use tollgate_plugins::payment::Kind;
 
 use super::*;
 use crate::ledger::testing::a_payment;
-use crate::ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, TimelineEvent};
+use crate::ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, RecordState, TimelineEvent};
 
 fn history(payment: Payment) -> PaymentHistory {
     PaymentHistory { payment, refunds: Vec::new(), timeline: Timeline::default() }
@@ -36,7 +36,11 @@ fn second_line_says_where_the_money_is() {
         (Status::Unknown, MoneyState::Unknown, 0, "UNKNOWN"),
     ];
     for (status, money_state, refunded, expected) in table {
-        let payment = Payment { status, money_state, refunded, search: Some(inquiry.clone()), ..a_payment("o") };
+        let payment = Payment {
+            refunded,
+            state: RecordState { status, money_state, search: Some(inquiry.clone()), ..a_payment("o").state },
+            ..a_payment("o")
+        };
         let text = explain(history(payment));
         assert!(text.lines().nth(1).unwrap().contains(expected), "{text}");
         let shows_inquiry =
@@ -50,15 +54,26 @@ fn second_line_says_where_the_money_is() {
 fn failure_reason_of_payment_and_refund_is_shown() {
     let provider_error =
         Some(tollgate_plugins::error::ProviderError { code: "SYSTEM_ERROR".into(), message: "try again".into() });
-    let failed =
-        Payment { status: Status::Failed, money_state: MoneyState::NotMoved, provider_error, ..a_payment("o") };
+    let failed = Payment {
+        state: RecordState {
+            status: Status::Failed,
+            money_state: MoneyState::NotMoved,
+            provider_error,
+            ..a_payment("o").state
+        },
+        ..a_payment("o")
+    };
     let explain = |payment| super::tests::explain(history(payment));
     let text = explain(failed);
     assert!(text.contains("Why: the provider said SYSTEM_ERROR: try again."), "{text}");
     let sentence = Some("no answer came in time".to_owned());
-    let cut = Payment { status: Status::Unknown, status_reason: sentence, ..a_payment("o") };
+    let cut = Payment {
+        state: RecordState { status: Status::Unknown, status_reason: sentence, ..a_payment("o").state },
+        ..a_payment("o")
+    };
     assert!(explain(cut).contains("Why: no answer came in time."));
-    let lost = Payment { money_state: MoneyState::NotMoved, ..a_payment("o") };
+    let lost =
+        Payment { state: RecordState { money_state: MoneyState::NotMoved, ..a_payment("o").state }, ..a_payment("o") };
     assert!(explain(lost).contains("close it and create another payment with a new `order_id`"));
 }
 

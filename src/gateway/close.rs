@@ -13,7 +13,7 @@ use super::request_body::{idempotency_key, is_identifier, require_empty_body};
 use super::responses::{body_of, invalid_state, respond_to_claim, task_failed};
 use super::{Gateway, RequestContext, query, respond_async};
 use crate::clock;
-use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Payment, Record, RecordId, Refund};
+use crate::ledger::{Answer, ClaimResult, ExecutionPermit, Intent, Record, RecordId};
 use crate::problem::Problem;
 use crate::snapshot::Channel;
 
@@ -122,6 +122,5 @@ fn close_answer(record: &Record, error: Option<&Error>, request_id: &str) -> Ans
 
 /// Returns 200 if the record is final, 202 otherwise.
 fn success_status(record: &Record) -> StatusCode {
-    let (Record::Payment(Payment { status, .. }) | Record::Refund(Refund { status, .. })) = record;
-    if status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }
+    if record.state().status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED }
 }

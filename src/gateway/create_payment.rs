@@ -20,7 +20,7 @@ use super::request_body::{NewPayment, idempotency_key};
 use super::responses::{respond_ledger_failure, respond_to_claim, task_failed};
 use super::{Gateway, RequestContext, respond_async};
 use crate::clock;
-use crate::ledger::{ClaimResult, CreateRequest, Destination, ExecutionPermit, Intent, MoneyState, Payment, Record};
+use crate::ledger::{ClaimResult, CreateRequest, Destination, ExecutionPermit, Intent, Payment, Record, RecordState};
 use crate::problem::{Problem, Retryable};
 use crate::routing::{self, NoChannel, Question};
 use crate::snapshot::{Channel, Snapshot};
@@ -223,8 +223,6 @@ fn new_payment(
         content: input.digest(),
         provider_order_no: provider_number(&[&merchant, &input.order_id]),
         merchant,
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: input.amount,
         refunded: 0,
         refunded_elsewhere: 0,
@@ -233,18 +231,12 @@ fn new_payment(
         account,
         provider_payment_id: None,
         action: None,
-        provider_error: None,
-        status_reason: None,
         create_request,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         expires_at,
         paid_at: None,
         metadata: input.metadata.clone(),
-        search: None,
         order_id: input.order_id.clone(),
+        state: RecordState::new(now),
     }
 }
 

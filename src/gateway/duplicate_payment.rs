@@ -6,7 +6,7 @@ use super::responses::body_of;
 use super::{Gateway, refund};
 use crate::clock;
 use crate::ledger::{
-    Answer, ClaimKey, ClaimResult, Intent, LedgerError, MoneyState, Payment, Record, RecordId, Refund, TimelineEvent,
+    Answer, ClaimKey, ClaimResult, Intent, LedgerError, Payment, Record, RecordId, RecordState, Refund, TimelineEvent,
 };
 use crate::routing::DoublePayment;
 use crate::snapshot::Snapshot;
@@ -77,20 +77,12 @@ fn draft(found: &Payment) -> Refund {
         refund_id: REFUND_ID.to_owned(),
         provider_refund_no: provider_number(&[&found.merchant, &found.order_id, REFUND_ID]),
         content: REFUND_ID.to_owned(),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: found.amount,
         reason: None,
         channel: found.channel.clone(),
         provider_refund_id: None,
-        provider_error: None,
-        status_reason: None,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         refunded_at: None,
-        search: None,
+        state: RecordState::new(now),
     }
 }
 

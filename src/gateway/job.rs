@@ -102,6 +102,7 @@ mod tests {
     use tollgate_plugins::payment::Method;
 
     use super::*;
+    use crate::ledger::RecordState;
     use crate::ledger::testing::a_payment;
 
     fn is_over(job: &Job, payment: &Payment, max_age: Duration, time: Reading) -> bool {
@@ -149,7 +150,7 @@ mod tests {
         };
         let web = Payment {
             method: Method::all().find(|method| !method.is_scanned()).unwrap(),
-            created_at: start,
+            state: RecordState::new(start),
             ..a_payment("o")
         };
         let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..a_payment("o") };
@@ -183,7 +184,7 @@ mod tests {
             Reading { now: start + SignedDuration::from_secs(ahead) + steady_for, steady_for }
         };
         let web = Payment { method: Method::all().find(|method| !method.is_scanned()).unwrap(), ..a_payment("o") };
-        let web = Payment { created_at: start, expires_at: None, ..web };
+        let web = Payment { expires_at: None, state: RecordState { created_at: start, ..web.state.clone() }, ..web };
         let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..web.clone() };
         let dated = Payment { expires_at: Some(start + SignedDuration::from_secs(100)), ..web.clone() };
         for (payment, tries, time) in [(&web, 1, 3600), (&till, 1, 60), (&dated, 0, 100), (&dated, 1, 100)] {

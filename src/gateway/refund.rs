@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Operation, Outcome, Status, provider_number};
+use tollgate_plugins::payment::{Operation, Outcome, provider_number};
 
 use super::claim_key::claim_key;
 use super::execution::{Conclusion, ExecutionContext, conclude, new_record_answer, settle_and_respond};
@@ -15,7 +15,7 @@ use super::request_body::{NewRefund, idempotency_key, is_identifier};
 use super::responses::{respond_ledger_failure, respond_to_claim, task_failed};
 use super::{Gateway, RequestContext, query, respond_async};
 use crate::clock;
-use crate::ledger::{ClaimResult, ExecutionPermit, Intent, MoneyState, Record, Refund, Update};
+use crate::ledger::{ClaimResult, ExecutionPermit, Intent, Record, RecordState, Refund, Update};
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
 
@@ -110,19 +110,11 @@ fn new_refund(merchant: &str, order_id: &str, input: &NewRefund, now: Timestamp)
         merchant: merchant.to_owned(),
         order_id: order_id.to_owned(),
         refund_id: input.refund_id.clone(),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: input.amount,
         reason: input.reason.clone(),
         channel: String::new(),
         provider_refund_id: None,
-        provider_error: None,
-        status_reason: None,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         refunded_at: None,
-        search: None,
+        state: RecordState::new(now),
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode};
 use tollgate_plugins::payment::Status;
 
 use super::AccessLabels;
-use crate::ledger::{Answer, ClaimResult, LedgerError, MoneyState, Payment, QueueFull, Record, Refund};
+use crate::ledger::{Answer, ClaimResult, LedgerError, MoneyState, Payment, QueueFull, Record};
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
 
@@ -84,8 +84,8 @@ pub(super) fn respond_to_claim(
     Err(match claimed {
         ClaimResult::Replay(answer) => return Ok(replayed(stored_response(answer, ""))),
         ClaimResult::AlreadyExists(record) => {
-            let (Record::Payment(Payment { status, .. }) | Record::Refund(Refund { status, .. })) = &record;
-            let code = if is_async || *status == Status::Unknown { StatusCode::ACCEPTED } else { success };
+            let code =
+                if is_async || record.state().status == Status::Unknown { StatusCode::ACCEPTED } else { success };
             let response = replayed(json_response(code, &record));
             return Ok(if is_async { with_preference_applied(response) } else { response });
         }
@@ -138,15 +138,13 @@ pub(super) fn respond_ledger_failure(
 }
 
 pub(super) fn is_sent(record: &Record) -> bool {
-    let (Record::Payment(Payment { money_state, .. }) | Record::Refund(Refund { money_state, .. })) = record;
-    *money_state != MoneyState::NotSent
+    record.state().money_state != MoneyState::NotSent
 }
 
 /// Marks the status and money state of a record as unknown, because its outcome could not be recorded.
 pub(super) fn with_unknown_outcome(mut record: Record) -> Record {
-    let (Record::Payment(Payment { status, money_state, .. }) | Record::Refund(Refund { status, money_state, .. })) =
-        &mut record;
-    (*status, *money_state) = (Status::Unknown, MoneyState::Unknown);
+    let state = record.state_mut();
+    (state.status, state.money_state) = (Status::Unknown, MoneyState::Unknown);
     record
 }
 

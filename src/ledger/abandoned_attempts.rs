@@ -12,7 +12,7 @@ use super::double_payment::DoublePayment;
 use super::error::LedgerError;
 use super::names;
 use super::outbox;
-use super::records::{Inquiry, MoneyState, Payment, Record};
+use super::records::{Inquiry, MoneyState, Payment, Record, RecordState};
 use super::rows::{self, PaymentRow, TrackedRow};
 use super::timeline::{self, IntentKind, TimelineEvent};
 use super::transaction::{Read, Space, Transaction};
@@ -40,16 +40,20 @@ pub(super) fn record_abandoned(
     main: &mut TrackedRow<PaymentRow>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
+    let payment = main.row.payment.clone();
     let attempt = Payment {
-        order_id: order_id(&main.row.payment),
-        status: Status::Unknown,
-        money_state: MoneyState::Unknown,
+        order_id: order_id(&payment),
         metadata: None,
         create_request: None,
-        version: 1,
-        updated_at: now,
-        search: Some(Inquiry { closing: true, ..Inquiry::new(now) }),
-        ..main.row.payment.clone()
+        state: RecordState {
+            status: Status::Unknown,
+            money_state: MoneyState::Unknown,
+            version: 1,
+            updated_at: now,
+            search: Some(Inquiry { closing: true, ..Inquiry::new(now) }),
+            ..payment.state
+        },
+        ..payment
     };
     let (id, claim) = (tx.new_id(now), main.row.claim);
     let what =

@@ -1,17 +1,18 @@
-//! Applies updates: changes the record, its timeline and dependent rows, and publishes the event,
-//! in one transaction.
+//! Applies updates: changes the record, its timeline and dependent rows, and publishes the event, in one transaction.
 
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::abandoned_attempts;
+use super::effects::add_evidence;
+pub(super) use super::effects::{BELIEVED, find_payment_by_number, publish_mismatch, schedule_query};
 use super::error::LedgerError;
 use super::ids::Id;
 use super::outbox;
-use super::records::{Inquiry, Payment, Record, RecordId, Refund, Update};
+use super::records::{Record, RecordId, RecordState, Refund, Update};
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::rules::{self, Change};
-use super::timeline::{self, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
+use super::timeline::{self, Origin, TimelineEvent, UpdateWithEvidence};
 use super::transaction::Transaction;
 
 /// Implements [`Ledger::apply`](super::Ledger::apply).
@@ -66,26 +67,6 @@ pub(super) fn escalate(
     Ok(true)
 }
 
-/// Appends provider calls to the timeline of a record.
-pub(super) fn add_evidence(
-    tx: &mut Transaction<'_>,
-    target: &Target,
-    evidence: Vec<ProviderCall>,
-    now: Timestamp,
-) -> Result<(), LedgerError> {
-    evidence.into_iter().try_for_each(|call| target.add(tx, TimelineEvent::ProviderCall(call), now))
-}
-
-/// Makes the inquiry due now, because the notification alone proves nothing.
-pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
-    let search = target.search().get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
-    target.save(tx)
-}
-
-/// Value in [`Space::Notifications`](super::transaction::Space::Notifications) of a notification that was applied.
-pub(super) const BELIEVED: &[u8] = b"believed";
-
 /// Implements [`Ledger::mismatch`](super::Ledger::mismatch).
 pub(super) fn mismatch(tx: &mut Transaction<'_>, subject: &RecordId, now: Timestamp) -> Result<(), LedgerError> {
     match Target::find(tx, subject)? {
@@ -119,7 +100,7 @@ pub(super) fn apply_to_payment(
 ) -> Result<Change, LedgerError> {
     let lacked_action = tracked.row.payment.action.is_none();
     let change = rules::payment(&mut tracked.row.payment, update, origin, now);
-    let Payment { status, money_state, version, .. } = tracked.row.payment;
+    let RecordState { status, money_state, version, .. } = tracked.row.payment.state;
     // A merchant that was told of an unknown result learns that the payer can pay now.
     let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
     let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
@@ -150,7 +131,7 @@ pub(super) fn apply_to_refund(
     }
     let had_failed = tracked.row.refund.status == Status::Failed;
     let change = rules::refund(&mut tracked.row.refund, update, origin, now);
-    let Refund { status, money_state, version, ref refund_id, .. } = tracked.row.refund;
+    let Refund { state: RecordState { status, money_state, version, .. }, ref refund_id, .. } = tracked.row.refund;
     let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
     append_status_change(tx, tracked.row.payment, Some(refund_id), update, change.changed.then_some(became), now)?;
     tracked.save(tx)?;
@@ -191,52 +172,4 @@ fn append_status_change(
     };
     let needs_person = why.map(|why| TimelineEvent::ManualReview { why });
     became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
-}
-
-/// Publishes that the provider names another amount or channel, once per version of the record.
-pub(super) fn publish_mismatch(
-    tx: &mut Transaction<'_>,
-    target: &mut Target,
-    now: Timestamp,
-) -> Result<(), LedgerError> {
-    const KIND: &str = "payment.mismatch";
-    let (subject, data) = (target.subject(), target.record());
-    match target {
-        Target::Payment(tracked) => {
-            let version = tracked.row.payment.version;
-            if tracked.row.mismatch.replace(version) == Some(version) {
-                return Ok(());
-            }
-            outbox::publish(tx, tracked, KIND, subject, data, now)?;
-            tracked.save(tx)
-        }
-        // Merchants do not know refunds made elsewhere.
-        Target::Refund(tracked) if tracked.row.refund.is_elsewhere() => {
-            let payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
-            publish_mismatch(tx, &mut Target::Payment(payment), now)
-        }
-        Target::Refund(tracked) => {
-            let version = tracked.row.refund.version;
-            if tracked.row.mismatch.replace(version) == Some(version) {
-                return Ok(());
-            }
-            let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
-            outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
-            payment.save(tx)?;
-            tracked.save(tx)
-        }
-    }
-}
-
-/// Returns the payment with this order number, or its abandoned attempt on this channel.
-pub(super) fn find_payment_by_number(
-    tx: &Transaction<'_>,
-    channel: &str,
-    order_number: &str,
-) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
-    let Some(payment) = rows::payment_by_number(tx, order_number)? else { return Ok(None) };
-    Ok(Some(match payment.row.payment.channel == channel {
-        true => payment,
-        false => abandoned_attempts::find(tx, channel, order_number)?.unwrap_or(payment),
-    }))
 }

@@ -23,6 +23,7 @@ mod disk_space;
 mod failpoints;
 mod failure;
 mod memtable;
+mod shared;
 mod store;
 mod tables;
 mod view;
@@ -31,9 +32,8 @@ mod wal_sync;
 mod write_request;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,13 +45,12 @@ use tokio::sync::{oneshot, watch};
 
 pub(super) use self::directory::holds_ledger;
 use self::disk::Disk;
-use self::failure::Failure;
+use self::shared::Shared;
 pub(super) use self::view::View;
 use self::wal::Wal;
 use self::write_request::{WriteRequest, reply_to};
 use self::writer::Writer;
 use super::change_feed::ChangeListener;
-use super::claim_guard::{Abandoned, ClaimOwner, ExecutionId};
 use super::environment::Environment;
 use super::error::LedgerError;
 use super::ids::{Ids, millis_at, time};
@@ -293,119 +292,4 @@ fn next_millis(view: &View<'_>) -> Result<u64, LedgerError> {
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LedgerError> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(work);
     thread.map_err(|error| LedgerError::Internal(format!("the thread `{name}` cannot be started: {error}")))
-}
-
-/// State shared by the threads and the handles.
-pub(super) struct Shared {
-    disk: Disk,
-    environment: Environment,
-    /// Size in bytes at which a WAL segment is full.
-    segment: u64,
-    requests: Mutex<Option<Sender<WriteRequest>>>,
-    /// Why the ledger is not writable: the disk is full, or a write failed.
-    failed: Mutex<Option<LedgerError>>,
-    /// Abandoned claims whose end is not written yet.
-    ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,
-    schedule: Mutex<Schedule>,
-    wake: watch::Sender<u64>,
-    listener: OnceLock<Arc<dyn ChangeListener>>,
-    #[cfg(test)]
-    failpoints: failpoints::Failpoints,
-}
-
-impl Shared {
-    fn submit(&self, job: WriteRequest) -> Result<(), LedgerError> {
-        if self.failed.lock().is_some() {
-            return Err(self.refusal());
-        }
-        #[cfg(test)]
-        self.failpoints.submitted();
-        // Not under the lock: a request that cannot be sent is dropped here, and its drop may call this type.
-        let requests = self.requests.lock().clone();
-        requests.and_then(|requests| requests.send(job).ok()).ok_or_else(|| self.refusal())
-    }
-
-    fn refusal(&self) -> LedgerError {
-        self.failed.lock().clone().unwrap_or(LedgerError::Closed)
-    }
-
-    fn fail(&self, step: &'static str, failure: Failure) {
-        let why = format!("{step}: {}", failure.cause);
-        if failure.is_full {
-            tracing::error!(%why, "the ledger's disk is full: nothing is sent until space is freed");
-        } else {
-            tracing::error!(%why, "the ledger is not writable: nothing is sent until the process is restarted");
-        }
-        *self.failed.lock() = Some(failure.at(step));
-    }
-
-    fn is_disk_full(&self) -> bool {
-        matches!(*self.failed.lock(), Some(LedgerError::DiskFull { .. }))
-    }
-
-    /// Reopens the tables if there is room again. Permits stay valid; claims abandoned meanwhile are ended.
-    fn resume_after_full_disk(self: &Arc<Self>) {
-        match self.disk.reopen() {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => return tracing::warn!(%error, "the ledger cannot be reopened yet; it is retried"),
-        }
-        if let Some(listener) = self.listener.get() {
-            // The batch that failed may be visible or not.
-            listener.disconnected();
-            listener.subscribed(None);
-        }
-        *self.failed.lock() = None;
-        tracing::info!("the ledger is writable again");
-        let ends: Vec<_> = self.ends.lock().iter().map(|(execution, end)| (*execution, *end)).collect();
-        for (execution, end) in ends {
-            // A request that cannot be submitted now stays in `ends`.
-            let _ = self.submit(self.ending(execution, end));
-        }
-        self.wake.send_modify(|count| *count += 1);
-    }
-
-    /// Returns the transaction that ends an abandoned claim.
-    fn ending(self: &Arc<Self>, execution: ExecutionId, end: Abandoned) -> WriteRequest {
-        let shared = Arc::downgrade(self);
-        let reply = move |ended: Result<(), LedgerError>| {
-            if let Err(error) = ended {
-                tracing::error!(%error, "an abandoned claim cannot be ended; the next start ends it");
-            }
-            if let Some(shared) = shared.upgrade() {
-                shared.ends.lock().remove(&execution);
-            }
-        };
-        let now = self.environment.now();
-        WriteRequest::new(Durability::Durable, move |tx| end.of(tx, execution, now), reply)
-    }
-
-    #[cfg(test)]
-    pub(super) fn failpoints(&self) -> &failpoints::Failpoints {
-        &self.failpoints
-    }
-
-    #[cfg(not(test))]
-    fn failpoint(&self, _step: &str) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    #[cfg(test)]
-    fn failpoint(&self, step: &str) -> Result<(), Failure> {
-        self.failpoints.failpoint(step)
-    }
-}
-
-impl ClaimOwner for Shared {
-    /// Running claims are found by the next start, so nothing is registered.
-    fn acquired(&self, _: ExecutionId) {}
-
-    fn released(&self, _: ExecutionId) {}
-
-    fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned) {
-        self.ends.lock().insert(execution, end);
-        if let Err(error) = self.submit(self.ending(execution, end)) {
-            tracing::error!(%error, "an abandoned claim is ended when the ledger is writable again");
-        }
-    }
 }

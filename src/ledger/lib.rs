@@ -17,7 +17,7 @@
 //! | `records`, `timeline`, `record_key` | what is stored and reported |
 //! | `rules` | state machine of a record: pure functions |
 //! | `claims`, `claim_guard` | who may execute a request, and how often |
-//! | `apply`, `notifications`, `elsewhere`, `abandoned_attempts`, `double_payment` | updates from providers |
+//! | `apply`, `effects`, `notifications`, `elsewhere`, `abandoned_attempts`, `double_payment` | updates from providers |
 //! | `outbox`, `inquiries`, `schedule`, `due_index` | events, queries and jobs that become due |
 //! | `retention`, `purge`, `known_time` | what is deleted, and when |
 //! | `rows`, `refunds`, `histories`, `names`, `ids`, `transaction`, `lock_scope`, `change_feed` | rows, their keys and transactions |
@@ -31,6 +31,7 @@ mod claim_guard;
 mod claims;
 mod double_payment;
 mod due_index;
+mod effects;
 mod elsewhere;
 mod embedded;
 mod engine;
@@ -80,8 +81,8 @@ pub use self::purge::Purge;
 pub use self::record_key::{RecordKey, Version};
 pub use self::records::{
     Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, Event, ExecutionPermit, Inquiry,
-    Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId, Recorded, Refund, Update,
-    merchants_order_id,
+    Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId, RecordState, Recorded, Refund,
+    Update, merchants_order_id,
 };
 pub use self::retention::RetentionPolicy;
 pub use self::timeline::{

@@ -4,7 +4,8 @@
 use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
-use crate::apply::{BELIEVED, apply_update, find_payment_by_number, publish_mismatch, schedule_query};
+use crate::apply::apply_update;
+use crate::effects::{BELIEVED, find_payment_by_number, publish_mismatch, schedule_query};
 use crate::elsewhere;
 use crate::error::LedgerError;
 use crate::ids::index;

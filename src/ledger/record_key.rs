@@ -1,7 +1,7 @@
 //! Key and version of a payment or refund, as caches know it.
 
 use crate::names;
-use crate::records::{Payment, Record, RecordId, Refund};
+use crate::records::{Record, RecordId, RecordState};
 
 /// Key of a payment or refund in the index: a 16-byte hash of merchant, order id and refund id. Keys of different
 /// merchants never collide.
@@ -37,25 +37,13 @@ impl Version {
 impl Record {
     /// Returns the version of the record.
     pub fn version(&self) -> Version {
-        match self {
-            Self::Payment(payment) => payment.version(),
-            Self::Refund(refund) => refund.version(),
-        }
+        self.state().version()
     }
 }
 
-impl Payment {
+impl RecordState {
+    /// Returns the version of the record.
     pub(crate) fn version(&self) -> Version {
-        version(self.created_at, self.version)
+        Version { created: u64::try_from(self.created_at.as_microsecond()).unwrap_or(0), version: self.version }
     }
-}
-
-impl Refund {
-    pub(crate) fn version(&self) -> Version {
-        version(self.created_at, self.version)
-    }
-}
-
-fn version(created_at: jiff::Timestamp, version: u64) -> Version {
-    Version { created: u64::try_from(created_at.as_microsecond()).unwrap_or(0), version }
 }

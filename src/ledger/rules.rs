@@ -5,10 +5,9 @@
 //! always recorded. A result that is not certain is never called failed.
 
 use jiff::{SignedDuration, Timestamp};
-use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Money, NextAction, Outcome, Status};
 
-use super::records::{Inquiry, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Refund, Update};
+use super::records::{Inquiry, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, RecordState, Refund, Update};
 use super::timeline::Origin;
 
 /// Effect of an update on a record.
@@ -28,21 +27,15 @@ pub(super) struct Change {
 pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let (search, had_action) = (payment.search.clone(), payment.action.is_some());
     let is_absence_end = payment.ends_by_absence();
-    let state = RecordState {
+    let machine = StateMachine {
         is_absence_end,
         amount: payment.amount,
-        status: &mut payment.status,
-        money_state: &mut payment.money_state,
+        state: &mut payment.state,
         provider_id: &mut payment.provider_payment_id,
         action: Some(&mut payment.action),
-        word: &mut payment.provider_error,
-        sentence: &mut payment.status_reason,
-        version: &mut payment.version,
-        updated_at: &mut payment.updated_at,
         moved_at: &mut payment.paid_at,
-        search: &mut payment.search,
     };
-    let mut change = state.apply(update, origin, now);
+    let mut change = machine.apply(update, origin, now);
     if search.as_ref().is_some_and(|search| search.closing) {
         change.mismatch |= change.became.is_none() && is_reversal_of_success(payment, update, origin);
         // The close may have reached the provider after the success was read: one more query decides.
@@ -88,28 +81,22 @@ fn schedule_soon(search: Option<&mut Inquiry>, now: Timestamp) {
 pub(super) fn refund(refund: &mut Refund, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let had_search = refund.search.is_some();
     let is_absence_end = refund.ends_by_absence();
-    let state = RecordState {
+    let machine = StateMachine {
         is_absence_end,
         amount: refund.amount,
-        status: &mut refund.status,
-        money_state: &mut refund.money_state,
+        state: &mut refund.state,
         provider_id: &mut refund.provider_refund_id,
         action: None,
-        word: &mut refund.provider_error,
-        sentence: &mut refund.status_reason,
-        version: &mut refund.version,
-        updated_at: &mut refund.updated_at,
         moved_at: &mut refund.refunded_at,
-        search: &mut refund.search,
     };
     let change = match update {
         Update::Outcome(outcome) if outcome.status == Status::Closed => {
             let failed = Outcome { status: Status::Failed, ..outcome.clone() };
-            state.apply(&Update::Outcome(failed), origin, now)
+            machine.apply(&Update::Outcome(failed), origin, now)
         }
         // A refund does not expire.
         Update::Expired => Change::default(),
-        _ => state.apply(update, origin, now),
+        _ => machine.apply(update, origin, now),
     };
     // The refund was accepted, but nothing confirms that the provider has it. A query decides this without waiting
     // for a notification.
@@ -148,24 +135,18 @@ fn delayed_inquiry(now: Timestamp) -> Inquiry {
     Inquiry { due: now.saturating_add(NOTIFICATION_WAIT).unwrap_or(now), ..Inquiry::new(now) }
 }
 
-/// Fields that payments and refunds share, so that one state machine serves both.
-struct RecordState<'a> {
+/// State machine of one record, with the fields that payments and refunds name differently.
+struct StateMachine<'a> {
     /// Whether the provider's repeated "not found" ends the record.
     is_absence_end: bool,
     amount: Money,
-    status: &'a mut Status,
-    money_state: &'a mut MoneyState,
+    state: &'a mut RecordState,
     provider_id: &'a mut Option<String>,
     action: Option<&'a mut Option<NextAction>>,
-    word: &'a mut Option<ProviderError>,
-    sentence: &'a mut Option<String>,
-    version: &'a mut u64,
-    updated_at: &'a mut Timestamp,
     moved_at: &'a mut Option<Timestamp>,
-    search: &'a mut Option<Inquiry>,
 }
 
-impl RecordState<'_> {
+impl StateMachine<'_> {
     fn apply(mut self, update: &Update, origin: Origin, now: Timestamp) -> Change {
         let (to, outcome) = match update {
             Update::Outcome(outcome) if outcome.amount.is_some_and(|amount| amount != self.amount) => {
@@ -191,22 +172,22 @@ impl RecordState<'_> {
         if change.became.is_some() {
             self.record_reason(update);
         }
-        if let Some(outcome) = outcome.filter(|_| *self.status == to) {
+        if let Some(outcome) = outcome.filter(|_| self.state.status == to) {
             let filled = self.merge(outcome, change.became.is_some());
             if filled && !change.changed {
                 change.changed = true;
-                *self.version += 1;
-                *self.updated_at = now;
+                self.state.version += 1;
+                self.state.updated_at = now;
             }
         }
-        match *self.status {
+        match self.state.status {
             Status::Pending => {
-                let search = self.search.get_or_insert_with(|| delayed_inquiry(now));
+                let search = self.state.search.get_or_insert_with(|| delayed_inquiry(now));
                 search.confirmed |= outcome.is_some_and(|outcome| {
                     outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && origin == Origin::Query => *self.search = None,
+            status if status.is_final() && origin == Origin::Query => self.state.search = None,
             _ => {}
         }
         change
@@ -218,7 +199,9 @@ impl RecordState<'_> {
             Update::Declined(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
             Update::Unknown(reason) | Update::NotSent(_, reason) => self.set_reason(reason),
             Update::Outcome(outcome) => match &outcome.reason {
-                _ if outcome.status == Status::Succeeded => (*self.word, *self.sentence) = (None, None),
+                _ if outcome.status == Status::Succeeded => {
+                    (self.state.provider_error, self.state.status_reason) = (None, None)
+                }
                 Some(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
                 None => {}
             },
@@ -228,7 +211,7 @@ impl RecordState<'_> {
 
     fn set_reason(&mut self, Reason { word, sentence }: &Reason) {
         if word.is_some() || sentence.is_some() {
-            (*self.word, *self.sentence) = (word.clone(), sentence.clone());
+            (self.state.provider_error, self.state.status_reason) = (word.clone(), sentence.clone());
         }
     }
 
@@ -236,63 +219,65 @@ impl RecordState<'_> {
     /// confirming it. An order that the provider once confirmed may still be paid when the payer scans it, so it
     /// stays pending.
     fn not_found_at_provider(&mut self, origin: Origin, now: Timestamp) -> Change {
-        if self.status.is_final() {
-            *self.search = None;
+        if self.state.status.is_final() {
+            self.state.search = None;
             return Change::default();
         }
-        if *self.status == Status::Pending && origin != Origin::Request && !self.is_absence_end {
+        if self.state.status == Status::Pending && origin != Origin::Request && !self.is_absence_end {
             return Change::default();
         }
         let change = self.transition(Status::Failed, origin, now);
-        if change.became.is_some() && self.word.is_none() && self.sentence.is_none() {
-            *self.sentence = Some("the provider does not have it".to_owned());
+        if change.became.is_some() && self.state.provider_error.is_none() && self.state.status_reason.is_none() {
+            self.state.status_reason = Some("the provider does not have it".to_owned());
         }
         change
     }
 
     /// Closes a payment that nobody opened in time. Ignored for a payment that was not sent yet.
     fn expired(&mut self, origin: Origin, now: Timestamp) -> Change {
-        if *self.status != Status::Pending || *self.money_state == MoneyState::NotSent {
+        if self.state.status != Status::Pending || self.state.money_state == MoneyState::NotSent {
             return Change::default();
         }
         let change = self.transition(Status::Closed, origin, now);
-        *self.sentence = Some("its time is over, and nobody has begun to pay it".to_owned());
+        self.state.status_reason = Some("its time is over, and nobody has begun to pay it".to_owned());
         change
     }
 
     /// Ends a record of which nothing was sent and nothing will be. Ignored if an update has arrived.
     fn not_sent(&mut self, to: Status, reason: &Reason, origin: Origin, now: Timestamp) -> Change {
-        if *self.status != Status::Pending || *self.money_state != MoneyState::NotSent {
+        if self.state.status != Status::Pending || self.state.money_state != MoneyState::NotSent {
             return Change::default();
         }
         let change = self.transition(to, origin, now);
         self.set_reason(reason);
-        *self.money_state = MoneyState::NotSent;
+        self.state.money_state = MoneyState::NotSent;
         change
     }
 
     /// Changes the status if the transition is allowed.
     fn transition(&mut self, to: Status, origin: Origin, now: Timestamp) -> Change {
-        if !can_transition(*self.status, to, origin) {
+        if !can_transition(self.state.status, to, origin) {
             return Change::default();
         }
-        *self.status = to;
-        *self.money_state = money_state(to);
+        self.state.status = to;
+        self.state.money_state = money_state(to);
         let new = match to {
             Status::Unknown => Some(Inquiry::new(now)),
-            Status::Pending if self.search.as_ref().is_some_and(|search| search.closing) => Some(Inquiry::new(now)),
+            Status::Pending if self.state.search.as_ref().is_some_and(|search| search.closing) => {
+                Some(Inquiry::new(now))
+            }
             Status::Pending => Some(delayed_inquiry(now)),
             _ => None,
         };
         // Flags of completed actions survive the transition.
-        *self.search = new.map(|new| match &*self.search {
+        self.state.search = new.map(|new| match &self.state.search {
             Some(Inquiry { closing, reversed, repeated_creates, .. }) => {
                 Inquiry { closing: *closing, reversed: *reversed, repeated_creates: *repeated_creates, ..new }
             }
             None => new,
         });
-        *self.version += 1;
-        *self.updated_at = now;
+        self.state.version += 1;
+        self.state.updated_at = now;
         Change { changed: true, became: Some(to), mismatch: false }
     }
 
@@ -306,12 +291,12 @@ impl RecordState<'_> {
             filled |= put(self.moved_at, outcome.at.as_ref(), is_new);
         }
         if let Some(word) = outcome.reason.as_ref().filter(|_| outcome.status != Status::Succeeded) {
-            filled |= put(self.word, Some(word), is_new || outcome.status == Status::Pending);
+            filled |= put(&mut self.state.provider_error, Some(word), is_new || outcome.status == Status::Pending);
         }
         // Until a payment that went wrong is reversed, its payer may have been charged.
         let known = if outcome.needs_reversal { MoneyState::Unknown } else { money_state(outcome.status) };
-        if *self.money_state != known {
-            *self.money_state = known;
+        if self.state.money_state != known {
+            self.state.money_state = known;
             filled = true;
         }
         filled

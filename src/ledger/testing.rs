@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
-use tollgate_plugins::payment::{Currency, Method, Money, Status, provider_number};
+use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 
 use crate::Ledger;
 use crate::environment::{Clock, Environment, Measurement, Metrics, Reading};
+use crate::error::LedgerError;
 use crate::postgres::Address;
-use crate::records::{LedgerError, MoneyState, Payment, Refund};
+use crate::records::{Payment, RecordState, Refund};
 
 /// The machine's clock. Measurements of PostgreSQL's clock are ignored.
 struct MachineClock(Instant);
@@ -61,8 +62,6 @@ pub fn a_payment(order: &str) -> Payment {
         order_id: order.into(),
         provider_order_no: provider_number(&["shop", order]),
         content: "content".into(),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: cny(1000),
         refunded: 0,
         refunded_elsewhere: 0,
@@ -71,17 +70,11 @@ pub fn a_payment(order: &str) -> Payment {
         account: "wechat-v3:1900000109".into(),
         provider_payment_id: None,
         action: None,
-        provider_error: None,
-        status_reason: None,
         create_request: None,
-        version: 1,
-        created_at: at(0),
-        sent_at: None,
-        updated_at: at(0),
         expires_at: None,
         paid_at: None,
         metadata: None,
-        search: None,
+        state: RecordState::new(at(0)),
     }
 }
 
@@ -93,20 +86,12 @@ pub fn a_refund(order: &str, refund: &str, value: u64) -> Refund {
         refund_id: refund.into(),
         provider_refund_no: provider_number(&["shop", order, refund]),
         content: format!("{value}"),
-        status: Status::Pending,
-        money_state: MoneyState::NotSent,
         amount: cny(value),
         reason: None,
         channel: String::new(),
         provider_refund_id: None,
-        provider_error: None,
-        status_reason: None,
-        version: 1,
-        created_at: at(0),
-        sent_at: None,
-        updated_at: at(0),
         refunded_at: None,
-        search: None,
+        state: RecordState::new(at(0)),
     }
 }
 

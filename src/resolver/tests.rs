@@ -5,8 +5,8 @@ use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::Method;
 
 use super::*;
-use crate::ledger::MoneyState;
 use crate::ledger::testing::a_payment;
+use crate::ledger::{MoneyState, RecordState};
 
 const POLICY: PollPolicy = PollPolicy::TEST;
 
@@ -17,7 +17,9 @@ fn open_payment_is_closed_if_marked_reversible_or_till_timeout_passed() {
     let inquiry = |since, closing| Inquiry { closing, ..Inquiry::new(since) };
     let pending = Ok(Outcome::of(Status::Pending));
     let reversal = Ok(Outcome { needs_reversal: true, ..Outcome::of(Status::Pending) });
-    let new = |payment: Payment| Record::Payment(Payment { created_at: now, ..payment });
+    let new = |payment: Payment| {
+        Record::Payment(Payment { state: RecordState { created_at: now, ..payment.state.clone() }, ..payment })
+    };
     let open_payment = new(a_payment("o"));
     let method = Method::all().find(Method::is_scanned).unwrap();
     let till_payment = new(Payment { method, ..a_payment("o") });
@@ -42,9 +44,16 @@ fn open_payment_is_closed_if_marked_reversible_or_till_timeout_passed() {
 fn expired_unpaid_order_is_closed() {
     let created_at = Timestamp::UNIX_EPOCH;
     let expires_at = Some(created_at + SignedDuration::from_secs(20));
-    let open_payment = Payment { created_at, expires_at, money_state: MoneyState::NotMoved, ..a_payment("o") };
+    let open_payment = Payment {
+        expires_at,
+        state: RecordState { created_at, money_state: MoneyState::NotMoved, ..a_payment("o").state },
+        ..a_payment("o")
+    };
     let record = Record::Payment(open_payment.clone());
-    let unsent = Record::Payment(Payment { money_state: MoneyState::NotSent, ..open_payment });
+    let unsent = Record::Payment(Payment {
+        state: RecordState { money_state: MoneyState::NotSent, ..open_payment.state.clone() },
+        ..open_payment
+    });
     let pending = Ok(Outcome::of(Status::Pending));
     let close = |record: &Record, age, steady_for| {
         let now = created_at + SignedDuration::from_secs(age);
@@ -62,7 +71,11 @@ fn till_payment_not_found_at_provider_is_reversed_after_grace_period() {
     let (start, method) = (Timestamp::UNIX_EPOCH, Method::all().find(Method::is_scanned).unwrap());
     let at = |age| Reading { now: start + SignedDuration::from_secs(age), steady_for: SignedDuration::MAX };
     let absent = Err(Error::NotFound(ProviderError { code: "NOT_EXIST".into(), message: String::new() }));
-    let till_payment = Record::Payment(Payment { method, status: Status::Unknown, ..a_payment("o") });
+    let till_payment = Record::Payment(Payment {
+        method,
+        state: RecordState { status: Status::Unknown, ..a_payment("o").state },
+        ..a_payment("o")
+    });
     let once = Inquiry { absent: 1, ..Inquiry::new(start) };
     assert_eq!(
         close_operation(&till_payment, &Inquiry::new(start), &absent, POLICY, at(40)),
@@ -73,6 +86,9 @@ fn till_payment_not_found_at_provider_is_reversed_after_grace_period() {
     assert!(matches!(close_operation(&till_payment, &once, &absent, POLICY, at(40)), Some(Operation::Close(_))));
     let reversed = Inquiry { reversed: true, ..once.clone() };
     assert_eq!(close_operation(&till_payment, &reversed, &absent, POLICY, at(40)), None, "it was reversed before");
-    let web = Record::Payment(Payment { status: Status::Unknown, ..a_payment("o") });
+    let web = Record::Payment(Payment {
+        state: RecordState { status: Status::Unknown, ..a_payment("o").state },
+        ..a_payment("o")
+    });
     assert_eq!(close_operation(&web, &once, &absent, POLICY, at(40)), None, "its payer must act before money moves");
 }

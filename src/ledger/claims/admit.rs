@@ -12,7 +12,7 @@ use crate::inquiries;
 use crate::limits::QueueFull;
 use crate::names::{self, key_name};
 use crate::records::{
-    ClaimKey, ClaimResult, ExecutionPermit, Intent, Job, MoneyState, Payment, Record, RecordId, Refund,
+    ClaimKey, ClaimResult, ExecutionPermit, Intent, Job, Payment, Record, RecordId, RecordState, Refund,
 };
 use crate::retention::{self, Kind};
 use crate::rows::{self, PaymentRow, RefundRow, TrackedRow};
@@ -107,17 +107,7 @@ impl ClaimRequest {
         if let Some(full) = self.full() {
             return Ok(ClaimResult::QueueFull(full));
         }
-        let payment = Payment {
-            status: Status::Pending,
-            money_state: MoneyState::NotSent,
-            refunded: 0,
-            version: 1,
-            created_at: now,
-            sent_at: None,
-            updated_at: now,
-            search: None,
-            ..payment
-        };
+        let payment = Payment { refunded: 0, state: RecordState::new(now), ..payment };
         let id = tx.new_id(now);
         let new_claim = self.insert(tx, &payment.merchant, IntentKind::Pay, id, None)?;
         tx.put(Space::Index, &entry.0, id.0);
@@ -156,17 +146,7 @@ impl ClaimRequest {
         if let Some(full) = self.full() {
             return Ok(ClaimResult::QueueFull(full));
         }
-        let refund = Refund {
-            status: Status::Pending,
-            money_state: MoneyState::NotSent,
-            channel: paid.channel.clone(),
-            version: 1,
-            created_at: now,
-            sent_at: None,
-            updated_at: now,
-            search: None,
-            ..refund
-        };
+        let refund = Refund { channel: paid.channel.clone(), state: RecordState::new(now), ..refund };
         let id = tx.new_id(now);
         let new_claim = self.insert(tx, &refund.merchant, IntentKind::Refund, tracked.id, Some(id))?;
         tx.put(Space::Index, &entry.0, id.0);

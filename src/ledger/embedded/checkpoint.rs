@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::RETRY_INTERVAL;
 use super::failure::Failure;
+use super::shared::Shared;
 use super::wal::Segment;
 use super::write_request::panic_message;
-use super::{RETRY_INTERVAL, Shared};
 
 impl Shared {
     /// Writes a full segment to the tables. Retried after the disk was full, once there is room.

@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::failure::Failure;
+use super::shared::Shared;
 use super::wal::Position;
 use super::write_request::PendingReplies;
 use crate::environment::Measurement;

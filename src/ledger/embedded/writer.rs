@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 
 use super::failure::Failure;
 use super::memtable::Memtables;
+use super::shared::Shared;
 use super::store::Store;
 use super::wal::Segment;
 use super::wal_sync::SyncRequest;
 use super::write_request::{PendingReplies, TransactionEnd, WriteRequest, panic_message};
-use super::{MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL, Shared};
+use super::{MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL};
 use crate::change_feed::Changes;
 use crate::environment::Measurement;
 use crate::error::LedgerError;

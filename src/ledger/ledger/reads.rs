@@ -73,7 +73,7 @@ impl Ledger {
         self.engine.quiesce().await
     }
 
-    /// Returns the first record keys after `after`, in order. Includes everything that [`Changes::inserted`] reports.
+    /// Returns the first record keys after `after`, in order. Includes everything that [`Changes::inserted`](crate::Changes::inserted) reports.
     pub async fn names(&self, after: Option<RecordKey>, limit: usize) -> Result<Vec<RecordKey>, LedgerError> {
         self.engine.names(after, limit).await
     }

@@ -1,12 +1,14 @@
 //! One attempt to take money.
 
+use std::ops::{Deref, DerefMut};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Method, Money, NextAction, Payer, Status};
 
 use super::inquiry::Inquiry;
 use super::money_state::MoneyState;
+use super::state::RecordState;
 
 /// One attempt to take money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +22,9 @@ pub struct Payment {
     /// SHA-256 in hexadecimal over the merchant's request. Distinguishes a repetition from other content under the
     /// same order id.
     pub content: String,
-    /// Status of the payment.
-    pub status: Status,
-    /// What is certain about the money.
-    pub money_state: MoneyState,
+    /// Status, versions, times and inquiry.
+    #[serde(flatten)]
+    pub state: RecordState,
     /// Amount to be paid.
     pub amount: Money,
     /// Sum of successful refunds, in minor units.
@@ -43,27 +44,10 @@ pub struct Payment {
     /// Data with which the payer's device continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<NextAction>,
-    /// Provider's error code and message of a refusal or of an answer that left the result open. Cleared when money
-    /// has moved.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider_error: Option<ProviderError>,
-    /// The gateway's reason for the status, where the provider gave no error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status_reason: Option<String>,
     /// Remaining fields of the create request, while the identical create may have to be repeated to obtain a lost
     /// `action`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_request: Option<Box<CreateRequest>>,
-    /// Version, which each change increments by one.
-    pub version: u64,
-    /// When it was claimed.
-    pub created_at: Timestamp,
-    /// When a queued payment was first sent. Never changes once a request may have left, because queries name this
-    /// time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sent_at: Option<Timestamp>,
-    /// When it last changed.
-    pub updated_at: Timestamp,
     /// When the order expires unpaid, if the merchant or the channel has set that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -73,9 +57,6 @@ pub struct Payment {
     /// The merchant's own metadata.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
-    /// State of the inquiry, while the result is open.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub search: Option<Inquiry>,
 }
 
 fn is_zero(sum: &u64) -> bool {
@@ -134,4 +115,19 @@ impl Payment {
 /// Returns the merchant's order id of a payment or of an abandoned attempt (`ORDER/CHANNEL`).
 pub fn merchants_order_id(order_id: &str) -> &str {
     order_id.split_once('/').map_or(order_id, |(order_id, _)| order_id)
+}
+
+/// The fields of its [`state`](Payment::state) are read and changed as the record's own.
+impl Deref for Payment {
+    type Target = RecordState;
+
+    fn deref(&self) -> &RecordState {
+        &self.state
+    }
+}
+
+impl DerefMut for Payment {
+    fn deref_mut(&mut self) -> &mut RecordState {
+        &mut self.state
+    }
 }

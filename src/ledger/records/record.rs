@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::payment::Payment;
 use super::refund::Refund;
+use super::state::RecordState;
 
 /// Key of a payment or refund.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +28,22 @@ pub enum Record {
 }
 
 impl Record {
+    /// Returns the state that payments and refunds share.
+    pub fn state(&self) -> &RecordState {
+        match self {
+            Self::Payment(payment) => &payment.state,
+            Self::Refund(refund) => &refund.state,
+        }
+    }
+
+    /// Returns the state for changes.
+    pub fn state_mut(&mut self) -> &mut RecordState {
+        match self {
+            Self::Payment(payment) => &mut payment.state,
+            Self::Refund(refund) => &mut refund.state,
+        }
+    }
+
     /// Returns whether the provider's repeated "not found" ends the record.
     pub fn ends_by_absence(&self) -> bool {
         match self {

@@ -1,12 +1,13 @@
 //! One attempt to return money.
 
+use std::ops::{Deref, DerefMut};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Money, Status};
 
-use super::inquiry::Inquiry;
 use super::money_state::MoneyState;
+use super::state::RecordState;
 
 /// One attempt to return money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +20,11 @@ pub struct Refund {
     pub refund_id: String,
     /// The number that the provider sees.
     pub provider_refund_no: String,
-    /// See [`Payment::content`].
+    /// See [`Payment::content`](super::payment::Payment::content).
     pub content: String,
-    /// Status of the refund.
-    pub status: Status,
-    /// What is certain about the money.
-    pub money_state: MoneyState,
+    /// Status, versions, times and inquiry.
+    #[serde(flatten)]
+    pub state: RecordState,
     /// Amount to be returned.
     pub amount: Money,
     /// Reason that the payer sees.
@@ -35,27 +35,9 @@ pub struct Refund {
     /// The provider's own number of the refund.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
-    /// Provider's error code and message at the start or the end of the refund.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider_error: Option<ProviderError>,
-    /// The gateway's reason for the status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status_reason: Option<String>,
-    /// Version, which each change increments by one.
-    pub version: u64,
-    /// When it was claimed.
-    pub created_at: Timestamp,
-    /// When the request was first sent; part of some providers' requests and queries.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sent_at: Option<Timestamp>,
-    /// When it last changed.
-    pub updated_at: Timestamp,
     /// When the money moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refunded_at: Option<Timestamp>,
-    /// State of the inquiry, while the result is open.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub search: Option<Inquiry>,
 }
 
 impl Refund {
@@ -72,5 +54,20 @@ impl Refund {
     /// Returns whether the provider has confirmed the refund, by a number of its own or in answer to a query.
     pub(crate) fn is_confirmed(&self) -> bool {
         self.provider_refund_id.is_some() || self.search.as_ref().is_some_and(|search| search.confirmed)
+    }
+}
+
+/// The fields of its [`state`](Refund::state) are read and changed as the record's own.
+impl Deref for Refund {
+    type Target = RecordState;
+
+    fn deref(&self) -> &RecordState {
+        &self.state
+    }
+}
+
+impl DerefMut for Refund {
+    fn deref_mut(&mut self) -> &mut RecordState {
+        &mut self.state
     }
 }

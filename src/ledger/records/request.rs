@@ -135,7 +135,7 @@ pub struct Destination {
     pub account: String,
     /// See [`Payment::expires_at`].
     pub expires_at: Option<Timestamp>,
-    /// See [`CreateRequest::public_url`].
+    /// See [`CreateRequest::public_url`](super::payment::CreateRequest::public_url).
     pub public_url: String,
 }
 

@@ -4,6 +4,7 @@ use super::super::testing::{a_payment, a_refund, at, cny};
 use super::super::tests::{outcome, word};
 use super::Origin::{Notification, Query, Request};
 use super::*;
+use tollgate_plugins::error::ProviderError;
 
 const NEWS: [(&str, &str); 7] = [
     // Update, then its effect in each status: P, S, F, C, U; `-` is no change.
@@ -29,7 +30,10 @@ fn update(name: &str) -> Update {
 
 fn standing(status: Status) -> Payment {
     let search = (!status.is_final()).then(|| Inquiry::new(at(1)));
-    Payment { status, money_state: money_state(status), version: 7, search, ..a_payment("o") }
+    Payment {
+        state: RecordState { status, money_state: money_state(status), version: 7, search, ..a_payment("o").state },
+        ..a_payment("o")
+    }
 }
 
 #[test]
@@ -56,10 +60,10 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                 assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{backend}");
                 assert_eq!(after.search.is_some(), !after.status.is_final(), "{backend}");
                 let has_word = expected == Some(Status::Failed) && name == "declined";
-                assert_eq!(after.provider_error, has_word.then(word), "{backend}");
+                assert_eq!(after.state.provider_error, has_word.then(word), "{backend}");
 
                 let mut refunded = a_refund("o", "r", 5);
-                (refunded.status, refunded.search) = (from, standing(from).search);
+                (refunded.status, refunded.state.search) = (from, standing(from).state.search);
                 let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
                 assert_eq!(became, as_refund, "refund: {backend}");
@@ -106,9 +110,9 @@ fn first_answer_sets_fields_and_later_answers_only_fill_empty_ones() {
 fn success_after_decline_replaces_the_failure() {
     let mut it = a_payment("o");
     payment(&mut it, &Update::Declined(word()), Request, at(1));
-    assert_eq!(it.provider_error, Some(word()));
+    assert_eq!(it.state.provider_error, Some(word()));
     payment(&mut it, &outcome(Status::Succeeded), Notification, at(2));
-    assert_eq!((it.status, it.money_state, it.provider_error), (Status::Succeeded, MoneyState::Moved, None));
+    assert_eq!((it.status, it.money_state, it.state.provider_error), (Status::Succeeded, MoneyState::Moved, None));
 }
 
 #[test]
@@ -139,26 +143,32 @@ fn inquiry_continues_until_final_status_is_confirmed_by_query() {
         }
         let mut it = standing(Status::Pending);
         payment(&mut it, &outcome(Status::Closed), origin, at(5));
-        assert_eq!(it.search, None);
+        assert_eq!(it.state.search, None);
     }
     // A doubt about a final record ends as soon as the provider answers a query.
-    let mut doubted = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed) };
+    let mut doubted = Payment {
+        state: RecordState { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed).state },
+        ..standing(Status::Closed)
+    };
     payment(&mut doubted, &update("failed"), Notification, at(5));
     assert!(doubted.search.is_some());
     payment(&mut doubted, &update("failed"), Query, at(5));
-    assert_eq!((doubted.search, doubted.status), (None, Status::Closed));
+    assert_eq!((doubted.state.search, doubted.state.status), (None, Status::Closed));
 }
 
 #[test]
 fn scheduled_close_survives_while_the_payment_is_open() {
     let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
-    let mut it = Payment { search: Some(wanted), ..standing(Status::Unknown) };
+    let mut it = Payment {
+        state: RecordState { search: Some(wanted), ..standing(Status::Unknown).state },
+        ..standing(Status::Unknown)
+    };
     payment(&mut it, &update("pending"), Query, at(5));
-    assert_eq!(it.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
+    assert_eq!(it.state.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
     let mut it = standing(Status::Unknown);
     payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(
-        it.search,
+        it.state.search,
         Some(Inquiry { confirmed: true, ..delayed_inquiry(at(5)) }),
         "the others wait for their notification"
     );
@@ -186,7 +196,7 @@ fn final_status_without_reason_keeps_the_earlier_provider_error() {
         let mut refunded = a_refund("o", "r", 5);
         refund(&mut refunded, &unclear(), Request, at(1));
         refund(&mut refunded, &end, Query, at(2));
-        assert_eq!((refunded.status, refunded.provider_error), (Status::Failed, Some(word())), "{end:?}");
+        assert_eq!((refunded.status, refunded.state.provider_error), (Status::Failed, Some(word())), "{end:?}");
     }
 }
 
@@ -199,7 +209,7 @@ fn final_reason_replaces_the_first_and_success_clears_it() {
     payment(&mut it, &Update::Outcome(failed), Query, at(2));
     assert_eq!((it.status, &it.provider_error), (Status::Failed, &reason));
     payment(&mut it, &outcome(Status::Succeeded), Notification, at(3));
-    assert_eq!((it.provider_error, it.status_reason), (None, None));
+    assert_eq!((it.state.provider_error, it.state.status_reason), (None, None));
 }
 
 #[test]
@@ -211,7 +221,10 @@ fn status_reason_is_set_when_the_provider_gave_no_error() {
     assert!(sentence(&it).contains("no answer in time"));
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("no answer in time"));
-    let mut it = Payment { search: Some(Inquiry::new(at(1))), ..standing(Status::Unknown) };
+    let mut it = Payment {
+        state: RecordState { search: Some(Inquiry::new(at(1))), ..standing(Status::Unknown).state },
+        ..standing(Status::Unknown)
+    };
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("does not have it"));
     let mut it = a_payment("o");
@@ -238,9 +251,15 @@ fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
         assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "told once");
         let mut paid = it.clone();
         payment(&mut paid, &outcome(Status::Succeeded), Query, at(7));
-        assert_eq!((paid.status, paid.money_state, paid.provider_error), (Status::Succeeded, MoneyState::Moved, None));
+        assert_eq!(
+            (paid.status, paid.money_state, paid.state.provider_error),
+            (Status::Succeeded, MoneyState::Moved, None)
+        );
         payment(&mut it, &outcome(Status::Closed), Query, at(7));
-        assert_eq!((it.status, it.money_state, it.provider_error), (Status::Closed, MoneyState::NotMoved, reason));
+        assert_eq!(
+            (it.status, it.money_state, it.state.provider_error),
+            (Status::Closed, MoneyState::NotMoved, reason)
+        );
     }
 }
 
@@ -269,10 +288,10 @@ fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
         it
     };
     let mut it = accepted(None);
-    assert_eq!(it.search, Some(Inquiry::new(at(1))), "it is asked about at once");
+    assert_eq!(it.state.search, Some(Inquiry::new(at(1))), "it is asked about at once");
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)).became, Some(Status::Failed));
     let mut it = accepted(Some("50000"));
-    assert_eq!(it.search, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
+    assert_eq!(it.state.search, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)), Change::default());
     let mut it = accepted(None);
     refund(&mut it, &outcome(Status::Pending), Query, at(2));
@@ -306,7 +325,7 @@ fn create_request_is_retained_until_the_action_is_known() {
     assert!(it.lacks_action() && it.awaits_action());
     assert_eq!(it.search.as_ref().map(|search| search.due), Some(at(2)), "the create is repeated at once");
     payment(&mut it, &payable, Query, at(3));
-    assert_eq!((it.create_request.is_some(), it.lacks_action(), it.provider_error), (false, false, None));
+    assert_eq!((it.create_request.is_some(), it.lacks_action(), it.state.provider_error), (false, false, None));
     for end in [Update::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {
         let mut it = begun.clone();
         payment(&mut it, &end, Request, at(1));

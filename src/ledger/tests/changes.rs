@@ -185,7 +185,7 @@ async fn notification_before_the_response_takes_precedence() {
         bench.ledger.record("wechat", notification(order, order, None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
         bench.settle(permit, update).await;
         let payment = bench.payment(order).await;
-        assert_eq!((payment.status, payment.money_state, payment.provider_error), (Status::Succeeded, MoneyState::Moved, None));
+        assert_eq!((payment.status, payment.money_state, payment.state.provider_error), (Status::Succeeded, MoneyState::Moved, None));
         assert!(matches!(bench.claim(order, pay(order)).await, ClaimResult::Replay(_)));
         assert_eq!(bench.kinds().await, ["payment.succeeded"]);
     }
@@ -279,13 +279,13 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     assert_eq!(names(at(59)).await, ["b"]);
     assert_eq!(names(at(60)).await, ["b", "a"]);
     let a = bench.payment("a").await;
-    assert_eq!((a.version, a.search), (version, Some(search.clone())));
+    assert_eq!((a.version, a.state.search), (version, Some(search.clone())));
     let waiting = bench.ledger.waiting().await.unwrap();
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (2, Some(at(1)), 2));
     for order in ["a", "b"] {
         bench.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
         bench.ledger.save_inquiry(&of(order), Some(search.clone())).await.unwrap();
-        assert_eq!(bench.payment(order).await.search, None, "what ended is not searched again");
+        assert_eq!(bench.payment(order).await.state.search, None, "what ended is not searched again");
     }
     let waiting = bench.ledger.waiting().await.unwrap();
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (0, None, 4));
@@ -300,7 +300,7 @@ async fn escalation_happens_once_and_only_for_open_records() {
     let ask = async || bench.ledger.escalate(&of("o"), "nobody knows", at(90_000)).await.unwrap();
     // As after a crash behind the first step, before the next query is due.
     assert_eq!((ask().await, ask().await), (true, false));
-    assert!(bench.payment("o").await.search.unwrap().needs_person);
+    assert!(bench.payment("o").await.state.search.unwrap().needs_person);
     assert_eq!(bench.kinds().await, ["payment.unknown", "payment.unknown"], "the merchant hears it once more");
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(90_001)).await.unwrap();
     assert!(!ask().await, "it ended while the provider was asked");
@@ -332,10 +332,10 @@ async fn notification_without_proof_schedules_a_query() {
     let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
     assert_eq!(recorded, Recorded::Applied(of("o")));
     assert_eq!((bench.payment("o").await.status, bench.due().await.len()), (Status::Pending, 1));
-    let later = Inquiry { due: at(900), ..bench.payment("o").await.search.unwrap() };
+    let later = Inquiry { due: at(900), ..bench.payment("o").await.state.search.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
-    assert_eq!(bench.payment("o").await.search.unwrap().due, at(2), "a repetition asks again");
+    assert_eq!(bench.payment("o").await.state.search.unwrap().due, at(2), "a repetition asks again");
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     assert!(bench.due().await.is_empty(), "the answer ends it");
     assert_eq!(bench.ledger.record("wechat", rumour, at(4)).await.unwrap(), Recorded::Duplicate);
@@ -372,6 +372,6 @@ async fn close_of_unknown_payment_is_scheduled_until_it_is_open() {
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
-    let search = bench.payment("o").await.search.unwrap();
+    let search = bench.payment("o").await.state.search.unwrap();
     assert!(search.closing && search.due == at(2), "{search:?}");
 }

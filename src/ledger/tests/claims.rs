@@ -13,7 +13,7 @@ async fn same_idempotency_key_executes_once_then_replays_the_response() {
     let (record, said) = bench.ledger.settle(permit, Update::Declined(word()), at(1), answer).await.unwrap();
     let Record::Payment(payment) = record else { panic!() };
     assert_eq!((payment.status, payment.money_state), (Status::Failed, MoneyState::NotMoved));
-    assert_eq!(payment.provider_error, Some(word()));
+    assert_eq!(payment.state.provider_error, Some(word()));
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Replay(again) if again == said));
     let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
     assert!(matches!(other, ClaimResult::KeyReused));
@@ -318,22 +318,22 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     // Another unclear close makes a postponed inquiry urgent again.
-    let later = Inquiry { due: at(500), ..bench.payment("o").await.search.unwrap() };
+    let later = Inquiry { due: at(500), ..bench.payment("o").await.state.search.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     let permit = bench.run("c1", close("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
     // The provider was queried: the order is still open, and is closed until it is closed.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
-    assert!(bench.payment("o").await.search.unwrap().closing);
-    let unmarked = Inquiry { closing: false, ..bench.payment("o").await.search.unwrap() };
+    assert!(bench.payment("o").await.state.search.unwrap().closing);
+    let unmarked = Inquiry { closing: false, ..bench.payment("o").await.state.search.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(unmarked)).await.unwrap();
-    assert!(bench.payment("o").await.search.unwrap().closing, "who asks does not forget what is wanted");
+    assert!(bench.payment("o").await.state.search.unwrap().closing, "who asks does not forget what is wanted");
     let permit = bench.run("c2", close("o")).await;
     // A refused close says nothing about the payment.
     bench.settle(permit, Update::Declined(word())).await;
     let after = bench.payment("o").await;
-    assert_eq!((after.status, after.provider_error), (Status::Pending, None));
+    assert_eq!((after.status, after.state.provider_error), (Status::Pending, None));
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
     assert!(bench.kinds().await.is_empty());
 }

@@ -34,7 +34,7 @@ async fn inquiry_postponed_by_a_wrong_clock_is_due_now() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
-    let search = bench.payment("o").await.search.unwrap();
+    let search = bench.payment("o").await.state.search.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
         let later = Inquiry { due, ..search.clone() };
         assert!(bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap());

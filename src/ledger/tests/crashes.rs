@@ -64,8 +64,8 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     let bench = bench.crash();
     let lost = bench.payment("o").await;
     assert_eq!((lost.status, lost.create_request), (Status::Unknown, Some(create_request.clone())));
-    assert!(lost.status_reason.unwrap().contains("stopped"));
-    let marked = Inquiry { repeated_creates: 1, ..lost.search.unwrap() };
+    assert!(lost.state.status_reason.unwrap().contains("stopped"));
+    let marked = Inquiry { repeated_creates: 1, ..lost.state.search.unwrap() };
     assert!(bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
     // Killed between the mark and the create.
     let bench = bench.crash();
@@ -74,10 +74,10 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     assert_eq!(open.search.as_ref().unwrap().repeated_creates, 1);
     assert!(open.lacks_action() && open.awaits_action(), "there are tries left");
     // Killed between the mark and the reversal.
-    let marked = Inquiry { closing: true, absent: 1, ..open.search.unwrap() };
+    let marked = Inquiry { closing: true, absent: 1, ..open.state.search.unwrap() };
     assert!(bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
     let bench = bench.crash();
-    let search = bench.payment("o").await.search.unwrap();
+    let search = bench.payment("o").await.state.search.unwrap();
     assert!(search.closing && search.absent == 1, "{search:?}");
     // No event contains the create request.
     for event in bench.hear_all().await {

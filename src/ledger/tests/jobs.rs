@@ -216,7 +216,7 @@ async fn declined_queued_close_reports_its_reason_in_the_event_only() {
         bench.ledger.apply(&of(order), Update::Expired, at(3)).await.unwrap();
         let ended = bench.payment(order).await;
         assert_eq!((ended.status, &ended.provider_error), (Status::Closed, &before.provider_error), "{order}");
-        assert!(ended.status_reason.unwrap().contains("its time is over"), "{order}");
+        assert!(ended.state.status_reason.unwrap().contains("its time is over"), "{order}");
     }
 }
 

@@ -216,7 +216,7 @@ impl World {
             .of(Space::Payments)
             .map(|(_, row)| {
                 let row: PaymentRow = serde_json::from_slice(row).unwrap();
-                let Payment { status, money_state, search, channel, .. } = row.payment;
+                let Payment { channel, state: RecordState { status, money_state, search, .. }, .. } = row.payment;
                 let closing = search.map(|search| search.closing);
                 (status, money_state, closing, channel, row.first_event.is_none(), rank(row.claim), row.attempts.len())
             })

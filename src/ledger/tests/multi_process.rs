@@ -213,7 +213,7 @@ async fn two_processes_never_query_the_same_record() {
     assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
     // A process that got an inconclusive answer releases its reservation; then any process may query.
     let mine = taken[0].first().unwrap();
-    let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().search.unwrap();
+    let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().state.search.unwrap();
     ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..search })).await.unwrap();
     let mut theirs = ledgers[1].due_searches(at(10), 100, &[]).await;
     theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));

@@ -6,6 +6,7 @@ use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::Method;
 
 use super::*;
+use crate::ledger::RecordState;
 use crate::ledger::testing::a_payment;
 
 const STEADY: PollPolicy = PollPolicy::TEST;
@@ -16,14 +17,18 @@ fn inquiry() -> Inquiry {
 }
 
 fn payment(status: Status) -> Record {
-    Record::Payment(crate::ledger::Payment { status, ..a_payment("o") })
+    Record::Payment(crate::ledger::Payment { state: RecordState { status, ..a_payment("o").state }, ..a_payment("o") })
 }
 
 /// A pending payment, created at the start, that the provider reported as unpaid.
 fn unpaid(lifetime: Option<i64>) -> Record {
     let expires_at = lifetime.map(|lifetime| START + SignedDuration::from_secs(lifetime));
     let money_state = MoneyState::NotMoved;
-    Record::Payment(crate::ledger::Payment { created_at: START, expires_at, money_state, ..a_payment("o") })
+    Record::Payment(crate::ledger::Payment {
+        expires_at,
+        state: RecordState { created_at: START, money_state, ..a_payment("o").state },
+        ..a_payment("o")
+    })
 }
 
 fn seconds(seconds: i64) -> Reading {
@@ -107,7 +112,8 @@ fn unopened_order_is_queried_at_its_expiry_and_then_expires() {
 fn lifetime_of_queued_payment_starts_when_it_is_sent() {
     let Record::Payment(payment) = unpaid(None) else { panic!() };
     let sent_at = Some(START + SignedDuration::from_secs(1000));
-    let queued = Record::Payment(crate::ledger::Payment { sent_at, ..payment });
+    let queued =
+        Record::Payment(crate::ledger::Payment { state: RecordState { sent_at, ..payment.state.clone() }, ..payment });
     let counted_once = Inquiry { absent: 1, ..inquiry() };
     let next = |record: &Record, age| decide(counted_once.clone(), record, &not_found(), STEADY, seconds(age), 0.5);
     assert_eq!(next(&unpaid(None), 3600 + 300), Decision::Expired);
@@ -149,7 +155,11 @@ fn till_payment_fails_only_after_reversal() {
     let record = |status| {
         let method = Method::all().find(Method::is_scanned).unwrap();
         let money_state = MoneyState::NotMoved;
-        Record::Payment(crate::ledger::Payment { method, status, money_state, ..a_payment("o") })
+        Record::Payment(crate::ledger::Payment {
+            method,
+            state: RecordState { status, money_state, ..a_payment("o").state },
+            ..a_payment("o")
+        })
     };
     let provider_error = || ProviderError { code: "X".into(), message: String::new() };
     let counted_once = Inquiry { absent: 1, ..inquiry() };
@@ -203,7 +213,10 @@ fn record_pending_for_a_month_is_escalated_to_manual_review() {
         assert!(!next_inquiry(next(29)).needs_person);
         assert!(next_inquiry(next(31)).needs_person);
     }
-    let ended = Record::Payment(crate::ledger::Payment { status: Status::Closed, ..a_payment("o") });
+    let ended = Record::Payment(crate::ledger::Payment {
+        state: RecordState { status: Status::Closed, ..a_payment("o").state },
+        ..a_payment("o")
+    });
     assert_eq!(decide(asked, &ended, &unclear, STEADY, seconds(31 * 86_400), 0.5), Decision::Enough);
 }
 
@@ -262,7 +275,11 @@ fn awaited_outcome_is_polled_at_the_providers_interval() {
     let closing = Inquiry { closing: true, ..inquiry() };
     assert_eq!(pause(decide(closing, &payment(Status::Pending), &open, STEADY, seconds(0), 0.5), seconds(0)), 3);
     let Some(method) = Method::all().find(Method::is_scanned) else { panic!("no provider has tills") };
-    let till = Record::Payment(crate::ledger::Payment { method, status: Status::Pending, ..a_payment("o") });
+    let till = Record::Payment(crate::ledger::Payment {
+        method,
+        state: RecordState { status: Status::Pending, ..a_payment("o").state },
+        ..a_payment("o")
+    });
     assert_eq!(pause(decide(inquiry(), &till, &open, STEADY, seconds(0), 0.5), seconds(0)), 3);
     let (mut state, mut pauses) = (inquiry(), Vec::new());
     for _ in 0..6 {
@@ -281,7 +298,10 @@ fn awaited_outcome_is_polled_at_the_providers_interval() {
 
 #[test]
 fn abandoned_attempt_is_not_escalated_to_manual_review() {
-    let attempt = Record::Payment(crate::ledger::Payment { status: Status::Unknown, ..a_payment("o/main") });
+    let attempt = Record::Payment(crate::ledger::Payment {
+        state: RecordState { status: Status::Unknown, ..a_payment("o/main").state },
+        ..a_payment("o/main")
+    });
     let unclear = unclear();
     assert!(!next_inquiry(decide(inquiry(), &attempt, &unclear, STEADY, seconds(80_000), 0.5)).needs_person);
     let asked = Inquiry { asked: 290, ..inquiry() };

@@ -1,0 +1,74 @@
+//! Steps that updates and notifications share: evidence, scheduled queries, mismatch events.
+
+use jiff::Timestamp;
+
+use super::abandoned_attempts;
+use super::error::LedgerError;
+use super::outbox;
+use super::records::Inquiry;
+use super::rows::{self, PaymentRow, Target, TrackedRow};
+use super::timeline::{ProviderCall, TimelineEvent};
+use super::transaction::Transaction;
+
+/// Appends provider calls to the timeline of a record.
+pub(super) fn add_evidence(
+    tx: &mut Transaction<'_>,
+    target: &Target,
+    evidence: Vec<ProviderCall>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    evidence.into_iter().try_for_each(|call| target.add(tx, TimelineEvent::ProviderCall(call), now))
+}
+
+/// Makes the inquiry due now, because the notification alone proves nothing.
+pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
+    let search = target.search().get_or_insert_with(|| Inquiry::new(now));
+    search.due = search.due.min(now);
+    target.save(tx)
+}
+
+/// Value in [`Space::Notifications`](super::transaction::Space::Notifications) of a notification that was applied.
+pub(super) const BELIEVED: &[u8] = b"believed";
+
+/// Publishes that the provider names another amount or channel, once per version of the record.
+pub(super) fn publish_mismatch(
+    tx: &mut Transaction<'_>,
+    target: &mut Target,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const KIND: &str = "payment.mismatch";
+    let (subject, data) = (target.subject(), target.record());
+    match target {
+        Target::Payment(tracked) => {
+            let version = tracked.row.payment.version;
+            if tracked.row.mismatch.replace(version) == Some(version) {
+                return Ok(());
+            }
+            outbox::publish(tx, tracked, KIND, subject, data, now)?;
+            tracked.save(tx)
+        }
+        Target::Refund(tracked) => {
+            let version = tracked.row.refund.version;
+            if tracked.row.mismatch.replace(version) == Some(version) {
+                return Ok(());
+            }
+            let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
+            outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
+            payment.save(tx)?;
+            tracked.save(tx)
+        }
+    }
+}
+
+/// Returns the payment with this order number, or its abandoned attempt on this channel.
+pub(super) fn find_payment_by_number(
+    tx: &Transaction<'_>,
+    channel: &str,
+    order_number: &str,
+) -> Result<Option<TrackedRow<PaymentRow>>, LedgerError> {
+    let Some(payment) = rows::payment_by_number(tx, order_number)? else { return Ok(None) };
+    Ok(Some(match payment.row.payment.channel == channel {
+        true => payment,
+        false => abandoned_attempts::find(tx, channel, order_number)?.unwrap_or(payment),
+    }))
+}
