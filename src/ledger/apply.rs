@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use super::abandoned_attempts;
-use super::effects::add_evidence;
-pub(super) use super::effects::{BELIEVED, find_payment_by_number, publish_mismatch, schedule_query};
+use super::effects::{add_evidence, publish_mismatch};
+use super::elsewhere;
 use super::error::LedgerError;
 use super::ids::Id;
 use super::outbox;

@@ -47,6 +47,11 @@ pub(super) fn publish_mismatch(
             outbox::publish(tx, tracked, KIND, subject, data, now)?;
             tracked.save(tx)
         }
+        // Merchants do not know refunds made elsewhere.
+        Target::Refund(tracked) if tracked.row.refund.is_elsewhere() => {
+            let payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
+            publish_mismatch(tx, &mut Target::Payment(payment), now)
+        }
         Target::Refund(tracked) => {
             let version = tracked.row.refund.version;
             if tracked.row.mismatch.replace(version) == Some(version) {

@@ -29,9 +29,10 @@ use tollgate_plugins::payment::{Money, Refunded, Status};
 
 use self::row::{Settled, Standing, standing};
 pub(super) use self::settle::apply;
-use super::apply::{self as notifications, BELIEVED};
+use super::effects::{self, BELIEVED};
+use super::error::LedgerError;
 use super::ids::{Id, index};
-use super::records::{LedgerError, Recorded};
+use super::records::Recorded;
 use super::retention::{self, Kind};
 use super::rows::{self, PaymentRow, Target, TrackedRow};
 use super::timeline::{self, Notification, NotificationVerdict, TimelineEvent};
@@ -51,7 +52,7 @@ pub(super) fn record(
     let number = event.refund_number.as_deref();
     // A notification that names a refund without a result means that the result is open.
     let Some(refunded) = event.refunded.or(number.map(|_| Refunded::Open)) else { return Ok(None) };
-    let find = notifications::find_payment_by_number;
+    let find = effects::find_payment_by_number;
     let Some(mut payment) = find(tx, channel, &event.order_number)? else { return Ok(None) };
     if payment.row.payment.channel != channel {
         return Ok(None);
@@ -210,7 +211,7 @@ fn mismatch(
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
     let subject = rows::payment_subject(&payment.row.payment);
-    notifications::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
+    effects::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
     Ok(Recorded::Mismatch(subject))
 }
 

@@ -1,6 +1,7 @@
 //! Status inquiries about unknown and pending records: which are due, and their state.
 
 use jiff::{SignedDuration, Timestamp};
+use tollgate_plugins::payment::Status;
 
 use super::due_index::{LATEST_DUE, after, is_urgent, patient_share};
 use super::error::LedgerError;
@@ -39,12 +40,13 @@ pub(super) fn after_close(
     payment: &mut TrackedRow<PaymentRow>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    if payment.row.payment.status.is_final() {
+    let status = payment.row.payment.status;
+    if status.is_final() && status != Status::Succeeded {
         return Ok(());
     }
     let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
     search.due = search.due.min(now);
-    if !std::mem::replace(&mut search.closing, true) {
+    if !std::mem::replace(&mut search.closing, true) && !status.is_final() {
         timeline::add(tx, payment.id, None, TimelineEvent::CloseScheduled, now)?;
     }
     payment.save(tx)

@@ -80,9 +80,9 @@ pub use self::postgres::{Address, CONNECTIONS, FEWEST_CONNECTIONS};
 pub use self::purge::Purge;
 pub use self::record_key::{RecordKey, Version};
 pub use self::records::{
-    Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, Event, ExecutionPermit, Inquiry,
-    Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId, RecordState, Recorded, Refund,
-    Update, merchants_order_id,
+    Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, ELSEWHERE_PREFIX, Event,
+    ExecutionPermit, Inquiry, Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId,
+    RecordState, Recorded, Refund, Update, merchants_order_id,
 };
 pub use self::retention::RetentionPolicy;
 pub use self::timeline::{

@@ -20,4 +20,3 @@ pub use self::refund::Refund;
 pub use self::request::{Answer, ClaimKey, ClaimResult, Destination, ExecutionPermit, Intent, Job};
 pub use self::state::RecordState;
 pub use self::update::{Backlog, Delivery, Event, Reason, Recorded, Update};
-pub(crate) use crate::error::LedgerError;

@@ -3,9 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Money, Status};
 
+use super::super::error::LedgerError;
+use super::super::names::entry_of_refund;
 use super::super::outbox;
 use super::super::records::{
-    ELSEWHERE_PREFIX, ElsewhereState, Inquiry, LedgerError, MoneyState, Payment, Record, Refund,
+    ELSEWHERE_PREFIX, ElsewhereState, Inquiry, MoneyState, Payment, Record, RecordState, Refund,
 };
 use super::super::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use super::super::timeline::{self, TimelineEvent};
@@ -70,23 +72,20 @@ pub(super) fn create(
         refund_id: format!("{ELSEWHERE_PREFIX}{number}"),
         provider_refund_no: number.to_owned(),
         content: String::new(),
-        status: Status::Unknown,
-        money_state: MoneyState::Unknown,
         amount: Money { value: 0, ..paid.amount },
         reason: None,
         channel: paid.channel.clone(),
         provider_refund_id: None,
-        provider_error: None,
-        status_reason: None,
-        version: 1,
-        created_at: now,
-        sent_at: None,
-        updated_at: now,
         refunded_at: None,
-        search: Some(Inquiry::new(now)),
+        state: RecordState {
+            status: Status::Unknown,
+            money_state: MoneyState::Unknown,
+            search: Some(Inquiry::new(now)),
+            ..RecordState::new(now)
+        },
     };
     let id = tx.new_id(now);
-    tx.put(Space::Index, &rows::entry_of_refund(&refund).0, id.0);
+    tx.put(Space::Index, &entry_of_refund(&refund).0, id.0);
     let row = RefundRow {
         refund,
         payment: payment.id,
@@ -168,8 +167,8 @@ pub(super) fn note(
     refund: &TrackedRow<RefundRow>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Refund { provider_refund_no, status, .. } = &refund.row.refund;
-    let what = TimelineEvent::RefundElsewhere { number: provider_refund_no.clone(), status: *status };
+    let refund = &refund.row.refund;
+    let what = TimelineEvent::RefundElsewhere { number: refund.provider_refund_no.clone(), status: refund.status };
     timeline::add(tx, payment.id, None, what, now)
 }
 

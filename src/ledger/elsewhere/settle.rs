@@ -3,7 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Money, Status};
 
-use super::super::records::{Inquiry, LedgerError, MoneyState, Update};
+use super::super::error::LedgerError;
+use super::super::records::{Inquiry, MoneyState, Update};
 use super::super::rows::{self, PaymentRow, RefundRow, TrackedRow};
 use super::super::rules::Change;
 use super::super::timeline::{self, TimelineEvent};

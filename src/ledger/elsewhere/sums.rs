@@ -3,7 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Money, Status};
 
-use super::super::records::{Inquiry, LedgerError, MoneyState};
+use super::super::error::LedgerError;
+use super::super::records::{Inquiry, MoneyState};
 use super::super::refunds;
 use super::super::rows::{PaymentRow, RefundRow, TrackedRow};
 use super::super::transaction::Transaction;
