@@ -9,9 +9,9 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
 use clap::Subcommand;
 use tollgate_merchant::{merchant_secret, webhook_secret};
+use tollgate_plugins::signer::key_file::write_pem;
 
 use crate::output::say;
-use crate::pem;
 
 /// The kinds of keys.
 #[derive(Subcommand)]
@@ -72,7 +72,7 @@ fn rsa_key_pair() -> io::Result<(String, String)> {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
     let private = pair.as_der().map_err(failed)?;
     let public = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).map_err(failed)?;
-    Ok((pem::write("PRIVATE KEY", private.as_ref()), pem::write("PUBLIC KEY", public.as_ref())))
+    Ok((write_pem("PRIVATE KEY", private.as_ref()).to_string(), write_pem("PUBLIC KEY", public.as_ref()).to_string()))
 }
 
 /// Creates a file with mode 0600, because it contains a key.

@@ -6,6 +6,7 @@ use http::{HeaderMap, Request, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// A complete response.
@@ -41,8 +42,23 @@ pub async fn send(
 ) -> Result<HttpResponse, String> {
     let url: Uri = url.parse().map_err(|error| format!("`{url}` is not a URL: {error}"))?;
     let to = url.authority().ok_or_else(|| format!("`{url}` names no host"))?.as_str();
-    let broken = |error: hyper::Error| format!("the connection to {to} broke: {error}");
     let stream = TcpStream::connect(to).await.map_err(|error| format!("cannot reach {to}: {error}"))?;
+    exchange(stream, to, method, &url, headers, body).await
+}
+
+/// Sends one request over an established connection to the host `to`, as [`send`] does.
+pub async fn exchange<S>(
+    stream: S,
+    to: &str,
+    method: &str,
+    url: &Uri,
+    headers: &[(&'static str, String)],
+    body: &[u8],
+) -> Result<HttpResponse, String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let broken = |error: hyper::Error| format!("the connection to {to} broke: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let target = url.path_and_query().map_or("/", |target| target.as_str());

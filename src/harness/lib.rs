@@ -11,12 +11,14 @@
 //! | [`process`] | the gateway as a child process: start, signals, exit |
 //! | [`merchant`] | signed requests, and the numbers under which a provider knows a merchant's orders |
 //! | [`event_receiver`] | a merchant's webhook endpoint |
+//! | [`files`] | copies of configuration directories |
 //! | [`demo`] | `tollgate demo` |
 //! | [`chaos`] | `tollgate chaos` |
 
 pub mod chaos;
 pub mod demo;
 pub mod event_receiver;
+pub mod files;
 pub mod http_client;
 pub mod merchant;
 pub mod process;

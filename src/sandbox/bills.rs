@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::tz::{Offset, TimeZone};
 
+use super::china_time::zoned;
 use super::state::{Order, Refund, RefundStatus, SandboxState};
 
 /// One line of a bill.
@@ -20,7 +20,7 @@ pub(super) struct Line<'a> {
 /// Returns the account's lines of a day in UTC+8, oldest first. A provider creates bills the next morning. The
 /// sandbox also returns the current day, so that tests need not wait.
 pub(super) fn lines<'a>(state: &'a SandboxState, account: &str, day: Date) -> Vec<Line<'a>> {
-    lines_of(state, account, |at| at.to_zoned(TimeZone::fixed(Offset::constant(8))).date() == day)
+    lines_of(state, account, |at| zoned(at).date() == day)
 }
 
 /// As [`lines`], with the provider's own definition of a day.

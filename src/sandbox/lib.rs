@@ -13,7 +13,7 @@
 //! | `listener`, `server`, `response_action` | connections: TLS, client certificates, HTTP, scripted cuts |
 //! | `registry`, `provider` | the table of providers, and what a row provides |
 //! | `v3_scheme` with the row `wechat_v3`; `wechat_v2`, `alipay`, `unionpay` | one protocol each: signatures, fields, words |
-//! | `fields`, `form`, `keys`, `zip`, `bills` | parts that several protocols share |
+//! | `fields`, `form`, `keys`, `zip`, `bills`, `china_time` | parts that several protocols share |
 //! | `state`, `order_machine`, `context` | orders, refunds and their transitions; counters |
 //! | `notification`, `notify`, `tamper`, `http_client` | notifications and their delivery |
 //! | `control`, `console`, `fault` | control API: the payer, the provider's console, scripted faults |
@@ -22,6 +22,7 @@ mod account;
 mod account_folders;
 mod alipay;
 mod bills;
+mod china_time;
 mod console;
 mod context;
 mod control;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tollgate_harness::files::copy_directory;
 use tollgate_harness::merchant::provider_number;
 use tollgate_sandbox::keygen::{self, SandboxProvider};
 use tollgate_sandbox::{Options, Sandbox};
@@ -313,14 +314,5 @@ pub fn enable_http2(conf: &Path, channel: &str) {
 }
 
 pub fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
+    copy_directory(from, to).unwrap();
 }

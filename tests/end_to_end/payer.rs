@@ -3,16 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tollgate_harness::http_client::exchange;
 
 use crate::harness::World;
 
@@ -46,14 +43,10 @@ impl World {
         let stream = TcpStream::connect(address).await.unwrap();
         let connector = TlsConnector::from(trusting(&self.conf().join("channels/main/ca.pem")));
         let stream = connector.connect(ServerName::from(address.ip()), stream).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let target = uri.path_and_query().unwrap().as_str();
-        let request = Request::builder().method(method).uri(target).header("host", address.to_string());
-        let request = request.header("content-type", FORM).body(Full::new(Bytes::from(body))).unwrap();
-        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
-        let page = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
-        assert_eq!(parts.status, 200, "{page}");
+        let headers = [("content-type", FORM.to_owned())];
+        let page = exchange(stream, &address.to_string(), method, &uri, &headers, body.as_bytes()).await.unwrap();
+        let (status, page) = (page.status, String::from_utf8_lossy(&page.body).into_owned());
+        assert_eq!(status, 200, "{page}");
         page
     }
 }

@@ -17,6 +17,7 @@ use super::backing_services::BackingServices;
 use super::pay_methods::{CHANNELS, routes};
 use super::receiver::Receiver;
 use super::tcp_proxy::TcpProxy;
+use crate::files::copy_directory;
 use crate::http_client::{json_bytes, send_json};
 use crate::merchant::{MerchantKey, provider_number};
 use crate::process::{GatewayProcess, unused_address};
@@ -219,19 +220,6 @@ fn write_shared_config(conf: &Path, provider: SocketAddr, secret: &str, receiver
     }
     std::fs::write(conf.join("routes.toml"), routes())?;
     std::fs::write(conf.join("merchants/chaos.toml"), merchant_config(secret, receiver))
-}
-
-fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type()?.is_dir() {
-            true => copy_directory(&from, &to)?,
-            false => std::fs::copy(&from, &to).map(drop)?,
-        }
-    }
-    Ok(())
 }
 
 fn process_config(gateway: &GatewayProcess, public: &str, services: &str) -> String {

@@ -50,9 +50,11 @@ enum Script {
     Rejected(u16, &'static str),
     /// The request is not executed. The response has this HTTP status and code, and no signature.
     Unsigned(u16, &'static str),
+    /// One script for each channel, in the order of [`ALL`].
+    ByChannel(&'static [Script; ALL.len()]),
 }
 
-use Script::{Coded, Executed, Fault, Rejected, Unsigned};
+use Script::{ByChannel, Coded, Executed, Fault, Rejected, Unsigned};
 
 #[rustfmt::skip]
 const FAULTS: &[FaultType] = &[
@@ -74,10 +76,9 @@ const FAULTS: &[FaultType] = &[
     fault_type("system error, executed", ALIPAY,    WRITES, 8, Executed(200, "ACQ.SYSTEM_ERROR")),
     fault_type("system error, executed", UNIONPAY,  WRITES, 4, Executed(200, "04")),
     fault_type("system error, executed", UNIONPAY,  WRITES, 4, Executed(200, "06")),
-    fault_type("system error", WECHAT,    WRITES, 3, Rejected(500, "SYSTEM_ERROR")),
-    fault_type("system error", WECHAT_V2, WRITES, 3, Rejected(200, "SYSTEMERROR")),
-    fault_type("system error", ALIPAY,    WRITES, 3, Rejected(200, "ACQ.SYSTEM_ERROR")),
-    fault_type("system error", UNIONPAY,  WRITES, 3, Rejected(200, "99")),
+    fault_type("system error", ALL, WRITES, 3, ByChannel(&[
+        Rejected(500, "SYSTEM_ERROR"), Rejected(200, "SYSTEMERROR"), Rejected(200, "ACQ.SYSTEM_ERROR"), Rejected(200, "99"),
+    ])),
     // Documented rejections.
     fault_type("declined", WECHAT,    REJECTABLE, 3, Rejected(400, "PARAM_ERROR")),
     fault_type("declined", WECHAT_V2, REJECTABLE, 3, Rejected(200, "NOAUTH")),
@@ -86,15 +87,13 @@ const FAULTS: &[FaultType] = &[
     fault_type("declined", UNIONPAY,  CREATE,    3, Rejected(200, "33")),
     fault_type("declined", UNIONPAY,  REFUND,    3, Rejected(200, "36")),
     // Rejections with an undocumented code.
-    fault_type("undocumented rejection", WECHAT,    REJECTABLE, 2, Rejected(400, "CODE_OF_TOMORROW")),
-    fault_type("undocumented rejection", WECHAT_V2, REJECTABLE, 2, Rejected(200, "CODE_OF_TOMORROW")),
-    fault_type("undocumented rejection", ALIPAY,    REJECTABLE, 2, Rejected(200, "ACQ.CODE_OF_TOMORROW")),
-    fault_type("undocumented rejection", UNIONPAY,  REJECTABLE, 2, Rejected(200, "97")),
+    fault_type("undocumented rejection", ALL, REJECTABLE, 2, ByChannel(&[
+        Rejected(400, "CODE_OF_TOMORROW"), Rejected(200, "CODE_OF_TOMORROW"), Rejected(200, "ACQ.CODE_OF_TOMORROW"), Rejected(200, "97"),
+    ])),
     // Rate limits.
-    fault_type(RATE_LIMIT, WECHAT,    WRITES, 2, Rejected(429, "FREQUENCY_LIMITED")),
-    fault_type(RATE_LIMIT, WECHAT_V2, WRITES, 2, Rejected(200, "FREQUENCY_LIMITED")),
-    fault_type(RATE_LIMIT, ALIPAY,    WRITES, 2, Rejected(200, "40005")),
-    fault_type(RATE_LIMIT, UNIONPAY,  WRITES, 2, Rejected(200, "37")),
+    fault_type(RATE_LIMIT, ALL, WRITES, 2, ByChannel(&[
+        Rejected(429, "FREQUENCY_LIMITED"), Rejected(200, "FREQUENCY_LIMITED"), Rejected(200, "40005"), Rejected(200, "37"),
+    ])),
     // The signing key is rejected for a moment, as during a key rotation. The response is unsigned.
     fault_type(KEY_REJECTED, WECHAT,   CREATE, 1, Unsigned(401, "SIGN_ERROR")),
     fault_type(KEY_REJECTED, UNIONPAY, CREATE, 1, Unsigned(200, "11")),
@@ -106,10 +105,9 @@ const FAULTS: &[FaultType] = &[
     fault_type("gbk",             ALIPAY,    WRITES, 4, Fault("gbk")),
     fault_type("not_refunded",    ALIPAY,    REFUND, 4, Fault("not_refunded")),
     // Queries.
-    fault_type("query: system error",    UNIONPAY,    QUERIES, 3, Rejected(200, "99")),
-    fault_type("query: system error",    WECHAT,      QUERIES, 3, Rejected(500, "SYSTEM_ERROR")),
-    fault_type("query: system error",    WECHAT_V2,   QUERIES, 3, Rejected(200, "SYSTEMERROR")),
-    fault_type("query: system error",    ALIPAY,      QUERIES, 3, Rejected(200, "ACQ.SYSTEM_ERROR")),
+    fault_type("query: system error", ALL, QUERIES, 3, ByChannel(&[
+        Rejected(500, "SYSTEM_ERROR"), Rejected(200, "SYSTEMERROR"), Rejected(200, "ACQ.SYSTEM_ERROR"), Rejected(200, "99"),
+    ])),
     fault_type("query: wrong_signature", ALL,         QUERIES, 3, Fault("wrong_signature")),
     fault_type("query: cut_after",       ALL,         QUERIES, 2, Fault("cut_after")),
     fault_type("query: proxy page",      ALL,         QUERIES, 2, Rejected(502, "")),
@@ -153,7 +151,7 @@ pub(super) fn draw(random: &mut StdRng, channel: &str, operation: &str, number: 
         }
         None => true,
     })?;
-    let mut fault = fault_type.script.fault(operation);
+    let mut fault = fault_type.script.fault(channel, operation);
     let is_named = |name: &str| fault["fault"] == name;
     let (is_delay, is_unread) = (is_named("delay"), is_named("cut_unread"));
     // 2.5 s exceeds the channel's read timeout of 2 s.
@@ -170,8 +168,12 @@ pub(super) fn draw(random: &mut StdRng, channel: &str, operation: &str, number: 
 }
 
 impl Script {
-    fn fault(&self, operation: &str) -> Value {
+    fn fault(&self, channel: &str, operation: &str) -> Value {
         match self {
+            ByChannel(scripts) => {
+                let script = ALL.iter().zip(*scripts).find(|(name, _)| **name == channel).map(|(_, script)| script);
+                script.map_or(Value::Null, |script| script.fault(channel, operation))
+            }
             Fault(name) => json!({"operation": operation, "fault": name}),
             Coded(name, code) => json!({"operation": operation, "fault": name, "code": code}),
             Executed(status, code) => {
@@ -191,8 +193,8 @@ impl Script {
 mod tests {
     use rand::SeedableRng;
 
+    use super::super::pay_methods::CHANNELS;
     use super::*;
-    use crate::chaos::pay_methods::CHANNELS;
 
     #[test]
     fn provider_faults_of_each_channel_are_all_drawn_and_no_others() {
@@ -215,6 +217,21 @@ mod tests {
                 drawn.sort_unstable();
                 drawn.dedup();
                 assert_eq!(drawn, expected, "{channel} {operation}");
+            }
+        }
+    }
+
+    #[test]
+    fn system_error_has_the_code_of_the_provider_that_the_channel_uses() {
+        for (channel, code) in [
+            ("wechat", "SYSTEM_ERROR"),
+            ("wechat-v2", "SYSTEMERROR"),
+            ("alipay", "ACQ.SYSTEM_ERROR"),
+            ("unionpay", "99"),
+        ] {
+            let scripts = FAULTS.iter().filter(|fault_type| fault_type.name == "query: system error");
+            for fault_type in scripts {
+                assert_eq!(fault_type.script.fault(channel, "query")["code"], code, "{channel}");
             }
         }
     }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
 use super::Method;
+use super::codes::parse_china_time;
 use super::reply::Reply;
 use crate::account::alipay::Account;
 use crate::account::{self, Accounts};
@@ -122,9 +121,8 @@ fn is_recent(text: &str, now: Timestamp) -> bool {
     if !form.eq(*b"0000-00-00 00:00:00") {
         return false;
     }
-    let time = DateTime::strptime("%Y-%m-%d %H:%M:%S", text);
-    let time = time.and_then(|time| time.to_zoned(TimeZone::fixed(Offset::constant(8))));
-    time.is_ok_and(|time| time.timestamp().as_second().abs_diff(now.as_second()) <= MAX_CLOCK_SKEW_SECONDS)
+    let time = parse_china_time(text);
+    time.is_some_and(|time| time.as_second().abs_diff(now.as_second()) <= MAX_CLOCK_SKEW_SECONDS)
 }
 
 pub(super) fn is_url(text: &str) -> bool {

@@ -1,11 +1,10 @@
 //! Translation of the sandbox state into Alipay's fields and codes.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
 use super::yuan::yuan;
+use crate::china_time;
 use crate::state::{Id, Order, OrderState, RefundStatus, SandboxState};
 
 /// Returns the `trade_status`. A completely refunded trade is closed.
@@ -59,15 +58,17 @@ pub(super) fn add(object: &mut Value, more: Value) {
     }
 }
 
+/// Format of Alipay's times.
+const FORMAT: &str = "%Y-%m-%d %H:%M:%S";
+
 /// Formats a time as Alipay does.
 pub(super) fn china(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    china_time::china(time, FORMAT)
 }
 
 /// Parses a time in that format.
 pub(super) fn parse_china_time(text: &str) -> Option<Timestamp> {
-    let time = DateTime::strptime("%Y-%m-%d %H:%M:%S", text).ok()?;
-    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
+    china_time::parse_china_time(FORMAT, text)
 }
 
 /// Parses a duration such as `90m`, `12h` or `15d`, from one minute to fifteen days.

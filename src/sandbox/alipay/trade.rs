@@ -199,7 +199,7 @@ impl OrderHandler<'_> {
         };
         object["action"] = json!("refund");
         object["gmt_refund_pay"] = json!(china(self.now));
-        let refunded_amount = self.state.refunded(&id).1;
+        let refunded_amount: u64 = self.state.refunds_of(&id).map(|(_, refund)| refund.amount).sum();
         if state == OrderState::Refund && refunded_amount < total {
             return Err(Reply::business("ACQ.CANCEL_NOT_ALLOWED", "不允许撤销：交易已部分退款"));
         }

@@ -1,10 +1,9 @@
 //! Translation of the sandbox state into UnionPay's times, numbers and codes.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
 use serde_json::Value;
 
+use crate::china_time;
 use crate::keys::random_digits;
 use crate::order_machine::Scan;
 use crate::state::{Order, OrderState, Refund, RefundStatus};
@@ -14,25 +13,12 @@ pub(super) type Fields = Vec<(&'static str, String)>;
 
 /// Formats a time as UnionPay does: fourteen digits in UTC+8.
 pub(super) fn china(time: Timestamp) -> String {
-    zoned(time).strftime("%Y%m%d%H%M%S").to_string()
-}
-
-/// Parses that format strictly.
-pub(super) fn parse_china_time(text: &str) -> Option<Timestamp> {
-    if text.len() != 14 || !is_digits(text) {
-        return None;
-    }
-    let time = DateTime::strptime("%Y%m%d%H%M%S", text).ok()?;
-    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
-}
-
-fn zoned(time: Timestamp) -> jiff::Zoned {
-    time.to_zoned(TimeZone::fixed(Offset::constant(8)))
+    china_time::china(time, "%Y%m%d%H%M%S")
 }
 
 /// Returns the clearing day, which ends at 23:00 UTC+8.
 pub(super) fn clearing_day(time: Timestamp) -> jiff::civil::Date {
-    zoned(time.saturating_add(jiff::SignedDuration::from_hours(1)).unwrap_or(time)).date()
+    china_time::zoned(time.saturating_add(jiff::SignedDuration::from_hours(1)).unwrap_or(time)).date()
 }
 
 pub(super) fn is_digits(text: &str) -> bool {
@@ -120,16 +106,17 @@ pub(super) fn settled(amount: u64, query_id: &str, at: Timestamp, payer: Option<
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::china_time::parse_digits;
 
     #[test]
     fn times_use_china_time_and_clearing_day_ends_at_23_00() {
         let late: Timestamp = "2025-01-01T14:59:59Z".parse().unwrap();
-        assert_eq!((china(late).as_str(), parse_china_time("20250101225959")), ("20250101225959", Some(late)));
+        assert_eq!((china(late).as_str(), parse_digits("20250101225959")), ("20250101225959", Some(late)));
         for (text, day) in [("20250101225959", "0101"), ("20250101230000", "0102"), ("20251231233000", "0101")] {
-            assert_eq!(clearing_day(parse_china_time(text).unwrap()).strftime("%m%d").to_string(), day, "{text}");
+            assert_eq!(clearing_day(parse_digits(text).unwrap()).strftime("%m%d").to_string(), day, "{text}");
         }
         for text in ["", "2025010122595", "20250101225960 ", "20251301000000", "+2025010122595"] {
-            assert_eq!(parse_china_time(text), None, "{text}");
+            assert_eq!(parse_digits(text), None, "{text}");
         }
     }
 

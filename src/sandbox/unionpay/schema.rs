@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Transaction;
-use super::codes::{fen, is_digits, parse_china_time};
+use super::codes::{fen, is_digits};
 use super::reply::{Refusal, refused_because};
+use crate::china_time::parse_digits;
 use crate::fields::FieldType::Text;
 use crate::fields::{self, Field, any, optional, required};
 use crate::form::Form;
@@ -44,11 +45,11 @@ pub(super) fn checked(form: &Form, transaction: Transaction, now: Timestamp) -> 
         Transaction::Reverse => fields.get("origOrderId").is_some(),
         _ => true,
     };
-    let at = fields["txnTime"].as_str().and_then(parse_china_time);
+    let at = fields["txnTime"].as_str().and_then(parse_digits);
     if is_new && at.is_none_or(|at| at.as_second().abs_diff(now.as_second()) > MAX_CLOCK_SKEW_SECONDS) {
         return Err(refused_because("10", "报文格式错误：txnTime与服务器的北京时间相差超过10分钟"));
     }
-    if fields["payTimeout"].as_str().and_then(parse_china_time).is_some_and(|end| end <= now) {
+    if fields["payTimeout"].as_str().and_then(parse_digits).is_some_and(|end| end <= now) {
         return Err(refused_because("10", "报文格式错误：payTimeout已过"));
     }
     Ok(fields)
@@ -153,7 +154,7 @@ fn is_qr(kind: &str) -> bool {
 }
 
 fn is_time(text: &str) -> bool {
-    parse_china_time(text).is_some()
+    parse_digits(text).is_some()
 }
 
 fn is_url(text: &str) -> bool {

@@ -3,11 +3,10 @@
 use serde_json::Value;
 
 use super::Transaction;
-use super::codes::{
-    Fields, Outcome, fen, is_digits, message, outcome, parse_china_time, query_id, refund_outcome, settled, text,
-};
+use super::codes::{Fields, Outcome, fen, is_digits, message, outcome, query_id, refund_outcome, settled, text};
 use super::reply::{Refusal, refused, refused_because};
 use crate::account::unionpay::Account;
+use crate::china_time::parse_digits;
 use crate::keys::random_digits;
 use crate::notification::Subject;
 use crate::order_machine::{self, NewOrder, Scan};
@@ -78,7 +77,7 @@ impl OrderHandler<'_> {
             product: transaction.product(),
             transaction_id: query_id(self.now),
             total: fen(text(&parameters, "txnAmt")).unwrap_or_default(),
-            expires: parse_china_time(text(&parameters, "payTimeout")),
+            expires: parse_digits(text(&parameters, "payTimeout")),
             notify_url: Some(text(&parameters, "backUrl").to_owned()),
             // The transaction does not exist before the payer begins it.
             opened: false,

@@ -8,10 +8,11 @@ use http::request::Parts;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::orders::{Done, OrderHandler, china, done};
+use super::orders::{Done, OrderHandler, done};
 use super::reply::Reply;
 use super::reply::parameter;
 use crate::bills::{Line, day, lines, yuan};
+use crate::china_time::china;
 use crate::keys::random_text;
 
 /// Type of bill.

@@ -1,13 +1,13 @@
 //! Order and refund requests of API v3, and the objects of responses and notifications.
 
 use jiff::Timestamp;
-use jiff::tz::{Offset, TimeZone};
 use serde_json::{Value, json};
 
 use super::partner;
 use super::reply::{Reply, parameter};
 use super::schema::{self, Product};
 use crate::account::v3_scheme::Account;
+use crate::china_time::china;
 use crate::fields::{self, Field};
 use crate::keys::{encrypt, random_digits, random_text};
 use crate::notification::Subject;
@@ -332,10 +332,6 @@ fn state(order: &Order) -> (&'static str, &'static str) {
         OrderState::Closed => ("CLOSED", "订单已关闭"),
         OrderState::PayError => ("PAYERROR", "支付失败"),
     }
-}
-
-pub(super) fn china(time: Timestamp, format: &str) -> String {
-    time.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
 }
 
 pub(super) fn checked(body: Option<Value>, fields: &[Field]) -> Result<Value> {

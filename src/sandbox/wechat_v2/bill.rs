@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::codes::{china, refund_state, refund_time};
+use super::codes::{refund_state, refund_time};
 use super::orders::{OrderHandler, Result, done};
 use super::reply::Reply;
 use crate::bills::{lines_of, yuan};
+use crate::china_time::china;
 use crate::state::{Id, Order, Payment, Refund};
 use crate::v3_scheme::bills::fund_flow;
 

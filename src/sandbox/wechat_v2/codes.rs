@@ -1,10 +1,9 @@
 //! Translation of the sandbox state into APIv2's fields and codes.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::{Offset, TimeZone};
 
 use super::xml::Fields;
+use crate::china_time::china;
 use crate::state::{Order, OrderState, Refund, RefundStatus};
 
 /// Payment product of a scanned code.
@@ -89,15 +88,4 @@ pub(super) fn time(at: Timestamp) -> String {
 /// Formats a time as `2023-11-15 06:13:25`, the format of a refund's success time.
 pub(super) fn refund_time(at: Timestamp) -> String {
     china(at, "%Y-%m-%d %H:%M:%S")
-}
-
-pub(super) fn china(at: Timestamp, format: &str) -> String {
-    at.to_zoned(TimeZone::fixed(Offset::constant(8))).strftime(format).to_string()
-}
-
-/// Parses the format of [`time`].
-pub(super) fn parse_china_time(text: &str) -> Option<Timestamp> {
-    let is_time = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let time = DateTime::strptime("%Y%m%d%H%M%S", text).ok().filter(|_| is_time)?;
-    Some(time.to_zoned(TimeZone::fixed(Offset::constant(8))).ok()?.timestamp())
 }

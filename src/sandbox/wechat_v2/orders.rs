@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::codes::{CODE, china, collected, order_fields, parse_china_time, product, state};
+use super::codes::{CODE, collected, order_fields, product, state};
 use super::reply::Reply;
 use super::xml::Fields;
 use crate::account::wechat_v2::Account;
+use crate::china_time::{china, parse_digits};
 use crate::keys::{random_digits, random_text};
 use crate::order_machine::{self, Closing, NewOrder, Reversal, Scan};
 use crate::state::{Id, OrderState};
@@ -86,7 +87,7 @@ impl OrderHandler<'_> {
 
     fn open(&mut self, id: &Id, product: &'static str, content: Value) -> Result<()> {
         let text = |field: &str| content[field].as_str();
-        let expires = text("time_expire").and_then(parse_china_time);
+        let expires = text("time_expire").and_then(parse_digits);
         if expires.is_some_and(|end| end.as_second() < self.now.as_second() + 60) {
             return Err(Reply::error("PARAM_ERROR", "time_expire时间过短，至少在1分钟之后"));
         }

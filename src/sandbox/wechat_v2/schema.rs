@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::Call;
-use super::codes::parse_china_time;
 use super::reply::Reply;
 use super::xml::Fields;
+use crate::china_time::parse_digits;
 use crate::fields::FieldType::Text;
 use crate::fields::{self, Field, any, optional, required};
 
@@ -164,7 +164,7 @@ fn is_address(text: &str) -> bool {
 }
 
 fn is_time(text: &str) -> bool {
-    parse_china_time(text).is_some()
+    parse_digits(text).is_some()
 }
 
 fn is_json(text: &str) -> bool {
