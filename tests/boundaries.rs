@@ -3,6 +3,8 @@
 //! `cargo tree` lists the dependencies of a crate without its dev-dependencies. The test belongs to `tollgate-plugins`, because
 //! that crate builds fast.
 
+#![allow(clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::process::Command;
 
