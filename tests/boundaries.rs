@@ -82,7 +82,7 @@ fn is_forbidden(name: &str, forbidden: &[&str]) -> bool {
 }
 
 #[test]
-fn no_crate_depends_on_what_its_boundary_forbids() {
+fn no_crate_depends_on_a_crate_that_its_boundary_forbids() {
     let packages = packages();
     let mut violations = Vec::new();
     for Boundary { package, forbidden, existence } in BOUNDARIES {
