@@ -43,7 +43,7 @@ pub enum Error {
         /// Reason why there is no key, and what to do about it.
         why: String,
         /// The provider's code and message, if it gave them.
-        word: Option<ProviderError>,
+        provider_error: Option<ProviderError>,
     },
     /// The provider rejected the request without executing it (rate limit; merchant's balance too low for a refund). The same
     /// request may be retried later.
@@ -63,12 +63,12 @@ pub enum Error {
     #[error("the provider does not know it ({0})")]
     NotFound(ProviderError),
     /// Bytes were written and no trustworthy response came. Query the provider; never send the request again.
-    #[error("unclear what the provider did: {why}{}", in_brackets(.word.as_ref()))]
+    #[error("unclear what the provider did: {why}{}", in_brackets(.provider_error.as_ref()))]
     Unclear {
         /// Failure that happened instead of a response. Contains nothing of an unverified body.
         why: String,
         /// The provider's code and message, if it gave them (for example `SYSTEM_ERROR`).
-        word: Option<ProviderError>,
+        provider_error: Option<ProviderError>,
     },
     /// A verified refusal whose code is in none of the provider's tables. Query the provider; never send the request again. The
     /// channel works, so breakers do not count it.
@@ -90,11 +90,11 @@ fn in_brackets(word: Option<&ProviderError>) -> String {
 impl Error {
     /// Returns [`Error::Unclear`] without a provider's code.
     pub fn unclear(why: impl Into<String>) -> Self {
-        Self::Unclear { why: why.into(), word: None }
+        Self::Unclear { why: why.into(), provider_error: None }
     }
 
     /// Returns the provider's code and message, if the error has them.
-    pub fn word(&self) -> Option<&ProviderError> {
+    pub fn provider_error(&self) -> Option<&ProviderError> {
         match self {
             Self::ProviderBusy(word)
             | Self::Unauthorized(word)
@@ -102,7 +102,7 @@ impl Error {
             | Self::Conflict(word)
             | Self::NotFound(word)
             | Self::UnlistedRefusal(word) => Some(word),
-            Self::Unclear { word, .. } | Self::Unverifiable { word, .. } => word.as_ref(),
+            Self::Unclear { provider_error, .. } | Self::Unverifiable { provider_error, .. } => provider_error.as_ref(),
             Self::Unsupported(_) | Self::NotSent(_) | Self::Rejected { .. } | Self::Probe | Self::Mismatch(_) => None,
         }
     }
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn declined_is_not_a_channel_failure_but_rejected_key_is() {
         let word = ProviderError { code: "X".into(), message: String::new() };
-        let unverifiable = Error::Unverifiable { why: "x".into(), word: Some(word.clone()) };
+        let unverifiable = Error::Unverifiable { why: "x".into(), provider_error: Some(word.clone()) };
         for (error, not_executed, channel_failure) in [
             (Error::Unsupported("x".into()), true, false),
             (Error::NotSent("x".into()), true, true),

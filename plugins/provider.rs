@@ -123,7 +123,7 @@ pub struct NoKeys {
     /// Cause. Equal causes have equal texts.
     pub why: String,
     /// Provider's code and message, if its response had them.
-    pub word: Option<ProviderError>,
+    pub provider_error: Option<ProviderError>,
     /// Action for the operator.
     pub advice: &'static str,
 }

@@ -174,7 +174,7 @@ impl Problem {
                     Self::new(StatusCode::SERVICE_UNAVAILABLE, "channel_unavailable", Retryable::SameKey, detail);
                 Self { retry_after: Some(*retry_after), ..problem }
             }
-            Error::Unverifiable { why, word: provider_error } => {
+            Error::Unverifiable { why, provider_error } => {
                 let detail = format!(
                     "Nothing was sent, because the gateway has no key to verify the provider's response. The gateway's operators must fix \
                      this ({why}). Send the same request with the same key later."
@@ -208,7 +208,7 @@ impl Problem {
                 Self::declined(provider_error.clone())
             }
             Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe => {
-                let provider_error = error.word();
+                let provider_error = error.provider_error();
                 let detail =
                     "The provider's response is invalid, so the outcome is unknown. Query the payment's status.";
                 let problem =
@@ -324,14 +324,14 @@ mod tests {
             (Error::NotSent("x".into()), 503, "provider_unreachable", "same_key", "not_sent"),
             (Error::Rejected { why: "x".into(), retry_after: 7 }, 503, "channel_unavailable", "same_key", "not_sent"),
             (
-                Error::Unverifiable { why: "x".into(), word: Some(provider_error.clone()) },
+                Error::Unverifiable { why: "x".into(), provider_error: Some(provider_error.clone()) },
                 503,
                 "channel_credentials_rejected",
                 "same_key",
                 "not_sent",
             ),
             (
-                Error::Unverifiable { why: "x".into(), word: None },
+                Error::Unverifiable { why: "x".into(), provider_error: None },
                 503,
                 "channel_credentials_rejected",
                 "same_key",

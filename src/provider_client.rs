@@ -85,7 +85,10 @@ impl ProviderClient {
     async fn verifiable(&self, channel: &Arc<Channel>, operation: &Operation, limit: Duration) -> Result<(), Error> {
         let kind = operation.kind();
         let Err(cause) = self.keys.ensure(channel, limit).await else { return Ok(()) };
-        let error = Error::Unverifiable { why: format!("{cause}: {}", cause.advice), word: cause.word.clone() };
+        let error = Error::Unverifiable {
+            why: format!("{cause}: {}", cause.advice),
+            provider_error: cause.provider_error.clone(),
+        };
         METRICS.provider_requests_total.with_label_values(&[channel.name.as_str(), kind.as_str(), error.code()]).inc();
         Err(error)
     }
@@ -282,10 +285,10 @@ impl Failure {
             _ if self.is_timeout => Some("timeout".into()),
             Error::NotSent(_) => Some("no connection".into()),
             Error::Mismatch(_) => Some("mismatch".into()),
-            Error::Unclear { word, .. } => {
+            Error::Unclear { provider_error, .. } => {
                 let status = record.http_status.filter(|status| !(200..300).contains(status));
                 let is_verified = record.answer.as_ref().is_some_and(|answer| answer.key_id.is_some());
-                Some(match (status, word) {
+                Some(match (status, provider_error) {
                     (Some(status), Some(word)) => format!("HTTP {status} {}", word.code).into(),
                     (Some(status), None) => format!("HTTP {status}").into(),
                     (None, Some(word)) => word.code.clone().into(),

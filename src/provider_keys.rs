@@ -81,7 +81,11 @@ impl Keys {
             return Ok(());
         }
         if !are_published(channel) {
-            return Err(Arc::new(NoKeys { why: ALL_KEYS_EXPIRED.to_owned(), word: None, advice: remedy(channel) }));
+            return Err(Arc::new(NoKeys {
+                why: ALL_KEYS_EXPIRED.to_owned(),
+                provider_error: None,
+                advice: remedy(channel),
+            }));
         }
         let fetches = self.fetches(&channel.name);
         if !fetches.is_running()
@@ -96,7 +100,7 @@ impl Keys {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => {
                 let why = "the provider's keys did not arrive in time".to_owned();
-                Err(Arc::new(NoKeys { why, word: None, advice: FETCH_IN_PROGRESS }))
+                Err(Arc::new(NoKeys { why, provider_error: None, advice: FETCH_IN_PROGRESS }))
             }
         }
     }

@@ -22,7 +22,7 @@ impl FailureReason {
     /// Takes the recorded label, or derives one from the error.
     pub fn take(&self, error: &Error) -> Cow<'static, str> {
         self.0.lock().take().unwrap_or_else(|| match error {
-            Error::Unclear { word: Some(word), .. } => plain(word.code.clone().into()),
+            Error::Unclear { provider_error: Some(word), .. } => plain(word.code.clone().into()),
             other => other.code().into(),
         })
     }
@@ -48,7 +48,7 @@ mod tests {
         let label = reason.take(&Error::unclear("x"));
         assert!(label.starts_with(" SYSTEM_ERRORxxx") && label.len() == 40, "{label}");
         let word = ProviderError { code: "ACQ.SYSTEM_ERROR".into(), message: String::new() };
-        let error = Error::Unclear { why: String::new(), word: Some(word) };
+        let error = Error::Unclear { why: String::new(), provider_error: Some(word) };
         assert_eq!(reason.take(&error), "ACQ.SYSTEM_ERROR");
         assert_eq!(reason.take(&Error::NotSent("x".into())), "not_sent");
     }

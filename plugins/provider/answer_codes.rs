@@ -150,14 +150,15 @@ pub(super) fn error(
 ) -> Error {
     match class {
         None if is_signed => Error::UnlistedRefusal(word),
-        None | Some(Class::Query) => Error::Unclear { why, word: Some(word) },
+        None | Some(Class::Query) => Error::Unclear { why, provider_error: Some(word) },
         Some(Class::Final | Class::Absent) if !is_signed && interface.moves_money() => {
-            Error::Unclear { why: "unsigned refusal".to_owned(), word: Some(word) }
+            Error::Unclear { why: "unsigned refusal".to_owned(), provider_error: Some(word) }
         }
         // A refund reported as absent releases its amount for another refund.
-        Some(Class::Absent) if !is_signed && matches!(interface, Interface::RefundQuery) => {
-            Error::Unclear { why: "unsigned answer that the refund does not exist".to_owned(), word: Some(word) }
-        }
+        Some(Class::Absent) if !is_signed && matches!(interface, Interface::RefundQuery) => Error::Unclear {
+            why: "unsigned answer that the refund does not exist".to_owned(),
+            provider_error: Some(word),
+        },
         Some(Class::Final) => Error::Declined(word),
         Some(Class::Later) => Error::ProviderBusy(word),
         Some(Class::State) => Error::Conflict(word),

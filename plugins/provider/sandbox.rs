@@ -215,9 +215,10 @@ fn decode_error(status: StatusCode, body: &[u8]) -> Error {
     };
     match CODES.iter().find(|(code, _)| *code == word.code) {
         Some((_, class)) => class(word),
-        None => {
-            Error::Unclear { why: format!("HTTP {} answer with an unlisted code", status.as_u16()), word: Some(word) }
-        }
+        None => Error::Unclear {
+            why: format!("HTTP {} answer with an unlisted code", status.as_u16()),
+            provider_error: Some(word),
+        },
     }
 }
 

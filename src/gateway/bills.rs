@@ -97,7 +97,7 @@ fn problem(error: Error) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "declined", Retryable::No, detail).provider(provider_error)
         }
         error @ (Error::Unclear { .. } | Error::UnlistedRefusal(_) | Error::Probe) => {
-            let provider_error = error.word().cloned();
+            let provider_error = error.provider_error().cloned();
             let detail =
                 "The provider's answer cannot be used. Repeat the request later; the gateway's log names the reason.";
             let problem = with_code(StatusCode::BAD_GATEWAY, "provider_response_invalid", detail);

@@ -90,13 +90,14 @@ async fn close_or_query(
                 Ok(outcome) if outcome.status.is_final() => Ok(outcome),
                 _ => Err(Error::Unclear {
                     why: "the provider reports a conflicting state".to_owned(),
-                    word: Some(provider_error),
+                    provider_error: Some(provider_error),
                 }),
             }
         }
-        Ok(outcome) if !outcome.status.is_final() => {
-            Err(Error::Unclear { why: "the provider asks to repeat the reversal".to_owned(), word: outcome.reason })
-        }
+        Ok(outcome) if !outcome.status.is_final() => Err(Error::Unclear {
+            why: "the provider asks to repeat the reversal".to_owned(),
+            provider_error: outcome.reason,
+        }),
         other => other,
     }
 }

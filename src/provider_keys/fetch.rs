@@ -109,7 +109,7 @@ pub(super) fn log(channel: &Channel, previous: Option<&Fetch>, result: &Result<u
         Err(cause) => cause,
     };
     let (why, advice) = (&cause.why, cause.advice);
-    let code = cause.word.as_ref().map(|word| word.code.as_str());
+    let code = cause.provider_error.as_ref().map(|error| error.code.as_str());
     if can_verify {
         tracing::warn!(channel = channel.name, why, code, advice, "the provider's keys could not be fetched");
     } else {
@@ -161,7 +161,7 @@ async fn fetch_present(channel: &Channel) -> Result<usize, NoKeys> {
             let why = format!(
                 "the response that should name the provider's current key failed verification: {signature_error}"
             );
-            NoKeys { why, word: None, advice: super::remedy(channel) }
+            NoKeys { why, provider_error: None, advice: super::remedy(channel) }
         })),
     }
 }
@@ -174,12 +174,12 @@ fn build_request<'a>(
     let published = channel.provider.published_keys();
     let request = published.and_then(|published| Some((published, published.request(key_id)?)));
     let why = || "the provider publishes no keys, or none with this id".to_owned();
-    request.ok_or_else(|| NoKeys { why: why(), word: None, advice: ADD_VERIFY_KEY })
+    request.ok_or_else(|| NoKeys { why: why(), provider_error: None, advice: ADD_VERIFY_KEY })
 }
 
 /// Signs and sends a request for keys.
 async fn exchange(channel: &Channel, mut request: Request<Bytes>) -> Result<Response<Bytes>, NoKeys> {
-    let no_keys = |why: String, advice| NoKeys { why, word: None, advice };
+    let no_keys = |why: String, advice| NoKeys { why, provider_error: None, advice };
     // Signed without our known keys, so that the provider signs the list with a key that the list contains.
     let signing = Signing { signer: channel.signer.as_ref(), keys: &Keyring::default(), stamp: &stamp() };
     let unsigned =

@@ -342,7 +342,7 @@ async fn state_changes_are_counted_by_reason_and_list_failure_reasons() {
     let word = ProviderError { code: "SYSTEM_ERROR".into(), message: String::new() };
     let failures = [
         Error::NotSent("x".into()),
-        Error::Unclear { why: "x".into(), word: Some(word) },
+        Error::Unclear { why: "x".into(), provider_error: Some(word) },
         Error::NotSent("x".into()),
         Error::Mismatch("x".into()),
     ];

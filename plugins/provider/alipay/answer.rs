@@ -37,7 +37,7 @@ pub(super) fn decode_form(
     if !is_from_interface || status != StatusCode::OK {
         return Err(Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16())));
     }
-    outcome(operation, &reply, awaits_password, || head.word())
+    outcome(operation, &reply, awaits_password, || head.provider_error())
 }
 
 /// Returns whether the answer comes from the called interface (not from the gateway before it), and its content.

@@ -51,7 +51,7 @@ impl PublishedKeys for Alipay {
     }
 
     fn read(&self, answer: &Response<Bytes>, _: &Keyring, now: u64) -> Result<Vec<Key>, NoKeys> {
-        let no_keys = |why: String, word| NoKeys { why, word, advice: DOWNLOAD_ADVICE };
+        let no_keys = |why: String, word| NoKeys { why, provider_error: word, advice: DOWNLOAD_ADVICE };
         let content = downloaded(answer.body());
         let Some(file) = content.alipay_cert_content.and_then(|text| STANDARD.decode(text).ok()) else {
             let word = content.sub_code.or(content.code).map(|code| {

@@ -32,15 +32,15 @@ impl Head<'_> {
             number => by_number(number, sub_code),
         };
         match class {
-            Some(class) => error(class, self.word()),
-            None if self.code.starts_with('4') => Error::UnlistedRefusal(self.word()),
+            Some(class) => error(class, self.provider_error()),
+            None if self.code.starts_with('4') => Error::UnlistedRefusal(self.provider_error()),
             // Numbers outside 4xxxx are no refusals.
-            None => error(Class::Unclear, self.word()),
+            None => error(Class::Unclear, self.provider_error()),
         }
     }
 
     /// Returns the provider error, with the sub code if there is one.
-    pub(super) fn word(&self) -> ProviderError {
+    pub(super) fn provider_error(&self) -> ProviderError {
         ProviderError {
             code: given(&self.sub_code).unwrap_or(&self.code).to_owned(),
             message: given(&self.sub_msg).or(given(&self.msg)).unwrap_or_default().to_owned(),
@@ -50,7 +50,9 @@ impl Head<'_> {
 
 fn error(class: Class, word: ProviderError) -> Error {
     match class {
-        Class::Unclear => Error::Unclear { why: "the answer does not contain the result".to_owned(), word: Some(word) },
+        Class::Unclear => {
+            Error::Unclear { why: "the answer does not contain the result".to_owned(), provider_error: Some(word) }
+        }
         Class::Busy => Error::ProviderBusy(word),
         Class::Conflict => Error::Conflict(word),
         Class::Absent => Error::NotFound(word),
@@ -84,7 +86,7 @@ pub(super) fn unsigned(interface: Interface, service: &str, status: StatusCode, 
     let Some(head) = head.filter(|_| !status.is_server_error()) else { return unsigned_answer() };
     // A refusal by the interface is signed. Without a signature only its code is passed on.
     let class = by_number(&head.code, given(&head.sub_code)).unwrap_or(Class::Unclear);
-    error(trusted_if_unsigned(interface, class), head.word())
+    error(trusted_if_unsigned(interface, class), head.provider_error())
 }
 
 /// Returns whether the name is the interface's name with `_` for each `.`.

@@ -17,7 +17,9 @@ pub(super) fn decode(account: &Account, body: &[u8]) -> Result<Event, Error> {
     let is_number = |number: &&String| number.len() <= 64 && number.bytes().all(|byte| byte.is_ascii_graphic());
     let number = params.get("out_trade_no").filter(is_number).map_or("unknown", String::as_str);
     read(account, &params).map_err(|error| match error {
-        Error::Unclear { why, word } => Error::Unclear { why: format!("{why} (order number {number})"), word },
+        Error::Unclear { why, provider_error } => {
+            Error::Unclear { why: format!("{why} (order number {number})"), provider_error }
+        }
         Error::Mismatch(why) => Error::Mismatch(format!("{why} (order number {number})")),
         other => other,
     })

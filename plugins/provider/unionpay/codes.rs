@@ -228,7 +228,7 @@ pub(super) fn unsigned(code: &str, request: Request, message: &str) -> Option<Er
 }
 
 fn unclear(word: ProviderError) -> Error {
-    Error::Unclear { why: format!("answer code {}", word.code), word: Some(word) }
+    Error::Unclear { why: format!("answer code {}", word.code), provider_error: Some(word) }
 }
 
 pub(super) fn word(code: &str, message: &str) -> ProviderError {

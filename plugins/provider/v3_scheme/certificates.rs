@@ -81,12 +81,12 @@ impl V3Scheme {
         };
         let detail = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
         let why = format!("{} returned no certificates: HTTP {}{detail}", self.company, status.as_u16());
-        NoKeys { why, word, advice }
+        NoKeys { why, provider_error: word, advice }
     }
 }
 
 fn unusable(why: impl Into<String>, advice: &'static str) -> NoKeys {
-    NoKeys { why: why.into(), word: None, advice }
+    NoKeys { why: why.into(), provider_error: None, advice }
 }
 
 #[derive(Deserialize)]

@@ -85,7 +85,9 @@ impl Message<'_> {
         self.reject_other_account()?;
         let interface = Interface::of(operation);
         match self.failure(interface, status) {
-            Some(error) if interface == Interface::Scan && error.word().is_some_and(errors::awaits_password) => {
+            Some(error)
+                if interface == Interface::Scan && error.provider_error().is_some_and(errors::awaits_password) =>
+            {
                 return Ok(Outcome::of(Status::Pending));
             }
             Some(error) => return Err(error),

@@ -130,7 +130,7 @@ pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) ->
         // An unsigned NotFound would end a payment or a refund as if it had never existed.
         Error::NotFound(word) => Error::Unclear {
             why: "unsigned answer that the order or refund does not exist".to_owned(),
-            word: Some(word),
+            provider_error: Some(word),
         },
         error => error,
     }

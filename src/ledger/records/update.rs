@@ -49,7 +49,7 @@ impl Reason {
 
 impl From<&Error> for Reason {
     fn from(error: &Error) -> Self {
-        match error.word() {
+        match error.provider_error() {
             Some(word) => Self { word: Some(word.clone()), sentence: None },
             None => Self::sentence(error.to_string()),
         }

@@ -251,8 +251,8 @@ impl ProviderCall {
                 | Error::Unverifiable { why, .. }
                 | Error::Mismatch(why),
             ) => Some(why.clone()),
-            Err(Error::Unclear { why, word: None }) => Some(why.clone()),
-            Err(Error::Unclear { why, word: Some(word) }) => Some(format!("{why} ({})", word.code)),
+            Err(Error::Unclear { why, provider_error: None }) => Some(why.clone()),
+            Err(Error::Unclear { why, provider_error: Some(word) }) => Some(format!("{why} ({})", word.code)),
             Err(
                 Error::ProviderBusy(word)
                 | Error::Unauthorized(word)

@@ -93,6 +93,6 @@ fn refused_certificate_download_reports_provider_code() {
             &Keyring::default(),
             THEN,
         );
-        assert_eq!(refused.err().unwrap().word.map(|word| word.code).as_deref(), code, "{body}");
+        assert_eq!(refused.err().unwrap().provider_error.map(|error| error.code).as_deref(), code, "{body}");
     }
 }

@@ -48,7 +48,7 @@ fn gbk_refusal_keeps_its_code_signed_or_unsigned() {
     let body = signed(&content(refused), "precreate");
     let verified = provider().verify(Source::Answer, &HeaderMap::new(), body.into(), &keyring(), NOW).unwrap();
     let result = signing(|with| provider().decode(&write, StatusCode::OK, verified, with)).unwrap_err();
-    assert_eq!((result.code(), result.word().unwrap().code.as_str()), ("declined", "ACQ.TOTAL_FEE_EXCEED"));
+    assert_eq!((result.code(), result.provider_error().unwrap().code.as_str()), ("declined", "ACQ.TOTAL_FEE_EXCEED"));
     let refusal_body =
         r##"{"error_response":{"code":"40002","msg":"m","sub_code":"isv.invalid-signature","sub_msg":"#"}}"##;
     assert_eq!(provider().decode_unsigned_error(&write, StatusCode::OK, &content(refusal_body)).code(), "unauthorized");

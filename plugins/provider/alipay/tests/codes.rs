@@ -38,7 +38,7 @@ fn check(result: &Error, class: Class, code: &str) {
     assert_eq!(result.code(), expected.error, "{code}");
     assert_eq!(result.is_channel_failure(), expected.is_failure, "{code}");
     assert_eq!(result.provably_not_executed(), expected.is_not_executed, "{code}");
-    assert_eq!(result.word().unwrap().code, code);
+    assert_eq!(result.provider_error().unwrap().code, code);
 }
 
 fn of(interface: Interface) -> Option<Operation> {
@@ -214,7 +214,7 @@ fn unsigned_refusal_of_interface_is_unclear() {
                 provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes())
             };
             assert_eq!(result(&own).code(), "unclear", "{number}");
-            assert_eq!(result(&own).word().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its code is passed on");
+            assert_eq!(result(&own).provider_error().unwrap().code, "ACQ.TRADE_NOT_EXIST", "its code is passed on");
             assert_eq!(result("error_response").code(), "unclear", "{number}");
         }
         let other = format!("{{\"alipay_trade_close_response\":{}}}", content("40002"));

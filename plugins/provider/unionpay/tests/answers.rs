@@ -48,7 +48,7 @@ const UNLISTED: &str = "07 08 09 15 29 47 59 97 A5 a6 B1 0 000 6A 8A 3４";
 type Row = (&'static str, fn(&str) -> Error, bool, bool);
 
 fn unclear(code: &str) -> Error {
-    Error::Unclear { why: format!("answer code {code}"), word: Some(word(code)) }
+    Error::Unclear { why: format!("answer code {code}"), provider_error: Some(word(code)) }
 }
 
 const WRITE_ROWS: [Row; 7] = [
@@ -86,7 +86,7 @@ fn every_code_is_classified_for_each_write() {
                 assert_eq!(error, expected, "{name} {code}");
                 assert_eq!(error.is_channel_failure(), is_failure, "{name} {code}");
                 assert_eq!(error.provably_not_executed(), is_repeatable || is_short, "{name} {code}");
-                assert_eq!(error.word(), Some(&word(&code)), "the error contains the code: {name} {code}");
+                assert_eq!(error.provider_error(), Some(&word(&code)), "the error contains the code: {name} {code}");
             }
         }
     }

@@ -79,7 +79,7 @@ fn every_listed_code_is_classified_in_every_interface() {
                 seen.insert(table::bare(code));
                 let error = refused(operation, code);
                 assert_eq!(error.code(), *wanted, "{name} {code}");
-                let word = error.word().unwrap();
+                let word = error.provider_error().unwrap();
                 assert_eq!((word.code.as_str(), word.message.as_str()), (code, "余额不足"), "{name} {code}");
                 let is_ill = matches!(*wanted, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {code}");
@@ -111,7 +111,7 @@ fn unsigned_refusal_never_ends_a_request_that_moves_money() {
         let moves = ["micropay", "reverse", "refund"].contains(&name);
         assert_eq!(result(&operation, "NOAUTH").code(), if moves { "unclear" } else { "declined" }, "{name}");
         assert_eq!(result(&operation, "ORDERNOTEXIST").code(), "unclear", "{name}");
-        assert_eq!(result(&operation, "NOAUTH").word().unwrap().code, "NOAUTH");
+        assert_eq!(result(&operation, "NOAUTH").provider_error().unwrap().code, "NOAUTH");
         assert_eq!(result(&operation, "SIGNERROR").code(), "unauthorized", "{name}");
         assert_eq!(result(&operation, "FREQUENCY_LIMITED").code(), "provider_busy", "{name}");
         assert_eq!(result(&operation, "SOMETHING_NEW").code(), "unclear", "{name}");
@@ -119,7 +119,7 @@ fn unsigned_refusal_never_ends_a_request_that_moves_money() {
     }
     let done = b"<xml><return_code>SUCCESS</return_code><result_code>SUCCESS</result_code></xml>";
     let error = provider().decode_unsigned_error(&golden::pay("wechat.native"), StatusCode::OK, done);
-    assert_eq!((error.code(), error.word()), ("unclear", None));
+    assert_eq!((error.code(), error.provider_error()), ("unclear", None));
 }
 
 fn protocol_error(code: &str, message: &str) -> String {
@@ -202,7 +202,7 @@ fn rejected_order_is_declined_and_request_that_moves_money_is_unclear() {
         let body = protocol_error("FAIL", message);
         for (name, operation) in operations() {
             let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
-            assert_eq!(error.word().unwrap().message, message, "{name}");
+            assert_eq!(error.provider_error().unwrap().message, message, "{name}");
             if name == "unifiedorder" {
                 assert_eq!(error.code(), prepaid, "{message}");
             } else if ["micropay", "reverse", "refund"].contains(&name) {
@@ -250,7 +250,7 @@ fn signed_failure_without_account_ids_is_classified_by_code() {
     assert_eq!(nameless("NOAUTH"), "declined");
     assert_eq!(nameless("ORDERNOTEXIST"), "not_found");
     let neither = queried("wechat.native", &[("result_code", "")]).unwrap_err();
-    assert_eq!((neither.code(), neither.word()), ("unclear", None), "neither done nor refused");
+    assert_eq!((neither.code(), neither.provider_error()), ("unclear", None), "neither done nor refused");
     // An id in the message must be ours, and a success must contain all of them.
     let fail = [("result_code", "FAIL"), ("err_code", "ORDERNOTEXIST")];
     for (name, other) in [("appid", "wx1"), ("mch_id", "1")] {

@@ -152,7 +152,10 @@ fn refusals_keep_code_and_message() {
         let error = provider().decode_unsigned_error(&golden::pay("wechat.native"), StatusCode::OK, body.as_bytes());
         assert!(matches!(&error, Error::Declined(word) if word.message == sentence), "{error}");
         let error = provider().decode_unsigned_error(&refund, StatusCode::OK, body.as_bytes());
-        assert!(matches!(&error, Error::Unclear { word: Some(word), .. } if word.message == sentence), "{error}");
+        assert!(
+            matches!(&error, Error::Unclear { provider_error: Some(word), .. } if word.message == sentence),
+            "{error}"
+        );
     }
 }
 

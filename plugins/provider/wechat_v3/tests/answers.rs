@@ -13,7 +13,7 @@ fn refund_state(status: &str) -> Value {
 }
 
 fn is_unclear(result: &Result<Outcome, Error>) -> bool {
-    matches!(result, Err(Error::Unclear { word: None, .. }))
+    matches!(result, Err(Error::Unclear { provider_error: None, .. }))
 }
 
 #[test]

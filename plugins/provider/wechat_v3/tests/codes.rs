@@ -101,7 +101,7 @@ fn every_listed_code_is_classified_in_every_interface() {
                 if *status == 202 && *wanted == "unclear" {
                     continue;
                 }
-                let word = error.word().unwrap();
+                let word = error.provider_error().unwrap();
                 assert_eq!((word.code.as_str(), word.message.as_str()), (code.as_str(), "余额不足"), "{name}");
                 let is_ill = matches!(*wanted, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {status} {code}");
@@ -156,7 +156,7 @@ fn rejected_key_is_unauthorized_whatever_its_code() {
         for (name, operation) in interfaces() {
             for error in [unsigned(&operation, 400, &body), signed(&operation, 400, &body).unwrap_err()] {
                 assert_eq!(error.code(), "unauthorized", "{name} {message}");
-                assert_eq!(error.word().unwrap().message, message);
+                assert_eq!(error.provider_error().unwrap().message, message);
             }
         }
     }

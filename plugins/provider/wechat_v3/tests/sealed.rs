@@ -97,7 +97,7 @@ fn refused_list_of_certificates_reports_code_and_advice() {
         let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
         let refused = provider().merchant.read(&answer, &Keyring::default(), NOW).err().unwrap();
-        assert_eq!(refused.word.as_ref().map(|word| word.code.as_str()), code, "{body}");
+        assert_eq!(refused.provider_error.as_ref().map(|error| error.code.as_str()), code, "{body}");
         assert!(refused.advice.contains(advice), "{body}: {}", refused.advice);
         assert!(
             refused.why.contains(&status.to_string()) && code.is_none_or(|code| refused.why.contains(code)),
