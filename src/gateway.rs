@@ -39,7 +39,7 @@ use crate::config::Merchant;
 use crate::ledger::Ledger;
 use crate::problem::{Problem, Retryable};
 use crate::provider_client::ProviderClient;
-use crate::snapshot::{Channel, Current, Snapshot};
+use crate::snapshot::{Current, Snapshot};
 
 pub(crate) use self::admission::Admission;
 use self::admission::{Endpoint, segments};

@@ -38,7 +38,6 @@ pub mod gateway;
 mod job_worker;
 mod listener;
 mod output;
-mod pem;
 pub mod probe;
 pub mod problem;
 pub mod provider_client;

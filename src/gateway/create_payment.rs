@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tollgate_plugins::error::Error;
-use tollgate_plugins::payment::{Method, Operation, Outcome, Pay, Status, provider_number};
+use tollgate_plugins::payment::{Method, Operation, Outcome, Pay, provider_number};
 use tollgate_plugins::provider::ProviderSpec;
 
 use super::claim_key::claim_key;

@@ -11,9 +11,9 @@ use tollgate_plugins::payment::{Operation, Outcome, Status};
 use super::Gateway;
 use super::responses::{body_of, channel_of, json_response, stored_response, with_unknown_outcome};
 use crate::clock;
-use crate::config::{Channel, Snapshot};
 use crate::ledger::{Answer, ExecutionPermit, Record, Update};
 use crate::problem::Problem;
+use crate::snapshot::{Channel, Snapshot};
 
 /// The inputs of an execution, synchronous or queued: configuration, request id and deadline.
 pub(crate) struct ExecutionContext {
@@ -41,7 +41,7 @@ impl Gateway {
     ) -> Result<Outcome, Error> {
         match self.ledger.may_send(permit.execution) {
             Ok(()) => self.provider_client.call(channel, operation, limit, &mut permit.evidence).await,
-            Err(error) => Err(Error::NotSent(error.0)),
+            Err(error) => Err(Error::NotSent(error.to_string())),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use crate::config::testing::{Dir, complete};
-use crate::keygen;
+use tollgate_sandbox::keygen;
 
 /// Returns a valid configuration with one merchant and one channel to a sandbox, and the directory of its ledger.
 #[allow(clippy::unwrap_used)]

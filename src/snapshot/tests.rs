@@ -7,7 +7,7 @@ use std::fs;
 use super::testing::sandbox;
 use super::*;
 use crate::config::testing::{edit, put};
-use crate::keygen::{self, SandboxProvider};
+use tollgate_sandbox::keygen::{self, SandboxProvider};
 
 fn loaded(dir: &Path, previous: Option<&Snapshot>) -> Snapshot {
     load(dir, previous).unwrap_or_else(|diagnostics| panic!("{diagnostics:#?}"))

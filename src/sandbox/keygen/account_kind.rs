@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use rand::Rng;
+use rand::RngExt;
 use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 
 /// One kind of account that `tollgate keygen sandbox --provider NAME` generates.
