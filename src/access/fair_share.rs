@@ -1,4 +1,7 @@
 //! Limits concurrent requests per merchant, so that one merchant cannot occupy the whole gateway.
+//!
+//! Counters instead of a `tokio` semaphore per merchant: the limit changes with a reload, and a semaphore cannot be lowered while its
+//! permits are in use. Nobody waits here, so no queue is needed.
 
 use std::collections::HashMap;
 use std::sync::Arc;

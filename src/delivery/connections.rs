@@ -113,7 +113,7 @@ impl Drop for Connection {
 enum Exchange {
     Answered(Reply),
     /// The connection was closed before any of the request was written.
-    NotSent(Request<Full<Bytes>>, hyper::Error),
+    NotSent(Box<Request<Full<Bytes>>>, hyper::Error),
 }
 
 impl Connections {
@@ -136,7 +136,7 @@ impl Connections {
         while let Some(connection) = self.take(endpoint, allowed, Instant::now()) {
             match self.exchange(endpoint, connection, request).await? {
                 Exchange::Answered(reply) => return Ok(reply),
-                Exchange::NotSent(unsent, _) => request = unsent,
+                Exchange::NotSent(unsent, _) => request = *unsent,
             }
         }
         let addresses = dial::sorted(endpoint.resolve(allowed).await?, tries);
@@ -212,7 +212,7 @@ impl Connections {
                 let unsent = failed.take_message();
                 let error = failed.into_error();
                 return match unsent {
-                    Some(unsent) => Ok(Exchange::NotSent(unsent, error)),
+                    Some(unsent) => Ok(Exchange::NotSent(Box::new(unsent), error)),
                     None => Err(DeliveryError::Connection(error)),
                 };
             }

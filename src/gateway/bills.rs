@@ -14,7 +14,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::provider::bill::{BillFile, BillRequest, TRADE};
 
 use super::responses::ResponseChannel;
-use super::{Gateway, RequestContext, decoded};
+use super::{Gateway, RequestContext};
 use crate::problem::{Problem, Retryable};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -54,7 +54,13 @@ fn day(text: &str) -> Result<Date, Problem> {
 fn kind(query: Option<&str>, kinds: &'static [&'static str]) -> Result<&'static str, Problem> {
     let wanted = match query.unwrap_or_default() {
         "" => TRADE.to_owned(),
-        query => query.strip_prefix("type=").and_then(decoded).unwrap_or_default(),
+        query => {
+            let mut pairs = form_urlencoded::parse(query.as_bytes());
+            match (pairs.next(), pairs.next()) {
+                (Some((name, value)), None) if name == "type" => value.into_owned(),
+                _ => String::new(),
+            }
+        }
     };
     kinds.iter().find(|kind| **kind == wanted).copied().ok_or_else(|| match kinds {
         [] => Problem::malformed("This channel's provider has no bills."),

@@ -1,5 +1,8 @@
 //! Admission limits: concurrent requests, buffered bytes, and the count of requests in flight for a graceful
 //! shutdown.
+//!
+//! Counters instead of `tokio` semaphores: the limits change with a reload, a semaphore cannot be lowered while its
+//! permits are in use, and a request over the limit is rejected instead of queued.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
