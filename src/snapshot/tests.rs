@@ -75,8 +75,8 @@ fn values_are_checked_by_the_libraries_that_use_them() {
 fn fetched_keys_survive_a_reload_that_keeps_account_hosts_and_roots() {
     let dir = sandbox();
     let channels = dir.path().join("channels");
-    keygen::sandbox_channel_of(SandboxProvider::AlipayCertificates, &channels, "ali", "127.0.0.1:8443").unwrap();
-    keygen::sandbox_channel_of(SandboxProvider::AlipayCertificates, &channels, "other", "127.0.0.1:8443").unwrap();
+    keygen::sandbox_channel_of(SandboxProvider::ALIPAY_CERTIFICATES, &channels, "ali", "127.0.0.1:8443").unwrap();
+    keygen::sandbox_channel_of(SandboxProvider::ALIPAY_CERTIFICATES, &channels, "other", "127.0.0.1:8443").unwrap();
     let first = loaded(dir.path(), None);
     let channel = &first.channels["ali"];
     let key = |id: &str, not_after| {

@@ -147,7 +147,7 @@ async fn alipay_console_refund_is_acknowledged_and_published() {
 /// the answers to its queries are lost.
 #[tokio::test]
 async fn alipay_console_refund_is_counted_while_own_refund_is_unknown() {
-    let world = World::with(WorldOptions { provider: SandboxProvider::Alipay, ..WorldOptions::default() }).await;
+    let world = World::with(WorldOptions { provider: SandboxProvider::ALIPAY, ..WorldOptions::default() }).await;
     paid(&world, "o-1").await;
     world.inject_fault(json!({"operation": "refund", "fault": "cut_after"})).await;
     let ours = provider_number(&["shop", "o-1", "r-1"]);

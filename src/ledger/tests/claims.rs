@@ -304,6 +304,43 @@ async fn payment_that_succeeds_during_its_reversal_is_a_mismatch() {
     }
 }
 
+/// The provider executed the reversal, its answer was lost, and the success that was read before was recorded meanwhile.
+#[tokio::test]
+async fn unclear_reversal_of_a_succeeded_payment_is_queried_and_a_reversed_one_is_a_mismatch() {
+    for (answer, kinds) in [
+        (Status::Succeeded, &["payment.succeeded"][..]),
+        (Status::Closed, &["payment.succeeded", "payment.mismatch"]),
+        (Status::Failed, &["payment.succeeded", "payment.mismatch"]),
+    ] {
+        let bench = Bench::new();
+        let permit = bench.run("k", pay("o")).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
+        let permit = bench.run("c", close("o")).await;
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+        bench.settle(permit, Update::Unknown(Reason::default())).await;
+        let inquiry = bench.payment("o").await.state.search.expect("an inquiry is scheduled");
+        assert!(inquiry.closing && inquiry.due <= at(2), "{inquiry:?}");
+        bench.ledger.apply(&of("o"), outcome(answer), at(3)).await.unwrap();
+        let state = bench.payment("o").await.state;
+        assert_eq!((state.status, state.search), (Status::Succeeded, None), "{answer:?}");
+        assert_eq!(bench.kinds().await, kinds, "{answer:?}");
+    }
+}
+
+/// The close is under way when the success is notified, and the process ends before the close's answer.
+#[tokio::test]
+async fn success_of_a_payment_during_its_close_is_confirmed_by_one_more_query() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.closing));
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    assert_eq!(bench.payment("o").await.state.search, None);
+}
+
 #[tokio::test]
 async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     let bench = Bench::new();

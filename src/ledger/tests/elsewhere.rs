@@ -1,6 +1,6 @@
 //! Refunds made outside this gateway.
 
-use tollgate_plugins::payment::Refunded;
+use tollgate_plugins::payment::{Method, Refunded};
 
 use super::*;
 
@@ -69,7 +69,7 @@ async fn refund_elsewhere_without_own_amount_is_recorded_queried_and_counted_onc
     assert_eq!((due.provider_refund_no.as_str(), due.status, due.is_elsewhere()), ("CONSOLE-1", Status::Unknown, true));
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0, "no merchant made it");
     let settled = bench.answer_query("o", "CONSOLE-1", returned(200)).await;
-    assert_eq!((settled.status, settled.amount, settled.search), (Status::Succeeded, cny(200), None));
+    assert_eq!((settled.status, settled.amount, settled.state.search), (Status::Succeeded, cny(200), None));
     for _ in 0..2 {
         bench.answer_query("o", "CONSOLE-1", returned(200)).await;
         assert_eq!(bench.notify(event("a")).await, Recorded::Duplicate);
@@ -129,7 +129,7 @@ async fn refund_elsewhere_is_counted_once_in_every_order_of_notifications_and_an
         for due in bench.ledger.due_searches(at(40 * 3600), 10, &[]).await {
             assert!(matches!(due, Record::Refund(refund) if refund.is_known_by_sum()), "{steps:?}");
             let ended = bench.answer_query(&order, "", Update::NotFoundAtProvider).await;
-            assert_eq!((ended.status, ended.search), (Status::Closed, None), "{steps:?}");
+            assert_eq!((ended.status, ended.state.search), (Status::Closed, None), "{steps:?}");
         }
         assert_eq!((bench.sums(&order).await, bench.left(&order).await), ((500, 200), 500), "{steps:?}");
         assert!(bench.kinds().await.is_empty(), "{steps:?}");
@@ -173,7 +173,7 @@ async fn refund_that_is_claimed_after_its_notification_is_counted_once() {
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
     let ended = bench.answer_query("o", &ours, returned(300)).await;
-    assert_eq!((ended.status, ended.search), (Status::Closed, None));
+    assert_eq!((ended.status, ended.state.search), (Status::Closed, None));
     assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 0), 700));
 }
 
@@ -187,7 +187,7 @@ async fn failed_query_of_a_refund_elsewhere_ends_it_without_event() {
     let open = bench.answer_query("o", "C-1", outcome(Status::Pending)).await;
     assert_eq!(open.status, Status::Pending);
     let failed = bench.answer_query("o", "C-1", outcome(Status::Failed)).await;
-    assert_eq!((failed.status, failed.search), (Status::Failed, None));
+    assert_eq!((failed.status, failed.state.search), (Status::Failed, None));
     assert_eq!((bench.sums("o").await, bench.left("o").await), ((0, 0), 1000));
     assert!(bench.kinds().await.is_empty());
     assert_eq!(bench.noted("o").await, ["Verify", "C-1 unknown", "C-1 pending", "C-1 failed"].map(str::to_owned));
@@ -253,7 +253,7 @@ async fn query_that_names_more_than_is_left_is_a_mismatch_and_counts_nothing() {
     bench.notify(refunded("a", "o", Some("C-1"), total(1000))).await;
     let refused = bench.answer_query("o", "C-1", returned(401)).await;
     assert_eq!(refused.status, Status::Unknown);
-    assert!(refused.search.is_some_and(|search| search.due > at(6)), "no busy loop");
+    assert!(refused.state.search.is_some_and(|search| search.due > at(6)), "no busy loop");
     assert_eq!(bench.sums("o").await, (600, 0));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded", "payment.mismatch"]);
 }
@@ -284,7 +284,7 @@ async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
     let ours = provider_number(&["shop", "o", "r"]);
     assert_eq!(bench.notify(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
     let waiting = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
-    assert!(waiting.search.is_some_and(|search| search.due > at(6)), "no busy loop");
+    assert!(waiting.state.search.is_some_and(|search| search.due > at(6)), "no busy loop");
     bench.settle(permit, outcome(Status::Succeeded)).await;
     let judged = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
     assert_eq!((judged.status, judged.amount.value), (Status::Closed, 0));
@@ -321,7 +321,7 @@ async fn refund_elsewhere_of_an_unpaid_payment_is_kept_and_counted_when_it_is_pa
         let update = || if number.is_some() { returned(300) } else { Update::NotFoundAtProvider };
         let number = number.unwrap_or_default();
         let waiting = bench.answer_query("o", number, update()).await;
-        assert!(!waiting.status.is_final() && waiting.search.unwrap().due > at(6), "only a paid order can be refunded");
+        assert!(!waiting.status.is_final() && waiting.state.search.unwrap().due > at(6), "only a paid order can be refunded");
         let bench = bench.crash();
         let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
         bench.ledger.apply(&of("o"), Update::Outcome(paid), at(6)).await.unwrap();
@@ -350,7 +350,7 @@ async fn refund_of_a_cancelled_scanned_payment_ends_without_event() {
     assert_eq!(recorded, Recorded::RefundElsewhere(of("o"), None));
     bench.ledger.apply(&of("o"), outcome(Status::Closed), at(6)).await.unwrap();
     let ended = bench.answer_query("o", &number, returned(1000)).await;
-    assert_eq!((ended.status, ended.search), (Status::Closed, None));
+    assert_eq!((ended.status, ended.state.search), (Status::Closed, None));
     assert_eq!(bench.sums("o").await, (0, 0));
     assert!(!bench.kinds().await.contains(&EVENTS[1].to_owned()));
     let late = bench.notify(refunded("b", "o", Some("other"), total(1000))).await;

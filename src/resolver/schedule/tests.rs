@@ -339,3 +339,21 @@ fn inquiry_started_in_the_future_counts_from_now() {
         Decision::NeverHappened
     );
 }
+
+#[test]
+fn till_payment_is_polled_each_minute_until_its_end_however_old_it_is() {
+    let Some(method) = Method::all().find(Method::is_scanned) else { panic!("no provider has tills") };
+    let policy = PollPolicy { pace: PollInterval::Doubling, ..STEADY };
+    for status in [Status::Pending, Status::Unknown] {
+        let state = RecordState { status, ..a_payment("o").state };
+        let till = Record::Payment(crate::ledger::Payment { method, state, ..a_payment("o") });
+        // A gateway that was restarted just now does not yet know for certain that the payer's time is over.
+        let time = steady_for(seconds(3 * 3600), 1);
+        let conflict = Error::Conflict(ProviderError { code: "35".into(), message: String::new() });
+        let reversed = ProviderResponses { query: Err(not_exist()), close: Some(Err(conflict)) };
+        for responses in [open(), unclear(), not_found(), reversed] {
+            let asked = Inquiry { asked: 70, ..inquiry() };
+            assert!(pause(decide(asked, &till, &responses, policy, time, 1.0), time) <= 75, "{status:?} {responses:?}");
+        }
+    }
+}
