@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::ValueEnum as _;
-use tollgate::keygen::{SandboxProvider, sandbox_channel_of};
+use tollgate_sandbox::keygen::{SandboxProvider, sandbox_channel_of};
 
 use super::*;
 use crate::Diagnostic;

@@ -21,7 +21,7 @@ fn chain_to_another_root_is_rejected() {
     // A root of the same name with another key.
     put(&dir, "channels/ali/alipay_root_cert.pem", &right);
     let other = Dir::default();
-    keygen::sandbox_channel_of(keygen::SandboxProvider::AlipayCertificates, other.path(), "ali", "127.0.0.1:1")
+    keygen::sandbox_channel_of(keygen::SandboxProvider::ALIPAY_CERTIFICATES, other.path(), "ali", "127.0.0.1:1")
         .unwrap();
     put(&dir, "channels/ali/alipay_root_cert.pem", &read(&other, "ali/alipay_root_cert.pem"));
     assert!(
