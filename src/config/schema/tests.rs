@@ -7,7 +7,6 @@ use tollgate_sandbox::keygen::{SandboxProvider, sandbox_channel_of};
 
 use super::*;
 use crate::Diagnostic;
-use tollgate_sandbox::keygen::{SandboxProvider, sandbox_channel_of};
 
 /// Returns every path in a schema, for example `filter.rate`.
 fn paths(schema: &Value) -> BTreeSet<String> {
