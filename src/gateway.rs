@@ -2,7 +2,7 @@
 //!
 //! The request path that `lib.rs` draws is two functions. [`Gateway::handle`] has the part that all operations share:
 //! snapshot → authenticate → rate limit, fair share, nonce → deadline → operation. Each operation has the rest; the
-//! complete one is [`create_payment`](create_payment::create_payment): parse → route → claim → filters → provider call
+//! complete one is `create_payment`: parse → route → claim → filters → provider call
 //! → settle → respond.
 
 mod admission;
