@@ -1,6 +1,6 @@
 //! WeChat Pay's APIv3, for direct merchants and for service providers.
 //!
-//! The protocol is in [`super::v3_scheme`]. This module adds WeChat Pay's names and codes, bills and scanned payment codes.
+//! The protocol is in `v3_scheme`. This module adds WeChat Pay's names and codes, bills and scanned payment codes.
 
 mod bill;
 mod codepay;
