@@ -1,6 +1,6 @@
 //! Serves merchant requests and provider notifications.
 //!
-//! The request path that `lib.rs` draws is two functions. [`Gateway::handle`] has the part that all operations share:
+//! The request path that `lib.rs` draws is two functions. `Gateway::serve` has the part that all operations share:
 //! snapshot → authenticate → rate limit, fair share, nonce → deadline → operation. Each operation has the rest; the
 //! complete one is `create_payment`: parse → route → claim → filters → provider call
 //! → settle → respond.

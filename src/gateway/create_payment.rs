@@ -2,7 +2,7 @@
 //!
 //! [`create_payment`] is the request path from parsing on: parse → route → claim → execute. [`execute_payment`] is its
 //! end, which a queued payment shares: filters → provider call → settle → respond. What precedes is in
-//! [`Gateway::handle`], because all operations share it.
+//! `Gateway::serve`, because all operations share it.
 
 use std::sync::Arc;
 
