@@ -228,6 +228,9 @@ fn close_operation(
     time: Reading,
 ) -> Option<Operation> {
     let Record::Payment(payment) = record else { return None };
+    if payment.status.is_final() {
+        return None;
+    }
     let is_wanted = match query_result {
         Ok(outcome) if outcome.status == Status::Pending => {
             let is_over = payment.method.is_scanned() && time.certain_age(inquiry.since) >= PAYER_ENTRY_TIMEOUT;

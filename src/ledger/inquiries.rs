@@ -8,6 +8,7 @@ use super::error::LedgerError;
 use super::ids::{millis, millis_at};
 use super::records::{Inquiry, Record, RecordId};
 use super::rows::{PaymentRow, Target, TrackedRow};
+use super::rules;
 use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Read, Transaction, report_unreadable};
@@ -44,9 +45,13 @@ pub(super) fn after_close(
     if status.is_final() && status != Status::Succeeded {
         return Ok(());
     }
+    if status == Status::Succeeded {
+        payment.row.payment.search = Some(rules::confirmation(now));
+        return payment.save(tx);
+    }
     let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
     search.due = search.due.min(now);
-    if !std::mem::replace(&mut search.closing, true) && !status.is_final() {
+    if !std::mem::replace(&mut search.closing, true) {
         timeline::add(tx, payment.id, None, TimelineEvent::CloseScheduled, now)?;
     }
     payment.save(tx)

@@ -40,7 +40,7 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
         change.mismatch |= change.became.is_none() && is_reversal_of_success(payment, update, origin);
         // The close may have reached the provider after the success was read: one more query decides.
         if change.became == Some(Status::Succeeded) {
-            payment.search = Some(Inquiry { closing: true, ..Inquiry::new(now) });
+            payment.search = Some(confirmation(now));
         }
     }
     if payment.method.is_scanned() && payment.status == Status::Pending {
@@ -130,6 +130,16 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
 /// arrives.
 const NOTIFICATION_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
+/// Delay before a success during a close is confirmed. Answers that arrive earlier may be to queries that preceded the
+/// close.
+const CONFIRMATION_DELAY: SignedDuration = SignedDuration::from_secs(10);
+
+/// Returns the inquiry that confirms a success after a close that may have reversed the payment.
+pub(super) fn confirmation(now: Timestamp) -> Inquiry {
+    let due = now.saturating_add(CONFIRMATION_DELAY).unwrap_or(now);
+    Inquiry { closing: true, due, ..Inquiry::new(now) }
+}
+
 /// Returns an inquiry that first waits for a notification.
 fn delayed_inquiry(now: Timestamp) -> Inquiry {
     Inquiry { due: now.saturating_add(NOTIFICATION_WAIT).unwrap_or(now), ..Inquiry::new(now) }
@@ -187,10 +197,20 @@ impl StateMachine<'_> {
                     outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && origin == Origin::Query => self.state.search = None,
+            status if status.is_final() && origin == Origin::Query && !self.awaits_confirmation(to, now) => {
+                self.state.search = None;
+            }
             _ => {}
         }
         change
+    }
+
+    /// Returns whether a success that a close may have reversed still has to be confirmed. A pending answer, and a
+    /// success before the confirmation is due, may be of queries that preceded the close.
+    fn awaits_confirmation(&self, answer: Status, now: Timestamp) -> bool {
+        let Some(search) = self.state.search.as_ref().filter(|search| search.closing) else { return false };
+        let is_early = answer == Status::Succeeded && now < search.due;
+        self.state.status == Status::Succeeded && (is_early || !answer.is_final())
     }
 
     /// Records the reason of a new status. A result without a reason keeps the earlier one. Success clears it.

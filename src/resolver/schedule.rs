@@ -143,7 +143,7 @@ pub(super) fn decide(
     let ends_by_absence = record.ends_by_absence();
     let caller_waits = (inquiry.closing || is_scanned(record)) && age < CALLER_WAIT_TIME;
     let still_open = responses.last().as_ref().is_ok_and(|outcome| outcome.status == Status::Pending);
-    if responses.last().is_ok() && !(still_open && (was_pending || is_scanned(record))) {
+    if responses.last().is_ok() && !(still_open && (was_pending || is_scanned(record) || inquiry.closing)) {
         return Decision::Known;
     }
     let is_not_found = is_not_found(&responses.query);
