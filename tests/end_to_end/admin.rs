@@ -173,7 +173,7 @@ async fn cli_verifies_certificate_of_tls_admin_port() {
     world.start_tls().await;
     let output = tollgate(&world, &["rollback", "--to", "99"]);
     assert!(said(&output).contains("archived generations: 1"), "{}", said(&output));
-    assert!(world.log().contains("the last one in force, is used instead"), "loudly");
+    world.until_logged("the last one in force, is used instead").await;
 }
 
 /// Requests a reload and returns the newest generation of the list. The watcher may have activated it before.

@@ -171,7 +171,7 @@ async fn sleep_window_grows_while_probes_fail_and_resets_after_recovery() {
     }
     let held = world.create("again-3", "again-3").await;
     assert!(held.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 2, "the sleep window was reset");
-    assert!(world.log().contains("2 of 2 calls failed within 60s: 2 HTTP 500"), "the log gives the failure reasons");
+    world.until_logged("2 of 2 calls failed within 60s: 2 HTTP 500").await;
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ async fn gateway_beyond_max_clock_offset_is_not_ready_and_runs_no_background_wor
         let offset = offset.lines().find_map(|line| line.strip_prefix("tollgate_clock_offset_seconds "));
         let offset: f64 = offset.unwrap().parse().unwrap();
         assert!((offset - ahead as f64).abs() < 5.0, "{offset}");
-        assert!(world.log().contains("this gateway is not ready and does no background work"), "{}", world.log());
+        world.until_logged("this gateway is not ready and does no background work").await;
         // Requests are still answered, by PostgreSQL's time.
         let answer = world.create("o-1", "k-1").await;
         assert!(answer.status == 201 && answer.is_replayed(), "{:?}", answer.body);

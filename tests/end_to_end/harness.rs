@@ -220,6 +220,14 @@ impl World {
         self.signed_request("GET", &format!("/v1/payments/{order}"), None, &Value::Null).await.json()
     }
 
+    /// Waits until the gateway's log contains this text. A thread of its own writes the log, after the answer.
+    pub async fn until_logged(&self, text: &str) {
+        until(&format!("the log contains {text:?}"), || async {
+            self.log().contains(text).then_some(()).ok_or_else(|| self.log())
+        })
+        .await
+    }
+
     /// Waits until the payment has this status.
     pub async fn until_status(&self, order: &str, status: &str) -> Value {
         until(&format!("{order} is {status}"), || async {

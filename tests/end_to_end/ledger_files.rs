@@ -88,6 +88,6 @@ async fn removed_ledger_directory_stops_payments_and_readiness() {
         (ready == 503).then_some(()).ok_or(ready)
     })
     .await;
-    assert!(world.log().contains("removed, replaced or unmounted"), "{}", world.log());
+    world.until_logged("removed, replaced or unmounted").await;
     assert_eq!(world.provider_order("o-2").await["arrivals"]["create"], serde_json::Value::Null);
 }

@@ -316,7 +316,7 @@ async fn bad_ca_under_load_is_rolled_back_without_unknown_payments() {
         }
     };
     until("the generation is rolled back", counted("tollgate_config_rollbacks_total", 1.0)).await;
-    assert!(world.log().contains("the new generation is rolled back automatically"));
+    world.until_logged("the new generation is rolled back automatically").await;
     // The previous configuration returns under a new number. Its channel recovers after the breaker's sleep window.
     let mut number = 0;
     until("payments succeed again", || {
@@ -391,7 +391,7 @@ async fn rollback_then_start_with_broken_files_uses_last_good_generation() {
     save(&world.conf().join("routes.toml"), "[[route]\n");
     world.start().await;
     assert_eq!(generation(&world).await, 4, "the generation of the rollback is active");
-    assert!(world.log().contains("the last one in force, is used instead"), "loudly");
+    world.until_logged("the last one in force, is used instead").await;
     assert!(world.metrics().await.contains("tollgate_config_last_reload_success 0"));
     assert_eq!(world.create("o-1", "k-1").await.status, 201);
 }

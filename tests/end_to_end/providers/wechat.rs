@@ -166,7 +166,7 @@ async fn wechat_signature_probe_or_system_error_is_unknown_then_resolved() {
         world.pay(fault).await;
         world.until_status(fault, "succeeded").await;
     }
-    assert!(world.log().contains("the provider's probe"), "{}", world.log());
+    world.until_logged("the provider's probe").await;
     // The breaker does not count probes.
     world.until_metric("tollgate_provider_requests_total{channel=\"main\",operation=\"pay\",result=\"probe\"} 1").await;
 }

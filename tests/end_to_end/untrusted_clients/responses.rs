@@ -65,7 +65,7 @@ async fn sigterm_does_not_wait_for_unread_responses() {
     world.until_metric("tollgate_requests_in_flight 0").await;
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.wait_exit().await, 0, "exited before the timeout");
-    assert!(world.log().contains("\"responses_left\":20"), "{}", world.log());
+    world.until_logged("\"responses_left\":20").await;
     attack.await.unwrap();
 }
 
@@ -82,7 +82,7 @@ async fn sigterm_does_not_wait_for_incomplete_bodies() {
     assert!(world.metrics().await.contains("tollgate_requests_in_flight 0"));
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.wait_exit().await, 0, "exited before the timeout");
-    assert!(world.log().contains("\"unsent\":2"), "{}", world.log());
+    world.until_logged("\"unsent\":2").await;
 }
 
 #[tokio::test]
