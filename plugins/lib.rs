@@ -11,8 +11,6 @@
 //! | [`settings`] | reader of a plugin's TOML table that reports every mistake |
 //! | [`secret`] | byte string that is never printed |
 
-#[cfg(test)]
-mod documentation;
 pub mod error;
 pub mod filter;
 pub mod payment;
@@ -21,3 +19,5 @@ pub mod registry;
 pub mod secret;
 pub mod settings;
 pub mod signer;
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,8 @@ macro_rules! suite {
         mod deliveries;
         #[path = "elsewhere.rs"]
         mod elsewhere;
+        #[path = "elsewhere_unpaid.rs"]
+        mod elsewhere_unpaid;
         #[path = "jobs.rs"]
         mod jobs;
         #[path = "model_based.rs"]
@@ -42,6 +44,7 @@ mod many_refunds;
 mod migration;
 mod model;
 mod multi_process;
+mod multi_process_workers;
 mod on_disk;
 mod on_postgres;
 mod on_tables;

@@ -1,11 +1,15 @@
 //! The READMEs and the example configuration: every path, command, key, metric and error code that they name exists.
 
+mod configuration_keys;
+mod document;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use self::configuration_keys::Keys;
+use self::document::Document;
 
 const READMES: [&str; 7] = [
     "README.md",
@@ -263,175 +267,4 @@ fn arguments_of_tollgate(text: &str) -> Option<Vec<&str>> {
         }
     }
     Some(words)
-}
-
-struct Block {
-    language: String,
-    lines: Vec<String>,
-}
-
-/// A file in the parts that the tests look at. Of a configuration file, the code in its comments.
-struct Document {
-    text: String,
-    lines: usize,
-    blocks: Vec<Block>,
-    /// Code in running text.
-    spans: BTreeSet<String>,
-    /// Code after an HTTP status, as in "503 `queue_full`".
-    after_a_status: BTreeSet<String>,
-}
-
-impl Document {
-    fn read(file: &str) -> Self {
-        let text = read(file);
-        let (mut blocks, mut prose): (Vec<Block>, _) = (Vec::new(), String::new());
-        let mut is_block = false;
-        for line in text.lines() {
-            if let Some(language) = line.strip_prefix("```") {
-                is_block = !is_block;
-                if is_block {
-                    blocks.push(Block { language: language.to_owned(), lines: Vec::new() });
-                }
-            } else if is_block {
-                blocks.last_mut().unwrap().lines.push(line.to_owned());
-            } else {
-                prose += line;
-                prose.push('\n');
-            }
-        }
-        assert!(!is_block, "{file} ends within a block");
-        let parts: Vec<&str> = prose.split('`').collect();
-        assert!(parts.len() % 2 == 1, "{file} has a backtick without its end");
-        let spans: Vec<_> = (1..parts.len()).step_by(2).map(|at| (parts[at - 1], parts[at])).collect();
-        let is_status = |text: &str| {
-            let word = text.strip_suffix([' ', '\n']).and_then(|text| text.split([' ', '|', '(', '\n']).next_back());
-            word.is_some_and(|word| word.len() == 3 && word.starts_with(['4', '5']) && word.parse::<u16>().is_ok())
-        };
-        let after_a_status = spans.iter().filter(|(before, code)| is_status(before) && is_word(code));
-        Self {
-            lines: text.lines().count(),
-            after_a_status: after_a_status.map(|(_, code)| (*code).to_owned()).collect(),
-            spans: spans.iter().map(|(_, span)| (*span).replace('\n', " ")).collect(),
-            blocks,
-            text,
-        }
-    }
-
-    /// Every piece of code: spans, and lines of blocks.
-    fn code(&self) -> impl Iterator<Item = &str> {
-        self.spans.iter().chain(self.blocks.iter().flat_map(|block| &block.lines)).map(String::as_str)
-    }
-
-    /// The shell commands, without comments.
-    fn commands(&self) -> Vec<&str> {
-        let shell = self.blocks.iter().filter(|block| block.language == "sh");
-        shell.flat_map(|block| &block.lines).map(|line| line.split("  #").next().unwrap_or_default().trim()).collect()
-    }
-
-    /// Targets of links within the repository.
-    fn links(&self) -> Vec<String> {
-        let targets = self.text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
-        targets.filter(|target| !target.contains("://")).map(str::to_owned).collect()
-    }
-
-    /// The rows of the table whose head contains this text.
-    fn rows(&self, head: &str) -> Vec<&str> {
-        let lines = self.text.lines().skip_while(|line| !(line.starts_with('|') && line.contains(head)));
-        lines.skip(2).take_while(|line| line.starts_with('|')).collect()
-    }
-
-    /// The code in the table whose head contains this text.
-    fn table_of(&self, head: &str) -> BTreeSet<String> {
-        let rows = self.rows(head);
-        let cells = rows.iter().filter_map(|row| row.split('|').nth(2));
-        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
-    }
-
-    /// The code in the first column of the table whose head contains this text.
-    fn first_column(&self, head: &str) -> BTreeSet<String> {
-        let rows = self.rows(head);
-        let cells = rows.iter().filter_map(|row| row.split('|').nth(1));
-        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
-    }
-}
-
-/// Every key that the configuration's readers ask for, by its path, as in `filter.rate`.
-struct Keys(BTreeSet<String>);
-
-impl Keys {
-    fn from_schemas() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let made =
-            Command::new(env!("CARGO_BIN_EXE_tollgate")).args(["schema", "--dir"]).arg(dir.path()).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let mut keys = BTreeSet::new();
-        for entry in fs::read_dir(dir.path()).unwrap() {
-            let schema: Value = serde_json::from_slice(&fs::read(entry.unwrap().path()).unwrap()).unwrap();
-            gather(&schema, "", &mut keys);
-        }
-        assert!(keys.contains("ledger.retention.claims") && keys.contains("filter.rate"), "{keys:?}");
-        Self(keys)
-    }
-
-    fn has(&self, path: &str) -> bool {
-        let is_free = || path.rsplit_once('.').is_some_and(|(parent, _)| self.0.contains(&format!("{parent}.*")));
-        self.0.contains(path) || is_free()
-    }
-
-    fn has_last(&self, key: &str) -> bool {
-        self.0.iter().any(|path| path.rsplit('.').next() == Some(key))
-    }
-
-    /// The keys of a TOML text that no reader asks for. Keys in comments count, as in `# kind = "redis"`.
-    fn unknown(&self, text: &str) -> Vec<String> {
-        let mut unknown = Vec::new();
-        let mut section = String::new();
-        for line in text.lines() {
-            let line = line.trim_start_matches(['#', ' ']);
-            let name = line.split(']').next().unwrap_or_default().trim_start_matches('[');
-            if line.starts_with('[') && is_word(name) {
-                section = name.to_owned();
-                continue;
-            }
-            let is_key = line
-                .split_once(" = ")
-                .is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
-            let Some(table) = is_key.then(|| line.parse::<toml::Table>().ok()).flatten() else { continue };
-            let mut paths = Vec::new();
-            flatten(&toml::Value::Table(table), &section, &mut paths);
-            unknown.extend(paths.into_iter().filter(|path| !self.has(path)));
-        }
-        unknown
-    }
-}
-
-fn gather(schema: &Value, path: &str, keys: &mut BTreeSet<String>) {
-    for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        gather(inner, &path, keys);
-        keys.insert(path);
-    }
-    if schema["additionalProperties"].is_object() {
-        keys.insert(format!("{path}.*"));
-    }
-    for inner in ["items", "then", "else", "if"].into_iter().filter_map(|name| schema.get(name)) {
-        gather(inner, path, keys);
-    }
-    for inner in ["oneOf", "anyOf", "allOf"].into_iter().filter_map(|name| schema[name].as_array()).flatten() {
-        gather(inner, path, keys);
-    }
-}
-
-fn flatten(value: &toml::Value, path: &str, paths: &mut Vec<String>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (key, inner) in table {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                flatten(inner, &path, paths);
-                paths.push(path);
-            }
-        }
-        toml::Value::Array(items) => items.iter().for_each(|item| flatten(item, path, paths)),
-        _ => {}
-    }
 }

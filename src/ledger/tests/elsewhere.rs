@@ -1,57 +1,69 @@
 //! Refunds made outside this gateway.
 
-use tollgate_plugins::payment::{Method, Refunded};
+use tollgate_plugins::payment::Refunded;
 
 use super::*;
 
-fn refunded(id: &str, order: &str, number: Option<&str>, refunded: Refunded) -> ProviderEvent {
+pub(super) fn refunded(id: &str, order: &str, number: Option<&str>, refunded: Refunded) -> ProviderEvent {
     let event = notification(id, order, None, Outcome::of(Status::Succeeded));
     ProviderEvent { refund_number: number.map(str::to_owned), outcome: None, refunded: Some(refunded), ..event }
 }
 
-fn total(value: u64) -> Refunded {
+pub(super) fn total(value: u64) -> Refunded {
     Refunded::Total(cny(value))
 }
 
-fn part(value: u64) -> Refunded {
+pub(super) fn part(value: u64) -> Refunded {
     Refunded::Part(cny(value))
 }
 
 impl Bench {
-    async fn notify(&self, event: ProviderEvent) -> Recorded {
+    pub(super) async fn notify(&self, event: ProviderEvent) -> Recorded {
         self.ledger.record("wechat", event, at(5)).await.unwrap()
     }
 
     /// Answers the query about a refund made elsewhere.
-    async fn answer_query(&self, order: &str, number: &str, update: Update) -> Refund {
+    pub(super) async fn answer_query(&self, order: &str, number: &str, update: Update) -> Refund {
         let answered = self.ledger.apply(&elsewhere(order, number), update, at(6)).await.unwrap();
         let Some(Record::Refund(refund)) = answered else { panic!("{answered:?}") };
         refund
     }
 
     /// Returns the sums `refunded` and `refunded_elsewhere`.
-    async fn sums(&self, order: &str) -> (u64, u64) {
+    pub(super) async fn sums(&self, order: &str) -> (u64, u64) {
         let payment = self.payment(order).await;
         (payment.refunded, payment.refunded_elsewhere)
     }
 
-    async fn left(&self, order: &str) -> u64 {
+    pub(super) async fn left(&self, order: &str) -> u64 {
         match self.claim(&format!("too much {order}"), give_back(order, "too-much", 1001)).await {
             ClaimResult::ExceedsBalance { left } => left,
             other => panic!("{other:?}"),
         }
     }
+
+    /// Returns the timeline's entries about refunds elsewhere and manual reviews.
+    pub(super) async fn noted(&self, order: &str) -> Vec<String> {
+        let (_, timeline) = self.ledger.timeline("shop", order).await.unwrap().unwrap();
+        let noted = timeline.entries.iter().filter_map(|entry| match &entry.what {
+            TimelineEvent::RefundElsewhere { number, status } => Some(format!("{number} {}", status.as_str())),
+            TimelineEvent::ManualReview { .. } => Some("person".to_owned()),
+            TimelineEvent::NotificationReceived { verdict, .. } => Some(format!("{verdict:?}")),
+            _ => None,
+        });
+        noted.collect()
+    }
 }
 
-fn elsewhere(order: &str, number: &str) -> RecordId {
+pub(super) fn elsewhere(order: &str, number: &str) -> RecordId {
     of_refund(order, &format!("{ELSEWHERE_PREFIX}{number}"))
 }
 
-fn returned(value: u64) -> Update {
+pub(super) fn returned(value: u64) -> Update {
     Update::Outcome(Outcome { amount: Some(cny(value)), ..Outcome::of(Status::Succeeded) })
 }
 
-const EVENTS: [&str; 2] = ["payment.succeeded", "payment.refunded_elsewhere"];
+pub(super) const EVENTS: [&str; 2] = ["payment.succeeded", "payment.refunded_elsewhere"];
 
 #[tokio::test]
 async fn refund_elsewhere_without_own_amount_is_recorded_queried_and_counted_once() {
@@ -97,7 +109,7 @@ async fn refund_elsewhere_with_own_amount_is_counted_at_once() {
     assert!(bench.ledger.due_searches(at(1_000_000), 10, &[]).await.is_empty());
 }
 
-/// The own refund of 300 ends before, between and after everything that tells of the refund of 200 elsewhere.
+/// The own refund of 300 ends before, between and after every message about the refund of 200 elsewhere.
 #[tokio::test]
 async fn refund_elsewhere_is_counted_once_in_every_order_of_notifications_and_answers() {
     let bench = Bench::new();
@@ -306,107 +318,4 @@ async fn kept_sum_is_counted_when_the_own_refund_has_failed() {
     bench.answer_query("o", "", Update::NotFoundAtProvider).await;
     assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.failed", "payment.refunded_elsewhere"]);
-}
-
-#[tokio::test]
-async fn refund_elsewhere_of_an_unpaid_payment_is_kept_and_counted_when_it_is_paid() {
-    for (number, refund) in [(Some("CONSOLE-1"), total(300)), (Some("CONSOLE-1"), part(300)), (None, total(300))] {
-        let bench = Bench::new();
-        let permit = bench.run("k", pay("o")).await;
-        bench.settle(permit, outcome(Status::Pending)).await;
-        let event = || refunded("a", "o", number, refund);
-        let early = bench.notify(event()).await;
-        assert!(matches!(early, Recorded::RefundElsewhere(_, None) | Recorded::Applied(_)), "{early:?}");
-        assert_eq!(bench.ledger.due_searches(at(9), 10, &[]).await.len(), 2, "the payment and the refund are queried");
-        let update = || if number.is_some() { returned(300) } else { Update::NotFoundAtProvider };
-        let number = number.unwrap_or_default();
-        let waiting = bench.answer_query("o", number, update()).await;
-        assert!(!waiting.status.is_final() && waiting.state.search.unwrap().due > at(6), "only a paid order can be refunded");
-        let bench = bench.crash();
-        let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
-        bench.ledger.apply(&of("o"), Update::Outcome(paid), at(6)).await.unwrap();
-        // A verified amount needs no further proof.
-        bench.answer_query("o", number, Update::NotFoundAtProvider).await;
-        assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
-        assert_eq!(bench.kinds().await, EVENTS);
-        assert_eq!(bench.notify(event()).await, Recorded::Duplicate);
-        // Over another channel, of another order.
-        let other = bench.ledger.record("other", event(), at(7)).await.unwrap();
-        assert_eq!(other == Recorded::UnknownOrder, !number.is_empty(), "{other:?}");
-        assert!(matches!(other, Recorded::UnknownOrder | Recorded::Mismatch(_)), "{other:?}");
-        let unknown = ProviderEvent { order_number: "n".into(), ..event() };
-        assert_eq!(bench.notify(unknown).await, Recorded::UnknownOrder);
-    }
-}
-
-#[tokio::test]
-async fn refund_of_a_cancelled_scanned_payment_ends_without_event() {
-    let bench = Bench::new();
-    let method = Method::all().find(Method::is_scanned).unwrap();
-    let permit = bench.run("k", Intent::Pay(Payment { method, ..a_payment("o") })).await;
-    bench.settle(permit, Update::Unknown(Reason::default())).await;
-    let number = provider_number(&["shop", "o"]);
-    let recorded = bench.notify(refunded("a", "o", Some(&number), total(1000))).await;
-    assert_eq!(recorded, Recorded::RefundElsewhere(of("o"), None));
-    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(6)).await.unwrap();
-    let ended = bench.answer_query("o", &number, returned(1000)).await;
-    assert_eq!((ended.status, ended.state.search), (Status::Closed, None));
-    assert_eq!(bench.sums("o").await, (0, 0));
-    assert!(!bench.kinds().await.contains(&EVENTS[1].to_owned()));
-    let late = bench.notify(refunded("b", "o", Some("other"), total(1000))).await;
-    assert_eq!(late, Recorded::Applied(of("o")), "the cancellation is known");
-}
-
-impl Bench {
-    /// Returns the timeline's entries about refunds elsewhere and manual reviews.
-    async fn noted(&self, order: &str) -> Vec<String> {
-        let (_, timeline) = self.ledger.timeline("shop", order).await.unwrap().unwrap();
-        let noted = timeline.entries.iter().filter_map(|entry| match &entry.what {
-            TimelineEvent::RefundElsewhere { number, status } => Some(format!("{number} {}", status.as_str())),
-            TimelineEvent::ManualReview { .. } => Some("person".to_owned()),
-            TimelineEvent::NotificationReceived { verdict, .. } => Some(format!("{verdict:?}")),
-            _ => None,
-        });
-        noted.collect()
-    }
-}
-
-#[tokio::test]
-async fn unsuccessful_refund_elsewhere_is_added_to_the_timeline_once() {
-    let bench = Bench::new();
-    bench.paid("o").await;
-    bench.hear_all().await;
-    let before = bench.payment("o").await;
-    let record = async |number: &str, state| {
-        let event = refunded(&format!("{number} {state}"), "o", Some(number), state);
-        bench.ledger.record("wechat", event, at(5)).await.unwrap()
-    };
-    assert_eq!(record("C-1", Refunded::Failed).await, Recorded::RefundElsewhere(of("o"), None));
-    assert_eq!(record("C-2", Refunded::Open).await, Recorded::RefundElsewhere(of("o"), None));
-    let Recorded::RefundElsewhere(_, Some(why)) = record("C-3", Refunded::Abnormal).await else { panic!("nobody looks") };
-    assert!(why.contains("finish it in the provider's console"), "{why}");
-    for (number, state) in [("C-1", Refunded::Failed), ("C-2", Refunded::Open), ("C-3", Refunded::Abnormal)] {
-        assert_eq!(record(number, state).await, Recorded::Duplicate, "{number}");
-    }
-    let noted =
-        ["Applied", "C-1 failed", "Verify", "C-2 unknown", "Applied", "C-3 pending", "person"].map(str::to_owned);
-    assert_eq!(bench.noted("o").await, noted);
-    assert_eq!(bench.payment("o").await, before);
-    assert!(bench.kinds().await.is_empty(), "no money moved");
-    // Completed in the provider's console, it counts.
-    assert_eq!(record("C-3", part(300)).await, Recorded::RefundedElsewhere(of("o"), cny(300)));
-    assert_eq!(bench.payment("o").await.refunded_elsewhere, 300);
-}
-
-#[tokio::test]
-async fn failed_refund_elsewhere_of_an_unpaid_payment_is_noted_and_schedules_a_query() {
-    let bench = Bench::new();
-    let permit = bench.run("k", pay("o")).await;
-    bench.settle(permit, outcome(Status::Pending)).await;
-    let event = refunded("a", "o", Some("C-1"), Refunded::Failed);
-    let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
-    assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));
-    assert_eq!(bench.noted("o").await, ["Verify", "C-1 failed"].map(str::to_owned));
-    assert_eq!(bench.ledger.due_searches(at(5), 10, &[]).await.len(), 1, "what can be given back was paid");
-    assert_eq!(bench.ledger.record("wechat", event, at(6)).await.unwrap(), Recorded::Duplicate);
 }

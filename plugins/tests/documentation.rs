@@ -1,20 +1,11 @@
 //! Comparison of the author's page and of the root README with the code: every table names what exists, and nothing is left out.
 
-#![allow(clippy::unwrap_used)]
-
-mod english;
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
+use super::read;
 use crate::payment::Method;
 use crate::provider::ProviderSpec;
 use crate::registry::{FILTERS, PROVIDERS};
-
-fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
-}
 
 /// Returns the rows of the table that follows this heading line, each with its cells.
 fn table(text: &str, head: &str) -> Vec<Vec<String>> {

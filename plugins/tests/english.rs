@@ -23,13 +23,13 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files.chain(folders.iter().flat_map(|folder| sources(folder))).collect()
 }
 
-/// Every source file of the crate, with its path for messages.
-fn files() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+/// Every source file of these folders of the repository, with its path for messages.
+fn files(folders: &[&str]) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read = |path: &PathBuf| {
-        (path.strip_prefix(root).unwrap().display().to_string(), std::fs::read_to_string(path).unwrap())
+        (path.strip_prefix(&root).unwrap().display().to_string(), std::fs::read_to_string(path).unwrap())
     };
-    sources(root).iter().map(read).collect()
+    folders.iter().flat_map(|folder| sources(&root.join(folder))).map(|path| read(&path)).collect()
 }
 
 fn opens_with_clause(comment: &str) -> bool {
@@ -39,7 +39,7 @@ fn opens_with_clause(comment: &str) -> bool {
 #[test]
 fn doc_comments_open_with_a_noun_or_verb_instead_of_a_clause() {
     let (mut count, mut clauses) = (0, Vec::new());
-    for (file, text) in files() {
+    for (file, text) in files(&["plugins", "src"]) {
         let mut is_inside = false;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_start();
@@ -53,7 +53,7 @@ fn doc_comments_open_with_a_noun_or_verb_instead_of_a_clause() {
             is_inside = comment.is_some();
         }
     }
-    assert!(count > 1000, "{count}");
+    assert!(count > 5000, "{count}");
     assert!(clauses.len() * 100 <= count * MAX_CLAUSES, "{} of {count}: {clauses:#?}", clauses.len());
 }
 
@@ -92,7 +92,7 @@ fn sentences_of_the_page_are_short() {
 #[test]
 fn test_names_say_subject_condition_and_result() {
     let (mut count, mut wrong) = (0, Vec::new());
-    for (file, text) in files() {
+    for (file, text) in files(&["plugins"]) {
         let mut lines = text.lines().map(str::trim);
         while lines.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test")) {
             let function =
