@@ -243,7 +243,8 @@ pub struct ProviderSpec {
     pub name: &'static str,
     /// Payment methods that the provider serves.
     pub methods: &'static [&'static str],
-    /// Those of `methods` in which a cashier scans the payer's code. Their create request moves money.
+    /// Methods among `methods` in which a cashier scans the payer's code. The create request of such a method moves
+    /// money.
     pub scanned: &'static [&'static str],
     /// Secrets in `[keys]` beside `sign` and `verify`.
     pub secrets: &'static [SecretField],

@@ -41,7 +41,7 @@ pub struct Admin {
     pub gateway: Arc<Gateway>,
     /// True after the process was asked to stop.
     pub draining: Arc<AtomicBool>,
-    /// Which signal handlers are not installed yet.
+    /// Signal handlers that are not installed yet.
     pub(crate) signals: Arc<SignalReadiness>,
     /// Handle for reloading the configuration.
     pub reload: ReloadHandle,

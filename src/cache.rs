@@ -53,7 +53,7 @@ pub(crate) struct Nonce<'a> {
 /// Result of the admission of a request with a valid signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Admitted {
-    /// Whether the nonce is new. It is stored then, unless the rate limit rejected the request.
+    /// True if the nonce is new. It is stored then, unless the rate limit rejected the request.
     pub(crate) first_time: bool,
     /// Verdict of the shared rate limit, if one was counted; the error is the seconds until a retry is worthwhile.
     pub(crate) counted: Option<Result<(), u64>>,
@@ -99,7 +99,7 @@ impl Nonces {
         Self::Memory(Box::new(opened))
     }
 
-    /// Whether this machine has seen the nonce. A cheap check that neither counts nor stores anything.
+    /// Returns whether this machine has seen the nonce. A cheap check that neither counts nor stores anything.
     pub(crate) fn is_seen(&self, nonce: Nonce<'_>) -> bool {
         match self {
             Self::Memory(nonces) => nonces.is_seen(&nonce.mark()),

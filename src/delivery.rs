@@ -133,7 +133,7 @@ impl Decision {
         }
     }
 
-    /// Whether the event is finished without a failure.
+    /// Returns whether the event is finished without a failure.
     fn is_done(self) -> bool {
         matches!(self, Self::Delivered | Self::NoWebhook)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a line could not be written although its reader was still there, for example because a disk is full.
+/// True after a line could not be written although its reader was still there, for example because a disk is full.
 static IS_INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
 /// Writes a line to standard output.

@@ -44,7 +44,7 @@ const CERTIFICATE_METRIC_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Interval at which a generation on probation is checked.
 const PROBATION_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a list of generations waits for a running reload.
+/// Maximum wait of a list of generations for a running reload.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Minimum period over which the baseline error rate is measured.
 const BASELINE_INTERVAL: Duration = Duration::from_secs(60);

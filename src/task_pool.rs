@@ -71,7 +71,7 @@ impl<T: Send + 'static> KeyedTaskPool<T> {
         self.groups.get(group).copied().unwrap_or_default()
     }
 
-    /// Whether a task with this key is running.
+    /// Returns whether a task with this key is running.
     pub(crate) fn is_running(&self, key: &str) -> bool {
         self.keys.contains(key)
     }

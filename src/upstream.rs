@@ -80,12 +80,12 @@ pub enum SendError {
     MaybeSent(Lost),
 }
 
-/// How a request or its response was lost.
+/// Loss of a request or of its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// Description for people, without any data from the host.
     pub why: String,
-    /// Whether a timeout ended the exchange.
+    /// True if a timeout ended the exchange.
     pub is_timeout: bool,
 }
 

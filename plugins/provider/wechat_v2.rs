@@ -7,7 +7,8 @@
 //! Event     ◀─ answer ── signature ◀═ notification (of a refund: encrypted, settled by a query)
 //! ```
 //!
-//! The same fields are signed in both directions: sorted, without `sign` and empty fields, with the key at the end.
+//! Signatures cover the same fields in both directions: sorted, without `sign` and empty fields, with the key at the
+//! end.
 
 mod account;
 mod answer;

@@ -15,9 +15,10 @@ pub(crate) struct CachedStatus {
     pub(crate) body: Bytes,
     pub(crate) channel: String,
     pub(crate) age: Version,
-    /// Whether the provider was queried for it, not only the ledger.
+    /// True if the provider was queried for this status, or does not know the record because it was never sent. False
+    /// if only the ledger was read.
     pub(crate) is_from_provider: bool,
-    /// Whether the provider could not be queried.
+    /// True if the provider was to be queried, and its answer is missing.
     pub(crate) is_stale: bool,
 }
 

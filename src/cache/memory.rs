@@ -31,7 +31,7 @@ const SHARDS: usize = 16;
 pub(crate) struct Capacity {
     /// Total over all merchants.
     pub(crate) total: u64,
-    /// Whether there are several merchants, so that each must leave room for the others.
+    /// True if there are several merchants, so that each must leave room for the others.
     pub(crate) is_shared: bool,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Nonces {
     floor: AtomicU64,
     /// Signatures that earlier processes may have accepted and that are missing in the log, if any.
     before: Option<BeforeStart>,
-    /// Whether the lack of room was logged.
+    /// True after the lack of room was logged, until something is evicted.
     overflow_logged: AtomicBool,
     started: Instant,
     log: Option<NonceLog>,
@@ -159,7 +159,7 @@ impl Nonces {
         self.floor.load(Ordering::Acquire).max(before)
     }
 
-    /// Whether the nonce was used.
+    /// Returns whether the nonce was used.
     pub(super) fn is_seen(&self, mark: &NonceMark) -> bool {
         self.shard(mark).is_some_and(|shard| shard.lock().seen.contains(&mark.hash))
     }

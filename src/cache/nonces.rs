@@ -33,7 +33,7 @@ impl Nonces {
         Self { redis, own: memory::Nonces::default() }
     }
 
-    /// Whether a signature of that Unix second may have been used before Redis lost data.
+    /// Returns whether a signature of that Unix second may have been used before Redis lost data.
     pub(super) fn has_forgotten(&self, created: u64) -> bool {
         self.redis.health.has_forgotten(created, (unix_now(), Instant::now()))
     }
@@ -57,7 +57,7 @@ impl Nonces {
         }
     }
 
-    /// Whether this process accepted the nonce.
+    /// Returns whether this process accepted the nonce.
     pub(super) fn is_seen(&self, mark: &nonce_mark::NonceMark) -> bool {
         self.own.is_seen(mark)
     }

@@ -57,7 +57,7 @@ impl Redis {
         }
     }
 
-    /// Whether a command failed within [`RETRY_INTERVAL`].
+    /// Returns whether a command failed within [`RETRY_INTERVAL`].
     pub(super) fn is_gone(&self) -> bool {
         self.failed.lock().is_some_and(|failed| failed.elapsed() < RETRY_INTERVAL)
     }

@@ -22,7 +22,7 @@ pub(super) struct RedisHealth(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Whether the server was checked at all.
+    /// True after the first check of the server.
     is_known: bool,
     /// Reason why the server cannot be used.
     failure: Option<String>,
@@ -30,7 +30,7 @@ struct State {
     mark: Option<(String, Option<String>)>,
     /// Signatures from before this moment may have been used: in Unix seconds by the clock at that time, and as a monotonic instant.
     lost_before: Option<(u64, Instant)>,
-    /// Whether a command failed since the last check.
+    /// True if a command failed since the last check.
     is_in_doubt: bool,
     policy: Option<String>,
     evicted: u64,
@@ -43,7 +43,7 @@ impl RedisHealth {
         self.0.lock().is_in_doubt = true;
     }
 
-    /// Whether a check is needed before a reply counts.
+    /// Returns whether a check is needed before a reply counts.
     pub(super) fn is_in_doubt(&self) -> bool {
         let state = self.0.lock();
         !state.is_known || state.is_in_doubt
@@ -60,8 +60,8 @@ impl RedisHealth {
         })
     }
 
-    /// Whether a signature of that Unix second may have been used before Redis lost data. `now` is in Unix seconds, with the same
-    /// moment as a monotonic instant.
+    /// Returns whether a signature of that Unix second may have been used before Redis lost data. `now` is in Unix
+    /// seconds, with the same moment as a monotonic instant.
     pub(super) fn has_forgotten(&self, created: u64, (now, at): (u64, Instant)) -> bool {
         let lost_before = self.0.lock().lost_before;
         lost_before.is_some_and(|(then, since)| {

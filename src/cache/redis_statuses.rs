@@ -76,7 +76,7 @@ impl RedisStatuses {
         Self { redis, ledger: OnceLock::new() }
     }
 
-    /// Whether the identity of the ledger is known and Redis responds.
+    /// Returns whether the identity of the ledger is known and Redis responds.
     pub(super) fn is_ready(&self) -> bool {
         self.ledger.get().is_some() && !self.redis.is_gone()
     }

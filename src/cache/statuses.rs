@@ -43,11 +43,11 @@ use super::redis_statuses::{ClusterLookup, QueryLease, RedisStatuses};
 use crate::config::MAX_STATUS_TTL;
 use crate::ledger::{ChangeListener, Changes, Ledger, LedgerError, RecordKey, Version};
 
-/// How long nothing is cached about a record whose change was announced but never confirmed.
+/// Maximum time for which nothing is cached about a record after a change was announced but never confirmed.
 const INVALIDATION_HOLD: Duration = Duration::from_secs(30);
 /// Maximum number of cached statuses. Those that are used least are evicted first.
 const MAX_STATUSES: u64 = 100_000;
-/// Maximum number of retained changes. Beyond it, the cache cannot tell which statuses are outdated.
+/// Maximum number of retained changes. Beyond it, the cache cannot determine which statuses are outdated.
 const MAX_CHANGES: usize = 1_000_000;
 const SHARDS: usize = 64;
 /// Wait after an error.
@@ -151,7 +151,7 @@ impl StatusCache {
         true
     }
 
-    /// Whether a status of this version, stored in Redis for the duration `stored_for`, is current.
+    /// Returns whether a status of this version, stored in Redis for the duration `stored_for`, is current.
     pub(super) fn is_current(&self, name: RecordKey, age: Version, stored_for: Duration, now: Instant) -> bool {
         let Some(since) = self.subscription(now) else { return false };
         if now.saturating_duration_since(since) < stored_for + PROPAGATION_SLACK {
@@ -201,7 +201,7 @@ impl StatusCache {
         self.existence.rebuild(ledger).await
     }
 
-    /// Whether statuses of other gateways would be used.
+    /// Returns whether the statuses of other gateways would be used.
     pub(crate) fn is_sharing(&self) -> bool {
         let now = Instant::now();
         let since = self.shared.as_ref().filter(|shared| shared.is_ready()).and_then(|_| self.subscription(now));

@@ -8,7 +8,7 @@ use rustls_pki_types::ServerName;
 /// Parts of a URL that the configuration uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Whether the scheme is `https`.
+    /// True if the scheme is `https`.
     pub tls: bool,
     /// DNS name or IP address in lower case; an IPv6 address without brackets.
     pub host: String,
@@ -16,7 +16,7 @@ pub struct Address {
     pub port: u16,
     /// Path, empty or with a leading slash, without a trailing slash.
     pub path: String,
-    /// Whether the URL has a query.
+    /// True if the URL has a query.
     pub has_query: bool,
 }
 
@@ -55,7 +55,7 @@ impl Address {
         Ok(Self { tls, host, port, path, has_query: uri.query().is_some() })
     }
 
-    /// Whether the host is this machine.
+    /// Returns whether the host is this machine.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }

@@ -64,7 +64,7 @@ impl Archive {
         self.files.get(&self.name(path))
     }
 
-    /// Whether the archive has files below this directory.
+    /// Returns whether the archive has files below this directory.
     pub fn has_dir(&self, dir: &Path) -> bool {
         let name = self.name(dir);
         self.entries_below(&name).any(|file| file != name)

@@ -47,7 +47,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Whether the payment meets all conditions.
+    /// Returns whether the payment meets all conditions.
     pub fn matches(&self, question: &Question<'_>) -> bool {
         self.merchant.as_deref().is_none_or(|name| name == question.merchant)
             && self.method.is_none_or(|wanted| wanted == question.method)
@@ -105,7 +105,7 @@ pub struct Hours {
 }
 
 impl Hours {
-    /// Whether the range contains a moment.
+    /// Returns whether the range contains a moment.
     pub fn contain(&self, at: Timestamp) -> bool {
         let there = at.to_zoned(self.zone.clone()).datetime();
         let (time, day) = (there.time(), there.date().weekday());

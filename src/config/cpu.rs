@@ -34,7 +34,7 @@ const YIELD_INTERVAL: Duration = Duration::from_micros(50);
 const TIME_SLICE: Duration = Duration::from_micros(300);
 
 thread_local! {
-    /// When this thread yielded last.
+    /// Time of this thread's last yield.
     static YIELDED_AT: Cell<Option<Instant>> = const { Cell::new(None) };
     /// CPU time of a low-priority thread when it slept last; `None` on other threads.
     static SLEPT_AT: Cell<Option<Duration>> = const { Cell::new(None) };

@@ -49,7 +49,7 @@ impl Dependencies {
 }
 
 impl Dependency {
-    /// Whether the same reference has another content than before.
+    /// Returns whether the reference is the same as before and its content is not.
     pub(crate) fn differs(&self, before: &Self) -> bool {
         self.reference == before.reference && self.digest != before.digest
     }

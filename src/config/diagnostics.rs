@@ -14,7 +14,7 @@ pub struct Diagnostic {
     pub column: usize,
     /// Description of the problem. Never contains a secret's value.
     pub message: String,
-    /// How to fix the problem.
+    /// Advice on fixing the problem.
     pub suggestion: Option<String>,
 }
 

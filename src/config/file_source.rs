@@ -57,7 +57,7 @@ impl FileSource {
         Ok(content)
     }
 
-    /// Whether certainly nothing exists at the path.
+    /// Returns whether it is certain that nothing exists at the path.
     pub(super) fn is_missing(&self, path: &Path) -> bool {
         match &self.archived {
             None => path.try_exists().is_ok_and(|exists| !exists),

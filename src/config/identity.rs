@@ -125,7 +125,7 @@ fn in_order(certificates: &[Certificate], is_leaf: impl Fn(&Certificate) -> bool
     ordered
 }
 
-/// Whether the extended key usage permits a usage. A certificate without the extension permits all.
+/// Returns whether the extended key usage permits a usage. A certificate without the extension permits all.
 fn has_usage(der: &[u8], usage: fn(&ExtendedKeyUsage<'_>) -> bool) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
     match certificate.extended_key_usage() {

@@ -37,7 +37,7 @@ pub enum LedgerConfig {
 }
 
 impl LedgerConfig {
-    /// Whether both name the same database. The user and password may differ.
+    /// Returns whether both name the same database. The user and password may differ.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Postgres(one), Self::Postgres(other)) => one.label == other.label,

@@ -358,7 +358,7 @@ impl Loading<'_> {
     }
 }
 
-/// Whether `text` is a valid name of a file in `channels/` or `merchants/`.
+/// Returns whether `text` is a valid name of a file in `channels/` or `merchants/`.
 pub fn is_name(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=63).contains(&text.len())

@@ -65,7 +65,7 @@ pub(super) struct MerchantFile {
 
 /// Facts from other files that a merchant's file is checked against.
 pub(super) struct MerchantContext<'a> {
-    /// Whether this is a sandbox; `None` if `tollgate.toml` is invalid, which is reported there.
+    /// True in a sandbox; `None` if `tollgate.toml` is invalid, which is reported there.
     pub(super) sandbox: Option<bool>,
     /// Private networks that webhooks may reach; `None` if `tollgate.toml` is invalid.
     pub(super) allowed: Option<&'a [IpNet]>,

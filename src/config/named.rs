@@ -39,7 +39,7 @@ impl NamedLedger {
         place.flatten().map_or_else(|| Self::Lines(lines(source.text())), Self::Parsed)
     }
 
-    /// Whether an archived generation certainly names the same ledger.
+    /// Returns whether an archived generation certainly names the same ledger.
     pub fn names_ledger_of(&self, stored: &Config) -> bool {
         match self {
             Self::Parsed(place) => place.is_same(&stored.process.ledger),

@@ -31,12 +31,12 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Whether the extended key usage permits TLS clients.
+    /// Returns whether the extended key usage permits TLS clients.
     pub(crate) fn is_for_clients(&self) -> bool {
         self.is_for_clients
     }
 
-    /// Whether the extended key usage permits TLS servers.
+    /// Returns whether the extended key usage permits TLS servers.
     pub(crate) fn is_for_servers(&self) -> bool {
         self.is_for_servers
     }
@@ -71,12 +71,12 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Whether the certificate may sign others. Version 1 has no extension that says so.
+    /// Returns whether the certificate may sign others. Version 1 has no extension that says so.
     pub(crate) fn may_sign(&self) -> bool {
         self.certificate.is_authority || is_of_version_1(&self.der)
     }
 
-    /// Whether the certificate is a trust anchor. A self-signed certificate is its own authority.
+    /// Returns whether the certificate is a trust anchor. A self-signed certificate is its own authority.
     pub(crate) fn is_anchor(&self) -> bool {
         self.may_sign() || self.certificate.is_self_issued()
     }
@@ -88,7 +88,7 @@ pub(crate) fn anchors(found: &[Authority]) -> Vec<Vec<u8>> {
     found.iter().filter(|authority| authority.is_anchor()).map(|authority| authority.der.clone()).collect()
 }
 
-/// Whether the certificate is X.509 version 1, as `openssl x509 -req` writes it without extensions.
+/// Returns whether the certificate is X.509 version 1, as `openssl x509 -req` writes it without extensions.
 pub(crate) fn is_of_version_1(der: &[u8]) -> bool {
     X509Certificate::from_der(der)
         .is_ok_and(|(_, certificate)| certificate.version() == x509_parser::x509::X509Version::V1)

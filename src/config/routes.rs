@@ -58,7 +58,7 @@ pub enum DoublePayment {
 }
 
 impl Route {
-    /// Whether the route may select this channel.
+    /// Returns whether the route may select this channel.
     pub fn names(&self, channel: &str) -> bool {
         self.to.iter().any(|(name, _)| name == channel) || self.fallback.iter().any(|name| name == channel)
     }

@@ -22,7 +22,7 @@ impl Setting for SecretText {
     }
 }
 
-/// Whether `plain:…` is allowed.
+/// Permission to write a secret as `plain:…`.
 #[derive(Clone, Copy)]
 pub(super) enum Plain {
     /// Allowed in a sandbox.
@@ -138,7 +138,8 @@ fn resolve_as(
     }
 }
 
-/// Whether `text` is a valid name of an environment variable. A secret pasted after `env:` seldom is, so it is not echoed.
+/// Returns whether `text` is a valid name of an environment variable. A secret pasted after `env:` seldom is one, so an
+/// invalid name is not echoed.
 fn is_variable_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')

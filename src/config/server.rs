@@ -102,7 +102,7 @@ pub struct ServerTls {
     pub client_ca: Option<Vec<Vec<u8>>>,
     /// Revocation lists (DER) of these authorities.
     pub client_crl: Vec<Vec<u8>>,
-    /// The same as a rustls configuration. A new connection uses that of the generation in force.
+    /// Configuration for rustls, built from these fields. A new connection uses that of the generation in force.
     pub config: Arc<ServerConfig>,
 }
 
@@ -159,7 +159,7 @@ impl ServerTls {
 pub(super) struct ListenerTls {
     /// TLS; `None` if it is invalid.
     pub(super) tls: Option<ServerTls>,
-    /// Whether callers must present a certificate, even if its authorities are invalid.
+    /// True if callers must present a certificate, even if its authorities are invalid.
     pub(super) requires_certificate: bool,
     /// Expiry of the certificates that are presented.
     pub(super) certificates: Vec<CertificateEnd>,

@@ -31,7 +31,8 @@ pub(super) fn read(section: Option<Settings<'_>>, checks: &ValueChecks) -> (Stri
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Whether a single word is no level. The filter itself would take it for a crate name, and log nothing of other crates.
+/// Returns whether `word` is a single word that is neither a level nor a target of Tollgate. The filter would take it
+/// for a crate name, and log nothing of other crates.
 fn is_misspelled_level(word: &str) -> bool {
     let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte));
     let is_level =

@@ -17,7 +17,7 @@ impl Token {
         Self(secret)
     }
 
-    /// Whether an `Authorization` header contains the token.
+    /// Returns whether an `Authorization` header contains the token.
     pub fn is_shown(&self, header: Option<&[u8]>) -> bool {
         let Some((scheme, shown)) = header.and_then(|header| header.split_at_checked(SCHEME.len())) else {
             return false;

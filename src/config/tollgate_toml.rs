@@ -27,7 +27,7 @@ const DEFAULT_MAX_IN_FLIGHT: u32 = 4096;
 pub(super) struct ProcessFile {
     /// Settings; `None` if there was an error.
     pub(super) process: Option<Process>,
-    /// Whether `public_url` is a loopback address, which makes this a sandbox; `None` if the URL is missing or invalid.
+    /// True if `public_url` is a loopback address, which makes this a sandbox; `None` if the URL is missing or invalid.
     pub(super) is_sandbox: Option<bool>,
     /// Expiry of the listeners' certificates.
     pub(super) certificates: Vec<CertificateEnd>,

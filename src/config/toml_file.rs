@@ -185,7 +185,8 @@ impl TomlFile {
         Dependencies { text: Secret::new(self.text.as_bytes()), items: self.dependencies.borrow().clone() }
     }
 
-    /// Whether this unread file and everything that it named earlier are unchanged since `fingerprint` was taken.
+    /// Returns whether this unread file and everything that it named earlier are unchanged since `fingerprint` was
+    /// taken.
     pub(super) fn is_as_before(&self, dependencies: &Dependencies, fingerprint: &str) -> bool {
         let mut hasher = self.hasher.borrow().clone();
         let mut named = Vec::new();

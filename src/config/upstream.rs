@@ -28,7 +28,7 @@ pub struct UpstreamSettings {
     pub pool: Pool,
     /// Maximum size of a response in bytes.
     pub answer_limit: usize,
-    /// Whether HTTP/2 is offered.
+    /// True if HTTP/2 is offered.
     pub http2: bool,
 }
 

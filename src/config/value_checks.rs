@@ -13,7 +13,7 @@ pub struct ValueChecks {
     pub postgres_url: PostgresUrlCheck,
     /// Checks `cache.url`. The error continues "`cache.url` …".
     pub redis_url: fn(&Secret) -> Result<(), &'static str>,
-    /// Whether `telemetry.log` is a log filter.
+    /// Returns whether a value of `telemetry.log` is a log filter.
     pub is_log_filter: fn(&str) -> bool,
 }
 

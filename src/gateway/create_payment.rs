@@ -78,7 +78,7 @@ pub(super) fn plan_job(snapshot: &Snapshot, merchant: &str, body: String) -> Res
     Ok(PaymentPlan { input, channels })
 }
 
-/// What is sent, and the channels to try, best first.
+/// New payment, and the channels to try, best first.
 pub(super) struct PaymentPlan {
     input: NewPayment,
     channels: Vec<Arc<Channel>>,

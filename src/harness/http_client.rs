@@ -27,7 +27,7 @@ impl HttpResponse {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| text())
     }
 
-    /// Whether the gateway replayed the stored response of an earlier request with the same idempotency key.
+    /// Returns whether the gateway replayed the stored response of an earlier request with the same idempotency key.
     pub fn is_replayed(&self) -> bool {
         self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
     }

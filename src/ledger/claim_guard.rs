@@ -34,7 +34,7 @@ pub(super) trait ClaimOwner: Send + Sync {
     fn abandon(self: Arc<Self>, execution: ExecutionId, end: Abandoned);
 }
 
-/// How an abandoned claim ends.
+/// End of an abandoned claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Abandoned {
     /// The permit never reached the caller, so nothing was sent.

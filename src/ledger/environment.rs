@@ -1,4 +1,4 @@
-//! What the ledger needs from its process: the authoritative clock, and a receiver of measurements.
+//! Interface to the ledger's process: the authoritative clock, and a receiver of measurements.
 
 use std::sync::Arc;
 use std::time::Instant;

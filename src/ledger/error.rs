@@ -9,7 +9,7 @@ use jiff::Timestamp;
 /// Source of an error. One failure is the error of every transaction that waited for it, so the source is shared.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
-/// Why the ledger failed or refused. Unless a variant says otherwise, nothing was recorded.
+/// Reason why the ledger failed or refused. Unless a variant says otherwise, nothing was recorded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     /// Less than the reserve is free. Only new claims are refused; they are accepted again once space is free.
@@ -69,7 +69,7 @@ pub enum LedgerError {
     /// transaction was recorded.
     #[error("{why}")]
     Unreachable {
-        /// What happened.
+        /// Description of the error.
         why: String,
         /// Error of the client.
         source: Option<Cause>,
@@ -82,7 +82,7 @@ pub enum LedgerError {
     /// A conflict with concurrent transactions. The same call may succeed later.
     #[error("{why}")]
     Conflict {
-        /// What happened.
+        /// Description of the error.
         why: String,
         /// Error of the client.
         source: Option<Cause>,
@@ -91,7 +91,7 @@ pub enum LedgerError {
     /// PostgreSQL refused a statement, and would refuse it again: a missing right, a missing table.
     #[error("{why}")]
     Refused {
-        /// What happened.
+        /// Description of the error.
         why: String,
         /// Error of the client.
         source: Option<Cause>,

@@ -23,13 +23,13 @@ use super::transaction::{Read, Space, Transaction};
 
 /// Largest jump that is accepted without a witness.
 const LARGEST_JUMP: SignedDuration = SignedDuration::from_hours(24);
-/// How long the clock must run steadily before a jump with a witness is accepted. Short enough for a machine that is
-/// off every night.
+/// Minimum time that the clock must have run steadily before a jump with a witness is accepted. Short enough for a
+/// machine that is off every night.
 const CONFIRMED_AFTER: SignedDuration = SignedDuration::from_hours(1);
-/// How long the clock must run without a step, or after a start, before anything is purged.
+/// Minimum time since the start or the last step of the clock before anything is purged.
 const GRACE: SignedDuration = SignedDuration::from_mins(10);
 
-/// Whether rows may be purged now.
+/// Time as of which rows may be purged, or the reason why none may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PurgeTime {
     /// Rows may be purged as of this time.

@@ -9,7 +9,7 @@ use super::records::{ClaimKey, Intent, Payment, RecordId, Refund};
 use super::rows::{self, PaymentRow, TrackedRow};
 use super::transaction::Read;
 
-/// What a transaction locks.
+/// Scope that a transaction locks.
 #[derive(Clone, Debug)]
 pub(super) enum LockScope {
     /// These names, in any order.

@@ -27,7 +27,7 @@ pub struct Mark {
     pub to: String,
     /// Start of the migration.
     pub at: Timestamp,
-    /// Whether PostgreSQL has confirmed the commit.
+    /// True if PostgreSQL has confirmed the commit.
     pub complete: bool,
 }
 

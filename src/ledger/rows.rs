@@ -40,7 +40,7 @@ pub(super) struct PaymentRow {
     /// Number of undelivered events.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) waiting_events: u64,
-    /// When the oldest undelivered event is due, in milliseconds.
+    /// Due time of the oldest undelivered event, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) due: Option<u64>,
     /// Newest event ever queued. Ids of later events are greater.
@@ -91,7 +91,7 @@ pub(super) struct RefundRow {
     /// Previous refund of the same payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) previous: Option<Id>,
-    /// Whether the refund was released: nothing was sent, and the row stays only as a link to earlier refunds.
+    /// True if the refund was released: nothing was sent, and the row stays only as a link to earlier refunds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) released: bool,
     /// Version at which a mismatch was last published.

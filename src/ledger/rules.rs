@@ -147,7 +147,7 @@ fn delayed_inquiry(now: Timestamp) -> Inquiry {
 
 /// State machine of one record, with the fields that payments and refunds name differently.
 struct StateMachine<'a> {
-    /// Whether the provider's repeated "not found" ends the record.
+    /// True if the provider's repeated "not found" ends the record.
     is_absence_end: bool,
     amount: Money,
     state: &'a mut RecordState,

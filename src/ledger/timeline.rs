@@ -33,7 +33,7 @@ pub struct Timeline {
 /// One entry of a timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// When the entry was written.
+    /// Time at which the entry was written.
     pub at: Timestamp,
     /// Refund that the entry is about; `None` for the payment itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]

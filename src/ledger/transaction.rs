@@ -18,7 +18,7 @@ use super::error::LedgerError;
 use super::ids::{Id, Ids};
 use super::record_key::{RecordKey, Version};
 
-/// When the result of a transaction is returned.
+/// Moment at which the result of a transaction is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
     /// After the sync: the transaction survives a power cut.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::ServerLimits;
 
-/// Why the gateway closed a connection.
+/// Reason why the gateway closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// The TLS handshake failed or took too long.

@@ -215,7 +215,7 @@ impl Generations {
         }
     }
 
-    /// Whether the configuration with this hash was rolled back.
+    /// Returns whether the configuration with this hash was rolled back.
     pub fn is_rolled_back(&self, hash: &str) -> bool {
         fs::read_to_string(self.dir.join(ROLLED_BACK_FILE)).is_ok_and(|refused| refused == hash)
     }

@@ -28,7 +28,7 @@ pub(super) enum LedgerIdentity {
 }
 
 impl LedgerIdentity {
-    /// Whether a configuration names this ledger, as far as that is known without opening it.
+    /// Returns whether a configuration names this ledger, as far as that is known without opening it.
     pub(super) fn is_named_by(&self, place: &LedgerConfig) -> bool {
         match (self, place) {
             (Self::Embedded { path, .. }, LedgerConfig::Embedded(named)) => *path == absolute(named),

@@ -38,7 +38,7 @@ pub(crate) struct Profile<'a> {
     pub(crate) provider: &'static str,
     /// TLS files of the account's folder.
     pub(crate) tls: &'a TlsFiles,
-    /// Whether the provider requires a client certificate of this merchant for every connection.
+    /// True if the provider requires a client certificate of this merchant for every connection.
     pub(crate) requires_client_certificate: bool,
     /// Default payer of the control API.
     pub(crate) default_payer: &'static str,

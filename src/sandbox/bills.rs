@@ -23,7 +23,7 @@ pub(super) fn lines<'a>(state: &'a SandboxState, account: &str, day: Date) -> Ve
     lines_of(state, account, |at| zoned(at).date() == day)
 }
 
-/// As [`lines`], with the provider's own definition of a day.
+/// Returns the same lines as [`lines`], with the provider's own definition of a day.
 pub(super) fn lines_of<'a>(
     state: &'a SandboxState,
     account: &str,

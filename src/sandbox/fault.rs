@@ -107,12 +107,12 @@ pub(super) enum FaultKind {
 }
 
 impl FaultKind {
-    /// Whether the fault applies to a connection, before any request.
+    /// Returns whether the fault applies to a connection, before any request.
     fn is_for_connection(self) -> bool {
         matches!(self, Self::RefuseConnection | Self::RefuseClientCertificate)
     }
 
-    /// Whether the fault applies after the head was read and before the body.
+    /// Returns whether the fault applies after the head was read and before the body.
     fn is_before_body(self) -> bool {
         matches!(self, Self::CutUnread | Self::RefuseStream)
     }

@@ -144,7 +144,7 @@ fn host_of<'a>(name: &str, address: &'a str) -> io::Result<&'a str> {
     Ok(host)
 }
 
-/// Whether `text` is a name that the gateway accepts for a channel.
+/// Returns whether `text` is a name that the gateway accepts for a channel.
 fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.len() <= 63 && text.starts_with(fits) && text.chars().all(|c| fits(c) || c == '-')

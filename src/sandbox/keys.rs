@@ -47,7 +47,7 @@ impl PublicKey {
         Ok(Self(der.to_vec()))
     }
 
-    /// Whether the signature of the text is valid.
+    /// Returns whether the signature of the text is valid.
     pub(super) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         verifies(&self.0, text, signature)
     }
@@ -89,7 +89,7 @@ impl Certificate {
         })
     }
 
-    /// Whether the signature of the text is valid for the certificate's key.
+    /// Returns whether the signature of the text is valid for the certificate's key.
     pub(super) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         verifies(&self.public_key, text, signature)
     }

@@ -74,14 +74,14 @@ pub struct Options {
     pub control: SocketAddr,
     /// Folders with a `sandbox.toml`, or folders of such folders.
     pub accounts: Vec<PathBuf>,
-    /// Whether the TLS handshake requires a client certificate of the sandbox's authority. A presented certificate
-    /// must always belong to the merchant who signs. Alipay and UnionPay require none, and APIv2 only for refunds and
-    /// reversals. If the sandbox also serves their merchants, a missing certificate is rejected in the response
-    /// instead of the handshake.
+    /// True if the TLS handshake requires a client certificate of the sandbox's authority. A presented certificate must
+    /// always belong to the merchant who signs. Alipay and UnionPay require none, and APIv2 only for refunds and
+    /// reversals. If the sandbox also serves their merchants, a missing certificate is rejected in the response instead
+    /// of the handshake.
     pub require_client_certificate: bool,
     /// Waits before each repetition of a notification; empty: the provider's own schedule.
     pub notify_schedule: Vec<Duration>,
-    /// Whether an accepted refund succeeds immediately; otherwise the control API finishes it.
+    /// True if an accepted refund succeeds immediately; otherwise the control API finishes it.
     pub refund_auto: bool,
 }
 

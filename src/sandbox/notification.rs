@@ -29,7 +29,7 @@ pub(super) struct SendOptions {
     pub(super) tamper: Option<Tamper>,
     /// Signing key of WeChat Pay; default: the public key's, if the account has one.
     pub(super) key: Option<Key>,
-    /// Whether the text is encoded and signed in GBK. Only Alipay supports it.
+    /// True if the text is encoded and signed in GBK. Only Alipay supports GBK.
     pub(super) gbk: bool,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct ComposedNotification {
 pub(super) trait NotificationBody: Send + Sync {
     /// Returns headers and body, signed with the current time. `None` if signing fails.
     fn sign_now(&self) -> Option<(HeaderMap, Bytes)>;
-    /// Whether this response acknowledges the notification.
+    /// Returns whether this response acknowledges the notification.
     fn is_acknowledged(&self, status: u16, body: &[u8]) -> bool;
     /// The provider's waits before each repetition.
     fn schedule(&self) -> &'static [Duration];

@@ -45,7 +45,7 @@ pub(crate) struct NewOrder {
     pub(crate) total: u64,
     pub(crate) expires: Option<Timestamp>,
     pub(crate) notify_url: Option<String>,
-    /// Whether the provider knows the order before its payer acts.
+    /// True if the provider knows the order before its payer acts.
     pub(crate) opened: bool,
     /// The body of the request.
     pub(crate) parameters: Value,

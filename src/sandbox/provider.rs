@@ -19,7 +19,7 @@ pub(crate) type Serving = Pin<Box<dyn Future<Output = ResponseAction> + Send>>;
 pub(crate) trait Provider: Sync {
     /// Name, as `provider` in `sandbox.toml`.
     fn name(&self) -> &'static str;
-    /// Whether the path belongs to the provider's protocol. The first row that returns true serves a request.
+    /// Returns whether the path belongs to the provider's protocol. The first row that returns true serves a request.
     fn serves(&self, path: &str) -> bool;
     /// Serves one request. `identity` is the serial number of the connection's client certificate.
     fn serve(

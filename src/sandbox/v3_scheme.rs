@@ -333,7 +333,7 @@ impl Route {
         }
     }
 
-    /// Whether service providers use another path for this request.
+    /// Returns whether service providers use another path for this request.
     fn has_partner_path(&self) -> bool {
         matches!(self, Self::Create(_) | Self::Query(_) | Self::QueryById(_) | Self::Close(_) | Self::Reverse(_))
     }

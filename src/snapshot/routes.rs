@@ -54,7 +54,7 @@ impl Routes {
         self.rules.rules.len()
     }
 
-    /// Whether there are no routes.
+    /// Returns whether there are no routes.
     pub fn is_empty(&self) -> bool {
         self.rules.rules.is_empty()
     }

@@ -25,7 +25,7 @@ use self::json::JsonLines;
 use super::METRICS;
 use crate::config::DEFAULT_LOG_BUFFER;
 
-/// How long the process waits at exit for the last lines.
+/// Maximum wait for the last lines when the process exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Level if `[telemetry] log` names none.
 const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;

@@ -69,8 +69,8 @@ fn describe(during: &str, error: &pingora::Error) -> Lost {
     Lost { why: format!("{during}: {}{reason}", error.etype().as_str()), is_timeout: is_timeout(error) }
 }
 
-/// Whether the error proves that the request was not processed. `h2` reports the peer's GOAWAY error only to streams above the last
-/// one that it names.
+/// Returns whether the error proves that the request was not processed. `h2` reports the peer's GOAWAY error only to
+/// streams above the last one that it names.
 fn is_unprocessed(error: &pingora::Error) -> bool {
     let Some(error) = error.root_cause().downcast_ref::<h2::Error>() else { return false };
     let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);

@@ -24,7 +24,7 @@ enum Location {
     Name(Arc<Name>),
 }
 
-/// Which addresses to try.
+/// Addresses to try.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Round {
     /// Healthy addresses of all hosts.

@@ -186,7 +186,8 @@ async fn send_and_read_status(
     Ok((status, text))
 }
 
-/// Whether the response reports a missing certificate. nginx accepts every client in TLS and reports that in its response.
+/// Returns whether the response reports a missing certificate. nginx accepts every client in TLS and reports that in
+/// its response.
 fn wants_certificate(status: u16, text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text);
     status == 400

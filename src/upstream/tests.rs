@@ -205,7 +205,7 @@ async fn probe_reports_reachable_refused_and_slow_hosts() {
     assert!(matches!(slow, Err(ProbeError::Refused(_) | ProbeError::TooSlow(_))), "{slow:?}");
 }
 
-/// As nginx does if client certificates are optional in TLS.
+/// The server responds as nginx does if client certificates are optional in TLS.
 #[tokio::test]
 async fn probe_detects_a_required_certificate_in_the_response() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,8 +1,8 @@
 //! Download of Alipay's next certificate.
 //!
-//! When Alipay renews its certificate, answers and notifications carry the new serial number. The certificate with that
-//! number is then downloaded. It is accepted only if its chain leads to a configured root and its name is Alipay's,
-//! because merchants have certificates under the same root.
+//! After Alipay renews its certificate, answers and notifications carry the new serial number. The certificate with
+//! that number is then downloaded. It is accepted only if its chain leads to a configured root and its name is
+//! Alipay's, because merchants have certificates under the same root.
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine;

@@ -75,7 +75,7 @@ struct Subject<'a> {
     number: &'a str,
     at: Timestamp,
     amount: Money,
-    /// Whether `amount` is only the upper limit.
+    /// True if `amount` is only the upper limit.
     is_limit: bool,
 }
 
@@ -174,9 +174,9 @@ fn accepted(pay: &Pay, fields: &Message<'_>) -> Result<Outcome, Error> {
 /// Progress of a trade in time.
 #[derive(Clone, Copy)]
 struct Progress {
-    /// The payTimeout has passed, including a margin for clock differences.
+    /// True if the payTimeout has passed, including a margin for clock differences.
     is_past_timeout: bool,
-    /// Until the payTimeout the payer may try another card, so a failure is not final.
+    /// True if the payer may try another card until the payTimeout. A failure before the payTimeout is then not final.
     may_retry: bool,
 }
 

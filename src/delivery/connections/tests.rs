@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// What an endpoint does after its answer.
+/// Behaviour of an endpoint after its answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     KeepOpen,

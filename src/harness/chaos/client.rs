@@ -17,7 +17,7 @@ const CONSOLE_REFUND_SHARE: f64 = 0.02;
 struct Plan {
     pay_method: &'static PayMethod,
     scan: Option<ScanOutcome>,
-    /// Whether some or all of the payment is refunded in the provider's console after it was paid.
+    /// True if some or all of the payment is refunded in the provider's console after it was paid.
     has_console_refund: bool,
 }
 

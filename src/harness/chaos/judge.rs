@@ -13,11 +13,11 @@ pub(super) struct OrderVerdict {
     /// Number of create requests for the order that reached the provider.
     pub(super) create_requests: u64,
     pub(super) executions: u64,
-    /// Whether the provider charged the payer and did not reverse the order. Refunds do not matter.
+    /// True if the provider charged the payer and did not reverse the order. Refunds do not matter.
     pub(super) paid: bool,
-    /// Whether the payer was charged and the order was then reversed.
+    /// True if the payer was charged and the order was then reversed.
     pub(super) reversed_charge: bool,
-    /// Whether the order was reversed after the gateway had reported it as succeeded, and the merchant got an event
+    /// True if the order was reversed after the gateway had reported it as succeeded, and the merchant got an event
     /// about that.
     pub(super) reversed_late: bool,
     /// Number of executed reversals.
@@ -125,8 +125,8 @@ impl OrderRecords<'_> {
         }
     }
 
-    /// Whether Alipay cancelled a charged order. Alipay records such a cancel as a refund of the full amount under
-    /// the order number.
+    /// Returns whether Alipay cancelled a charged order. Alipay records such a cancel as a refund of the full amount
+    /// under the order number.
     fn is_cancelled_by_refund(&self) -> bool {
         !self.provider["refunds"][provider_order_number(&self.log.order)].is_null()
     }

@@ -72,8 +72,8 @@ impl PayMethod {
         if self.is_scanned() { "cancel" } else { "close" }
     }
 
-    /// Whether the provider notifies the gateway of a refund in its console. WeChat Pay sends no notifications for
-    /// scanned codes. The sandbox has no console for UnionPay.
+    /// Returns whether the provider notifies the gateway of a refund in its console. WeChat Pay sends no notifications
+    /// for scanned codes. The sandbox has no console for UnionPay.
     pub(super) fn notifies_of_console_refunds(&self) -> bool {
         self.channel != "unionpay" && !(self.is_wechat() && self.is_scanned())
     }

@@ -129,7 +129,7 @@ pub(super) struct DrawnFault {
     pub(super) name: &'static str,
     /// Body of the request to the sandbox's control API.
     pub(super) fault: Value,
-    /// Whether the gateway is expected to send the same request again, because the provider rejects it without
+    /// True if the gateway is expected to send the same request again, because the provider rejects it without
     /// executing it.
     pub(super) causes_resend: bool,
 }

@@ -133,7 +133,7 @@ impl Report {
         self.errors.extend(verdict.errors.into_iter().map(|error| format!("{}: {error}", log.order)));
     }
 
-    /// Whether all records agree and no order was executed twice.
+    /// Returns whether all records agree and no order was executed twice.
     pub(super) fn agrees(&self) -> bool {
         self.errors.is_empty() && self.max_executions <= 1
     }

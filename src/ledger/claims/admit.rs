@@ -288,7 +288,7 @@ impl ClaimRequest {
 struct NewClaim {
     claim: Id,
     action: IntentKind,
-    /// Whether the claim waits in the queue.
+    /// True if the claim waits in the queue.
     is_queued: bool,
 }
 

@@ -44,7 +44,7 @@ impl AsyncRequest {
     }
 }
 
-/// Whether an execution that sent nothing counts as an attempt of its job. A job expires only after an attempt.
+/// Result of an execution that sent nothing: an attempt of its job, or none. A job expires only after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
     /// A channel was tried, or the configuration names none.

@@ -70,7 +70,7 @@ pub(super) struct ClaimRow {
     pub(super) names: Vec<Id>,
     pub(super) state: State,
     pub(super) created_at: Timestamp,
-    /// When the last further key was bound.
+    /// Time at which the last further key was bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
     /// The job, until it ends.

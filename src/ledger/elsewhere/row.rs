@@ -19,7 +19,7 @@ const WHY: &str = "money went back to the payer by a refund that was not made he
 /// Bounds of the delay before a result that cannot be applied yet is tried again. Between them: the record's age.
 const RETRY_DELAY: [SignedDuration; 2] = [SignedDuration::from_secs(2), SignedDuration::from_hours(1)];
 
-/// Whether a payment can have been refunded elsewhere.
+/// State of a payment that decides whether it can have been refunded elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// The payment succeeded.

@@ -11,7 +11,7 @@ use crate::error::LedgerError;
 /// Free space of the disk under the database.
 pub(super) struct DiskSpace {
     path: PathBuf,
-    /// Bytes kept free for claims in progress.
+    /// Bytes reserved for claims in progress.
     reserve: u64,
     was_enough: AtomicBool,
     /// Time and result of the last check.
@@ -20,7 +20,7 @@ pub(super) struct DiskSpace {
     simulated_free: Mutex<Option<u64>>,
 }
 
-/// How long a check is valid. Within that time much less than a usual reserve is written.
+/// Time for which a check is valid. Much less than a usual reserve is written within that time.
 const FREE_SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl DiskSpace {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::disk_space::DiskSpace;
 use crate::error::{Cause, LedgerError};
 
-/// Why a write failed.
+/// Reason why a write failed.
 #[derive(Clone)]
 pub(super) struct Failure {
     pub(super) cause: Cause,

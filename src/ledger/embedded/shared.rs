@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     /// Size in bytes at which a WAL segment is full.
     pub(super) segment: u64,
     pub(super) requests: Mutex<Option<Sender<WriteRequest>>>,
-    /// Why the ledger is not writable: the disk is full, or a write failed.
+    /// Reason why the ledger is not writable: the disk is full, or a write failed.
     pub(super) failed: Mutex<Option<LedgerError>>,
     /// Abandoned claims whose end is not written yet.
     pub(super) ends: Mutex<BTreeMap<ExecutionId, Abandoned>>,

@@ -60,7 +60,7 @@ pub(super) struct Position {
     pub(super) end: u64,
 }
 
-/// Why the WAL cannot be opened.
+/// Reason why the WAL cannot be opened.
 #[derive(Debug)]
 pub(super) enum OpenError {
     Io(io::Error),

@@ -18,7 +18,7 @@ pub(super) struct SyncRequest {
     /// File and end of the writes since the previous request; `None` if there were none.
     pub(super) upto: Option<(usize, Position)>,
     pub(super) since: Instant,
-    /// Whether a write made something due sooner.
+    /// True if a write made something due sooner.
     pub(super) wakes: bool,
     pub(super) replies: PendingReplies,
 }

@@ -59,7 +59,7 @@ impl Drop for ReplyBatch {
     }
 }
 
-/// How a transaction ended.
+/// End of a transaction.
 pub(super) enum TransactionEnd {
     Commit,
     Rollback,

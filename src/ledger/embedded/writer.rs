@@ -29,7 +29,7 @@ pub(super) struct Writer {
     pub(super) syncing: Sender<SyncRequest>,
     /// Channel of full segments to the checkpoint thread.
     pub(super) checkpoints: Sender<Segment>,
-    /// When the oldest write was made for which no sync was requested.
+    /// Time of the oldest write for which no sync was requested.
     pub(super) unsynced: Option<Instant>,
     /// Empty buffer of the previous batch, reused for its capacity.
     pub(super) rows: Rows,
@@ -113,7 +113,7 @@ impl Shared {
         }
     }
 
-    /// Runs a batch. A dropped request or reply tells its caller that nothing was done. An empty batch only syncs.
+    /// Runs a batch. A dropped request or reply means to its caller that nothing was done. An empty batch only syncs.
     pub(super) fn commit(&self, batch: Vec<WriteRequest>, writer: &mut Writer) {
         if self.failed.lock().is_some() {
             // After a full disk unsynced writes still have to be synced.

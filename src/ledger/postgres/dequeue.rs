@@ -17,8 +17,8 @@ use crate::outbox;
 use crate::records::Backlog;
 use crate::transaction::{Pair, Space};
 
-/// How long a row is reserved. Longer than a delivery or a query takes; if the process dies, another one gets the row
-/// after this time.
+/// Time for which a row is reserved. Longer than a delivery or a query lasts. If the process dies, another process gets
+/// the row after this time.
 const RESERVATION: Duration = Duration::from_secs(45);
 
 /// Maximum number of events read for one merchant. No merchant has more concurrent deliveries.

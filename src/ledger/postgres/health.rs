@@ -11,7 +11,7 @@ pub(super) enum Part {
     Keeper,
 }
 
-/// Why the server is unusable, by observer.
+/// Reasons why the server is unusable, by observer.
 #[derive(Default)]
 pub(super) struct Health(Mutex<[Option<String>; 2]>);
 

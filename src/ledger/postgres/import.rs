@@ -18,7 +18,7 @@ pub(crate) struct Filling(Box<Session>);
 pub(crate) enum Begun {
     /// The ledger is empty.
     Filling(Filling),
-    /// The same migration has filled it before.
+    /// The ledger was filled earlier, by the same migration.
     Complete,
 }
 

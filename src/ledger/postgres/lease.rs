@@ -42,9 +42,9 @@ struct State {
     /// Incremented when the lease may have expired in between. Permits of an earlier term are invalid.
     term: u64,
     renewals: u64,
-    /// Why the last renewal failed.
+    /// Reason why the last renewal failed.
     why: Option<String>,
-    /// Whether the expiry was logged.
+    /// True after the expiry was logged.
     is_reported: bool,
 }
 

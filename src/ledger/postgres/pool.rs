@@ -39,7 +39,7 @@ const MAX_UNCHECKED: Duration = Duration::from_secs(1);
 /// A piece of work. It gets a connection, or the reason why there is none.
 pub(super) type Job = Box<dyn FnMut(Result<&Session, LedgerError>) -> Next + Send>;
 
-/// What to do with work that ran.
+/// Next step for work that ran.
 pub(super) enum Next {
     Done,
     /// Retry: nothing was done, for a temporary reason.
@@ -48,7 +48,7 @@ pub(super) enum Next {
 
 /// Limits of retries of one piece of work, so that its caller is answered in time.
 pub(super) struct RetryBudget {
-    /// When the work was queued.
+    /// Time at which the work was queued.
     queued_at: Instant,
     remaining: u32,
 }
@@ -95,9 +95,9 @@ struct State {
     failures: u32,
     /// Earliest time of the next attempt.
     retry_after: Option<Instant>,
-    /// Why the last attempt failed.
+    /// Reason why the last attempt failed.
     why: String,
-    /// Whether the lack of connections was logged.
+    /// True after the lack of connections was logged.
     is_reported: bool,
 }
 

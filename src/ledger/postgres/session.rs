@@ -44,7 +44,7 @@ pub(super) struct Session {
     /// Timeout of a statement.
     timeout: Cell<Duration>,
     used: Cell<Instant>,
-    /// When the server last confirmed that it is writable.
+    /// Time at which the server last confirmed that it is writable.
     checked: Cell<Instant>,
 }
 

@@ -124,7 +124,7 @@ impl Engine {
     }
 }
 
-/// What to do with work that has not started when its caller stops waiting.
+/// Handling of work that has not started when its caller stops waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unawaited {
     Done,

@@ -30,7 +30,7 @@ use crate::transaction::{Durability, Read, Space, Transaction, Value};
 
 /// Maximum number of claims ended in one transaction.
 const MAX_BATCH: i64 = 64;
-/// How long a batch is reserved for a process.
+/// Time for which a batch is reserved for a process.
 const CLAIM_LOCK_DURATION: Duration = Duration::from_secs(30);
 /// Delay between the expiry of a lease and the next sweep.
 const EXPIRED_LEASE_DELAY: Duration = Duration::from_millis(20);

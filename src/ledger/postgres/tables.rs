@@ -1,4 +1,4 @@
-//! Which table holds a key space, and the space's number there.
+//! Table of each key space, and the space's number there.
 
 use crate::transaction::Space;
 

@@ -1,4 +1,4 @@
-//! What is purged together with a key.
+//! Rows that are purged together with a key.
 
 use std::time::Duration;
 

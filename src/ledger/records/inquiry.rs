@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// delay, because a notification may never come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inquiry {
-    /// When the record reached its present status.
+    /// Time at which the record reached its present status.
     pub since: Timestamp,
-    /// When the provider is queried next.
+    /// Due time of the next query to the provider.
     pub due: Timestamp,
     /// Number of queries so far.
     pub asked: u32,

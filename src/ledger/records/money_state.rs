@@ -1,14 +1,14 @@
-//! Where the money of a payment or refund is.
+//! State of the money of a payment or refund.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the money is, as far as it is certain.
+/// State of the money, as far as it is certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoneyState {
-    /// Nothing left this machine.
+    /// No request left this machine.
     NotSent,
-    /// Something was sent, and no trustworthy answer came.
+    /// A request was sent, and no trustworthy answer came.
     Unknown,
     /// The provider's verified answer says that money moved.
     Moved,

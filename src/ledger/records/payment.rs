@@ -48,10 +48,10 @@ pub struct Payment {
     /// `action`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_request: Option<Box<CreateRequest>>,
-    /// When the order expires unpaid, if the merchant or the channel has set that.
+    /// Time at which the unpaid order expires, if the merchant or the channel has set one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// When the money moved.
+    /// Time at which the money moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paid_at: Option<Timestamp>,
     /// The merchant's own metadata.
@@ -71,7 +71,7 @@ pub struct CreateRequest {
     pub description: String,
     /// The payer.
     pub payer: Payer,
-    /// Where the payer's browser is redirected afterwards.
+    /// URL to which the payer's browser is redirected afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub return_url: Option<String>,
     /// `public_url` of the gateway when the create was first sent; part of the notification URL.

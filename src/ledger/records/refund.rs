@@ -35,7 +35,7 @@ pub struct Refund {
     /// The provider's own number of the refund.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_refund_id: Option<String>,
-    /// When the money moved.
+    /// Time at which the money moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refunded_at: Option<Timestamp>,
 }

@@ -112,16 +112,16 @@ pub struct Job {
     pub action: IntentKind,
     /// Body of the request as received. Deleted when the job ends.
     pub body: String,
-    /// When the job was enqueued.
+    /// Time at which the job was enqueued.
     pub since: Timestamp,
     /// Number of attempts that could not send anything.
     pub tries: u32,
-    /// When it is due.
+    /// Due time of the next attempt.
     pub due: Timestamp,
-    /// Whether the provider may know the request of an earlier execution; then `sent_at` must not change.
+    /// True if the provider may know the request of an earlier execution; then `sent_at` must not change.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_be_known: bool,
-    /// Why the last attempt could not send anything.
+    /// Reason why the last attempt could not send anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }

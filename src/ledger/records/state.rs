@@ -13,7 +13,7 @@ use super::money_state::MoneyState;
 pub struct RecordState {
     /// Status of the record.
     pub status: Status,
-    /// What is certain about the money.
+    /// State of the money, as far as it is certain.
     pub money_state: MoneyState,
     /// Provider's error code and message of a refusal or of an answer that left the result open. A payment's is
     /// cleared when money has moved.
@@ -24,13 +24,13 @@ pub struct RecordState {
     pub status_reason: Option<String>,
     /// Version, which each change increments by one.
     pub version: u64,
-    /// When it was claimed.
+    /// Time of the claim.
     pub created_at: Timestamp,
-    /// When the request was first sent, where a query or a later request names this time. Never changes once a
+    /// Time at which the request was first sent, where a query or a later request names this time. Never changes once a
     /// request may have left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: Timestamp,
     /// State of the inquiry, while the result is open.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -63,7 +63,7 @@ pub enum Recorded {
     Applied(RecordId),
     /// The notification was recorded before, or changes nothing. It is durable as well.
     Duplicate,
-    /// This amount was refunded outside this gateway. An event tells the merchant.
+    /// This amount was refunded outside this gateway. The merchant gets an event.
     RefundedElsewhere(RecordId, Money),
     /// The notification is about a refund made outside this gateway that returned no money, or whose result the
     /// notification does not prove. The refund is recorded and durable; an open result is queried. Carries the reason
@@ -83,7 +83,7 @@ pub struct Event {
     /// Type, as in `payment.succeeded`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// When it happened.
+    /// Time of the event.
     pub created_at: Timestamp,
     /// Record that the event is about.
     pub subject: RecordId,
@@ -96,7 +96,7 @@ pub struct Event {
 pub struct Delivery {
     /// Event to deliver.
     pub event: Event,
-    /// When the next attempt is due.
+    /// Due time of the next attempt.
     pub due: Timestamp,
     /// Number of attempts so far.
     pub tries: u32,
@@ -109,10 +109,10 @@ pub struct Backlog {
     pub deliveries: u64,
     /// Payments and refunds with an unknown result.
     pub unknown: u64,
-    /// When the oldest of them became unknown.
+    /// Time at which the oldest unknown result became unknown.
     pub oldest_unknown: Option<Timestamp>,
     /// Jobs that no process has dequeued.
     pub jobs: u64,
-    /// When the oldest of them was enqueued.
+    /// Time at which the oldest of these jobs was enqueued.
     pub oldest_job: Option<Timestamp>,
 }

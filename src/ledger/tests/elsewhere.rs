@@ -109,7 +109,7 @@ async fn refund_elsewhere_with_own_amount_is_counted_at_once() {
     assert!(bench.ledger.due_searches(at(1_000_000), 10, &[]).await.is_empty());
 }
 
-/// The own refund of 300 ends before, between and after every message about the refund of 200 elsewhere.
+/// The gateway's own refund of 300 ends before, between and after the messages about the refund of 200 elsewhere.
 #[tokio::test]
 async fn refund_elsewhere_is_counted_once_in_every_order_of_notifications_and_answers() {
     let bench = Bench::new();

@@ -100,19 +100,19 @@ struct World {
     owners: BTreeMap<Id, (usize, u8)>,
     on_its_way: u8,
     executed: u8,
-    /// Whether the merchant was told that nothing is executed.
+    /// True after the record failed or was closed, so that the merchant expects no execution any more.
     rejected: bool,
     left: Left,
 }
 
-/// What a machine learns of a transaction.
+/// Result of a transaction as its machine sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visibility {
     /// The result.
     All,
-    /// Nothing, although it was committed.
+    /// No result, although the transaction was committed.
     NothingOfIt,
-    /// Nothing, and it was rolled back.
+    /// No result; the transaction was rolled back.
     Nothing,
 }
 

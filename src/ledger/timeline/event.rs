@@ -39,7 +39,7 @@ pub enum TimelineEvent {
         /// Due time of the next attempt.
         due: Timestamp,
     },
-    /// Nothing was sent on the earlier channel, so the payment was moved to this one.
+    /// The payment was moved to this channel, because nothing was sent on the earlier one.
     Rerouted {
         /// Present channel.
         channel: String,
@@ -142,7 +142,7 @@ pub enum IntentKind {
     Refund,
 }
 
-/// Why the result of an execution is unknown.
+/// Reason why the result of an execution is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossCause {
@@ -204,11 +204,11 @@ pub struct ProviderCall {
     pub operation: String,
     /// Channel of the call.
     pub channel: String,
-    /// When the call started.
+    /// Start of the call.
     pub sent_at: Timestamp,
     /// Milliseconds until the whole response was received or the call was abandoned.
     pub took_ms: u64,
-    /// Whether request bytes were written.
+    /// Extent to which the bytes of the request were written.
     pub written: BytesSent,
     /// HTTP status of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -283,7 +283,7 @@ impl ProviderCall {
     }
 }
 
-/// Whether the bytes of a request were sent.
+/// Extent to which the bytes of a request were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BytesSent {

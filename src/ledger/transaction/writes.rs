@@ -110,7 +110,7 @@ pub(crate) struct Writes {
     pub(crate) queued: Vec<(Id, bool)>,
     /// Records that changed in the merchant's view.
     pub(crate) became: Vec<(RecordKey, Version)>,
-    /// Whether something became due sooner.
+    /// True if something became due sooner.
     pub(crate) wakes: bool,
 }
 

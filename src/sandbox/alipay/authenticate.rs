@@ -115,7 +115,7 @@ fn check_certificates(form: &Form, account: &Account) -> Result<(), Reply> {
     }
 }
 
-/// Whether the text is strictly `yyyy-MM-dd HH:mm:ss` in UTC+8 and close enough to now.
+/// Returns whether the text is strictly `yyyy-MM-dd HH:mm:ss` in UTC+8 and close enough to now.
 fn is_recent(text: &str, now: Timestamp) -> bool {
     let form = text.bytes().map(|byte| if byte.is_ascii_digit() { b'0' } else { byte });
     if !form.eq(*b"0000-00-00 00:00:00") {

@@ -144,7 +144,7 @@ fn is_subject(text: &str) -> bool {
     !text.contains(['/', '=', '&'])
 }
 
-/// Whether the text is a duration such as `90m`, `12h`, `15d` or `1c`.
+/// Returns whether the text is a duration such as `90m`, `12h`, `15d` or `1c`.
 fn is_duration(text: &str) -> bool {
     text == "1c" || super::codes::minutes(text).is_some()
 }

@@ -75,7 +75,7 @@ fn method(parts: &Parts) -> Option<Method> {
     Method::named(&name).filter(served).filter(|method| parts.method == verb(method))
 }
 
-/// Whether the method only reads, with its parameters in the query string.
+/// Returns whether the method only reads, with its parameters in the query string.
 fn is_read(method: Method) -> bool {
     matches!(method, Method::BillLink | Method::CertificateDownload)
 }

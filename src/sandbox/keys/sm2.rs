@@ -42,7 +42,7 @@ impl PublicKey {
         VerifyingKey::new(&certificate.number, key).ok().map(Self)
     }
 
-    /// Whether the signature of the text is valid.
+    /// Returns whether the signature of the text is valid.
     pub(crate) fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.0.verify(text, &signature).is_ok())
     }

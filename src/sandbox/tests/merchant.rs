@@ -236,7 +236,7 @@ impl Merchant {
         request.body(Full::new(Bytes::from(body))).unwrap()
     }
 
-    /// Whether the signature of the bytes is valid and recent, with the key that the headers name.
+    /// Returns whether the signature of the bytes is valid and recent, with the key that the headers name.
     pub(super) fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let key = match text("wechatpay-serial") {

@@ -41,7 +41,7 @@ impl SignMethod {
         }
     }
 
-    /// Whether the account has keys for this method.
+    /// Returns whether the account has keys for this method.
     pub(super) fn suits(self, keys: &Keys) -> bool {
         match keys {
             Keys::Certificates(certificates) => match certificates.pair {
@@ -65,7 +65,7 @@ impl SignMethod {
     }
 }
 
-/// Whether the merchant's signature of the request is valid.
+/// Returns whether the merchant's signature of the request is valid.
 pub(super) fn verifies(account: &Account, method: SignMethod, form: &Form) -> bool {
     let signature = form.get("signature").unwrap_or_default();
     let text = signed_text(form);

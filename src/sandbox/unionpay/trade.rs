@@ -36,7 +36,7 @@ impl OrderHandler<'_> {
         })
     }
 
-    /// Whether this is the same form again, because the browser reloaded the page.
+    /// Returns whether this form is already shown, because the browser reloaded the page.
     fn is_shown_again(&mut self, id: &Id, parameters: &Value) -> bool {
         let order = self.state.order(id, self.now);
         order.is_some_and(|order| order.state == OrderState::NotPay && order.parameters == *parameters)

@@ -196,12 +196,12 @@ const SCENE_H5: &[Field] = &[
     ),
 ];
 
-/// Whether the characters of an order number are allowed.
+/// Returns whether the characters of an order number are allowed.
 pub(super) fn is_number(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_-|*".contains(c))
 }
 
-/// Whether the characters of a refund number are allowed.
+/// Returns whether the characters of a refund number are allowed.
 pub(super) fn is_refund_number(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_-|*@".contains(c))
 }
@@ -210,7 +210,7 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether the text is a payment code.
+/// Returns whether the text is a payment code.
 fn is_auth_code(text: &str) -> bool {
     is_digits(text) && text.get(..2).is_some_and(|start| ("10"..="15").contains(&start))
 }
@@ -223,13 +223,13 @@ fn is_ip(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
 }
 
-/// Whether the text is RFC 3339 with an offset.
+/// Returns whether the text is RFC 3339 with an offset.
 fn is_time(text: &str) -> bool {
     text.contains('T') && text.parse::<Timestamp>().is_ok()
 }
 
-/// Whether the text is an absolute URL without query and fragment. WeChat Pay requires a public host; the sandbox
-/// does not.
+/// Returns whether the text is an absolute URL without query and fragment. WeChat Pay requires a public host; the
+/// sandbox does not.
 fn is_notify_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| !rest.is_empty())

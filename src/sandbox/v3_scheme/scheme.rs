@@ -22,7 +22,7 @@ pub(crate) struct V3Scheme {
     pub(crate) qr_link: &'static str,
     /// Page of a mobile browser, without its query.
     pub(crate) h5_page: &'static str,
-    /// Whether requests about refunds of a direct merchant contain its `mchid`.
+    /// True if requests about refunds of a direct merchant contain its `mchid`.
     pub(crate) has_mchid_in_refunds: bool,
     /// Waits before each repetition of a notification.
     pub(crate) notification_schedule: &'static [Duration],
@@ -56,7 +56,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// Whether the path is one of these or below one of these.
+    /// Returns whether the path equals one of these paths or is below one of them.
     pub(crate) fn contain(&self, path: &str) -> bool {
         let Self { transactions, partner_transactions, refunds, certificates, trade_bill, fund_flow_bill, bill_file } =
             self;

@@ -123,7 +123,7 @@ pub(super) fn sign(fields: &mut Fields, account: &Account, how: SignType, wrongl
 /// Fields with the account's ids.
 const ACCOUNT_FIELDS: &[&str] = &["appid", "mch_id", "sub_appid", "sub_mch_id"];
 
-/// Whether a query response is about an order that was neither reversed nor closed.
+/// Returns whether a query response is about an order that was neither reversed nor closed.
 fn is_alive(fields: &Fields) -> bool {
     fields.get("trade_state").is_some_and(|state| state != "REVOKED" && state != "CLOSED")
 }

@@ -176,7 +176,7 @@ fn is_mobile_scene(text: &str) -> bool {
     matches!(scene["h5_info"]["type"].as_str(), Some("Wap" | "IOS" | "Android"))
 }
 
-/// Whether the text is an absolute URL without a query string.
+/// Returns whether the text is an absolute URL without a query string.
 fn is_url(text: &str) -> bool {
     let uri = text.parse::<http::Uri>();
     uri.is_ok_and(|uri| {

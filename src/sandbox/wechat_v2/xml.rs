@@ -56,7 +56,7 @@ enum Position {
     After,
 }
 
-/// Whether the character matches the production `Char` of XML 1.0.
+/// Returns whether the character matches the production `Char` of XML 1.0.
 fn is_char(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 
-/// How long the writer collects lines before it writes them together, so that a busy gateway does not wake it for each line.
+/// Delay before collected lines are written together, so that a busy gateway does not wake the writer for each line.
 const BATCH_DELAY: Duration = Duration::from_millis(1);
-/// How long the writer sleeps if standard error is non-blocking and accepts nothing.
+/// Pause of the writer when standard error is non-blocking and accepts nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A bounded buffer of whole lines.

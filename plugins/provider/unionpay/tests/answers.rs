@@ -225,7 +225,8 @@ fn every_trade_code_is_decoded() {
     }
 }
 
-/// Until the payTimeout the payer may try another card. After it UnionPay's answer is final.
+/// A failure before the payTimeout is not final, because the payer may try another card. After the payTimeout
+/// UnionPay's answer is final.
 #[test]
 fn failure_is_final_only_after_pay_timeout() {
     let deadline = u64::try_from(ORDERED).unwrap() + 7200;

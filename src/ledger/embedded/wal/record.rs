@@ -91,12 +91,12 @@ fn whole<'a>(bytes: &'a [u8], root: u64, at: usize, head: &Head) -> Option<&'a [
     is_valid.then(|| &body[..head.rows])
 }
 
-/// How the sequence of valid records of a segment ends.
+/// End of the sequence of valid records of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// With zeros, or with a record torn by a power cut.
+    /// Zeros, or a record torn by a power cut.
     Torn,
-    /// With data that no power cut leaves.
+    /// Data that no power cut leaves.
     Damaged(&'static str),
 }
 

@@ -27,7 +27,8 @@ pub(super) trait Storage: Send + Sync {
     fn rename(&self, from: &'static str, to: &'static str) -> io::Result<()>;
     /// Syncs the names of the files.
     fn sync_directory(&self) -> io::Result<()>;
-    /// Whether the file that is written still has its name: it was neither removed, replaced nor covered by a mount.
+    /// Returns whether the file that is written still has its name. False if the file was removed, replaced or covered
+    /// by a mount.
     fn is_in_place(&self, name: &'static str) -> bool;
     /// Path of a file, for messages.
     fn path(&self, name: &'static str) -> PathBuf;

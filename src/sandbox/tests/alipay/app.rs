@@ -70,7 +70,7 @@ pub(super) struct App {
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) text: String,
-    /// Whether the signature is valid.
+    /// True if the signature is valid.
     pub(super) is_signature_valid: bool,
     /// Value of the first member.
     pub(super) object: Value,

@@ -71,7 +71,7 @@ impl Keys {
         }
     }
 
-    /// Whether UnionPay's signature of the text is valid with the certificate in the message.
+    /// Returns whether UnionPay's signature of the text is valid with the certificate in the message.
     pub(super) fn believe(&self, text: &str, signature: &str, certificate: Option<&str>, account: &Path) -> bool {
         if matches!(self, Self::Sha256(_) | Self::Sm3(_)) {
             return certificate.is_none() && signature == self.sign(text);

@@ -71,7 +71,7 @@ pub(super) struct Shop {
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) text: String,
-    /// Whether the signature is valid.
+    /// True if the signature is valid.
     pub(super) is_signature_valid: bool,
     pub(super) fields: Fields,
 }

@@ -76,7 +76,7 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) text: String,
     pub(super) fields: Parameters,
-    /// Whether the signature is valid.
+    /// True if the signature is valid.
     pub(super) is_signature_valid: bool,
 }
 
