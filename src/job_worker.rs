@@ -55,7 +55,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown
 
 async fn run_job(gateway: &Arc<Gateway>, claim: ClaimId, worker_name: &str) {
     match gateway.ledger.dequeue(claim, worker_name, clock::now()).await {
-        Ok(Some(ticket)) => execute_job(gateway, ticket).await,
+        Ok(Some(permit)) => execute_job(gateway, permit).await,
         // Another gateway dequeued it first.
         Ok(None) => {}
         Err(error) => {

@@ -232,6 +232,11 @@ impl Problem {
         Self { money_state: MoneyState::NotMoved, ..problem }.provider(provider_error)
     }
 
+    /// Returns the text for the caller.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Sets the order id.
     pub fn order(self, order_id: impl Into<String>) -> Self {
         Self { order_id: Some(order_id.into()), ..self }

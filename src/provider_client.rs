@@ -55,7 +55,7 @@ impl ProviderClient {
     ) -> Result<Outcome, Error> {
         let total = channel.upstream.timeouts().total;
         let (deadline, deadline_is_callers) = (self.clock.now() + limit.min(total), limit < total);
-        let (counter, symptom) = (&self.counters, &FailureReason::default());
+        let (counter, failure_reason) = (&self.counters, &FailureReason::default());
         let call = Call {
             channel: &channel.name,
             operation,
@@ -63,7 +63,7 @@ impl ProviderClient {
             counter,
             deadline,
             deadline_is_callers,
-            failure_reason: symptom,
+            failure_reason,
         };
         let exchange = ChannelExchange { channel, keys: &self.keys, records: Mutex::default() };
         let result = match self.verifiable(channel, operation, limit.min(total)).await {
@@ -135,6 +135,12 @@ impl Exchange for ChannelExchange<'_> {
                     "the provider rejected the request's signature: the channel's keys or certificates are wrong"
                 );
             }
+            Err(error @ Error::Mismatch(_)) => tracing::error!(
+                channel = call.channel,
+                operation,
+                %error,
+                "the provider's response names another amount or account; it is not applied; compare the order with the provider's console"
+            ),
             Err(Error::UnlistedRefusal(word)) => report_unlisted(call.channel, operation, word),
             Err(error) => tracing::info!(channel = call.channel, operation, %error, "the provider call failed"),
             Ok(_) => {}

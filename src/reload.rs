@@ -149,8 +149,17 @@ impl ReloadHandle {
     /// Rolls back to the previous generation or to generation `number`. The files stay unchanged, and are not read again until they
     /// change.
     pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Diagnostic>> {
+        let guard = self.0.reload_lock.lock().await;
+        self.roll_back_locked(number, &guard).await
+    }
+
+    /// Rolls back while the caller holds the lock of reloads.
+    async fn roll_back_locked(
+        &self,
+        number: Option<u64>,
+        _: &tokio::sync::MutexGuard<'_, ()>,
+    ) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
-        let _guard = shared.reload_lock.lock().await;
         *shared.probation.lock() = None;
         let running = shared.current.load_full();
         let none = |message: &str| {
@@ -244,8 +253,10 @@ impl ReloadHandle {
         result
     }
 
-    /// Checks the generation on probation, and rolls it back if it failed.
+    /// Checks the generation on probation, and rolls it back if it failed. The lock keeps a reload from putting another
+    /// generation in force between the check and the rollback.
     async fn check_probation(&self) {
+        let guard = self.0.reload_lock.lock().await;
         let Some(mut probation) = self.0.probation.lock().take() else { return };
         match probation.check(&self.0.current.load()) {
             ProbationState::Over => {}
@@ -253,7 +264,7 @@ impl ReloadHandle {
             ProbationState::Failed(why) => {
                 let (generation, back) = (probation.generation, self.rollback_target(&probation));
                 tracing::error!(generation, back, why, "the new generation is rolled back automatically");
-                match self.roll_back(Some(back)).await {
+                match self.roll_back_locked(Some(back), &guard).await {
                     Ok(_) => METRICS.config_rollbacks_total.inc(),
                     Err(diagnostics) => diagnostics.iter().for_each(|diagnostic| {
                         tracing::error!(generation, back, "the rollback failed and the new generation stays in force; see `tollgate rollback --to`: {diagnostic}");

@@ -180,8 +180,8 @@ async fn query_and_act(
     // The intention is durable before the close is sent, so that the next start knows it. If nothing was saved, the
     // record may have ended, or been released and executed again: then nothing is sent.
     if let Some(close) = close_operation(record, inquiry, &query_result, policy, clock::reading()) {
-        let marked = Inquiry { closing: true, ..inquiry.clone() };
-        if !matches!(gateway.ledger.save_inquiry(&subject, Some(marked)).await, Ok(true)) {
+        inquiry.closing = true;
+        if !matches!(gateway.ledger.save_inquiry(&subject, Some(inquiry.clone())).await, Ok(true)) {
             return (subject, ProviderResponses::of_query(query_result));
         }
         let close_result = call_provider(gateway, channel, &close, evidence).await;

@@ -34,7 +34,7 @@ pub(crate) async fn claim(ledger: &Ledger, order_id: &str) -> ExecutionPermit {
         fingerprint: [1; 32],
     };
     match ledger.claim(key, Intent::Pay(a_payment(order_id)), Timestamp::now()).await.unwrap() {
-        ClaimResult::Run(ticket) => ticket,
+        ClaimResult::Run(permit) => permit,
         other => panic!("{other:?}"),
     }
 }

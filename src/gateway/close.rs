@@ -48,7 +48,7 @@ pub(super) async fn close_payment(
     // Filters, provider call, settle, respond.
     tokio::spawn(execute_close(Arc::clone(gateway), request.execution_context(), permit))
         .await
-        .unwrap_or_else(|_| Err(task_failed()))
+        .unwrap_or_else(|_| Err(task_failed().order(order_id)))
 }
 
 /// Executes a claimed close, synchronous or queued: filters → provider call → settle → respond.
@@ -67,7 +67,7 @@ pub(super) async fn execute_close(
         Err(error) => {
             let money_state = permit.payment.money_state;
             let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
-            ended.map_err(|error| Problem::ledger_unknown(&error))?;
+            ended.map_err(|error| Problem::ledger_unknown(&error).order(order_id.clone()))?;
             Err(Problem::from_exchange(&error).money(money_state).order(order_id))
         }
     }

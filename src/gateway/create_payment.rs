@@ -96,7 +96,9 @@ pub(super) async fn execute_payment(
     let plan = match planned {
         Ok(plan) => plan,
         Err(problem) => {
-            gateway.ledger.release(permit).await.map_err(|error| Problem::ledger(&error))?;
+            let not_sent = Error::NotSent(problem.detail().to_owned());
+            let ended = respond_async::requeue_or_release(&gateway, permit, &not_sent).await;
+            ended.map_err(|error| Problem::ledger(&error).order(order_id.clone()))?;
             return Err(problem.order(order_id));
         }
     };
@@ -104,7 +106,7 @@ pub(super) async fn execute_payment(
         Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, new_record_answer).await),
         Err(error) => {
             let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
-            ended.map_err(|error| Problem::ledger(&error))?;
+            ended.map_err(|error| Problem::ledger(&error).order(order_id.clone()))?;
             Err(Problem::from_exchange(&error).order(order_id))
         }
     }

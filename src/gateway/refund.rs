@@ -52,7 +52,7 @@ pub(super) async fn create_refund(
     // Filters, provider call, settle, respond.
     tokio::spawn(execute_refund(Arc::clone(gateway), request.execution_context(), permit))
         .await
-        .unwrap_or_else(|_| Err(task_failed()))
+        .unwrap_or_else(|_| Err(task_failed().order(order_id)))
 }
 
 /// Executes a claimed refund, synchronous or queued: filters → provider call → settle → respond.
@@ -66,7 +66,7 @@ pub(super) async fn execute_refund(
         Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, new_record_answer).await),
         Err(error) => {
             let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
-            ended.map_err(|error| Problem::ledger(&error))?;
+            ended.map_err(|error| Problem::ledger(&error).order(order_id.clone()))?;
             Err(Problem::from_exchange(&error).order(order_id))
         }
     }

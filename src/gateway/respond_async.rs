@@ -63,7 +63,7 @@ pub(super) async fn requeue_or_release(
             expire(gateway, permit, action, error.into()).await
         }
         // Permission to send is never restored within one execution, so this check may be repeated here.
-        Some(_) if gateway.ledger.may_send(permit.execution).is_err() && !was_tried(&permit) => {
+        Some(_) if gateway.ledger.may_send(permit.execution).is_err() && !has_evidence(&permit) => {
             requeue_untried(gateway, permit).await
         }
         Some(job) => {
@@ -77,7 +77,7 @@ pub(super) async fn requeue_or_release(
 }
 
 /// Returns whether a channel was tried in this execution, including calls that a filter rejected.
-fn was_tried(permit: &ExecutionPermit) -> bool {
+fn has_evidence(permit: &ExecutionPermit) -> bool {
     !permit.evidence.is_empty()
 }
 

@@ -16,8 +16,8 @@ pub(super) const RESPOND_ASYNC: &str = "respond-async";
 #[derive(Clone)]
 pub(super) struct ResponseChannel(pub(super) String);
 
-pub(super) fn with_access_labels(mut response: Response<Bytes>, with_access_labels: AccessLabels) -> Response<Bytes> {
-    response.extensions_mut().insert(with_access_labels);
+pub(super) fn with_access_labels(mut response: Response<Bytes>, labels: AccessLabels) -> Response<Bytes> {
+    response.extensions_mut().insert(labels);
     response
 }
 
@@ -40,8 +40,8 @@ pub(super) fn channel_of(record: &Record) -> &str {
 pub(super) fn json_response(status: StatusCode, record: &Record) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body_of(record)));
     *response.status_mut() = status;
-    let json_response = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, json_response);
+    let content_type = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
     response.extensions_mut().insert(ResponseChannel(channel_of(record).to_owned()));
     response
 }

@@ -145,7 +145,12 @@ pub(super) fn settle(
     let UpdateWithEvidence { update, evidence } = update;
     add_evidence(tx, &target, evidence, now)?;
     let (is_mismatch, is_unclear) = match &mut target {
-        target if is_late => (apply_from_stale_holder(tx, target, &update, now)?, true),
+        target if is_late => {
+            let is_mismatch = apply_from_stale_holder(tx, target, &update, now)?;
+            let is_reversed = matches!(&update, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
+            let is_close = claim.action == IntentKind::Close && target.status() == Status::Succeeded;
+            (is_mismatch || is_reversed && is_close, true)
+        }
         Target::Payment(payment) if claim.action == IntentKind::Close => settle_close(tx, payment, &update, now)?,
         _ => (apply_update(tx, &mut target, &update, Origin::Request, now)?.mismatch, false),
     };
@@ -156,14 +161,14 @@ pub(super) fn settle(
         target.add(tx, TimelineEvent::Released { action: claim.action }, now)?;
     }
     let is_unclear = is_unclear || target.status() == Status::Unknown;
-    let is_errand = claim.job.is_some();
-    if is_errand && !is_unclear {
+    let is_job = claim.job.is_some();
+    if is_job && !is_unclear {
         let refused_close = refusal(&update).filter(|_| claim.action == IntentKind::Close);
         jobs::publish_result(tx, &mut target, refused_close, now)?;
     }
     let record = target.record();
     let answer = answer(&record);
-    let state = if is_unclear || is_errand { State::Unknown } else { State::Done(answer.clone()) };
+    let state = if is_unclear || is_job { State::Unknown } else { State::Done(answer.clone()) };
     if !is_late {
         claim.end(tx, execution.claim, state)?;
     }
@@ -211,8 +216,10 @@ fn settle_close(
         }
     };
     let is_unclear = is_mismatch || matches!(update, Update::Unknown(_));
+    // The query after the close may have preceded the reversal that the provider accepted.
+    let is_success = payment.row.payment.status == Status::Succeeded && !is_mismatch;
     // The event reports the mismatch of a final payment. No further inquiry is needed.
-    if is_unclear && !(is_mismatch && payment.row.payment.status.is_final()) {
+    if is_success || is_unclear && !(is_mismatch && payment.row.payment.status.is_final()) {
         inquiries::after_close(tx, payment, now)?;
     }
     Ok((is_mismatch, is_unclear))

@@ -22,11 +22,16 @@ pub(super) fn save_inquiry(
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
     // The inquiry may have ended while the provider was queried.
     let Some(known) = target.search() else { return Ok(false) };
-    // A close that was requested meanwhile stays scheduled, and a confirmation that arrived meanwhile is kept.
-    let (closing, confirmed) = (known.closing, known.confirmed);
+    // The record has succeeded while the provider was queried. What was loaded before must neither be sent nor saved.
+    if known.confirmations > 0 && search.as_ref().is_some_and(|search| search.confirmations == 0) {
+        return Ok(false);
+    }
+    // A close that was requested meanwhile stays scheduled and due, and a confirmation that arrived meanwhile is kept.
+    let (closing, confirmed, due) = (known.closing, known.confirmed, known.due);
     *target.search() = search.map(|search| Inquiry {
         closing: search.closing || closing,
         confirmed: search.confirmed || confirmed,
+        due: if closing && !search.closing { due.min(search.due) } else { search.due },
         ..search
     });
     target.save(tx)?;

@@ -67,7 +67,9 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
 fn is_reversal_of_success(payment: &Payment, update: &Update, origin: Origin) -> bool {
     let is_reversed =
         matches!(update, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
-    payment.status == Status::Succeeded && origin == Origin::Query && is_reversed
+    // A payment that was refunded in full is reported as closed by some providers.
+    let has_rest = payment.refunded < payment.amount.value;
+    payment.status == Status::Succeeded && origin == Origin::Query && is_reversed && has_rest
 }
 
 /// Makes the inquiry due at once, or after a delay if the identical create was repeated before without success.
@@ -130,14 +132,15 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
 /// arrives.
 const NOTIFICATION_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
-/// Delay before a success during a close is confirmed. Answers that arrive earlier may be to queries that preceded the
-/// close.
-const CONFIRMATION_DELAY: SignedDuration = SignedDuration::from_secs(10);
+/// Delays before the queries that confirm a success during a close. Answers that arrive before the first may be to
+/// queries that preceded the close. Some providers only accept a reversal and execute it later, hence the second.
+const CONFIRMATION_DELAYS: [SignedDuration; 2] = [SignedDuration::from_secs(10), SignedDuration::from_mins(5)];
 
 /// Returns the inquiry that confirms a success after a close that may have reversed the payment.
 pub(super) fn confirmation(now: Timestamp) -> Inquiry {
-    let due = now.saturating_add(CONFIRMATION_DELAY).unwrap_or(now);
-    Inquiry { closing: true, due, ..Inquiry::new(now) }
+    let [first, _] = CONFIRMATION_DELAYS;
+    let due = now.saturating_add(first).unwrap_or(now);
+    Inquiry { closing: true, confirmations: 2, due, ..Inquiry::new(now) }
 }
 
 /// Returns an inquiry that first waits for a notification.
@@ -197,20 +200,32 @@ impl StateMachine<'_> {
                     outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && origin == Origin::Query && !self.awaits_confirmation(to, now) => {
-                self.state.search = None;
-            }
+            status if status.is_final() && origin == Origin::Query => self.end_or_postpone_inquiry(to, now),
             _ => {}
         }
         change
     }
 
-    /// Returns whether a success that a close may have reversed still has to be confirmed. A pending answer, and a
-    /// success before the confirmation is due, may be of queries that preceded the close.
-    fn awaits_confirmation(&self, answer: Status, now: Timestamp) -> bool {
-        let Some(search) = self.state.search.as_ref().filter(|search| search.closing) else { return false };
-        let is_early = answer == Status::Succeeded && now < search.due;
-        self.state.status == Status::Succeeded && (is_early || !answer.is_final())
+    /// Ends the inquiry of a final record. A success that a close may have reversed is first confirmed: by a success
+    /// after each delay. A pending answer proves nothing.
+    fn end_or_postpone_inquiry(&mut self, answer: Status, now: Timestamp) {
+        let [_, delay] = CONFIRMATION_DELAYS;
+        let is_success = self.state.status == Status::Succeeded;
+        let Some(search) = self.state.search.as_mut().filter(|search| is_success && search.confirmations > 0) else {
+            self.state.search = None;
+            return;
+        };
+        // A due time beyond the delay was written by a wrong clock.
+        let is_early = now < search.due && search.due.duration_since(now) <= delay;
+        match answer {
+            Status::Succeeded if is_early => {}
+            Status::Succeeded if search.confirmations > 1 => {
+                search.confirmations -= 1;
+                search.due = now.saturating_add(delay).unwrap_or(now);
+            }
+            answer if !answer.is_final() => {}
+            _ => self.state.search = None,
+        }
     }
 
     /// Records the reason of a new status. A result without a reason keeps the earlier one. Success clears it.

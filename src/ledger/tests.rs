@@ -14,6 +14,8 @@ macro_rules! suite {
         mod claims;
         #[path = "clocks.rs"]
         mod clocks;
+        #[path = "closes.rs"]
+        mod closes;
         #[path = "crashes.rs"]
         mod crashes;
         #[path = "deliveries.rs"]

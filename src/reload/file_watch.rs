@@ -26,14 +26,14 @@ pub(super) struct Watch {
     polling: bool,
     events: mpsc::Sender<()>,
     /// Watched directories with device and inode: a directory that was replaced must be watched anew.
-    watch_with_links: BTreeMap<PathBuf, (u64, u64)>,
+    watched: BTreeMap<PathBuf, (u64, u64)>,
 }
 
 impl Watch {
     /// Returns a watch that sends changes through the channel. A capacity of one suffices.
     pub(super) fn new(events: mpsc::Sender<()>) -> Self {
         let watcher = recommended_watcher(event_handler(events.clone()));
-        let mut watch = Self { watcher: None, polling: false, events, watch_with_links: BTreeMap::new() };
+        let mut watch = Self { watcher: None, polling: false, events, watched: BTreeMap::new() };
         match watcher {
             Ok(watcher) => watch.watcher = Some(Box::new(watcher)),
             Err(error) => watch.fall_back_to_polling(&error),
@@ -47,15 +47,15 @@ impl Watch {
         let wanted = directories(files);
         let stale = |path: &PathBuf, id: &(u64, u64)| wanted.get(path) != Some(id);
         let stale: Vec<_> =
-            self.watch_with_links.iter().filter(|(path, id)| stale(path, id)).map(|(path, _)| path.clone()).collect();
+            self.watched.iter().filter(|(path, id)| stale(path, id)).map(|(path, _)| path.clone()).collect();
         for path in stale {
-            self.watch_with_links.remove(&path);
+            self.watched.remove(&path);
             if let Some(watcher) = &mut self.watcher {
                 // The directory may be gone already.
                 let _ = watcher.unwatch(&path);
             }
         }
-        let new: Vec<_> = wanted.into_iter().filter(|(path, _)| !self.watch_with_links.contains_key(path)).collect();
+        let new: Vec<_> = wanted.into_iter().filter(|(path, _)| !self.watched.contains_key(path)).collect();
         for (path, id) in &new {
             self.add(path, *id);
         }
@@ -65,16 +65,16 @@ impl Watch {
     fn add(&mut self, path: &Path, id: (u64, u64)) {
         let Some(watcher) = &mut self.watcher else { return };
         match watcher.watch(path, RecursiveMode::NonRecursive) {
-            Ok(()) => drop(self.watch_with_links.insert(path.to_owned(), id)),
+            Ok(()) => drop(self.watched.insert(path.to_owned(), id)),
             // Removed in between: the event of its parent directory covers that.
             Err(_) if !path.exists() => {}
             Err(error) if self.polling => {
                 tracing::error!(path = %path.display(), %error, "cannot watch this directory: send SIGHUP after a change");
-                self.watch_with_links.insert(path.to_owned(), id);
+                self.watched.insert(path.to_owned(), id);
             }
             Err(error) => {
                 self.fall_back_to_polling(&error);
-                let again = std::mem::take(&mut self.watch_with_links);
+                let again = std::mem::take(&mut self.watched);
                 again.into_iter().for_each(|(path, id)| self.add(&path, id));
                 self.add(path, id);
             }

@@ -207,6 +207,9 @@ pub(super) fn decide(
     // A scanned payment can take money until it is reversed, however often the gateway restarted meanwhile.
     let is_open_till = is_scanned(record) && !status_of(record).is_final();
     let interval = if is_open_till { interval.min(MAX_EARLY_INTERVAL) } else { interval };
+    // An order that is being closed can still be paid.
+    let is_being_closed = inquiry.closing && !status_of(record).is_final();
+    let interval = if is_being_closed { interval.min(MAX_INTERVAL) } else { interval };
     // Jitter from 75 % to 125 % spreads the queries of records that were opened together.
     let pause =
         SignedDuration::try_from(interval.mul_f64(0.75 + random / 2.0)).unwrap_or(SignedDuration::from_secs(30));

@@ -194,7 +194,7 @@ async fn every_visible_ledger_change_evicts_the_status() {
     while !statuses.existence.is_unknown(name("none")) {
         tokio::task::yield_now().await;
     }
-    let mut ticket = claim(&ledger, "o").await;
+    let mut permit = claim(&ledger, "o").await;
     assert!(!statuses.existence.is_unknown(name("o")));
     let kept = |version| insert(&statuses, "o", version, MAX_STATUS_TTL, Instant::now());
     let is_kept = || statuses.find(name("o"), Instant::now()).is_some();
@@ -208,12 +208,12 @@ async fn every_visible_ledger_change_evicts_the_status() {
         expires_at: None,
         public_url: String::new(),
     };
-    ledger.reroute(&mut ticket, to, now).await.unwrap();
+    ledger.reroute(&mut permit, to, now).await.unwrap();
     assert!(!is_kept(), "moved");
 
     assert!(kept(2));
     let done = |_: &crate::ledger::Record| Answer { status: 201, content_type: String::new(), body: String::new() };
-    ledger.settle(ticket, Update::Outcome(Outcome::of(Came::Pending)), now, done).await.unwrap();
+    ledger.settle(permit, Update::Outcome(Outcome::of(Came::Pending)), now, done).await.unwrap();
     assert!(!is_kept(), "settled");
 
     assert!(kept(3));

@@ -67,9 +67,11 @@ pub(crate) fn take(
     match &mut target {
         Target::Payment(payment)
             if claim.action == IntentKind::Close && payment.row.payment.status == Status::Pending => {}
-        // The payment has ended, or the close is scheduled until it is known to be open.
+        // The payment has ended and nothing was sent, or the close is scheduled until the payment is known to be open.
         Target::Payment(payment) if claim.action == IntentKind::Close => {
-            inquiries::after_close(tx, payment, now)?;
+            if !payment.row.payment.status.is_final() {
+                inquiries::after_close(tx, payment, now)?;
+            }
             return claim.end(tx, id, State::Unknown).map(|()| None);
         }
         // An update arrived about a request that was never sent: the provider must be asked, and nothing may be sent.

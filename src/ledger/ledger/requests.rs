@@ -123,10 +123,12 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Payment, LedgerError> {
         let (execution, scope) = (permit.execution, LockScope::subject(&permit.subject));
-        let evidence = std::mem::take(&mut permit.evidence);
-        self.engine
-            .write(Durable, scope, move |tx| claims::reroute(tx, execution, to.clone(), evidence.clone(), now))
-            .await
+        let evidence = permit.evidence.clone();
+        let work = move |tx: &mut Transaction<'_>| claims::reroute(tx, execution, to.clone(), evidence.clone(), now);
+        let payment = self.engine.write(Durable, scope, work).await?;
+        // Until it is recorded, the release still needs the evidence.
+        permit.evidence.clear();
+        Ok(payment)
     }
 
     /// Releases a claim of which provably nothing was sent: the claim is deleted, or its job is requeued. If an

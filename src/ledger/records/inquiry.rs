@@ -28,6 +28,9 @@ pub struct Inquiry {
     /// Number of repetitions of the identical create, counted before each is sent.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeated_creates: u32,
+    /// Number of answers that still have to confirm a success, because a close may have reversed the payment.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub confirmations: u32,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -47,6 +50,7 @@ impl Inquiry {
             confirmed: false,
             reversed: false,
             repeated_creates: 0,
+            confirmations: 0,
         }
     }
 }

@@ -86,7 +86,7 @@ async fn refund_notification_with_another_order_is_unknown_order() {
     let bench = Bench::new();
     bench.paid("o").await;
     bench.paid("p").await;
-    let _ticket = bench.run("r", give_back("o", "r", 300)).await;
+    let _permit = bench.run("r", give_back("o", "r", 300)).await;
     let mut event = notification("e", "o", Some("r"), Outcome::of(Status::Succeeded));
     event.order_number = provider_number(&["shop", "p"]);
     event.refunded = Some(tollgate_plugins::payment::Refunded::Part(cny(300)));

@@ -109,7 +109,7 @@ async fn acknowledged_notification_survives_a_crash_with_its_event_and_dedupe_ke
 #[tokio::test]
 async fn failed_transaction_is_rolled_back_without_affecting_others() {
     let bench = Bench::new();
-    let _ticket = bench.run("k", pay("o")).await;
+    let _permit = bench.run("k", pay("o")).await;
     let (key, scope) = (claim_key("twin", ""), LockScope::order("shop", "twin"));
     let errs = move |tx: &mut Transaction<'_>| {
         assert!(matches!(super::super::claims::claim(tx, *Request::new(&key, pay("twin"), None, at(0))?)?, ClaimResult::Run(_)));

@@ -87,8 +87,8 @@ impl History {
                 }
             }
             Step::GiveUp { permit } => {
-                let is_errand = self.permits.get(permit % self.permits.len().max(1)).is_some_and(|it| it.job.is_some());
-                if let Some(permit) = self.permit(permit).filter(|_| is_errand) {
+                let is_job = self.permits.get(permit % self.permits.len().max(1)).is_some_and(|it| it.job.is_some());
+                if let Some(permit) = self.permit(permit).filter(|_| is_job) {
                     self.settle(permit, Update::NotSent(Status::Failed, Reason::default())).await;
                 }
             }

@@ -107,7 +107,7 @@ impl World {
         }
         if let Some(mut next) = self.fault() {
             next.lose(machine, hand.execution);
-            steps.push((format!("{machine} loses its ticket"), next));
+            steps.push((format!("{machine} loses its permit"), next));
         }
     }
 
@@ -173,7 +173,7 @@ impl World {
             let mut next = self.clone();
             let (execution, end) = next.machines[machine].ends.remove(backend);
             next.end(machine, execution, end);
-            steps.push((format!("{machine} ends what it has no ticket of: {end:?}"), next));
+            steps.push((format!("{machine} ends what it has no permit of: {end:?}"), next));
         }
         for (claim, (owner, history)) in &self.owners {
             let Some(execution) = self.rows.execution(*claim) else { continue };

@@ -1,0 +1,173 @@
+//! Closes and reversals: unclear results, and successes that they may have undone.
+
+use super::*;
+
+#[tokio::test]
+async fn payment_that_succeeds_during_its_reversal_is_a_mismatch() {
+    for ended in [Status::Closed, Status::Failed] {
+        let bench = Bench::new();
+        let permit = bench.run("k", pay("o")).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
+        let permit = bench.run("c", close("o")).await;
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+        bench.settle(permit, outcome(ended)).await;
+        assert_eq!(bench.payment("o").await.status, Status::Succeeded, "{ended:?}");
+        assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"], "{ended:?}");
+    }
+}
+
+/// The provider executed the reversal, its answer was lost, and the success that was read before was recorded meanwhile.
+#[tokio::test]
+async fn unclear_reversal_of_a_succeeded_payment_is_queried_and_a_reversed_one_is_a_mismatch() {
+    for (answer, kinds) in [
+        (Status::Succeeded, &["payment.succeeded"][..]),
+        (Status::Closed, &["payment.succeeded", "payment.mismatch"]),
+        (Status::Failed, &["payment.succeeded", "payment.mismatch"]),
+    ] {
+        let bench = Bench::new();
+        let permit = bench.run("k", pay("o")).await;
+        bench.settle(permit, outcome(Status::Pending)).await;
+        let permit = bench.run("c", close("o")).await;
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+        bench.settle(permit, Update::Unknown(Reason::default())).await;
+        let inquiry = bench.payment("o").await.state.search.expect("an inquiry is scheduled");
+        assert!(inquiry.closing && inquiry.due <= at(20), "{inquiry:?}");
+        bench.ledger.apply(&of("o"), outcome(answer), at(20)).await.unwrap();
+        bench.ledger.apply(&of("o"), outcome(answer), at(400)).await.unwrap();
+        let state = bench.payment("o").await.state;
+        assert_eq!((state.status, state.search), (Status::Succeeded, None), "{answer:?}");
+        assert_eq!(bench.kinds().await, kinds, "{answer:?}");
+    }
+}
+
+/// The close is under way when the success is reported, and the process ends before the close's answer.
+#[tokio::test]
+async fn success_of_a_payment_during_its_close_is_confirmed_by_a_later_query() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    // Answers to queries that were sent before the close confirm nothing.
+    for answer in [Status::Pending, Status::Succeeded] {
+        bench.ledger.apply(&of("o"), outcome(answer), at(2)).await.unwrap();
+        let state = bench.payment("o").await.state;
+        assert_eq!(state.status, Status::Succeeded);
+        assert!(state.search.is_some_and(|inquiry| inquiry.closing), "{answer:?}");
+    }
+    // A provider may execute an accepted reversal later, so two answers confirm.
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
+    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.due > at(300)));
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(400)).await.unwrap();
+    assert_eq!(bench.payment("o").await.state.search, None);
+}
+
+/// The provider accepted the reversal and executes it later. The query right after the close still says succeeded.
+#[tokio::test]
+async fn success_after_an_accepted_reversal_is_confirmed_and_a_late_reversal_is_a_mismatch() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.confirmations == 2));
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
+    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(400)).await.unwrap();
+    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"]);
+}
+
+/// The resolver loaded a payment that was to be closed, and the success was notified during its query.
+#[tokio::test]
+async fn inquiry_loaded_before_a_success_is_not_saved_so_that_no_close_is_sent() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    let loaded = bench.payment("o").await.state.search.unwrap();
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    let confirmation = bench.payment("o").await.state.search;
+    let marked = Inquiry { closing: true, due: at(0), ..loaded };
+    assert!(!bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap(), "the payment has succeeded");
+    assert_eq!(bench.payment("o").await.state.search, confirmation);
+}
+
+#[tokio::test]
+async fn confirmation_scheduled_by_a_wrong_clock_is_answered_now() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(10_000_000)).await.unwrap();
+    for (now, left) in [(20, Some(1)), (400, None)] {
+        bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(now)).await.unwrap();
+        assert_eq!(bench.payment("o").await.state.search.map(|inquiry| inquiry.confirmations), left);
+    }
+}
+
+/// A merchant's close ends unclear while the resolver queries the payment, which then postpones its inquiry.
+#[tokio::test]
+async fn close_requested_during_a_query_stays_due() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let loaded = bench.payment("o").await.state.search.unwrap();
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    let due = bench.payment("o").await.state.search.unwrap().due;
+    let postponed = Inquiry { due: at(20_000), ..loaded };
+    assert!(bench.ledger.save_inquiry(&of("o"), Some(postponed)).await.unwrap());
+    let inquiry = bench.payment("o").await.state.search.unwrap();
+    assert!(inquiry.closing && inquiry.due == due, "{inquiry:?}");
+}
+
+#[tokio::test]
+async fn closed_answer_about_a_fully_refunded_payment_is_no_reversal() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 1000)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
+    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+}
+
+#[tokio::test]
+async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let before = bench.payment("o").await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    let after = bench.payment("o").await;
+    assert_eq!((after.status, after.version), (Status::Pending, before.version));
+    assert_eq!(bench.due().await, [Record::Payment(after)]);
+    assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
+    assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
+    // Another unclear close makes a postponed inquiry urgent again.
+    let later = Inquiry { due: at(500), ..bench.payment("o").await.state.search.unwrap() };
+    bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
+    let permit = bench.run("c1", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
+    // The provider was queried: the order is still open, and is closed until it is closed.
+    bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
+    assert!(bench.payment("o").await.state.search.unwrap().closing);
+    let unmarked = Inquiry { closing: false, ..bench.payment("o").await.state.search.unwrap() };
+    bench.ledger.save_inquiry(&of("o"), Some(unmarked)).await.unwrap();
+    assert!(bench.payment("o").await.state.search.unwrap().closing, "who asks does not forget what is wanted");
+    let permit = bench.run("c2", close("o")).await;
+    // A refused close says nothing about the payment.
+    bench.settle(permit, Update::Declined(word())).await;
+    let after = bench.payment("o").await;
+    assert_eq!((after.status, after.state.provider_error), (Status::Pending, None));
+    assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
+    assert!(bench.kinds().await.is_empty());
+}
