@@ -43,7 +43,7 @@ impl Kind {
 /// An order as the provider knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Number from [`provider_number`].
+    /// Number from [`provider_number`](super::provider_number).
     pub number: String,
     /// Payment method.
     pub method: Method,
@@ -93,7 +93,7 @@ pub struct Pay {
 pub struct Refund {
     /// Order that was paid.
     pub order: Order,
-    /// Number of the refund, from [`provider_number`].
+    /// Number of the refund, from [`provider_number`](super::provider_number).
     pub number: String,
     /// Amount to refund. The upper limit if the refund was made elsewhere.
     pub amount: Money,

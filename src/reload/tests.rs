@@ -303,6 +303,28 @@ async fn failed_rollback_leaves_the_generation_in_force_and_is_not_counted() {
     }
 }
 
+/// A probation fails while the operator's fix is being reloaded.
+#[tokio::test]
+async fn generation_put_in_force_during_a_probation_check_is_not_rolled_back() {
+    let _counting = COUNTING.lock().await;
+    let dir = with_auto_rollback();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(10_000_000);
+    let reload = handle.0.reload_lock.lock().await;
+    let check = async { handle.check_probation().await };
+    tokio::pin!(check);
+    assert!(futures_util::poll!(&mut check).is_pending(), "the check waits for the reload");
+    // The reload ends: its generation is on no probation.
+    *handle.0.probation.lock() = None;
+    drop(reload);
+    check.await;
+    assert_eq!(current.load().generation, 2);
+}
+
 /// Serializes tests that count errors, because the metrics are global.
 static COUNTING: Mutex<()> = Mutex::const_new(());
 

@@ -357,3 +357,14 @@ fn till_payment_is_polled_each_minute_until_its_end_however_old_it_is() {
         }
     }
 }
+
+#[test]
+fn order_that_is_being_closed_is_retried_within_minutes_however_old_it_is() {
+    let policy = PollPolicy { pace: PollInterval::Doubling, ..STEADY };
+    let hours = seconds(6 * 3600);
+    for (closing, most) in [(true, 375), (false, 90_000)] {
+        let asked = Inquiry { asked: 70, closing, ..inquiry() };
+        let pause = pause(decide(asked, &payment(Status::Pending), &open(), policy, hours, 1.0), hours);
+        assert!(pause <= most && (closing || pause > 375), "{closing}: {pause}");
+    }
+}
