@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn level_without_target_applies_to_tollgate_and_other_crates_log_at_warn() {
         for (text, target, level, wanted) in [
-            ("info", "tollgate::gateway", LevelFilter::INFO, true),
+            ("info", "tollgate_gateway::operations", LevelFilter::INFO, true),
             ("info", "tollgate_plugins::filter", LevelFilter::INFO, true),
             ("info", "access", LevelFilter::INFO, true),
             ("info", "pingora_core::server", LevelFilter::INFO, false),
