@@ -29,6 +29,8 @@ pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now:
 
 /// Value in [`Space::Notifications`](super::transaction::Space::Notifications) of a notification that was applied.
 pub(super) const BELIEVED: &[u8] = b"believed";
+/// Value in the same space of a notification that was rejected as a mismatch.
+pub(super) const MISMATCHED: &[u8] = b"mismatched";
 
 /// Publishes that the provider names another amount or channel, once per version of the record.
 pub(super) fn publish_mismatch(

@@ -29,7 +29,7 @@ use tollgate_plugins::payment::{Money, Refunded, Status};
 
 use self::row::{Settled, Standing, standing};
 pub(super) use self::settle::apply;
-use super::effects::{self, BELIEVED};
+use super::effects::{self, BELIEVED, MISMATCHED};
 use super::error::LedgerError;
 use super::ids::{Id, index};
 use super::records::Recorded;
@@ -68,13 +68,13 @@ pub(super) fn record(
     }
     let key = seen_key(channel, notification, refunded);
     // Checked before the sums are compared, because a known refund would not fit in a second time.
-    if tx.bytes(Space::Notifications, &key.0)?.is_some() {
+    if tx.bytes(Space::Notifications, &key.0)?.as_deref() == Some(BELIEVED) {
         return Ok(Some(Recorded::Duplicate));
     }
     let recorded = match (number, refunded) {
         _ if standing(&payment.row.payment) == Standing::TakenBack => cancelled(tx, notification, payment, now)?,
         (_, Refunded::Part(sum) | Refunded::Total(sum)) if !is_possible(&payment.row, sum) => {
-            mismatch(tx, payment, now)?
+            mismatch(tx, notification, payment, refunded, now)?
         }
         (Some(number), _) => numbered(tx, notification, payment, (number, refunded), now)?,
         (None, Refunded::Total(total)) => by_sum(tx, notification, payment, total.value, now)?,
@@ -88,7 +88,7 @@ pub(super) fn record(
         }
     };
     if !matches!(recorded, Recorded::Mismatch(_)) {
-        mark(tx, key, now);
+        mark(tx, key, BELIEVED, now)?;
     }
     Ok(Some(recorded))
 }
@@ -112,7 +112,7 @@ fn numbered(
         && is_paid
         && !settle::fits(tx, &payment.row, amount)?
     {
-        return mismatch(tx, payment, now);
+        return mismatch(tx, notification, payment, refunded, now);
     }
     let is_proof = is_paid && !matches!(refunded, Refunded::Total(_) | Refunded::Open);
     let verdict = if is_proof { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
@@ -205,13 +205,24 @@ fn cancelled(
     Ok(Recorded::Applied(rows::payment_subject(&payment.row.payment)))
 }
 
+/// Rejects a notification. It stays open, because the same one may come again and fit then. Its timeline entry and its
+/// event are written only once.
 fn mismatch(
     tx: &mut Transaction<'_>,
+    notification: &Notification,
     payment: TrackedRow<PaymentRow>,
+    refunded: Refunded,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
     let subject = rows::payment_subject(&payment.row.payment);
-    effects::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
+    let channel = payment.row.payment.channel.clone();
+    let key = seen_key(&channel, notification, refunded);
+    if tx.bytes(Space::Notifications, &key.0)?.is_none() {
+        mark(tx, key, MISMATCHED, now)?;
+        // Added first, so that the timeline shows the event after the notification.
+        add(tx, payment.id, received(notification, &channel, NotificationVerdict::Mismatch), now)?;
+        effects::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
+    }
     Ok(Recorded::Mismatch(subject))
 }
 
@@ -236,7 +247,11 @@ fn seen_key(channel: &str, notification: &Notification, refunded: Refunded) -> I
     index("seen", &[channel, "refunded_elsewhere", &notification.event.order_number, number, &refunded.to_string()])
 }
 
-fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
-    retention::index_for_expiry(tx, Kind::Notifications, key, now);
-    tx.put(Space::Notifications, &key.0, BELIEVED);
+/// Stores whether the notification was applied, or rejected as a mismatch.
+fn mark(tx: &mut Transaction<'_>, key: Id, result: &'static [u8], now: Timestamp) -> Result<(), LedgerError> {
+    if tx.bytes(Space::Notifications, &key.0)?.is_none() {
+        retention::index_for_expiry(tx, Kind::Notifications, key, now);
+    }
+    tx.put(Space::Notifications, &key.0, result);
+    Ok(())
 }

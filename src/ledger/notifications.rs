@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use crate::apply::apply_update;
-use crate::effects::{BELIEVED, find_payment_by_number, publish_mismatch, schedule_query};
+use crate::effects::{BELIEVED, MISMATCHED, find_payment_by_number, publish_mismatch, schedule_query};
 use crate::elsewhere;
 use crate::error::LedgerError;
 use crate::ids::index;
@@ -92,8 +92,6 @@ fn preview(target: &Target, update: &Update, origin: Origin, now: Timestamp) -> 
         Target::Refund(tracked) => rules::refund(&mut tracked.row.refund.clone(), update, origin, now),
     }
 }
-
-const MISMATCHED: &[u8] = b"mismatched";
 
 /// Returns the record that a notification names. `None` for a refund that belongs to another order.
 fn find_target(

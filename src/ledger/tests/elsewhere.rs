@@ -109,6 +109,29 @@ async fn refund_elsewhere_with_own_amount_is_counted_at_once() {
     assert!(bench.ledger.due_searches(at(1_000_000), 10, &[]).await.is_empty());
 }
 
+/// Two refunds exceed what was paid: one more than the payment, the other more than what is left of it.
+#[tokio::test]
+async fn mismatched_refund_elsewhere_is_in_the_timeline_once_and_publishes_one_mismatch() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let permit = bench.run("r", give_back("o", "r", 800)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    bench.hear_all().await;
+    for _ in 0..2 {
+        for (id, value) in [("a", 1001), ("b", 300)] {
+            let recorded = bench.notify(refunded(id, "o", Some(id), part(value))).await;
+            assert_eq!(recorded, Recorded::Mismatch(of("o")), "{value}");
+        }
+    }
+    assert_eq!(bench.noted("o").await, ["Mismatch", "Mismatch"].map(str::to_owned));
+    assert_eq!(bench.kinds().await, ["payment.mismatch"], "one version, one mismatch");
+    let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
+    let position = |wanted: fn(&TimelineEvent) -> bool| timeline.entries.iter().position(|entry| wanted(&entry.what));
+    let event = position(|what| matches!(what, TimelineEvent::Event { kind, .. } if kind == "payment.mismatch"));
+    let notification = position(|what| matches!(what, TimelineEvent::NotificationReceived { .. }));
+    assert!(notification < event, "the event follows the notification that caused it: {timeline:?}");
+}
+
 /// The gateway's own refund of 300 ends before, between and after the messages about the refund of 200 elsewhere.
 #[tokio::test]
 async fn refund_elsewhere_is_counted_once_in_every_order_of_notifications_and_answers() {
