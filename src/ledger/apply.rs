@@ -9,7 +9,7 @@ use super::elsewhere;
 use super::error::LedgerError;
 use super::ids::Id;
 use super::outbox;
-use super::records::{Record, RecordId, RecordState, Refund, Update};
+use super::records::{Inquiry, Record, RecordId, RecordState, Refund, Update};
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
 use super::rules::{self, Change};
 use super::timeline::{self, Origin, TimelineEvent, UpdateWithEvidence};
@@ -49,9 +49,10 @@ pub(super) fn escalate(
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
-    // The result may have become known meanwhile.
-    let is_open = !target.status().is_final();
-    let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
+    // The result may have become known meanwhile. A success that still has to be confirmed is open, too.
+    let is_final = target.status().is_final();
+    let is_open = |search: &Inquiry| !is_final || search.confirmations > 0;
+    let Some(search) = target.search().as_mut().filter(|search| is_open(search) && !search.needs_person) else {
         return Ok(false);
     };
     search.needs_person = true;

@@ -97,8 +97,11 @@ pub(super) fn ask(
         record.version += 1;
         record.updated_at = now;
     }
+    let is_open = record.status == Status::Pending;
     let search = record.search.get_or_insert_with(|| Inquiry::new(now));
     search.due = search.due.min(now);
+    // An open refund was named before, so "not found" never ends it.
+    search.confirmed |= is_open;
     note(tx, payment, refund, now)
 }
 
@@ -175,7 +178,8 @@ pub(super) fn fail(
     Ok(Settled::Counted(0))
 }
 
-/// Keeps a refund whose result the provider does not give. It is queried at growing intervals, without end.
+/// Keeps a refund whose result the provider does not give. It is queried at growing intervals. The resolver ends the
+/// queries if the provider does not find the refund for a month.
 pub(super) fn remain_open(
     tx: &mut Transaction<'_>,
     payment: &TrackedRow<PaymentRow>,

@@ -171,3 +171,22 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
     assert!(bench.kinds().await.is_empty());
 }
+
+/// The provider never answers the queries that should confirm the success.
+#[tokio::test]
+async fn unconfirmed_success_after_a_close_is_escalated_once() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let escalate = async || bench.ledger.escalate(&of("o"), "nobody confirms it", at(90_000)).await.unwrap();
+    assert_eq!((escalate().await, escalate().await), (true, false));
+    let (_, timeline) = bench.ledger.timeline("shop", "o").await.unwrap().unwrap();
+    let reviews = timeline.entries.iter().filter(|entry| matches!(entry.what, TimelineEvent::ManualReview { .. }));
+    assert_eq!(reviews.count(), 1);
+    assert!(bench.ledger.save_inquiry(&of("o"), None).await.unwrap());
+    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.kinds().await, ["payment.succeeded"], "the merchant's status does not change");
+    assert!(!escalate().await, "the inquiry has ended");
+}

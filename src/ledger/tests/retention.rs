@@ -234,3 +234,34 @@ async fn clock_set_back_purges_nothing() {
         assert!(bench.is_there("o").await);
     }
 }
+
+/// The provider's query never found the refund, so the resolver ended its inquiry.
+#[tokio::test]
+async fn payment_with_an_absent_refund_elsewhere_is_purged_after_the_inquiry_has_ended() {
+    let bench = Bench::new();
+    bench.paid("o").await;
+    let open = ProviderEvent {
+        refund_number: Some("C".into()),
+        outcome: None,
+        ..notification("e", "o", None, Outcome::of(Status::Pending))
+    };
+    bench.ledger.record("wechat", open.clone(), at(2)).await.unwrap();
+    let subject = of_refund("o", &format!("{ELSEWHERE_PREFIX}C"));
+    bench.ledger.apply(&subject, Update::NotFoundAtProvider, at(3)).await.unwrap();
+    bench.hear_all().await;
+    bench.purge(at(500 * DAY)).await;
+    assert!(bench.is_there("o").await, "the inquiry is open");
+    assert!(bench.ledger.save_inquiry(&subject, None).await.unwrap());
+    // A further notification starts the inquiry again. The provider named the refund, so its absence proves nothing.
+    let total = Some(tollgate_plugins::payment::Refunded::Total(cny(300)));
+    let again = ProviderEvent { id: "f".into(), refunded: total, ..open };
+    bench.ledger.record("wechat", again, at(4)).await.unwrap();
+    assert!(bench.due().await.iter().all(|record| !record.ends_by_absence()));
+    bench.purge(at(500 * DAY)).await;
+    assert!(bench.is_there("o").await, "the inquiry is open again");
+    assert!(bench.ledger.save_inquiry(&subject, None).await.unwrap());
+    bench.purge(at(500 * DAY)).await;
+    for space in RECORDS {
+        assert_eq!(bench.count(space).await, 0, "{space:?}");
+    }
+}

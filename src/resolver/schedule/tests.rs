@@ -6,8 +6,8 @@ use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::Method;
 
 use super::*;
-use crate::ledger::RecordState;
-use crate::ledger::testing::a_payment;
+use crate::ledger::testing::{a_payment, a_refund};
+use crate::ledger::{ELSEWHERE_PREFIX, RecordState};
 
 const STEADY: PollPolicy = PollPolicy::TEST;
 const START: Timestamp = Timestamp::UNIX_EPOCH;
@@ -218,6 +218,47 @@ fn record_pending_for_a_month_is_escalated_to_manual_review() {
         ..a_payment("o")
     });
     assert_eq!(decide(asked, &ended, &unclear, STEADY, seconds(31 * 86_400), 0.5), Decision::Enough);
+}
+
+/// The confirmations of a success after a close: never answered, and denied by the provider.
+#[test]
+fn success_that_is_never_confirmed_after_a_close_ends_as_manual_review() {
+    let succeeded = payment(Status::Succeeded);
+    let confirmation = Inquiry { closing: true, confirmations: 2, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
+    for responses in [unclear(), open()] {
+        let next = |time| decide(confirmation.clone(), &succeeded, &responses, STEADY, time, 0.5);
+        assert!(matches!(next(seconds(29 * 86_400)), Decision::Again(_)), "{responses:?}");
+        assert_eq!(next(seconds(31 * 86_400)), Decision::Unconfirmed, "{responses:?}");
+        let jumped = steady_for(seconds(31 * 86_400), 3);
+        assert!(matches!(next(jumped), Decision::Again(_)), "a clock step escalates nothing: {responses:?}");
+    }
+    let denied = Inquiry { absent: 1, ..confirmation };
+    assert_eq!(decide(denied, &succeeded, &not_found(), STEADY, seconds(60), 0.5), Decision::Unconfirmed);
+}
+
+#[test]
+fn inquiry_about_a_refund_elsewhere_that_is_not_found_ends_after_its_escalation() {
+    let refund = crate::ledger::Refund {
+        refund_id: format!("{ELSEWHERE_PREFIX}CONSOLE-1"),
+        state: RecordState {
+            status: Status::Pending,
+            money_state: MoneyState::NotMoved,
+            search: Some(Inquiry { confirmed: true, ..inquiry() }),
+            ..a_refund("o", "r", 1).state
+        },
+        ..a_refund("o", "r", 1)
+    };
+    let open_refund = Record::Refund(refund);
+    let asked = Inquiry { confirmed: true, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
+    let month = seconds(31 * 86_400);
+    let escalated = next_inquiry(decide(asked.clone(), &open_refund, &not_found(), STEADY, month, 0.5));
+    assert!(escalated.needs_person, "a person hears of it before the inquiry ends");
+    assert_eq!(decide(escalated.clone(), &open_refund, &not_found(), STEADY, month, 0.5), Decision::Enough);
+    for responses in [open(), unclear()] {
+        let next = decide(escalated.clone(), &open_refund, &responses, STEADY, month, 0.5);
+        assert!(matches!(next, Decision::Again(_)), "the refund may still be made: {responses:?}");
+    }
+    assert!(matches!(decide(asked, &open_refund, &not_found(), STEADY, seconds(60), 0.5), Decision::Again(_)));
 }
 
 #[test]
