@@ -62,7 +62,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
         if gateway.ledger.may_work() && clock::is_trusted() && !pool.is_full() {
             let full_channels = pool.full_groups();
             // The result includes records being queried now. The limit still suffices to fill every free slot.
-            let due = gateway.ledger.due_searches(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
+            let due = gateway.ledger.due_inquiries(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
             for record in due {
                 let (number, channel) = (task_key(&record), channel_of(&record).to_owned());
                 let gateway = Arc::clone(&gateway);
@@ -351,8 +351,8 @@ async fn escalate(
 
 fn inquiry_of(record: &Record) -> Option<&Inquiry> {
     match record {
-        Record::Payment(payment) => payment.search.as_ref(),
-        Record::Refund(refund) => refund.search.as_ref(),
+        Record::Payment(payment) => payment.inquiry.as_ref(),
+        Record::Refund(refund) => refund.inquiry.as_ref(),
     }
 }
 

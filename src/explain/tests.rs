@@ -38,7 +38,7 @@ fn second_line_says_where_the_money_is() {
     for (status, money_state, refunded, expected) in table {
         let payment = Payment {
             refunded,
-            state: RecordState { status, money_state, search: Some(inquiry.clone()), ..a_payment("o").state },
+            state: RecordState { status, money_state, inquiry: Some(inquiry.clone()), ..a_payment("o").state },
             ..a_payment("o")
         };
         let text = explain(history(payment));

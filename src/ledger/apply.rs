@@ -51,11 +51,11 @@ pub(super) fn escalate(
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
     // The result may have become known meanwhile. A success that still has to be confirmed is open, too.
     let is_final = target.status().is_final();
-    let is_open = |search: &Inquiry| !is_final || search.confirmations > 0;
-    let Some(search) = target.search().as_mut().filter(|search| is_open(search) && !search.needs_person) else {
+    let is_open = |inquiry: &Inquiry| !is_final || inquiry.confirmations > 0;
+    let Some(inquiry) = target.inquiry().as_mut().filter(|inquiry| is_open(inquiry) && !inquiry.needs_person) else {
         return Ok(false);
     };
-    search.needs_person = true;
+    inquiry.needs_person = true;
     target.add(tx, TimelineEvent::ManualReview { why }, now)?;
     if let Target::Payment(tracked) = &mut target
         && tracked.row.payment.status == Status::Unknown

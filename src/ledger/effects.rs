@@ -22,8 +22,8 @@ pub(super) fn add_evidence(
 
 /// Makes the inquiry due now, because the notification alone proves nothing.
 pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
-    let search = target.search().get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let inquiry = target.inquiry().get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
     target.save(tx)
 }
 

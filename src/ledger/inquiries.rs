@@ -17,22 +17,22 @@ use super::transaction::{Read, Transaction, report_unreadable};
 pub(super) fn save_inquiry(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
-    search: Option<Inquiry>,
+    inquiry: Option<Inquiry>,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
     // The inquiry may have ended while the provider was queried.
-    let Some(known) = target.search() else { return Ok(false) };
+    let Some(known) = target.inquiry() else { return Ok(false) };
     // The record has succeeded while the provider was queried. What was loaded before must neither be sent nor saved.
-    if known.confirmations > 0 && search.as_ref().is_some_and(|search| search.confirmations == 0) {
+    if known.confirmations > 0 && inquiry.as_ref().is_some_and(|inquiry| inquiry.confirmations == 0) {
         return Ok(false);
     }
     // A close that was requested meanwhile stays scheduled and due, and a confirmation that arrived meanwhile is kept.
     let (closing, confirmed, due) = (known.closing, known.confirmed, known.due);
-    *target.search() = search.map(|search| Inquiry {
-        closing: search.closing || closing,
-        confirmed: search.confirmed || confirmed,
-        due: if closing && !search.closing { due.min(search.due) } else { search.due },
-        ..search
+    *target.inquiry() = inquiry.map(|inquiry| Inquiry {
+        closing: inquiry.closing || closing,
+        confirmed: inquiry.confirmed || confirmed,
+        due: if closing && !inquiry.closing { due.min(inquiry.due) } else { inquiry.due },
+        ..inquiry
     });
     target.save(tx)?;
     Ok(true)
@@ -51,12 +51,12 @@ pub(super) fn after_close(
         return Ok(());
     }
     if status == Status::Succeeded {
-        payment.row.payment.search = Some(rules::confirmation(now));
+        payment.row.payment.inquiry = Some(rules::confirmation(now));
         return payment.save(tx);
     }
-    let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
-    if !std::mem::replace(&mut search.closing, true) {
+    let inquiry = payment.row.payment.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
+    if !std::mem::replace(&mut inquiry.closing, true) {
         timeline::add(tx, payment.id, None, TimelineEvent::CloseScheduled, now)?;
     }
     payment.save(tx)
@@ -92,7 +92,7 @@ const FUTURE: SignedDuration = SignedDuration::from_mins(1);
 /// Returns the records of these keys. A record that cannot be read does not block the others.
 pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
     let record = |key: &Vec<u8>| match Target::listed(from, key) {
-        Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
+        Ok(target) => target.and_then(|mut target| target.inquiry().is_some().then(|| target.record())),
         Err(error) => {
             report_unreadable(&error, "a record with a due inquiry");
             None

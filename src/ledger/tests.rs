@@ -175,13 +175,13 @@ impl<P: Backend> Fixture<P> {
 
     /// Returns records with a due inquiry, without those that only wait for a notification.
     async fn due(&self) -> Vec<Record> {
-        let mut due = self.ledger.due_searches(at(1_000_000_000), 100, &[]).await;
+        let mut due = self.ledger.due_inquiries(at(1_000_000_000), 100, &[]).await;
         due.retain(|record| {
-            let search = match record {
-                Record::Payment(payment) => payment.search.clone().unwrap(),
-                Record::Refund(refund) => refund.search.clone().unwrap(),
+            let inquiry = match record {
+                Record::Payment(payment) => payment.inquiry.clone().unwrap(),
+                Record::Refund(refund) => refund.inquiry.clone().unwrap(),
             };
-            search.closing || search.due.duration_since(search.since) < jiff::SignedDuration::from_secs(240)
+            inquiry.closing || inquiry.due.duration_since(inquiry.since) < jiff::SignedDuration::from_secs(240)
         });
         due
     }

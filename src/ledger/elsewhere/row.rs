@@ -80,7 +80,7 @@ pub(super) fn create(
         state: RecordState {
             status: Status::Unknown,
             money_state: MoneyState::Unknown,
-            search: Some(Inquiry::new(now)),
+            inquiry: Some(Inquiry::new(now)),
             ..RecordState::new(now)
         },
     };
@@ -155,7 +155,7 @@ pub(super) fn credit(
 
 pub(super) fn end(refund: &mut TrackedRow<RefundRow>, status: Status, money_state: MoneyState, now: Timestamp) {
     let record = &mut refund.row.refund;
-    (record.status, record.money_state, record.search) = (status, money_state, None);
+    (record.status, record.money_state, record.inquiry) = (status, money_state, None);
     record.version += 1;
     record.updated_at = now;
 }
@@ -173,9 +173,9 @@ pub(super) fn note(
 }
 
 pub(super) fn postpone(refund: &mut TrackedRow<RefundRow>, now: Timestamp) {
-    let search = refund.row.refund.search.get_or_insert_with(|| Inquiry::new(now));
+    let inquiry = refund.row.refund.inquiry.get_or_insert_with(|| Inquiry::new(now));
     let [least, most] = RETRY_DELAY;
-    let delay = now.duration_since(search.since).clamp(least, most);
-    search.asked = search.asked.saturating_add(1);
-    search.due = now.saturating_add(delay).unwrap_or(now);
+    let delay = now.duration_since(inquiry.since).clamp(least, most);
+    inquiry.asked = inquiry.asked.saturating_add(1);
+    inquiry.due = now.saturating_add(delay).unwrap_or(now);
 }

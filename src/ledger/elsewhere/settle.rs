@@ -33,7 +33,7 @@ pub(in super::super) fn apply(
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
     // The record may have been settled by a notification while the provider was queried.
-    if refund.row.refund.search.is_none() {
+    if refund.row.refund.inquiry.is_none() {
         return Ok(Change::default());
     }
     let mut payment = TrackedRow::<PaymentRow>::must(tx, refund.row.payment)?;
@@ -98,17 +98,17 @@ pub(super) fn ask(
         record.updated_at = now;
     }
     let is_open = record.status == Status::Pending;
-    let search = record.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let inquiry = record.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
     // An open refund was named before, so "not found" never ends it.
-    search.confirmed |= is_open;
+    inquiry.confirmed |= is_open;
     note(tx, payment, refund, now)
 }
 
 /// Makes the query of the payment due: only a paid order can be refunded.
 pub(super) fn query_payment(payment: &mut TrackedRow<PaymentRow>, now: Timestamp) {
-    let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let inquiry = payment.row.payment.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
 }
 
 /// Returns whether the refund fits into what is left of the payment.
@@ -194,7 +194,7 @@ pub(super) fn remain_open(
         record.updated_at = now;
         let due = now.saturating_add(UNFINISHED_WAIT).unwrap_or(now);
         // A verified notification named the refund, so "not found" never ends it.
-        record.search = Some(Inquiry { due, confirmed: true, ..Inquiry::new(now) });
+        record.inquiry = Some(Inquiry { due, confirmed: true, ..Inquiry::new(now) });
         note(tx, payment, refund, now)?;
     }
     if let Some(why) = why {
@@ -212,8 +212,8 @@ fn retry_later(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     postpone(refund, now);
-    let Some(search) = &mut refund.row.refund.search else { return Ok(()) };
-    if now.duration_since(search.since) < REVIEW_AGE || std::mem::replace(&mut search.needs_person, true) {
+    let Some(inquiry) = &mut refund.row.refund.inquiry else { return Ok(()) };
+    if now.duration_since(inquiry.since) < REVIEW_AGE || std::mem::replace(&mut inquiry.needs_person, true) {
         return Ok(());
     }
     timeline::add(tx, payment.id, None, TimelineEvent::ManualReview { why: why.to_owned() }, now)

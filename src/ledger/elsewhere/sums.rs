@@ -46,10 +46,10 @@ pub(super) fn keep_sum(
     note_total(&mut sum, total);
     let record = &mut sum.row.refund;
     (record.status, record.money_state) = (Status::Pending, MoneyState::NotMoved);
-    let is_asked = record.search.as_ref().is_some_and(|search| search.confirmed);
-    let search = record.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = if is_asked { search.due.min(due) } else { due };
-    search.confirmed = true;
+    let is_asked = record.inquiry.as_ref().is_some_and(|inquiry| inquiry.confirmed);
+    let inquiry = record.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = if is_asked { inquiry.due.min(due) } else { due };
+    inquiry.confirmed = true;
     reserve_missing(tx, payment, &mut sum)?;
     Ok(sum)
 }
@@ -89,7 +89,7 @@ pub(super) fn refresh_sum(
     payment: &mut TrackedRow<PaymentRow>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let sum = find(tx, &payment.row.payment, "")?.filter(|sum| sum.row.refund.search.is_some());
+    let sum = find(tx, &payment.row.payment, "")?.filter(|sum| sum.row.refund.inquiry.is_some());
     let Some(mut sum) = sum else { return Ok(()) };
     if state(&mut sum).total <= payment.row.payment.refunded {
         judge_sum(tx, payment, &mut sum, now)?;

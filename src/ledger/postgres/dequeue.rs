@@ -55,7 +55,7 @@ impl DueScans {
 /// process is dead.
 macro_rules! free {
     () => {
-        "(owner IS NULL OR owner = $1 OR taken_until < clock_timestamp() OR NOT EXISTS (
+        "(owner IS NULL OR owner = $1 OR leased_until < clock_timestamp() OR NOT EXISTS (
             SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp()))"
     };
 }
@@ -69,7 +69,7 @@ pub(super) fn reserve_inquiries(
     busy: &[String],
 ) -> Result<Vec<Vec<u8>>, Failure> {
     const TAKE: &str = concat!(
-        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+        "UPDATE tollgate_due SET owner = $1, leased_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $6 AND key < $3
                 AND (substr(value, 1, 1) = $7) = $8 AND substr(value, 2) <> ALL ($9) AND ",
@@ -111,21 +111,23 @@ pub(super) fn due_by_merchant(
     ranges: &[DueRange],
 ) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
     // A loose index scan from merchant to merchant, so that a long queue costs no more than a short one.
-    const LOOK: &str = concat!(
-        "WITH RECURSIVE lanes AS (
-            (SELECT lane FROM tollgate_due WHERE lane IS NOT NULL ORDER BY lane LIMIT 1)
+    const DUE_BY_MERCHANT: &str = concat!(
+        "WITH RECURSIVE merchants AS (
+            (SELECT merchant FROM tollgate_due WHERE merchant IS NOT NULL ORDER BY merchant LIMIT 1)
             UNION ALL
-            SELECT (SELECT it.lane FROM tollgate_due AS it WHERE it.lane > lanes.lane ORDER BY it.lane LIMIT 1)
-            FROM lanes WHERE lanes.lane IS NOT NULL)
-        SELECT lanes.lane, due.key, due.value FROM lanes CROSS JOIN LATERAL (
-            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key >= $4 AND key < $2 AND ",
+            SELECT (SELECT it.merchant FROM tollgate_due AS it
+                WHERE it.merchant > merchants.merchant ORDER BY it.merchant LIMIT 1)
+            FROM merchants WHERE merchants.merchant IS NOT NULL)
+        SELECT merchants.merchant, due.key, due.value FROM merchants CROSS JOIN LATERAL (
+            SELECT key, value FROM tollgate_due AS it
+            WHERE it.merchant = merchants.merchant AND key >= $4 AND key < $2 AND ",
         free!(),
         " ORDER BY key LIMIT $3) AS due
-        WHERE lanes.lane IS NOT NULL"
+        WHERE merchants.merchant IS NOT NULL"
     );
     let mut due_by_merchant = BTreeMap::<String, Vec<Pair>>::new();
     for DueRange { from, until } in ranges {
-        for row in session.query(LOOK, &[&i64::from(owner), until, &MAX_EVENTS_PER_MERCHANT, from])? {
+        for row in session.query(DUE_BY_MERCHANT, &[&i64::from(owner), until, &MAX_EVENTS_PER_MERCHANT, from])? {
             due_by_merchant.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
         }
     }
@@ -135,7 +137,7 @@ pub(super) fn due_by_merchant(
 /// Reserves the chosen outbox rows, except those reserved meanwhile.
 pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair]) -> Result<Vec<Pair>, Failure> {
     const TAKE: &str = concat!(
-        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $4)
+        "UPDATE tollgate_due SET owner = $1, leased_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $2 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $2 AND key = ANY ($3) AND ",
         free!(),
@@ -176,7 +178,7 @@ pub(super) fn reserve_jobs(
     limit: &DueLimit,
 ) -> Result<Vec<Pair>, Failure> {
     const TAKE: &str = concat!(
-        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+        "UPDATE tollgate_due SET owner = $1, leased_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $7 AND key < $3 AND value <> ALL ($6) AND ",
         free!(),

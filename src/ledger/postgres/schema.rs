@@ -10,15 +10,14 @@ use super::session::Session;
 /// release.
 const STEPS: [&str; 1] = [
     // Records are read by key only. Due rows are in a table of their own that stays small, so that its dead rows are
-    // few and vacuumed soon.
-    // done are few and soon gone.
+    // few and vacuumed soon. Only undelivered events have a merchant.
     "CREATE TABLE tollgate_records (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (space, key));
      CREATE TABLE tollgate_due (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
-        lane text COLLATE \"C\", owner bigint, taken_until timestamptz, PRIMARY KEY (space, key)
+        merchant text COLLATE \"C\", owner bigint, leased_until timestamptz, PRIMARY KEY (space, key)
      ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-     CREATE INDEX tollgate_lanes ON tollgate_due (lane, key) WHERE lane IS NOT NULL;
+     CREATE INDEX tollgate_due_merchants ON tollgate_due (merchant, key) WHERE merchant IS NOT NULL;
      CREATE SEQUENCE tollgate_owner_numbers MAXVALUE 4294967295;
      CREATE TABLE tollgate_owners (owner bigint PRIMARY KEY, expires timestamptz NOT NULL);",
 ];

@@ -103,10 +103,10 @@ pub(super) fn pause(session: &Session, owner: u32) -> Result<Duration, Failure> 
 /// Reserves claims of processes whose lease has expired.
 fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerError> {
     const TAKE: &str = "\
-        UPDATE tollgate_due SET taken_until = clock_timestamp() + make_interval(secs => $4)
+        UPDATE tollgate_due SET leased_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $1 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $1 AND owner IS DISTINCT FROM $2
-                AND (taken_until IS NULL OR taken_until < clock_timestamp()) AND NOT EXISTS (
+                AND (leased_until IS NULL OR leased_until < clock_timestamp()) AND NOT EXISTS (
                 SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp())
             ORDER BY key LIMIT $3 FOR UPDATE SKIP LOCKED))
         RETURNING key, value";

@@ -29,9 +29,9 @@ fn update(name: &str) -> Update {
 }
 
 fn standing(status: Status) -> Payment {
-    let search = (!status.is_final()).then(|| Inquiry::new(at(1)));
+    let inquiry = (!status.is_final()).then(|| Inquiry::new(at(1)));
     Payment {
-        state: RecordState { status, money_state: money_state(status), version: 7, search, ..a_payment("o").state },
+        state: RecordState { status, money_state: money_state(status), version: 7, inquiry, ..a_payment("o").state },
         ..a_payment("o")
     }
 }
@@ -58,12 +58,12 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                 assert_eq!(after.money_state, money_state(after.status), "{backend}");
                 assert_eq!(after.version, 7 + u64::from(expected.is_some()), "{backend}");
                 assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{backend}");
-                assert_eq!(after.search.is_some(), !after.status.is_final(), "{backend}");
+                assert_eq!(after.inquiry.is_some(), !after.status.is_final(), "{backend}");
                 let has_word = expected == Some(Status::Failed) && name == "declined";
                 assert_eq!(after.state.provider_error, has_word.then(word), "{backend}");
 
                 let mut refunded = a_refund("o", "r", 5);
-                (refunded.status, refunded.state.search) = (from, standing(from).state.search);
+                (refunded.status, refunded.state.inquiry) = (from, standing(from).state.inquiry);
                 let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
                 assert_eq!(became, as_refund, "refund: {backend}");
@@ -138,37 +138,41 @@ fn inquiry_continues_until_final_status_is_confirmed_by_query() {
         for name in ["pending", "unknown", "never"] {
             let mut it = standing(Status::Pending);
             let change = payment(&mut it, &update(name), origin, at(5));
-            let search = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
-            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {origin:?}");
+            let inquiry = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
+            assert_eq!((&it.inquiry, change.changed), (&Some(inquiry), false), "{name} from {origin:?}");
         }
         let mut it = standing(Status::Pending);
         payment(&mut it, &outcome(Status::Closed), origin, at(5));
-        assert_eq!(it.state.search, None);
+        assert_eq!(it.state.inquiry, None);
     }
     // A doubt about a final record ends as soon as the provider answers a query.
     let mut doubted = Payment {
-        state: RecordState { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed).state },
+        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..standing(Status::Closed).state },
         ..standing(Status::Closed)
     };
     payment(&mut doubted, &update("failed"), Notification, at(5));
-    assert!(doubted.search.is_some());
+    assert!(doubted.inquiry.is_some());
     payment(&mut doubted, &update("failed"), Query, at(5));
-    assert_eq!((doubted.state.search, doubted.state.status), (None, Status::Closed));
+    assert_eq!((doubted.state.inquiry, doubted.state.status), (None, Status::Closed));
 }
 
 #[test]
 fn scheduled_close_survives_while_the_payment_is_open() {
     let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
     let mut it = Payment {
-        state: RecordState { search: Some(wanted), ..standing(Status::Unknown).state },
+        state: RecordState { inquiry: Some(wanted), ..standing(Status::Unknown).state },
         ..standing(Status::Unknown)
     };
     payment(&mut it, &update("pending"), Query, at(5));
-    assert_eq!(it.state.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
+    assert_eq!(
+        it.state.inquiry,
+        Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }),
+        "due at once"
+    );
     let mut it = standing(Status::Unknown);
     payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(
-        it.state.search,
+        it.state.inquiry,
         Some(Inquiry { confirmed: true, ..delayed_inquiry(at(5)) }),
         "the others wait for their notification"
     );
@@ -222,7 +226,7 @@ fn status_reason_is_set_when_the_provider_gave_no_error() {
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("no answer in time"));
     let mut it = Payment {
-        state: RecordState { search: Some(Inquiry::new(at(1))), ..standing(Status::Unknown).state },
+        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..standing(Status::Unknown).state },
         ..standing(Status::Unknown)
     };
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
@@ -246,8 +250,8 @@ fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
         let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
         payment(&mut it, &Update::Outcome(wrong.clone()), origin, at(5));
         assert_eq!((it.status, it.money_state, &it.provider_error), (Status::Pending, MoneyState::Unknown, &reason));
-        let search = it.search.clone().unwrap();
-        assert!(search.closing && search.due <= at(5), "{search:?}");
+        let inquiry = it.inquiry.clone().unwrap();
+        assert!(inquiry.closing && inquiry.due <= at(5), "{inquiry:?}");
         assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "told once");
         let mut paid = it.clone();
         payment(&mut paid, &outcome(Status::Succeeded), Query, at(7));
@@ -288,10 +292,10 @@ fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
         it
     };
     let mut it = accepted(None);
-    assert_eq!(it.state.search, Some(Inquiry::new(at(1))), "it is asked about at once");
+    assert_eq!(it.state.inquiry, Some(Inquiry::new(at(1))), "it is asked about at once");
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)).became, Some(Status::Failed));
     let mut it = accepted(Some("50000"));
-    assert_eq!(it.state.search, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
+    assert_eq!(it.state.inquiry, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)), Change::default());
     let mut it = accepted(None);
     refund(&mut it, &outcome(Status::Pending), Query, at(2));
@@ -323,7 +327,7 @@ fn create_request_is_retained_until_the_action_is_known() {
     payment(&mut it, &unclear(), Request, at(1));
     payment(&mut it, &outcome(Status::Pending), Query, at(2));
     assert!(it.lacks_action() && it.awaits_action());
-    assert_eq!(it.search.as_ref().map(|search| search.due), Some(at(2)), "the create is repeated at once");
+    assert_eq!(it.inquiry.as_ref().map(|inquiry| inquiry.due), Some(at(2)), "the create is repeated at once");
     payment(&mut it, &payable, Query, at(3));
     assert_eq!((it.create_request.is_some(), it.lacks_action(), it.state.provider_error), (false, false, None));
     for end in [Update::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {

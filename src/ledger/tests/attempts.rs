@@ -37,7 +37,7 @@ async fn abandoned_attempt_is_queried_and_closed_without_merchant_events() {
     let [Record::Payment(left)] = due.as_slice() else { panic!("{due:?}") };
     assert_eq!((left.order_id.as_str(), left.channel.as_str(), left.status), (LEFT, "wechat", Status::Unknown));
     assert_eq!(left.provider_order_no, bench.payment("o").await.provider_order_no, "the provider knows it by the same number");
-    assert!(left.search.as_ref().unwrap().closing && left.is_attempt());
+    assert!(left.inquiry.as_ref().unwrap().closing && left.is_attempt());
     bench.ledger.apply(&of(LEFT), Update::NotFoundAtProvider, at(9)).await.unwrap();
     assert!(bench.due().await.is_empty());
     assert_eq!(bench.kinds().await, ["payment.succeeded"]);
@@ -61,7 +61,7 @@ async fn release_deletes_abandoned_attempts() {
     let permit = bench.moved(Error::NotSent("refused".into())).await;
     bench.ledger.release(permit).await.unwrap();
     assert_eq!(bench.ledger.payment("shop", LEFT).await.unwrap(), None);
-    assert!(bench.ledger.due_searches(at(1_000_000_000), 10, &[]).await.is_empty());
+    assert!(bench.ledger.due_inquiries(at(1_000_000_000), 10, &[]).await.is_empty());
     bench.moved_and_paid().await;
 }
 

@@ -160,7 +160,7 @@ async fn response_with_another_amount_makes_the_payment_unknown() {
     bench.settle(permit, wrong.clone()).await;
     let payment = bench.payment("o2").await;
     assert_eq!(payment.status, Status::Pending);
-    assert!(payment.search.is_some());
+    assert!(payment.inquiry.is_some());
     assert_eq!(bench.kinds().await, ["payment.mismatch"]);
     assert!(matches!(bench.claim("c", close("o2")).await, ClaimResult::AlreadyExists(_)));
     // The same for a refund.
@@ -219,7 +219,7 @@ async fn busy_channels_do_not_starve_pending_inquiries_of_others() {
     let permit = bench.run("pending", pay("pending")).await;
     bench.settle(permit, Update::Outcome(Outcome::of(Status::Pending))).await;
     bench.ledger.save_inquiry(&of("pending"), Some(Inquiry { due: at(50), ..Inquiry::new(at(1)) })).await.unwrap();
-    let due = bench.ledger.due_searches(at(60), 8, &[]).await;
+    let due = bench.ledger.due_inquiries(at(60), 8, &[]).await;
     let is_pending = |record: &Record| matches!(record, Record::Payment(it) if it.status == Status::Pending);
     assert!((7..=8).contains(&due.len()) && due.last().is_some_and(is_pending), "{due:?}");
 }
@@ -236,12 +236,12 @@ async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
         bench.settle(permit, update).await;
     }
     let channel = bench.payment("unknown").await.channel;
-    let search = |due, closing| Inquiry { due: at(due), closing, ..Inquiry::new(at(1)) };
+    let inquiry = |due, closing| Inquiry { due: at(due), closing, ..Inquiry::new(at(1)) };
     for (order, due, closing) in [("pending", 10, false), ("unknown", 30, false), ("closing", 20, true)] {
-        assert!(bench.ledger.save_inquiry(&of(order), Some(search(due, closing))).await.unwrap());
+        assert!(bench.ledger.save_inquiry(&of(order), Some(inquiry(due, closing))).await.unwrap());
     }
     let names = async |limit, busy: &[String]| -> Vec<String> {
-        let due = bench.ledger.due_searches(at(60), limit, busy).await;
+        let due = bench.ledger.due_inquiries(at(60), limit, busy).await;
         due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
     };
     assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
@@ -250,9 +250,9 @@ async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
     assert_eq!(names(10, &["another".to_owned()]).await.len(), 3);
     // A formerly urgent record that is only pending now waits with the others.
     bench.ledger.apply(&of("unknown"), Update::Outcome(Outcome::of(Status::Pending)), at(60)).await.unwrap();
-    bench.ledger.save_inquiry(&of("unknown"), Some(search(5, false))).await.unwrap();
+    bench.ledger.save_inquiry(&of("unknown"), Some(inquiry(5, false))).await.unwrap();
     assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
-    bench.ledger.save_inquiry(&of("unknown"), Some(search(15, false))).await.unwrap();
+    bench.ledger.save_inquiry(&of("unknown"), Some(inquiry(15, false))).await.unwrap();
     assert_eq!(names(10, &[]).await, ["closing", "pending", "unknown"]);
 }
 
@@ -267,25 +267,25 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     // A settlement is not synced at once; the next durable transaction follows it.
     bench.ledger.apply(&of("nothing"), Update::Unknown(Reason::default()), at(1)).await.unwrap();
     assert!(wake.has_changed().unwrap());
-    assert!(bench.ledger.due_searches(at(0), 10, &[]).await.is_empty());
-    assert_eq!(bench.ledger.due_searches(at(1), 1, &[]).await.len(), 1);
+    assert!(bench.ledger.due_inquiries(at(0), 10, &[]).await.is_empty());
+    assert_eq!(bench.ledger.due_inquiries(at(1), 1, &[]).await.len(), 1);
     let version = bench.payment("a").await.version;
-    let search = Inquiry { due: at(60), asked: 3, absent: 1, needs_person: true, ..Inquiry::new(at(1)) };
-    bench.ledger.save_inquiry(&of("a"), Some(search.clone())).await.unwrap();
+    let inquiry = Inquiry { due: at(60), asked: 3, absent: 1, needs_person: true, ..Inquiry::new(at(1)) };
+    bench.ledger.save_inquiry(&of("a"), Some(inquiry.clone())).await.unwrap();
     let names = async |now| -> Vec<String> {
-        let due = bench.ledger.due_searches(now, 10, &[]).await;
+        let due = bench.ledger.due_inquiries(now, 10, &[]).await;
         due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
     };
     assert_eq!(names(at(59)).await, ["b"]);
     assert_eq!(names(at(60)).await, ["b", "a"]);
     let a = bench.payment("a").await;
-    assert_eq!((a.version, a.state.search), (version, Some(search.clone())));
+    assert_eq!((a.version, a.state.inquiry), (version, Some(inquiry.clone())));
     let waiting = bench.ledger.waiting().await.unwrap();
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (2, Some(at(1)), 2));
     for order in ["a", "b"] {
         bench.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
-        bench.ledger.save_inquiry(&of(order), Some(search.clone())).await.unwrap();
-        assert_eq!(bench.payment(order).await.state.search, None, "what ended is not searched again");
+        bench.ledger.save_inquiry(&of(order), Some(inquiry.clone())).await.unwrap();
+        assert_eq!(bench.payment(order).await.state.inquiry, None, "what ended is not searched again");
     }
     let waiting = bench.ledger.waiting().await.unwrap();
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (0, None, 4));
@@ -300,7 +300,7 @@ async fn escalation_happens_once_and_only_for_open_records() {
     let ask = async || bench.ledger.escalate(&of("o"), "nobody knows", at(90_000)).await.unwrap();
     // As after a crash behind the first step, before the next query is due.
     assert_eq!((ask().await, ask().await), (true, false));
-    assert!(bench.payment("o").await.state.search.unwrap().needs_person);
+    assert!(bench.payment("o").await.state.inquiry.unwrap().needs_person);
     assert_eq!(bench.kinds().await, ["payment.unknown", "payment.unknown"], "the merchant hears it once more");
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(90_001)).await.unwrap();
     assert!(!ask().await, "it ended while the provider was asked");
@@ -332,10 +332,10 @@ async fn notification_without_proof_schedules_a_query() {
     let recorded = bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
     assert_eq!(recorded, Recorded::Applied(of("o")));
     assert_eq!((bench.payment("o").await.status, bench.due().await.len()), (Status::Pending, 1));
-    let later = Inquiry { due: at(900), ..bench.payment("o").await.state.search.unwrap() };
+    let later = Inquiry { due: at(900), ..bench.payment("o").await.state.inquiry.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     bench.ledger.record("wechat", rumour.clone(), at(2)).await.unwrap();
-    assert_eq!(bench.payment("o").await.state.search.unwrap().due, at(2), "a repetition asks again");
+    assert_eq!(bench.payment("o").await.state.inquiry.unwrap().due, at(2), "a repetition asks again");
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
     assert!(bench.due().await.is_empty(), "the answer ends it");
     assert_eq!(bench.ledger.record("wechat", rumour, at(4)).await.unwrap(), Recorded::Duplicate);
@@ -353,16 +353,16 @@ async fn pending_record_is_queried_after_the_notification_wait() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    assert!(bench.ledger.due_searches(at(299), 10, &[]).await.is_empty());
-    assert_eq!(bench.ledger.due_searches(at(302), 10, &[]).await.len(), 1);
+    assert!(bench.ledger.due_inquiries(at(299), 10, &[]).await.is_empty());
+    assert_eq!(bench.ledger.due_inquiries(at(302), 10, &[]).await.len(), 1);
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(302)).await.unwrap();
-    assert!(bench.payment("o").await.search.is_some(), "until its end is known");
+    assert!(bench.payment("o").await.inquiry.is_some(), "until its end is known");
     bench.ledger.save_inquiry(&of("o"), None).await.unwrap();
-    assert!(bench.payment("o").await.search.is_none(), "or nothing more is expected");
+    assert!(bench.payment("o").await.inquiry.is_none(), "or nothing more is expected");
     bench.paid("paid").await;
     let permit = bench.run("r", give_back("paid", "r", 10)).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    assert_eq!(bench.ledger.due_searches(at(1000), 10, &[]).await.len(), 1, "refunds too");
+    assert_eq!(bench.ledger.due_inquiries(at(1000), 10, &[]).await.len(), 1, "refunds too");
 }
 
 #[tokio::test]
@@ -372,6 +372,6 @@ async fn close_of_unknown_payment_is_scheduled_until_it_is_open() {
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
-    let search = bench.payment("o").await.state.search.unwrap();
-    assert!(search.closing && search.due == at(2), "{search:?}");
+    let inquiry = bench.payment("o").await.state.inquiry.unwrap();
+    assert!(inquiry.closing && inquiry.due == at(2), "{inquiry:?}");
 }

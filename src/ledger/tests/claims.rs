@@ -85,7 +85,7 @@ async fn retry_of_an_unknown_claim_returns_its_state_and_never_resends() {
     bench.settle(permit, Update::Unknown(Reason::default())).await;
     let unknown = bench.payment("o").await;
     assert_eq!((unknown.status, unknown.money_state), (Status::Unknown, MoneyState::Unknown));
-    assert!(unknown.search.is_some());
+    assert!(unknown.inquiry.is_some());
     for key in ["k", "k2"] {
         let claimed = bench.claim(key, pay("o")).await;
         assert!(matches!(&claimed, ClaimResult::AlreadyExists(Record::Payment(p)) if *p == unknown), "{claimed:?}");

@@ -34,12 +34,12 @@ async fn inquiry_postponed_by_a_wrong_clock_is_due_now() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
-    let search = bench.payment("o").await.state.search.unwrap();
+    let inquiry = bench.payment("o").await.state.inquiry.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
-        let later = Inquiry { due, ..search.clone() };
+        let later = Inquiry { due, ..inquiry.clone() };
         assert!(bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap());
         let after = bench.crash();
-        assert_eq!(after.ledger.due_searches(at(4), 9, &[]).await.len(), count, "{due}");
+        assert_eq!(after.ledger.due_inquiries(at(4), 9, &[]).await.len(), count, "{due}");
     }
 }
 

@@ -30,12 +30,12 @@ async fn unclear_reversal_of_a_succeeded_payment_is_queried_and_a_reversed_one_i
         let permit = bench.run("c", close("o")).await;
         bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
         bench.settle(permit, Update::Unknown(Reason::default())).await;
-        let inquiry = bench.payment("o").await.state.search.expect("an inquiry is scheduled");
+        let inquiry = bench.payment("o").await.state.inquiry.expect("an inquiry is scheduled");
         assert!(inquiry.closing && inquiry.due <= at(20), "{inquiry:?}");
         bench.ledger.apply(&of("o"), outcome(answer), at(20)).await.unwrap();
         bench.ledger.apply(&of("o"), outcome(answer), at(400)).await.unwrap();
         let state = bench.payment("o").await.state;
-        assert_eq!((state.status, state.search), (Status::Succeeded, None), "{answer:?}");
+        assert_eq!((state.status, state.inquiry), (Status::Succeeded, None), "{answer:?}");
         assert_eq!(bench.kinds().await, kinds, "{answer:?}");
     }
 }
@@ -54,13 +54,13 @@ async fn success_of_a_payment_during_its_close_is_confirmed_by_a_later_query() {
         bench.ledger.apply(&of("o"), outcome(answer), at(2)).await.unwrap();
         let state = bench.payment("o").await.state;
         assert_eq!(state.status, Status::Succeeded);
-        assert!(state.search.is_some_and(|inquiry| inquiry.closing), "{answer:?}");
+        assert!(state.inquiry.is_some_and(|inquiry| inquiry.closing), "{answer:?}");
     }
     // A provider may execute an accepted reversal later, so two answers confirm.
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
-    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.due > at(300)));
+    assert!(bench.payment("o").await.state.inquiry.is_some_and(|inquiry| inquiry.due > at(300)));
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(400)).await.unwrap();
-    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.payment("o").await.state.inquiry, None);
 }
 
 /// The provider accepted the reversal and executes it later. The query right after the close still says succeeded.
@@ -71,10 +71,10 @@ async fn success_after_an_accepted_reversal_is_confirmed_and_a_late_reversal_is_
     bench.settle(permit, outcome(Status::Pending)).await;
     let permit = bench.run("c", close("o")).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
-    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.confirmations == 2));
+    assert!(bench.payment("o").await.state.inquiry.is_some_and(|inquiry| inquiry.confirmations == 2));
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Closed), at(400)).await.unwrap();
-    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.payment("o").await.state.inquiry, None);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.mismatch"]);
 }
 
@@ -86,12 +86,12 @@ async fn inquiry_loaded_before_a_success_is_not_saved_so_that_no_close_is_sent()
     bench.settle(permit, outcome(Status::Pending)).await;
     let permit = bench.run("c", close("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
-    let loaded = bench.payment("o").await.state.search.unwrap();
+    let loaded = bench.payment("o").await.state.inquiry.unwrap();
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
-    let confirmation = bench.payment("o").await.state.search;
+    let confirmation = bench.payment("o").await.state.inquiry;
     let marked = Inquiry { closing: true, due: at(0), ..loaded };
     assert!(!bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap(), "the payment has succeeded");
-    assert_eq!(bench.payment("o").await.state.search, confirmation);
+    assert_eq!(bench.payment("o").await.state.inquiry, confirmation);
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn confirmation_scheduled_by_a_wrong_clock_is_answered_now() {
     bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(10_000_000)).await.unwrap();
     for (now, left) in [(20, Some(1)), (400, None)] {
         bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(now)).await.unwrap();
-        assert_eq!(bench.payment("o").await.state.search.map(|inquiry| inquiry.confirmations), left);
+        assert_eq!(bench.payment("o").await.state.inquiry.map(|inquiry| inquiry.confirmations), left);
     }
 }
 
@@ -114,13 +114,13 @@ async fn close_requested_during_a_query_stays_due() {
     let bench = Bench::new();
     let permit = bench.run("k", pay("o")).await;
     bench.settle(permit, outcome(Status::Pending)).await;
-    let loaded = bench.payment("o").await.state.search.unwrap();
+    let loaded = bench.payment("o").await.state.inquiry.unwrap();
     let permit = bench.run("c", close("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
-    let due = bench.payment("o").await.state.search.unwrap().due;
+    let due = bench.payment("o").await.state.inquiry.unwrap().due;
     let postponed = Inquiry { due: at(20_000), ..loaded };
     assert!(bench.ledger.save_inquiry(&of("o"), Some(postponed)).await.unwrap());
-    let inquiry = bench.payment("o").await.state.search.unwrap();
+    let inquiry = bench.payment("o").await.state.inquiry.unwrap();
     assert!(inquiry.closing && inquiry.due == due, "{inquiry:?}");
 }
 
@@ -134,7 +134,7 @@ async fn closed_answer_about_a_fully_refunded_payment_is_no_reversal() {
     let permit = bench.run("r", give_back("o", "r", 1000)).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
     bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
-    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.payment("o").await.state.inquiry, None);
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
 
@@ -152,17 +152,17 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0);
     assert!(matches!(bench.claim("c", close("o")).await, ClaimResult::AlreadyExists(_)));
     // Another unclear close makes a postponed inquiry urgent again.
-    let later = Inquiry { due: at(500), ..bench.payment("o").await.state.search.unwrap() };
+    let later = Inquiry { due: at(500), ..bench.payment("o").await.state.inquiry.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
     let permit = bench.run("c1", close("o")).await;
     bench.settle(permit, Update::Unknown(Reason::default())).await;
-    assert_eq!(bench.ledger.due_searches(at(1), 10, &[]).await.len(), 1);
+    assert_eq!(bench.ledger.due_inquiries(at(1), 10, &[]).await.len(), 1);
     // The provider was queried: the order is still open, and is closed until it is closed.
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(2)).await.unwrap();
-    assert!(bench.payment("o").await.state.search.unwrap().closing);
-    let unmarked = Inquiry { closing: false, ..bench.payment("o").await.state.search.unwrap() };
+    assert!(bench.payment("o").await.state.inquiry.unwrap().closing);
+    let unmarked = Inquiry { closing: false, ..bench.payment("o").await.state.inquiry.unwrap() };
     bench.ledger.save_inquiry(&of("o"), Some(unmarked)).await.unwrap();
-    assert!(bench.payment("o").await.state.search.unwrap().closing, "who asks does not forget what is wanted");
+    assert!(bench.payment("o").await.state.inquiry.unwrap().closing, "who asks does not forget what is wanted");
     let permit = bench.run("c2", close("o")).await;
     // A refused close says nothing about the payment.
     bench.settle(permit, Update::Declined(word())).await;
@@ -186,7 +186,7 @@ async fn unconfirmed_success_after_a_close_is_escalated_once() {
     let reviews = timeline.entries.iter().filter(|entry| matches!(entry.what, TimelineEvent::ManualReview { .. }));
     assert_eq!(reviews.count(), 1);
     assert!(bench.ledger.save_inquiry(&of("o"), None).await.unwrap());
-    assert_eq!(bench.payment("o").await.state.search, None);
+    assert_eq!(bench.payment("o").await.state.inquiry, None);
     assert_eq!(bench.kinds().await, ["payment.succeeded"], "the merchant's status does not change");
     assert!(!escalate().await, "the inquiry has ended");
 }

@@ -26,7 +26,7 @@ async fn crash_makes_running_claims_unknown_and_schedules_inquiries() {
     assert_eq!(after.refund("refunding", "r").await.status, Status::Unknown);
     let open = after.payment("open").await;
     assert_eq!((open.status, open.version), (Status::Pending, bench.payment("open").await.version));
-    assert!(open.search.is_some());
+    assert!(open.inquiry.is_some());
     assert_eq!(after.payment("told").await.status, Status::Succeeded);
     assert_eq!(after.payment("paid").await, bench.payment("paid").await);
     let mut due: Vec<_> = after.due().await.iter().map(name).collect();
@@ -65,20 +65,20 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     let lost = bench.payment("o").await;
     assert_eq!((lost.status, lost.create_request), (Status::Unknown, Some(create_request.clone())));
     assert!(lost.state.status_reason.unwrap().contains("stopped"));
-    let marked = Inquiry { repeated_creates: 1, ..lost.state.search.unwrap() };
+    let marked = Inquiry { repeated_creates: 1, ..lost.state.inquiry.unwrap() };
     assert!(bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
     // Killed between the mark and the create.
     let bench = bench.crash();
     bench.ledger.apply(&of("o"), outcome(Status::Pending), at(9)).await.unwrap();
     let open = bench.payment("o").await;
-    assert_eq!(open.search.as_ref().unwrap().repeated_creates, 1);
+    assert_eq!(open.inquiry.as_ref().unwrap().repeated_creates, 1);
     assert!(open.lacks_action() && open.awaits_action(), "there are tries left");
     // Killed between the mark and the reversal.
-    let marked = Inquiry { closing: true, absent: 1, ..open.state.search.unwrap() };
+    let marked = Inquiry { closing: true, absent: 1, ..open.state.inquiry.unwrap() };
     assert!(bench.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
     let bench = bench.crash();
-    let search = bench.payment("o").await.state.search.unwrap();
-    assert!(search.closing && search.absent == 1, "{search:?}");
+    let inquiry = bench.payment("o").await.state.inquiry.unwrap();
+    assert!(inquiry.closing && inquiry.absent == 1, "{inquiry:?}");
     // No event contains the create request.
     for event in bench.hear_all().await {
         let Record::Payment(payment) = event.data else { panic!() };

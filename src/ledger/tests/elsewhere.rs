@@ -77,11 +77,11 @@ async fn refund_elsewhere_without_own_amount_is_recorded_queried_and_counted_onc
     assert_eq!(bench.left("o").await, 700, "the sum is the most that it may have returned");
     // A crash between the record and the query loses nothing.
     let bench = bench.crash();
-    let [Record::Refund(due)] = &bench.ledger.due_searches(at(5), 10, &[]).await[..] else { panic!() };
+    let [Record::Refund(due)] = &bench.ledger.due_inquiries(at(5), 10, &[]).await[..] else { panic!() };
     assert_eq!((due.provider_refund_no.as_str(), due.status, due.is_elsewhere()), ("CONSOLE-1", Status::Unknown, true));
     assert_eq!(bench.ledger.waiting().await.unwrap().unknown, 0, "no merchant made it");
     let settled = bench.answer_query("o", "CONSOLE-1", returned(200)).await;
-    assert_eq!((settled.status, settled.amount, settled.state.search), (Status::Succeeded, cny(200), None));
+    assert_eq!((settled.status, settled.amount, settled.state.inquiry), (Status::Succeeded, cny(200), None));
     for _ in 0..2 {
         bench.answer_query("o", "CONSOLE-1", returned(200)).await;
         assert_eq!(bench.notify(event("a")).await, Recorded::Duplicate);
@@ -106,7 +106,7 @@ async fn refund_elsewhere_with_own_amount_is_counted_at_once() {
     assert_eq!(bench.notify(refunded("d", "o", Some("CONSOLE-3"), part(600))).await, Recorded::Duplicate);
     let too_much = bench.notify(refunded("e", "o", Some("CONSOLE-4"), part(401))).await;
     assert_eq!(too_much, Recorded::Mismatch(of("o")), "more than was paid");
-    assert!(bench.ledger.due_searches(at(1_000_000), 10, &[]).await.is_empty());
+    assert!(bench.ledger.due_inquiries(at(1_000_000), 10, &[]).await.is_empty());
 }
 
 /// Two refunds exceed what was paid: one more than the payment, the other more than what is left of it.
@@ -161,10 +161,10 @@ async fn refund_elsewhere_is_counted_once_in_every_order_of_notifications_and_an
         let events = bench.kinds().await;
         assert_eq!(events.iter().filter(|kind| *kind == EVENTS[1]).count(), 1, "{steps:?}: {events:?}");
         // A kept sum ends by itself, without a count.
-        for due in bench.ledger.due_searches(at(40 * 3600), 10, &[]).await {
+        for due in bench.ledger.due_inquiries(at(40 * 3600), 10, &[]).await {
             assert!(matches!(due, Record::Refund(refund) if refund.is_known_by_sum()), "{steps:?}");
             let ended = bench.answer_query(&order, "", Update::NotFoundAtProvider).await;
-            assert_eq!((ended.status, ended.state.search), (Status::Closed, None), "{steps:?}");
+            assert_eq!((ended.status, ended.state.inquiry), (Status::Closed, None), "{steps:?}");
         }
         assert_eq!((bench.sums(&order).await, bench.left(&order).await), ((500, 200), 500), "{steps:?}");
         assert!(bench.kinds().await.is_empty(), "{steps:?}");
@@ -208,7 +208,7 @@ async fn refund_that_is_claimed_after_its_notification_is_counted_once() {
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.settle(permit, outcome(Status::Succeeded)).await;
     let ended = bench.answer_query("o", &ours, returned(300)).await;
-    assert_eq!((ended.status, ended.state.search), (Status::Closed, None));
+    assert_eq!((ended.status, ended.state.inquiry), (Status::Closed, None));
     assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 0), 700));
 }
 
@@ -222,7 +222,7 @@ async fn failed_query_of_a_refund_elsewhere_ends_it_without_event() {
     let open = bench.answer_query("o", "C-1", outcome(Status::Pending)).await;
     assert_eq!(open.status, Status::Pending);
     let failed = bench.answer_query("o", "C-1", outcome(Status::Failed)).await;
-    assert_eq!((failed.status, failed.state.search), (Status::Failed, None));
+    assert_eq!((failed.status, failed.state.inquiry), (Status::Failed, None));
     assert_eq!((bench.sums("o").await, bench.left("o").await), ((0, 0), 1000));
     assert!(bench.kinds().await.is_empty());
     assert_eq!(bench.noted("o").await, ["Verify", "C-1 unknown", "C-1 pending", "C-1 failed"].map(str::to_owned));
@@ -263,7 +263,7 @@ async fn higher_sum_of_an_own_refund_waits_for_the_missing_notification() {
         assert_eq!((bench.sums(order).await, bench.left(order).await), ((100, 0), 600), "the difference is reserved");
     }
     let due = async |now| {
-        let due = bench.ledger.due_searches(now, 10, &[]).await;
+        let due = bench.ledger.due_inquiries(now, 10, &[]).await;
         due.into_iter().filter(|it| matches!(it, Record::Refund(refund) if refund.is_known_by_sum())).count()
     };
     assert_eq!(due(at(DAY)).await, 0, "the provider may still repeat the missing notification");
@@ -288,7 +288,7 @@ async fn query_that_names_more_than_is_left_is_a_mismatch_and_counts_nothing() {
     bench.notify(refunded("a", "o", Some("C-1"), total(1000))).await;
     let refused = bench.answer_query("o", "C-1", returned(401)).await;
     assert_eq!(refused.status, Status::Unknown);
-    assert!(refused.state.search.is_some_and(|search| search.due > at(6)), "no busy loop");
+    assert!(refused.state.inquiry.is_some_and(|inquiry| inquiry.due > at(6)), "no busy loop");
     assert_eq!(bench.sums("o").await, (600, 0));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded", "payment.mismatch"]);
 }
@@ -319,7 +319,7 @@ async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
     let ours = provider_number(&["shop", "o", "r"]);
     assert_eq!(bench.notify(refunded("b", "o", Some(&ours), total(300))).await, Recorded::Applied(of_refund("o", "r")));
     let waiting = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
-    assert!(waiting.state.search.is_some_and(|search| search.due > at(6)), "no busy loop");
+    assert!(waiting.state.inquiry.is_some_and(|inquiry| inquiry.due > at(6)), "no busy loop");
     bench.settle(permit, outcome(Status::Succeeded)).await;
     let judged = bench.answer_query("o", "", Update::NotFoundAtProvider).await;
     assert_eq!((judged.status, judged.amount.value), (Status::Closed, 0));

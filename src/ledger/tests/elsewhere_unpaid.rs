@@ -14,11 +14,11 @@ async fn refund_elsewhere_of_an_unpaid_payment_is_kept_and_counted_when_it_is_pa
         let event = || refunded("a", "o", number, refund);
         let early = bench.notify(event()).await;
         assert!(matches!(early, Recorded::RefundElsewhere(_, None) | Recorded::Applied(_)), "{early:?}");
-        assert_eq!(bench.ledger.due_searches(at(9), 10, &[]).await.len(), 2, "the payment and the refund are queried");
+        assert_eq!(bench.ledger.due_inquiries(at(9), 10, &[]).await.len(), 2, "the payment and the refund are queried");
         let update = || if number.is_some() { returned(300) } else { Update::NotFoundAtProvider };
         let number = number.unwrap_or_default();
         let waiting = bench.answer_query("o", number, update()).await;
-        assert!(!waiting.status.is_final() && waiting.state.search.unwrap().due > at(6), "only a paid order can be refunded");
+        assert!(!waiting.status.is_final() && waiting.state.inquiry.unwrap().due > at(6), "only a paid order can be refunded");
         let bench = bench.crash();
         let paid = Outcome { amount: Some(cny(1000)), ..Outcome::of(Status::Succeeded) };
         bench.ledger.apply(&of("o"), Update::Outcome(paid), at(6)).await.unwrap();
@@ -47,7 +47,7 @@ async fn refund_of_a_cancelled_scanned_payment_ends_without_event() {
     assert_eq!(recorded, Recorded::RefundElsewhere(of("o"), None));
     bench.ledger.apply(&of("o"), outcome(Status::Closed), at(6)).await.unwrap();
     let ended = bench.answer_query("o", &number, returned(1000)).await;
-    assert_eq!((ended.status, ended.state.search), (Status::Closed, None));
+    assert_eq!((ended.status, ended.state.inquiry), (Status::Closed, None));
     assert_eq!(bench.sums("o").await, (0, 0));
     assert!(!bench.kinds().await.contains(&EVENTS[1].to_owned()));
     let late = bench.notify(refunded("b", "o", Some("other"), total(1000))).await;
@@ -90,6 +90,6 @@ async fn failed_refund_elsewhere_of_an_unpaid_payment_is_noted_and_schedules_a_q
     let noted = bench.ledger.record("wechat", event.clone(), at(5)).await.unwrap();
     assert_eq!(noted, Recorded::RefundElsewhere(of("o"), None));
     assert_eq!(bench.noted("o").await, ["Verify", "C-1 failed"].map(str::to_owned));
-    assert_eq!(bench.ledger.due_searches(at(5), 10, &[]).await.len(), 1, "what can be given back was paid");
+    assert_eq!(bench.ledger.due_inquiries(at(5), 10, &[]).await.len(), 1, "what can be given back was paid");
     assert_eq!(bench.ledger.record("wechat", event, at(6)).await.unwrap(), Recorded::Duplicate);
 }

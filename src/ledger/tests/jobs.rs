@@ -177,7 +177,7 @@ async fn queued_close_executes_unless_the_payment_succeeded_meanwhile() {
     assert!(matches!(bench.claim("c3", close("paid")).await, ClaimResult::Queued(_)));
     bench.ledger.record("wechat", notification("n", "paid", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
     assert!(bench.take().await.is_none(), "there is nothing to close");
-    let inquiry = bench.payment("paid").await.state.search;
+    let inquiry = bench.payment("paid").await.state.inquiry;
     assert!(inquiry.is_none_or(|inquiry| inquiry.confirmations == 0), "a close that was never sent reversed nothing");
     let permit = bench.accepted("c4", close("refused")).await;
     bench.settle(permit, Update::Declined(word())).await;

@@ -36,7 +36,7 @@ async fn migration_copies_the_whole_embedded_ledger() {
         "refunds           2",
         "claims            6",
         "running           0",
-        "errands           1",
+        "jobs              1",
     ] {
         assert!(moved.contains(count), "{moved}");
     }

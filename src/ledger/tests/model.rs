@@ -208,7 +208,7 @@ impl World {
                 let state = claim["state"].as_str().unwrap_or("done").to_owned();
                 let owner =
                     self.owners.get(id).map(|(owner, history)| (*owner, self.machines[*owner].history == *history));
-                (state, claim["errand"].is_null(), claim["names"].as_array().map(Vec::len), owner)
+                (state, claim["job"].is_null(), claim["names"].as_array().map(Vec::len), owner)
             })
             .collect();
         let payments: Vec<_> = self
@@ -216,8 +216,8 @@ impl World {
             .of(Space::Payments)
             .map(|(_, row)| {
                 let row: PaymentRow = serde_json::from_slice(row).unwrap();
-                let Payment { channel, state: RecordState { status, money_state, search, .. }, .. } = row.payment;
-                let closing = search.map(|search| search.closing);
+                let Payment { channel, state: RecordState { status, money_state, inquiry, .. }, .. } = row.payment;
+                let closing = inquiry.map(|inquiry| inquiry.closing);
                 (status, money_state, closing, channel, row.first_event.is_none(), rank(row.claim), row.attempts.len())
             })
             .collect();

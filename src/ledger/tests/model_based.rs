@@ -191,15 +191,15 @@ impl History {
     async fn check(&mut self) {
         // The drop of a permit takes effect before a later request is answered.
         self.bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
-        let (mut unknown, mut searched) = (0, 0);
+        let (mut unknown, mut inquiries) = (0, 0);
         for order in 0..2 {
             let mut given = 0;
             for refund in [Some(0), Some(1), Some(2), None] {
                 let subject = subject(order, refund);
                 let Some(record) = self.look(&subject).await else { continue };
-                let (status, version, has_search, money) = facts(&record);
+                let (status, version, has_inquiry, money) = facts(&record);
                 unknown += u64::from(status == Status::Unknown);
-                searched += usize::from(has_search);
+                inquiries += usize::from(has_inquiry);
                 if status == Status::Succeeded && refund.is_some() {
                     given += 400;
                 }
@@ -226,8 +226,8 @@ impl History {
         }
         let waiting = self.bench.ledger.waiting().await.unwrap();
         assert_eq!(
-            (waiting.unknown, self.bench.ledger.due_searches(at(1_000_000_000), 1000, &[]).await.len()),
-            (unknown, searched)
+            (waiting.unknown, self.bench.ledger.due_inquiries(at(1_000_000_000), 1000, &[]).await.len()),
+            (unknown, inquiries)
         );
         assert_eq!(waiting.deliveries as usize, self.changes.len() - self.published.len());
     }
@@ -239,8 +239,8 @@ fn subject(order: u8, refund: Option<u8>) -> RecordId {
 
 fn facts(record: &Record) -> (Status, u64, bool, MoneyState) {
     match record {
-        Record::Payment(it) => (it.status, it.version, it.search.is_some(), it.money_state),
-        Record::Refund(it) => (it.status, it.version, it.search.is_some(), it.money_state),
+        Record::Payment(it) => (it.status, it.version, it.inquiry.is_some(), it.money_state),
+        Record::Refund(it) => (it.status, it.version, it.inquiry.is_some(), it.money_state),
     }
 }
 

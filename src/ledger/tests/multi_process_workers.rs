@@ -17,7 +17,7 @@ async fn two_processes_never_query_the_same_record() {
     }
     let looks = (0..8).map(|number| {
         let ledger = ledgers[number % 2].clone();
-        tokio::spawn(async move { (number % 2, ledger.due_searches(at(10), 16, &[]).await) })
+        tokio::spawn(async move { (number % 2, ledger.due_inquiries(at(10), 16, &[]).await) })
     });
     let mut taken = [BTreeSet::new(), BTreeSet::new()];
     for look in looks.collect::<Vec<_>>() {
@@ -31,9 +31,9 @@ async fn two_processes_never_query_the_same_record() {
     assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
     // A process that got an inconclusive answer releases its reservation; then any process may query.
     let mine = taken[0].first().unwrap();
-    let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().state.search.unwrap();
-    ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..search })).await.unwrap();
-    let mut theirs = ledgers[1].due_searches(at(10), 100, &[]).await;
+    let inquiry = ledgers[0].payment("shop", mine).await.unwrap().unwrap().state.inquiry.unwrap();
+    ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..inquiry })).await.unwrap();
+    let mut theirs = ledgers[1].due_inquiries(at(10), 100, &[]).await;
     theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
     assert_eq!(theirs.len(), 1);
 }

@@ -38,7 +38,7 @@ async fn postgres_outage_rejects_claims_then_recovers() {
             .is_err()
     );
     assert!(bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await.is_err());
-    assert!(bench.ledger.due_searches(at(10), 10, &[]).await.is_empty());
+    assert!(bench.ledger.due_inquiries(at(10), 10, &[]).await.is_empty());
     assert!(!bench.ledger.is_healthy());
     server.revive();
     until("it is healthy", async || bench.ledger.is_healthy()).await;

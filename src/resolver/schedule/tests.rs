@@ -144,9 +144,9 @@ fn accepted_but_unconfirmed_refund_fails_after_two_not_found_answers() {
     accepted.provider_refund_id = Some("50000".into());
     assert_eq!(next_inquiry(next(&accepted)).absent, 0, "the provider has assigned an id");
     accepted.provider_refund_id = None;
-    accepted.search = Some(Inquiry { confirmed: true, ..inquiry() });
+    accepted.inquiry = Some(Inquiry { confirmed: true, ..inquiry() });
     assert_eq!(next_inquiry(next(&accepted)).absent, 0, "the provider has confirmed it");
-    (accepted.search, accepted.money_state) = (None, MoneyState::NotSent);
+    (accepted.inquiry, accepted.money_state) = (None, MoneyState::NotSent);
     assert_eq!(next_inquiry(next(&accepted)).absent, 0, "it is queued");
 }
 
@@ -243,7 +243,7 @@ fn inquiry_about_a_refund_elsewhere_that_is_not_found_ends_after_its_escalation(
         state: RecordState {
             status: Status::Pending,
             money_state: MoneyState::NotMoved,
-            search: Some(Inquiry { confirmed: true, ..inquiry() }),
+            inquiry: Some(Inquiry { confirmed: true, ..inquiry() }),
             ..a_refund("o", "r", 1).state
         },
         ..a_refund("o", "r", 1)

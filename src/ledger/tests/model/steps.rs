@@ -209,7 +209,7 @@ impl World {
             Broken::Turns => self.rows.execution(execution.claim).unwrap_or(execution),
             _ => execution,
         };
-        let is_job = !self.rows.claim(execution.claim)["errand"].is_null();
+        let is_job = !self.rows.claim(execution.claim)["job"].is_null();
         let end = if self.broken == Broken::Losses && is_job { Abandoned::NotSent } else { end };
         self.write(machine, Visibility::All, |tx| end.of(tx, execution, Timestamp::now())).unwrap();
     }
