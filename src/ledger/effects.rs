@@ -38,7 +38,7 @@ pub(super) fn publish_mismatch(
     target: &mut Target,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    const KIND: &str = "payment.mismatch";
+    const MISMATCH_EVENT: &str = "payment.mismatch";
     let (subject, data) = (target.subject(), target.record());
     match target {
         Target::Payment(tracked) => {
@@ -46,7 +46,7 @@ pub(super) fn publish_mismatch(
             if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            outbox::publish(tx, tracked, KIND, subject, data, now)?;
+            outbox::publish(tx, tracked, MISMATCH_EVENT, subject, data, now)?;
             tracked.save(tx)
         }
         // Merchants do not know refunds made elsewhere.
@@ -60,7 +60,7 @@ pub(super) fn publish_mismatch(
                 return Ok(());
             }
             let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
-            outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
+            outbox::publish(tx, &mut payment, MISMATCH_EVENT, subject, data, now)?;
             payment.save(tx)?;
             tracked.save(tx)
         }

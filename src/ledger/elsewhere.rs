@@ -72,7 +72,7 @@ pub(super) fn record(
         return Ok(Some(Recorded::Duplicate));
     }
     let recorded = match (number, refunded) {
-        _ if standing(&payment.row.payment) == Standing::TakenBack => cancelled(tx, notification, payment, now)?,
+        _ if standing(&payment.row.payment) == Standing::Reversed => reversed(tx, notification, payment, now)?,
         (_, Refunded::Part(sum) | Refunded::Total(sum)) if !is_possible(&payment.row, sum) => {
             mismatch(tx, notification, payment, refunded, now)?
         }
@@ -191,8 +191,8 @@ fn by_sum(
     })
 }
 
-/// Records the refund of a scanned payment that its own cancellation returned.
-fn cancelled(
+/// Records the refund of a scanned payment that its own reversal returned.
+fn reversed(
     tx: &mut Transaction<'_>,
     notification: &Notification,
     mut payment: TrackedRow<PaymentRow>,

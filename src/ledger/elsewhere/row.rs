@@ -14,7 +14,7 @@ use super::super::timeline::{self, TimelineEvent};
 use super::super::transaction::{Space, Transaction};
 
 /// Type of the event.
-const KIND: &str = "payment.refunded_elsewhere";
+const REFUNDED_ELSEWHERE_EVENT: &str = "payment.refunded_elsewhere";
 const WHY: &str = "money went back to the payer by a refund that was not made here";
 /// Bounds of the delay before a result that cannot be applied yet is tried again. Between them: the record's age.
 const RETRY_DELAY: [SignedDuration; 2] = [SignedDuration::from_secs(2), SignedDuration::from_hours(1)];
@@ -24,8 +24,8 @@ const RETRY_DELAY: [SignedDuration; 2] = [SignedDuration::from_secs(2), SignedDu
 pub(super) enum Standing {
     /// The payment succeeded.
     Paid,
-    /// A scanned payment that was cancelled. The cancellation refunded it.
-    TakenBack,
+    /// A scanned payment that was reversed. The reversal refunded it.
+    Reversed,
     /// The payment is not known to be paid.
     NotPaid,
 }
@@ -33,7 +33,7 @@ pub(super) enum Standing {
 pub(super) fn standing(payment: &Payment) -> Standing {
     match payment.status {
         Status::Succeeded => Standing::Paid,
-        status if payment.method.is_scanned() && status.is_final() => Standing::TakenBack,
+        status if payment.method.is_scanned() && status.is_final() => Standing::Reversed,
         _ => Standing::NotPaid,
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn credit(
     if payment.row.attempt_of.is_none() {
         let (subject, data) =
             (rows::payment_subject(&payment.row.payment), Record::Payment(payment.row.payment.clone()));
-        outbox::publish(tx, payment, KIND, subject, data, now)?;
+        outbox::publish(tx, payment, REFUNDED_ELSEWHERE_EVENT, subject, data, now)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ const IMPOSSIBLE: &str =
     "a refund that was not made here exceeds what was left of the payment: compare it with the provider's console";
 const NOT_PAID: &str = "a payment that is not known to be paid was refunded: compare it with the provider's console";
 const MADE_HERE: &str = "it was made through this gateway";
-const CANCELLATION: &str = "it belongs to the cancellation of the payment";
+const REVERSAL: &str = "it belongs to the reversal of the payment";
 /// Delay before the first query about a refund that the provider has not finished.
 const UNFINISHED_WAIT: SignedDuration = SignedDuration::from_mins(5);
 /// Age at which a result that cannot be applied goes to manual review.
@@ -128,9 +128,9 @@ pub(super) fn succeed(
 ) -> Result<Settled, LedgerError> {
     match standing(&payment.row.payment) {
         Standing::Paid => {}
-        Standing::TakenBack => {
+        Standing::Reversed => {
             release(payment, refund);
-            refund.row.refund.status_reason = Some(CANCELLATION.to_owned());
+            refund.row.refund.status_reason = Some(REVERSAL.to_owned());
             end(refund, Status::Closed, MoneyState::Moved, now);
             return note(tx, payment, refund, now).map(|()| Settled::Counted(0));
         }

@@ -67,7 +67,7 @@ pub(super) fn judge_sum(
             postpone(sum, now);
             return Ok(Settled::Waiting);
         }
-        Standing::TakenBack => {
+        Standing::Reversed => {
             release(payment, sum);
             end(sum, Status::Closed, MoneyState::Moved, now);
             return Ok(Settled::Counted(0));

@@ -1,7 +1,7 @@
 //! Bulk import of another ledger's rows into an empty ledger, in one transaction.
 
 use super::address::Address;
-use super::feed::ALL;
+use super::feed::ANNOUNCE_ALL;
 use super::origin;
 use super::save::save;
 use super::schema;
@@ -57,6 +57,6 @@ impl Filling {
     pub(crate) fn end(self, id: &str) -> Result<(), LedgerError> {
         origin::record_migration(&self.0, id)?;
         // Tells running gateways to discard their caches.
-        Ok(self.0.run(&format!("{ALL}; COMMIT"))?)
+        Ok(self.0.run(&format!("{ANNOUNCE_ALL}; COMMIT"))?)
     }
 }

@@ -23,7 +23,7 @@ const STEPS: [&str; 1] = [
 ];
 
 /// Arbitrary lock number, the same in every version, so that only one process migrates at a time.
-const LOCK: i64 = 0x746f_6c6c_6761_7465;
+const MIGRATION_LOCK: i64 = 0x746f_6c6c_6761_7465;
 
 /// Migrates the tables.
 pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
@@ -34,7 +34,7 @@ pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
         return Ok(());
     }
     session.run(&format!(
-        "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); CREATE TABLE IF NOT EXISTS tollgate_schema (
+        "BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK}); CREATE TABLE IF NOT EXISTS tollgate_schema (
             version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
     ))?;
     for (number, step) in (1..).zip(STEPS).skip(version(session)?.max(0) as usize) {

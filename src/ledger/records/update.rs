@@ -34,13 +34,13 @@ pub struct Reason {
 }
 
 /// Maximum length of a reason's sentence, in characters.
-const LONGEST_REASON: usize = 200;
+const MAX_REASON_CHARS: usize = 200;
 
 impl Reason {
     /// Returns a reason with a sentence of the gateway, cut to 200 characters.
     pub fn sentence(sentence: impl Into<String>) -> Self {
         let mut sentence = sentence.into();
-        if let Some((end, _)) = sentence.char_indices().nth(LONGEST_REASON) {
+        if let Some((end, _)) = sentence.char_indices().nth(MAX_REASON_CHARS) {
             sentence.truncate(end);
         }
         Self { word: None, sentence: Some(sentence) }

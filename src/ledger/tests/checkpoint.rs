@@ -114,7 +114,7 @@ async fn checkpoint_on_a_full_disk_is_retried_until_space_is_free() {
 /// Returns tables without a WAL, as if its directory had been removed.
 fn without_its_log(bench: &Bench) -> Tables {
     let backend = bench.backend.copy();
-    std::fs::remove_dir_all(backend.path().join("journal")).unwrap();
+    std::fs::remove_dir_all(backend.path().join("wal")).unwrap();
     backend
 }
 
@@ -124,5 +124,5 @@ async fn tables_without_a_wal_are_rejected() {
     bench.fill(0, 20).await;
     let backend = without_its_log(&bench);
     let refusal = Ledger::open(backend.path()).err().unwrap().to_string();
-    assert!(refusal.contains("journal/manifest") && refusal.contains("backup"), "{refusal}");
+    assert!(refusal.contains("wal/manifest") && refusal.contains("backup"), "{refusal}");
 }

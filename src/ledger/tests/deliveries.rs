@@ -99,7 +99,7 @@ async fn due_deliveries_are_returned_oldest_first_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn merchant_gets_at_most_its_free_slots_and_no_delivery_under_way_twice() {
+async fn merchant_gets_at_most_its_free_delivery_slots_and_no_delivery_twice() {
     let bench = Bench::new();
     for number in 0..20 {
         bench.paid(&format!("o{number}")).await;

@@ -187,7 +187,7 @@ fn permutations(steps: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn own_refund_that_ends_between_hides_no_refund_elsewhere() {
+async fn own_refund_that_ends_before_the_query_hides_no_refund_elsewhere() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
@@ -251,7 +251,7 @@ async fn refund_elsewhere_that_the_query_does_not_find_is_reviewed_and_counted_b
 }
 
 #[tokio::test]
-async fn higher_sum_of_an_own_refund_waits_for_the_missing_notification() {
+async fn higher_refund_sum_waits_for_the_missing_notification() {
     const DAY: i64 = 24 * 3600;
     let bench = Bench::new();
     for order in ["lost", "late"] {
@@ -332,7 +332,7 @@ async fn sum_of_own_refunds_is_not_a_refund_elsewhere() {
 }
 
 #[tokio::test]
-async fn kept_sum_is_counted_when_the_own_refund_has_failed() {
+async fn stored_refund_sum_is_counted_when_the_own_refund_has_failed() {
     let bench = Bench::new();
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;

@@ -1,4 +1,4 @@
-//! Refunds made elsewhere of payments that are unpaid or cancelled, and their timeline.
+//! Refunds made elsewhere of payments that are unpaid or reversed, and their timeline.
 
 use tollgate_plugins::payment::{Method, Refunded};
 
@@ -6,7 +6,7 @@ use super::elsewhere::{EVENTS, part, refunded, returned, total};
 use super::*;
 
 #[tokio::test]
-async fn refund_elsewhere_of_an_unpaid_payment_is_kept_and_counted_when_it_is_paid() {
+async fn refund_elsewhere_of_an_unpaid_payment_is_stored_and_counted_when_it_is_paid() {
     for (number, refund) in [(Some("CONSOLE-1"), total(300)), (Some("CONSOLE-1"), part(300)), (None, total(300))] {
         let bench = Bench::new();
         let permit = bench.run("k", pay("o")).await;
@@ -37,7 +37,7 @@ async fn refund_elsewhere_of_an_unpaid_payment_is_kept_and_counted_when_it_is_pa
 }
 
 #[tokio::test]
-async fn refund_of_a_cancelled_scanned_payment_ends_without_event() {
+async fn refund_of_a_reversed_scanned_payment_ends_without_event() {
     let bench = Bench::new();
     let method = Method::all().find(Method::is_scanned).unwrap();
     let permit = bench.run("k", Intent::Pay(Payment { method, ..a_payment("o") })).await;
@@ -51,7 +51,7 @@ async fn refund_of_a_cancelled_scanned_payment_ends_without_event() {
     assert_eq!(bench.sums("o").await, (0, 0));
     assert!(!bench.kinds().await.contains(&EVENTS[1].to_owned()));
     let late = bench.notify(refunded("b", "o", Some("other"), total(1000))).await;
-    assert_eq!(late, Recorded::Applied(of("o")), "the cancellation is known");
+    assert_eq!(late, Recorded::Applied(of("o")), "the reversal is known");
 }
 
 #[tokio::test]

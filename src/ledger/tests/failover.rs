@@ -106,7 +106,7 @@ async fn switchover_to_a_standby_loses_nothing() {
 /// Prints how many payments a second were made over a switchover, and how many failed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
-async fn figures_of_a_switchover() {
+async fn payments_during_a_switchover_are_measured() {
     const RATE: u64 = 500;
     let ([first, second], both) = pair();
     let mut second = Some(second);

@@ -70,7 +70,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 #[test]
 fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
-        exec \"$2\" --exact tests::full_disk::inside_a_small_disk --ignored --nocapture";
+        exec \"$2\" --exact tests::full_disk::ledger_on_a_full_small_disk_recovers --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();
     let mut inside = Command::new("unshare");
     inside.args(["-rm", "sh", "-c", SCRIPT, "sh"]).arg(folder.path()).arg(std::env::current_exe().unwrap());
@@ -111,7 +111,7 @@ fn free(folder: &Path) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by the test above, on a small disk"]
-async fn inside_a_small_disk() {
+async fn ledger_on_a_full_small_disk_recovers() {
     let folder = PathBuf::from(std::env::var(SMALL).unwrap());
     with_a_reserve(&folder).await;
     without_a_reserve(&folder).await;

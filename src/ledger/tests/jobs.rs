@@ -6,7 +6,7 @@ use tollgate_plugins::payment::{NextAction as PayerAction, Kind};
 use super::*;
 
 /// Time long after every queued job is due.
-const LATE: i64 = 1_000_000_000;
+const FAR_FUTURE: i64 = 1_000_000_000;
 
 impl Bench {
     async fn accept_with(&self, key: &str, intent: Intent, most: u64) -> ClaimResult {
@@ -24,7 +24,7 @@ impl Bench {
 
     /// Dequeues the first due job.
     pub(super) async fn take(&self) -> Option<ExecutionPermit> {
-        let due = self.ledger.due_job_ids(at(LATE), 100).await;
+        let due = self.ledger.due_job_ids(at(FAR_FUTURE), 100).await;
         self.ledger.dequeue(*due.first()?, "here", at(0)).await.unwrap()
     }
 
@@ -103,7 +103,7 @@ async fn execution_without_a_channel_attempt_does_not_count_as_a_retry() {
     let permit = bench.accepted("k", pay("o")).await;
     bench.ledger.release_untried(permit).await.unwrap();
     // The permit never reached the caller.
-    let [claim] = bench.ledger.due_job_ids(at(LATE), 9).await[..] else { panic!() };
+    let [claim] = bench.ledger.due_job_ids(at(FAR_FUTURE), 9).await[..] else { panic!() };
     let holder = bench.ledger.engine.holder();
     let take = move |tx: &mut transaction::Transaction<'_>| {
         let mut permit = crate::claims::jobs::take(tx, claim, "here", at(0))?.unwrap();
@@ -244,7 +244,7 @@ async fn job_with_a_notification_before_sending_is_queried_and_never_sent() {
     assert!(bench.take().await.is_none() && bench.take().await.is_none());
     assert_eq!(bench.states("paid").await.0, Status::Succeeded);
     assert_eq!(bench.states("amount").await.0, Status::Unknown);
-    assert_eq!(bench.waits(at(LATE)).await, 0);
+    assert_eq!(bench.waits(at(FAR_FUTURE)).await, 0);
 }
 
 #[tokio::test]

@@ -248,7 +248,7 @@ proptest! {
     #![proptest_config(super::proptest_config(24))]
 
     #[test]
-    fn nothing_runs_twice_and_nothing_goes_back(steps in proptest::collection::vec(step(), 1..40)) {
+    fn claims_execute_once_and_records_never_regress(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut history = History {

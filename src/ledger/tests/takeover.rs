@@ -67,7 +67,7 @@ async fn sweep_runs_when_the_lease_of_a_dead_process_expires() {
 /// Prints how long a takeover lasts, and what the survivors do meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
-async fn figures_of_a_takeover() {
+async fn duration_of_a_takeover_is_measured() {
     const CLAIMS: usize = 4000;
     let backend = left_behind(CLAIMS).await;
     let survivors = [backend.connect(12), backend.connect(12)];

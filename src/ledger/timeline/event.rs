@@ -9,7 +9,7 @@ use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
 use crate::records::money_state::MoneyState;
 
 /// Maximum length of a text in an entry, in characters.
-const LONGEST_TEXT: usize = 200;
+const MAX_TEXT_CHARS: usize = 200;
 
 /// Timeline event. Contains no secrets, personal data or bodies; of bodies only length and digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub enum TimelineEvent {
         /// Number of the refund at the provider.
         number: String,
         /// `unknown` while the provider is queried, `pending` where the provider has not finished it, or its result.
-        /// `closed` if it belongs to the payment's own cancellation.
+        /// `closed` if it belongs to the payment's own reversal.
         status: Status,
     },
     /// The record has changed.
@@ -339,7 +339,7 @@ impl TimelineEvent {
             Self::RefundElsewhere { number, .. } => number,
             _ => return,
         };
-        if let Some((end, _)) = why.char_indices().nth(LONGEST_TEXT) {
+        if let Some((end, _)) = why.char_indices().nth(MAX_TEXT_CHARS) {
             why.truncate(end);
         }
     }

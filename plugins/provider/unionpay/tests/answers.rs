@@ -115,7 +115,7 @@ fn unsigned_answer_is_trusted_only_if_it_rejects_our_signature() {
 }
 
 #[test]
-fn accepted_write_is_pending() {
+fn accepted_payment_or_refund_is_pending() {
     for code in ["00", "A6", "05", "70", "83"] {
         for name in WRITES {
             let (operation, answer) = write(name);

@@ -14,7 +14,7 @@ use crate::postgres::session::Session;
 /// Timeout of the probe at a start.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 10 });
 /// Maximum number of outstanding echoes. More exist only if none returns.
-const MOST: usize = 16;
+const MAX_OUTSTANDING_ECHOES: usize = 16;
 
 /// Returns the channel of a process's echoes.
 pub(super) fn channel(owner: u32) -> String {
@@ -40,7 +40,7 @@ impl Echoes {
     pub(super) fn next(&mut self) -> u64 {
         self.last += 1;
         self.sent.push_back((self.last, Instant::now()));
-        if self.sent.len() > MOST {
+        if self.sent.len() > MAX_OUTSTANDING_ECHOES {
             self.sent.pop_front();
         }
         self.last
