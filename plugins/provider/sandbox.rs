@@ -211,15 +211,15 @@ impl Sandbox {
 
 /// Decodes a verified error answer.
 fn decode_error(status: StatusCode, body: &[u8]) -> Error {
-    let Ok(word) = serde_json::from_slice::<ProviderError>(body) else {
+    let Ok(provider_error) = serde_json::from_slice::<ProviderError>(body) else {
         return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
     };
-    match CODES.iter().find(|(code, _)| *code == word.code) {
-        Some((_, class)) => class(word),
-        None if status.is_client_error() => Error::UnlistedRefusal(word),
+    match CODES.iter().find(|(code, _)| *code == provider_error.code) {
+        Some((_, class)) => class(provider_error),
+        None if status.is_client_error() => Error::UnlistedRefusal(provider_error),
         None => Error::Unclear {
             why: format!("HTTP {} answer with an unlisted code", status.as_u16()),
-            provider_error: Some(word),
+            provider_error: Some(provider_error),
         },
     }
 }

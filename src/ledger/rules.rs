@@ -232,22 +232,26 @@ impl StateMachine<'_> {
     /// Records the reason of a new status. A result without a reason keeps the earlier one. Success clears it.
     fn record_reason(&mut self, update: &Update) {
         match update {
-            Update::Declined(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
+            Update::Declined(provider_error) => {
+                self.set_reason(&Reason { provider_error: Some(provider_error.clone()), sentence: None })
+            }
             Update::Unknown(reason) | Update::NotSent(_, reason) => self.set_reason(reason),
             Update::Outcome(outcome) => match &outcome.reason {
                 _ if outcome.status == Status::Succeeded => {
                     (self.state.provider_error, self.state.status_reason) = (None, None)
                 }
-                Some(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
+                Some(provider_error) => {
+                    self.set_reason(&Reason { provider_error: Some(provider_error.clone()), sentence: None })
+                }
                 None => {}
             },
             Update::NotFoundAtProvider | Update::Expired => {}
         }
     }
 
-    fn set_reason(&mut self, Reason { word, sentence }: &Reason) {
-        if word.is_some() || sentence.is_some() {
-            (self.state.provider_error, self.state.status_reason) = (word.clone(), sentence.clone());
+    fn set_reason(&mut self, Reason { provider_error, sentence }: &Reason) {
+        if provider_error.is_some() || sentence.is_some() {
+            (self.state.provider_error, self.state.status_reason) = (provider_error.clone(), sentence.clone());
         }
     }
 
@@ -326,8 +330,9 @@ impl StateMachine<'_> {
         if outcome.status == Status::Succeeded {
             filled |= put(self.moved_at, outcome.at.as_ref(), is_new);
         }
-        if let Some(word) = outcome.reason.as_ref().filter(|_| outcome.status != Status::Succeeded) {
-            filled |= put(&mut self.state.provider_error, Some(word), is_new || outcome.status == Status::Pending);
+        if let Some(provider_error) = outcome.reason.as_ref().filter(|_| outcome.status != Status::Succeeded) {
+            filled |=
+                put(&mut self.state.provider_error, Some(provider_error), is_new || outcome.status == Status::Pending);
         }
         // Until a payment that went wrong is reversed, its payer may have been charged.
         let known = if outcome.needs_reversal { MoneyState::Unknown } else { money_state(outcome.status) };

@@ -227,7 +227,7 @@ pub(super) fn outcome(status: Status) -> Update {
     Update::Outcome(Outcome::of(status))
 }
 
-pub(super) fn word() -> ProviderError {
+pub(super) fn provider_error() -> ProviderError {
     ProviderError { code: "NOT_ENOUGH".into(), message: "余额不足".into() }
 }
 

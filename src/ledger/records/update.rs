@@ -28,7 +28,7 @@ pub enum Update {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     /// The provider's code and message.
-    pub word: Option<ProviderError>,
+    pub provider_error: Option<ProviderError>,
     /// The gateway's sentence, where the provider gave no error.
     pub sentence: Option<String>,
 }
@@ -43,14 +43,14 @@ impl Reason {
         if let Some((end, _)) = sentence.char_indices().nth(MAX_REASON_CHARS) {
             sentence.truncate(end);
         }
-        Self { word: None, sentence: Some(sentence) }
+        Self { provider_error: None, sentence: Some(sentence) }
     }
 }
 
 impl From<&Error> for Reason {
     fn from(error: &Error) -> Self {
         match error.provider_error() {
-            Some(word) => Self { word: Some(word.clone()), sentence: None },
+            Some(provider_error) => Self { provider_error: Some(provider_error.clone()), sentence: None },
             None => Self::sentence(error.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::testing::{a_payment, a_refund, at, cny};
-use super::super::tests::{outcome, word};
+use super::super::tests::{outcome, provider_error};
 use super::Origin::{Notification, Query, Request};
 use super::*;
 use tollgate_plugins::error::ProviderError;
@@ -21,7 +21,7 @@ const STATUSES: [Status; 5] = [Status::Pending, Status::Succeeded, Status::Faile
 
 fn update(name: &str) -> Update {
     match name {
-        "declined" => Update::Declined(word()),
+        "declined" => Update::Declined(provider_error()),
         "unknown" => Update::Unknown(Reason::default()),
         "never" => Update::NotFoundAtProvider,
         _ => outcome(*STATUSES.iter().find(|status| status.as_str() == name).unwrap()),
@@ -59,8 +59,8 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                 assert_eq!(after.version, 7 + u64::from(expected.is_some()), "{backend}");
                 assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{backend}");
                 assert_eq!(after.inquiry.is_some(), !after.status.is_final(), "{backend}");
-                let has_word = expected == Some(Status::Failed) && name == "declined";
-                assert_eq!(after.state.provider_error, has_word.then(word), "{backend}");
+                let has_provider_error = expected == Some(Status::Failed) && name == "declined";
+                assert_eq!(after.state.provider_error, has_provider_error.then(provider_error), "{backend}");
 
                 let mut refunded = a_refund("o", "r", 5);
                 (refunded.status, refunded.state.inquiry) = (from, standing(from).state.inquiry);
@@ -109,8 +109,8 @@ fn first_answer_sets_fields_and_later_answers_only_fill_empty_ones() {
 #[test]
 fn success_after_decline_replaces_the_failure() {
     let mut it = a_payment("o");
-    payment(&mut it, &Update::Declined(word()), Request, at(1));
-    assert_eq!(it.state.provider_error, Some(word()));
+    payment(&mut it, &Update::Declined(provider_error()), Request, at(1));
+    assert_eq!(it.state.provider_error, Some(provider_error()));
     payment(&mut it, &outcome(Status::Succeeded), Notification, at(2));
     assert_eq!((it.status, it.money_state, it.state.provider_error), (Status::Succeeded, MoneyState::Moved, None));
 }
@@ -179,7 +179,7 @@ fn scheduled_close_survives_while_the_payment_is_open() {
 }
 
 fn unclear() -> Update {
-    Update::Unknown(Reason { word: Some(word()), sentence: None })
+    Update::Unknown(Reason { provider_error: Some(provider_error()), sentence: None })
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn final_status_without_reason_keeps_the_earlier_provider_error() {
     for end in [Update::NotFoundAtProvider, outcome(Status::Failed), outcome(Status::Closed)] {
         let mut it = a_payment("o");
         payment(&mut it, &unclear(), Request, at(1));
-        assert_eq!((it.status, &it.provider_error), (Status::Unknown, &Some(word())));
+        assert_eq!((it.status, &it.provider_error), (Status::Unknown, &Some(provider_error())));
         // Pending meanwhile, without new information.
         let mut open = it.clone();
         payment(&mut open, &outcome(Status::Pending), Query, at(2));
@@ -195,12 +195,16 @@ fn final_status_without_reason_keeps_the_earlier_provider_error() {
         for it in [&mut it, &mut open] {
             payment(it, &end, Query, at(4));
             assert!(it.status.is_final(), "{end:?}");
-            assert_eq!((&it.provider_error, &it.status_reason), (&Some(word()), &None), "{end:?}");
+            assert_eq!((&it.provider_error, &it.status_reason), (&Some(provider_error()), &None), "{end:?}");
         }
         let mut refunded = a_refund("o", "r", 5);
         refund(&mut refunded, &unclear(), Request, at(1));
         refund(&mut refunded, &end, Query, at(2));
-        assert_eq!((refunded.status, refunded.state.provider_error), (Status::Failed, Some(word())), "{end:?}");
+        assert_eq!(
+            (refunded.status, refunded.state.provider_error),
+            (Status::Failed, Some(provider_error())),
+            "{end:?}"
+        );
     }
 }
 
@@ -330,7 +334,7 @@ fn create_request_is_retained_until_the_action_is_known() {
     assert_eq!(it.inquiry.as_ref().map(|inquiry| inquiry.due), Some(at(2)), "the create is repeated at once");
     payment(&mut it, &payable, Query, at(3));
     assert_eq!((it.create_request.is_some(), it.lacks_action(), it.state.provider_error), (false, false, None));
-    for end in [Update::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {
+    for end in [Update::Declined(provider_error()), outcome(Status::Closed), outcome(Status::Succeeded)] {
         let mut it = begun.clone();
         payment(&mut it, &end, Request, at(1));
         assert_eq!(it.create_request, None, "{end:?}");

@@ -178,7 +178,7 @@ async fn notification_before_the_response_takes_precedence() {
     for (order, update) in [
         ("a", Update::Unknown(Reason::default())),
         ("b", outcome(Status::Pending)),
-        ("c", Update::Declined(word())),
+        ("c", Update::Declined(provider_error())),
         ("d", outcome(Status::Closed)),
     ] {
         let permit = bench.run(order, pay(order)).await;

@@ -23,7 +23,7 @@ impl Bench {
                 0 => self.ledger.release(permit).await.unwrap(),
                 1 => drop(self.settle(permit, outcome(Status::Succeeded)).await),
                 2 => drop(self.settle(permit, Update::Unknown(Reason::default())).await),
-                _ => drop(self.settle(permit, Update::Declined(word())).await),
+                _ => drop(self.settle(permit, Update::Declined(provider_error())).await),
             }
         }
     }

@@ -10,10 +10,10 @@ async fn same_idempotency_key_executes_once_then_replays_the_response() {
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Running));
     let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
     assert!(matches!(other, ClaimResult::KeyReused));
-    let (record, said) = bench.ledger.settle(permit, Update::Declined(word()), at(1), answer).await.unwrap();
+    let (record, said) = bench.ledger.settle(permit, Update::Declined(provider_error()), at(1), answer).await.unwrap();
     let Record::Payment(payment) = record else { panic!() };
     assert_eq!((payment.status, payment.money_state), (Status::Failed, MoneyState::NotMoved));
-    assert_eq!(payment.state.provider_error, Some(word()));
+    assert_eq!(payment.state.provider_error, Some(provider_error()));
     assert!(matches!(bench.claim("k", pay("o")).await, ClaimResult::Replay(again) if again == said));
     let other = bench.ledger.claim(claim_key("k", "other"), pay("o"), at(0)).await.unwrap();
     assert!(matches!(other, ClaimResult::KeyReused));

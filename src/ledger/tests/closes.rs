@@ -165,7 +165,7 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     assert!(bench.payment("o").await.state.inquiry.unwrap().closing, "who asks does not forget what is wanted");
     let permit = bench.run("c2", close("o")).await;
     // A refused close says nothing about the payment.
-    bench.settle(permit, Update::Declined(word())).await;
+    bench.settle(permit, Update::Declined(provider_error())).await;
     let after = bench.payment("o").await;
     assert_eq!((after.status, after.state.provider_error), (Status::Pending, None));
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));

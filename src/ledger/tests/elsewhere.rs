@@ -337,7 +337,7 @@ async fn stored_refund_sum_is_counted_when_the_own_refund_has_failed() {
     bench.paid("o").await;
     let permit = bench.run("r", give_back("o", "r", 300)).await;
     bench.notify(refunded("a", "o", None, total(300))).await;
-    bench.settle(permit, Update::Declined(word())).await;
+    bench.settle(permit, Update::Declined(provider_error())).await;
     bench.answer_query("o", "", Update::NotFoundAtProvider).await;
     assert_eq!((bench.sums("o").await, bench.left("o").await), ((300, 300), 700));
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.failed", "payment.refunded_elsewhere"]);

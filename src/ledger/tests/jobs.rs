@@ -180,7 +180,7 @@ async fn queued_close_executes_unless_the_payment_succeeded_meanwhile() {
     let inquiry = bench.payment("paid").await.state.inquiry;
     assert!(inquiry.is_none_or(|inquiry| inquiry.confirmations == 0), "a close that was never sent reversed nothing");
     let permit = bench.accepted("c4", close("refused")).await;
-    bench.settle(permit, Update::Declined(word())).await;
+    bench.settle(permit, Update::Declined(provider_error())).await;
     let mut events = bench.hear_all().await;
     events.sort_by_key(|event| event.subject.order_id.clone());
     let published: Vec<_> = events.iter().map(|event| (event.subject.order_id.as_str(), event.kind.as_str())).collect();
@@ -192,7 +192,7 @@ async fn queued_close_executes_unless_the_payment_succeeded_meanwhile() {
 #[tokio::test]
 async fn declined_queued_close_reports_its_reason_in_the_event_only() {
     let bench = Bench::new();
-    let unclear = Reason { word: Some(ProviderError { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
+    let unclear = Reason { provider_error: Some(ProviderError { code: "SYSTEMERROR".into(), message: "m".into() }), sentence: None };
     for (order, begin) in [("clear", None), ("unclear", Some(unclear))] {
         let permit = bench.run(order, pay(order)).await;
         match begin.clone() {
@@ -203,7 +203,7 @@ async fn declined_queued_close_reports_its_reason_in_the_event_only() {
         bench.hear_all().await;
         let before = bench.payment(order).await;
         for (key, update, said) in [
-            ("refused", Update::Declined(word()), "the provider refused to close it (NOT_ENOUGH"),
+            ("refused", Update::Declined(provider_error()), "the provider refused to close it (NOT_ENOUGH"),
             ("late", Update::NotSent(Status::Failed, Reason::sentence("no connection")), "given up: no connection"),
         ] {
             let permit = bench.accepted(&format!("{key} {order}"), close(order)).await;
@@ -286,11 +286,11 @@ async fn sent_at_is_the_time_of_the_execution_until_a_request_may_have_left() {
         tried.ended(&Err(result));
         tried
     };
-    let word = tollgate_plugins::error::ProviderError { code: "11".into(), message: String::new() };
+    let provider_error = tollgate_plugins::error::ProviderError { code: "11".into(), message: String::new() };
     for (now, sent_at, written, result) in [
         (100, 100, BytesSent::No, Error::NotSent("no connection".into())),
-        (200, 200, BytesSent::Yes, Error::ProviderBusy(word.clone())),
-        (300, 300, BytesSent::Yes, Error::Unauthorized(word.clone())),
+        (200, 200, BytesSent::Yes, Error::ProviderBusy(provider_error.clone())),
+        (300, 300, BytesSent::Yes, Error::Unauthorized(provider_error.clone())),
         (400, 300, BytesSent::No, Error::NotSent("no connection".into())),
     ] {
         let mut permit = take(now).await;

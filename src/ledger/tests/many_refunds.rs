@@ -67,7 +67,7 @@ fn refund_cost_is_constant_in_the_number_of_refunds() {
     let mut costs = Vec::new();
     for number in 0..600 {
         let (claimed, claim) = ledger.claim(&format!("k{number:04}"), give_back("o", &format!("r{number:04}"), 1));
-        let update = if number < 300 { Update::Declined(word()) } else { Update::Unknown(Reason::default()) };
+        let update = if number < 300 { Update::Declined(provider_error()) } else { Update::Unknown(Reason::default()) };
         costs.push((claim, ledger.settle(claimed, update)));
     }
     let sum = |(claim, settle): &([usize; 3], [usize; 3])| -> usize { claim.iter().chain(settle).sum() };
@@ -103,7 +103,7 @@ async fn released_refund_is_removed_at_any_position_of_the_list() {
         let permit = bench.run("again", give_back("o", released, 400)).await;
         bench.settle(permit, outcome(Status::Succeeded)).await;
         for (_, permit) in left {
-            bench.settle(permit, Update::Declined(word())).await;
+            bench.settle(permit, Update::Declined(provider_error())).await;
         }
         assert_eq!(refunds(&bench).await, [others, vec![released.to_owned()]].concat());
         assert!(matches!(

@@ -50,7 +50,7 @@ fn update(number: u8) -> Update {
         1 | 2 => outcome(Status::Succeeded),
         3 => outcome(Status::Failed),
         4 => outcome(Status::Closed),
-        5 => Update::Declined(word()),
+        5 => Update::Declined(provider_error()),
         6 => Update::Unknown(Reason::default()),
         _ => Update::NotFoundAtProvider,
     }

@@ -140,7 +140,7 @@ async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing()
     let late = [
         outcome(Status::Closed),
         outcome(Status::Pending),
-        Update::Declined(word()),
+        Update::Declined(provider_error()),
         Update::Unknown(Reason::default()),
     ];
     for (permit, update) in permits.into_iter().zip(late) {

@@ -252,15 +252,17 @@ impl ProviderCall {
                 | Error::Mismatch(why),
             ) => Some(why.clone()),
             Err(Error::Unclear { why, provider_error: None }) => Some(why.clone()),
-            Err(Error::Unclear { why, provider_error: Some(word) }) => Some(format!("{why} ({})", word.code)),
+            Err(Error::Unclear { why, provider_error: Some(provider_error) }) => {
+                Some(format!("{why} ({})", provider_error.code))
+            }
             Err(
-                Error::ProviderBusy(word)
-                | Error::Unauthorized(word)
-                | Error::Declined(word)
-                | Error::Conflict(word)
-                | Error::NotFound(word)
-                | Error::UnlistedRefusal(word),
-            ) => Some(word.code.clone()),
+                Error::ProviderBusy(provider_error)
+                | Error::Unauthorized(provider_error)
+                | Error::Declined(provider_error)
+                | Error::Conflict(provider_error)
+                | Error::NotFound(provider_error)
+                | Error::UnlistedRefusal(provider_error),
+            ) => Some(provider_error.code.clone()),
         };
     }
 

@@ -80,7 +80,7 @@ impl World {
         if hand.sent {
             for (update, name) in [
                 (outcome(Status::Succeeded), "an answer: done"),
-                (Update::Declined(word()), "an answer: refused"),
+                (Update::Declined(provider_error()), "an answer: refused"),
                 (Update::Unknown(Reason::default()), "no answer"),
             ] {
                 let is_possible = match update {
