@@ -102,7 +102,7 @@ pub(super) fn apply_to_payment(
     let lacked_action = tracked.row.payment.action.is_none();
     let change = rules::payment(&mut tracked.row.payment, update, origin, now);
     let RecordState { status, money_state, version, .. } = tracked.row.payment.state;
-    // A merchant that was told of an unknown result learns that the payer can pay now.
+    // A merchant that received an unknown result gets an event that the payer can pay now.
     let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
     let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
     let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };

@@ -245,7 +245,7 @@ pub(super) fn is_running(from: &impl Read, execution: ExecutionId) -> Result<boo
     Ok(ClaimRow::running(from, execution)?.is_some())
 }
 
-/// Ends a running claim of which it is unknown whether anything was sent. The provider is asked from then on.
+/// Ends a running claim of which it is unknown whether anything was sent. The provider is queried from then on.
 pub(super) fn mark_interrupted(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,

@@ -10,10 +10,10 @@
 //! **Sums.** Alipay's notifications name the sum of all refunds, and some name no refund, or a refund of ours. Such a
 //! sum proves that `sum - refunded` was refunded elsewhere, under two conditions. The results of all our own refunds
 //! and of all numbered refunds must be known, because the sum may include them. The difference must not belong to a
-//! refund whose notification is still on its way. So the highest sum is kept in one record without a number:
-//! - A notification without a number is judged as soon as every result is known.
+//! refund whose notification is still on its way. So the highest sum is stored in one record without a number:
+//! - A notification without a number is evaluated as soon as every result is known.
 //! - A higher sum in a notification about a known refund waits for the missing refund's own notification, until the
-//!   provider has stopped repeating notifications. Then it is judged.
+//!   provider has stopped repeating notifications. Then it is evaluated.
 //! - The difference is counted and published. A numbered refund that succeeds later was part of that difference: only
 //!   what exceeds the difference is counted.
 //!
@@ -103,7 +103,7 @@ fn numbered(
 ) -> Result<Recorded, LedgerError> {
     let subject = rows::payment_subject(&payment.row.payment);
     let found = row::find(tx, &payment.row.payment, number)?;
-    // Late news about a refund that is settled.
+    // A late notification about a refund that is settled.
     if found.as_ref().is_some_and(|known| matches!(known.row.refund.status, Status::Succeeded | Status::Closed)) {
         return Ok(Recorded::Duplicate);
     }
@@ -179,8 +179,8 @@ fn by_sum(
     if standing(&payment.row.payment) == Standing::NotPaid {
         settle::query_payment(&mut payment, now);
     }
-    let mut sum = sums::keep_sum(tx, &mut payment, total, now, now)?;
-    let settled = sums::judge_sum(tx, &mut payment, &mut sum, now)?;
+    let mut sum = sums::store_sum(tx, &mut payment, total, now, now)?;
+    let settled = sums::evaluate_sum(tx, &mut payment, &mut sum, now)?;
     sum.save(tx)?;
     payment.save(tx)?;
     Ok(match settled {

@@ -26,7 +26,7 @@ pub(super) fn save_inquiry(
     if known.confirmations > 0 && inquiry.as_ref().is_some_and(|inquiry| inquiry.confirmations == 0) {
         return Ok(false);
     }
-    // A close that was requested meanwhile stays scheduled and due, and a confirmation that arrived meanwhile is kept.
+    // A close that was requested meanwhile stays scheduled and due, and a confirmation that arrived meanwhile stays.
     let (closing, confirmed, due) = (known.closing, known.confirmed, known.due);
     *target.inquiry() = inquiry.map(|inquiry| Inquiry {
         closing: inquiry.closing || closing,
@@ -77,17 +77,17 @@ pub(super) fn due(schedule: &Schedule, now: Timestamp, limit: usize, busy: &[Str
     patient.sort();
     urgent.truncate(limit - patient.len().min(patient_share(limit)));
     // Keys of this space also name their records after eight bytes.
-    let unborn = schedule.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
+    let future = schedule.unknown.range(after(now, MAX_FUTURE_START)..).map(|(key, _)| key);
     let mut keys: Vec<_> = urgent.into_iter().chain(patient).take(limit).cloned().collect();
     let is_listed = |name: &[u8]| keys.iter().any(|key| key.get(8..) == Some(name));
-    let unborn: Vec<_> = unborn.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
-    keys.extend(unborn);
+    let future: Vec<_> = future.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
+    keys.extend(future);
     keys.truncate(limit);
     keys
 }
 
 /// Records that became unknown later than this were written by a wrong clock.
-const FUTURE: SignedDuration = SignedDuration::from_mins(1);
+const MAX_FUTURE_START: SignedDuration = SignedDuration::from_mins(1);
 
 /// Returns the records of these keys. A record that cannot be read does not block the others.
 pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {

@@ -154,7 +154,7 @@ impl<P: Backend> Fixture<P> {
     }
 
     /// Delivers every event, as for a merchant that accepts all.
-    async fn hear_all(&self) -> Vec<Event> {
+    async fn deliver_all(&self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
             let due = self.deliveries(at(1_000_000_000), 10).await;
@@ -170,7 +170,7 @@ impl<P: Backend> Fixture<P> {
     }
 
     async fn kinds(&self) -> Vec<String> {
-        self.hear_all().await.into_iter().map(|event| event.kind).collect()
+        self.deliver_all().await.into_iter().map(|event| event.kind).collect()
     }
 
     /// Returns records with a due inquiry, without those that only wait for a notification.
@@ -207,7 +207,7 @@ fn pay(order: &str) -> Intent {
     Intent::Pay(a_payment(order))
 }
 
-fn give_back(order: &str, refund: &str, value: u64) -> Intent {
+fn refund_intent(order: &str, refund: &str, value: u64) -> Intent {
     Intent::Refund(a_refund(order, refund, value))
 }
 

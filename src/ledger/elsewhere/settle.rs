@@ -10,7 +10,7 @@ use super::super::rules::Change;
 use super::super::timeline::{self, TimelineEvent};
 use super::super::transaction::Transaction;
 use super::row::{Settled, Standing, credit, end, find, note, postpone, release, reserve, standing, state};
-use super::sums::{expect_missing, judge_sum, keep_sum, refresh_sum};
+use super::sums::{evaluate_sum, expect_missing, refresh_sum, store_sum};
 
 const ABSENT: &str = "the provider notified of a refund that was not made here, but its query does not find the refund: \
                       look it up in the provider's console";
@@ -55,7 +55,9 @@ pub(in super::super) fn apply(
                 remain_open(tx, &payment, refund, outcome.needs_person.as_deref(), now)?
             }
         },
-        Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => judge_sum(tx, &mut payment, refund, now)?,
+        Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => {
+            evaluate_sum(tx, &mut payment, refund, now)?
+        }
         // A notification proved the amount; only the payment's own result was missing.
         Update::NotFoundAtProvider if known.value > 0 => succeed(tx, &mut payment, refund, known, now)?,
         Update::NotFoundAtProvider => {
@@ -65,7 +67,7 @@ pub(in super::super) fn apply(
                 // From here on the sum proves the amount and reserves it.
                 release(&mut payment, refund);
                 refund.save(tx)?;
-                keep_sum(tx, &mut payment, total, now, now)?.save(tx)?;
+                store_sum(tx, &mut payment, total, now, now)?.save(tx)?;
             }
             settled
         }

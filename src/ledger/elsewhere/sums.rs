@@ -26,13 +26,13 @@ pub(super) fn expect_missing(
 ) -> Result<(), LedgerError> {
     if total > known(tx, &payment.row)? {
         let due = now.saturating_add(MISSING_NOTIFICATION_WAIT).unwrap_or(now);
-        keep_sum(tx, payment, total, due, now)?.save(tx)?;
+        store_sum(tx, payment, total, due, now)?.save(tx)?;
     }
     Ok(())
 }
 
-/// Keeps the highest sum in the record of the sums, to be judged when `due`. The caller saves both.
-pub(super) fn keep_sum(
+/// Keeps the highest sum in the record of the sums, to be evaluated when `due`. The caller saves both.
+pub(super) fn store_sum(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
     total: u64,
@@ -55,7 +55,7 @@ pub(super) fn keep_sum(
 }
 
 /// Counts what a sum proves, if every result is known.
-pub(super) fn judge_sum(
+pub(super) fn evaluate_sum(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
     sum: &mut TrackedRow<RefundRow>,
@@ -83,7 +83,7 @@ pub(super) fn judge_sum(
     Ok(Settled::Counted(missing))
 }
 
-/// Adjusts the kept sum to a refund that has become known. The sum ends if it is explained.
+/// Adjusts the stored sum to a refund that has become known. The sum ends if it is explained.
 pub(super) fn refresh_sum(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
@@ -92,14 +92,14 @@ pub(super) fn refresh_sum(
     let sum = find(tx, &payment.row.payment, "")?.filter(|sum| sum.row.refund.inquiry.is_some());
     let Some(mut sum) = sum else { return Ok(()) };
     if state(&mut sum).total <= payment.row.payment.refunded {
-        judge_sum(tx, payment, &mut sum, now)?;
+        evaluate_sum(tx, payment, &mut sum, now)?;
     } else {
         reserve_missing(tx, payment, &mut sum)?;
     }
     sum.save(tx)
 }
 
-/// Reserves what a kept sum certainly exceeds all known refunds by.
+/// Reserves what a stored sum certainly exceeds all known refunds by.
 pub(super) fn reserve_missing(
     tx: &Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,

@@ -6,7 +6,7 @@ use super::Origin::{Notification, Query, Request};
 use super::*;
 use tollgate_plugins::error::ProviderError;
 
-const NEWS: [(&str, &str); 7] = [
+const UPDATES: [(&str, &str); 7] = [
     // Update, then its effect in each status: P, S, F, C, U; `-` is no change.
     // In the order Pending, Succeeded, Failed, Closed, Unknown.
     ("pending", "- - - - P"),
@@ -28,7 +28,7 @@ fn update(name: &str) -> Update {
     }
 }
 
-fn standing(status: Status) -> Payment {
+fn payment_in(status: Status) -> Payment {
     let inquiry = (!status.is_final()).then(|| Inquiry::new(at(1)));
     Payment {
         state: RecordState { status, money_state: money_state(status), version: 7, inquiry, ..a_payment("o").state },
@@ -38,7 +38,7 @@ fn standing(status: Status) -> Payment {
 
 #[test]
 fn transition_table_of_every_update_in_every_status_from_every_origin() {
-    for (name, row) in NEWS {
+    for (name, row) in UPDATES {
         for (from, to) in STATUSES.into_iter().zip(row.split(' ')) {
             for origin in [Request, Query, Notification] {
                 let only_own = from == Status::Pending && (name == "unknown" || name == "never");
@@ -46,7 +46,7 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                     Some(_) if only_own && origin != Request => None,
                     expected => expected,
                 };
-                let mut after = standing(from);
+                let mut after = payment_in(from);
                 let change = payment(&mut after, &update(name), origin, at(5));
                 let backend = format!("{name} from {origin:?} meets {from:?}");
                 assert_eq!(
@@ -63,7 +63,7 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                 assert_eq!(after.state.provider_error, has_provider_error.then(provider_error), "{backend}");
 
                 let mut refunded = a_refund("o", "r", 5);
-                (refunded.status, refunded.state.inquiry) = (from, standing(from).state.inquiry);
+                (refunded.status, refunded.state.inquiry) = (from, payment_in(from).state.inquiry);
                 let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
                 assert_eq!(became, as_refund, "refund: {backend}");
@@ -121,7 +121,7 @@ fn outcome_with_another_amount_is_rejected_from_every_origin() {
         for (origin, amount) in
             [(Request, cny(999)), (Query, cny(1001)), (Notification, Money { currency: usd(), ..cny(1000) })]
         {
-            let mut it = standing(status);
+            let mut it = payment_in(status);
             let update = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
             let change = payment(&mut it, &update, origin, at(5));
             assert!(change.mismatch);
@@ -136,19 +136,19 @@ fn outcome_with_another_amount_is_rejected_from_every_origin() {
 fn inquiry_continues_until_final_status_is_confirmed_by_query() {
     for origin in [Query, Notification] {
         for name in ["pending", "unknown", "never"] {
-            let mut it = standing(Status::Pending);
+            let mut it = payment_in(Status::Pending);
             let change = payment(&mut it, &update(name), origin, at(5));
             let inquiry = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
             assert_eq!((&it.inquiry, change.changed), (&Some(inquiry), false), "{name} from {origin:?}");
         }
-        let mut it = standing(Status::Pending);
+        let mut it = payment_in(Status::Pending);
         payment(&mut it, &outcome(Status::Closed), origin, at(5));
         assert_eq!(it.state.inquiry, None);
     }
     // A doubt about a final record ends as soon as the provider answers a query.
     let mut doubted = Payment {
-        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..standing(Status::Closed).state },
-        ..standing(Status::Closed)
+        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..payment_in(Status::Closed).state },
+        ..payment_in(Status::Closed)
     };
     payment(&mut doubted, &update("failed"), Notification, at(5));
     assert!(doubted.inquiry.is_some());
@@ -160,8 +160,8 @@ fn inquiry_continues_until_final_status_is_confirmed_by_query() {
 fn scheduled_close_survives_while_the_payment_is_open() {
     let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
     let mut it = Payment {
-        state: RecordState { inquiry: Some(wanted), ..standing(Status::Unknown).state },
-        ..standing(Status::Unknown)
+        state: RecordState { inquiry: Some(wanted), ..payment_in(Status::Unknown).state },
+        ..payment_in(Status::Unknown)
     };
     payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(
@@ -169,7 +169,7 @@ fn scheduled_close_survives_while_the_payment_is_open() {
         Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }),
         "due at once"
     );
-    let mut it = standing(Status::Unknown);
+    let mut it = payment_in(Status::Unknown);
     payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(
         it.state.inquiry,
@@ -230,8 +230,8 @@ fn status_reason_is_set_when_the_provider_gave_no_error() {
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("no answer in time"));
     let mut it = Payment {
-        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..standing(Status::Unknown).state },
-        ..standing(Status::Unknown)
+        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..payment_in(Status::Unknown).state },
+        ..payment_in(Status::Unknown)
     };
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("does not have it"));
@@ -249,14 +249,14 @@ fn status_reason_is_set_when_the_provider_gave_no_error() {
 fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
     for (status, origin) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
-        let mut it = Payment { method, ..standing(status) };
+        let mut it = Payment { method, ..payment_in(status) };
         let reason = Some(ProviderError { code: "PAYERROR".into(), message: String::new() });
         let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
         payment(&mut it, &Update::Outcome(wrong.clone()), origin, at(5));
         assert_eq!((it.status, it.money_state, &it.provider_error), (Status::Pending, MoneyState::Unknown, &reason));
         let inquiry = it.inquiry.clone().unwrap();
         assert!(inquiry.closing && inquiry.due <= at(5), "{inquiry:?}");
-        assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "told once");
+        assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "reported once");
         let mut paid = it.clone();
         payment(&mut paid, &outcome(Status::Succeeded), Query, at(7));
         assert_eq!(
@@ -274,7 +274,7 @@ fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
 #[test]
 fn only_a_sent_pending_payment_expires() {
     for status in STATUSES {
-        let mut it = standing(status);
+        let mut it = payment_in(status);
         let change = payment(&mut it, &Update::Expired, Query, at(5));
         let expected = (status == Status::Pending).then_some(Status::Closed);
         assert_eq!(change.became, expected, "{status:?}");
@@ -296,7 +296,7 @@ fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
         it
     };
     let mut it = accepted(None);
-    assert_eq!(it.state.inquiry, Some(Inquiry::new(at(1))), "it is asked about at once");
+    assert_eq!(it.state.inquiry, Some(Inquiry::new(at(1))), "it is queried at once");
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)).became, Some(Status::Failed));
     let mut it = accepted(Some("50000"));
     assert_eq!(it.state.inquiry, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
@@ -309,7 +309,7 @@ fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
 #[test]
 fn scanned_payment_waiting_for_password_fails_when_not_found_at_provider() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
-    let mut it = Payment { method, ..standing(Status::Pending) };
+    let mut it = Payment { method, ..payment_in(Status::Pending) };
     assert_eq!(payment(&mut it, &Update::NotFoundAtProvider, Query, at(5)).became, Some(Status::Failed));
 }
 

@@ -56,7 +56,7 @@ pub enum TimelineEvent {
         /// Operation.
         action: IntentKind,
     },
-    /// The result of an execution is unknown, so the provider is asked.
+    /// The result of an execution is unknown, so the provider is queried.
     Interrupted {
         /// Operation.
         action: IntentKind,
@@ -166,7 +166,7 @@ impl LossCause {
                 "the gateway that ran it stopped or lost the ledger, so it is not known whether it was sent"
             }
             Self::NoResult => "it ended in the gateway without a result, so it is not known whether it was sent",
-            Self::KnownToProvider => "this gateway sent nothing, but the provider has told of it",
+            Self::KnownToProvider => "this gateway sent nothing, but the provider knows the request",
         }
     }
 }

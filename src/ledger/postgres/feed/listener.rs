@@ -65,13 +65,13 @@ impl NotificationListener<'_> {
         let echo = channel(self.shared.owner);
         let begin = format!("SET application_name = 'tollgate feed'; LISTEN {CHANGES_CHANNEL}; LISTEN {echo}");
         self.ask(client, link, &begin).await?;
-        let mut beat = tokio::time::interval(ECHO_INTERVAL);
+        let mut echo_timer = tokio::time::interval(ECHO_INTERVAL);
         loop {
             tokio::select! {
                 biased;
                 message = poll_fn(|context| link.poll_message(context)) => self.handle_message(message)?,
                 () = self.shared.feed.catch_up_requested.notified() => self.answer_catch_up(client, link).await?,
-                _ = beat.tick() => {
+                _ = echo_timer.tick() => {
                     if self.echoes.are_missing(MAX_ECHO_AGE) {
                         return Err("this process's own notifications do not come back to it".to_owned());
                     }

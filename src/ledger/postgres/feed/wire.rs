@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn encoded_changes_decode_to_the_same_and_fit_into_messages() {
-        let name = |number: u16| RecordKey(std::array::from_fn(|place| number.to_be_bytes()[place % 2]));
+        let name = |number: u16| RecordKey(std::array::from_fn(|index| number.to_be_bytes()[index % 2]));
         let announced = Changes {
             inserted: (0..200).map(name).collect(),
             deleted: (200..300).map(name).collect(),
