@@ -171,3 +171,26 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     assert!(matches!(bench.claim("c2", close("o")).await, ClaimResult::Replay(_)));
     assert!(bench.kinds().await.is_empty());
 }
+
+impl Bench {
+    /// Creates a pending payment with a scanned code.
+    async fn at_the_till(&self) {
+        let method = tollgate_plugins::payment::Method::all().find(tollgate_plugins::payment::Method::is_scanned).unwrap();
+        let permit = self.run("k", Intent::Pay(Payment { method, ..a_payment("o") })).await;
+        self.settle(permit, outcome(Status::Pending)).await;
+    }
+}
+
+/// A query was answered before the reversal, and its answer is recorded after the reversal's.
+#[tokio::test]
+async fn success_answered_before_a_reversal_and_recorded_after_it_is_confirmed() {
+    let bench = Bench::new();
+    bench.at_the_till().await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, outcome(Status::Closed)).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    let inquiry = bench.payment("o").await.state.search;
+    assert!(inquiry.is_some_and(|inquiry| inquiry.confirmations == 2), "the reversal may have returned the money");
+    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
+    assert_eq!(bench.kinds().await, ["payment.closed", "payment.succeeded", "payment.mismatch"]);
+}
