@@ -194,3 +194,17 @@ async fn success_answered_before_a_reversal_and_recorded_after_it_is_confirmed()
     bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
     assert_eq!(bench.kinds().await, ["payment.closed", "payment.succeeded", "payment.mismatch"]);
 }
+
+/// The provider accepted the reversal of an order that it did not know, and the order arrived after its end.
+#[tokio::test]
+async fn success_after_an_accepted_reversal_of_an_unknown_order_is_confirmed() {
+    let bench = Bench::new();
+    bench.at_the_till().await;
+    let reversed = Inquiry { closing: true, reversed: true, ..bench.payment("o").await.state.search.unwrap() };
+    assert!(bench.ledger.save_inquiry(&of("o"), Some(reversed)).await.unwrap());
+    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
+    assert_eq!(bench.payment("o").await.status, Status::Failed);
+    bench.ledger.record("wechat", notification("n", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
+    let inquiry = bench.payment("o").await.state.search;
+    assert!(inquiry.is_some(), "the reversal may return the money");
+}
