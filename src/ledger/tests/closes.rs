@@ -208,3 +208,18 @@ async fn success_after_an_accepted_reversal_of_an_unknown_order_is_confirmed() {
     let inquiry = bench.payment("o").await.state.search;
     assert!(inquiry.is_some(), "the reversal may return the money");
 }
+
+/// The success is notified after the last query, which did not find the order, and before that is recorded.
+#[tokio::test]
+async fn not_found_answer_does_not_end_the_confirmation_of_a_success() {
+    let bench = Bench::new();
+    bench.at_the_till().await;
+    let reversed = Inquiry { closing: true, reversed: true, ..bench.payment("o").await.state.search.unwrap() };
+    assert!(bench.ledger.save_inquiry(&of("o"), Some(reversed)).await.unwrap());
+    bench.ledger.record("wechat", notification("n", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
+    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.confirmations == 2));
+    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
+    let is_queried = bench.payment("o").await.state.search.is_some();
+    let kinds = bench.kinds().await;
+    assert!(is_queried || kinds.contains(&"payment.mismatch".to_owned()), "nothing is known of the money: {kinds:?}");
+}
