@@ -223,3 +223,17 @@ async fn not_found_answer_does_not_end_the_confirmation_of_a_success() {
     let kinds = bench.kinds().await;
     assert!(is_queried || kinds.contains(&"payment.mismatch".to_owned()), "nothing is known of the money: {kinds:?}");
 }
+
+/// Alipay reports a fully refunded order with a scanned code as closed before the refund's own answer is recorded.
+#[tokio::test]
+async fn closed_answer_during_a_full_refund_is_no_reversal() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = bench.run("r", give_back("o", "r", 1000)).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+}
