@@ -237,3 +237,17 @@ async fn closed_answer_during_a_full_refund_is_no_reversal() {
     bench.settle(permit, outcome(Status::Succeeded)).await;
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
+
+/// The close's query is answered after the merchant has refunded the payment in full.
+#[tokio::test]
+async fn close_answered_with_closed_after_a_full_refund_is_no_mismatch() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let closing = bench.run("c", close("o")).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    let permit = bench.run("r", give_back("o", "r", 1000)).await;
+    bench.settle(permit, outcome(Status::Succeeded)).await;
+    bench.settle(closing, outcome(Status::Closed)).await;
+    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+}
