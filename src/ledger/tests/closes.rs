@@ -251,3 +251,19 @@ async fn close_answered_with_closed_after_a_full_refund_is_no_mismatch() {
     bench.settle(closing, outcome(Status::Closed)).await;
     assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
+
+/// UnionPay's notifications only trigger a query. One arrives while an earlier query is under way.
+#[tokio::test]
+async fn query_triggered_by_a_notification_during_a_query_stays_due() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let loaded = bench.payment("o").await.state.search.unwrap();
+    let event = ProviderEvent { outcome: None, ..notification("n", "o", None, Outcome::of(Status::Succeeded)) };
+    assert_eq!(bench.ledger.record("wechat", event, at(10)).await.unwrap(), Recorded::Applied(of("o")));
+    // The earlier query was answered with pending, so the next one is in some hours.
+    let postponed = Inquiry { due: at(20_000), asked: 1, ..loaded };
+    assert!(bench.ledger.save_inquiry(&of("o"), Some(postponed)).await.unwrap());
+    let due = bench.payment("o").await.state.search.unwrap().due;
+    assert!(due <= at(10), "{due}");
+}
