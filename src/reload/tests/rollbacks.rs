@@ -1,0 +1,23 @@
+//! Tests of rollbacks and reloads at the same time.
+
+use super::*;
+
+/// The operator saves a fix while the automatic rollback begins.
+#[tokio::test]
+async fn fix_saved_before_an_automatic_rollback_is_put_in_force() {
+    let _counting = COUNTING.lock().await;
+    let dir = with_auto_rollback();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(100_000_000);
+    edit(&dir, "channels/wechat.toml", "\nrate = 1", "\nrate = 700");
+    handle.check_probation().await;
+    assert_eq!(current.load().generation, 3, "it was rolled back");
+    let rolled_back = current.load().config.hash.clone();
+    // The watch reads the files that it saw change.
+    handle.reload_and_log().await;
+    assert_ne!(current.load().config.hash, rolled_back, "the fix was never tried, so it was not rolled back");
+}
