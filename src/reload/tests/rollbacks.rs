@@ -21,3 +21,22 @@ async fn fix_saved_before_an_automatic_rollback_is_put_in_force() {
     handle.reload_and_log().await;
     assert_ne!(current.load().config.hash, rolled_back, "the fix was never tried, so it was not rolled back");
 }
+
+/// The operator reloads while a rollback is under way.
+#[tokio::test]
+async fn manual_reload_requested_during_a_rollback_puts_the_files_in_force() {
+    let dir = sandbox();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    let files = current.load().config.hash.clone();
+    let busy = handle.0.reload_lock.lock().await;
+    let (rollback, reload) = (handle.roll_back(None), handle.reload());
+    tokio::pin!(rollback, reload);
+    assert!(futures_util::poll!(&mut rollback).is_pending() && futures_util::poll!(&mut reload).is_pending());
+    drop(busy);
+    let (rollback, reload) = tokio::join!(rollback, reload);
+    assert_eq!((rollback.unwrap().generation, reload.unwrap().hash), (3, files.clone()), "the reload came last");
+    assert_eq!(current.load().config.hash, files);
+}
