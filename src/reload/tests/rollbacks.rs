@@ -40,3 +40,14 @@ async fn manual_reload_requested_during_a_rollback_puts_the_files_in_force() {
     assert_eq!((rollback.unwrap().generation, reload.unwrap().hash), (3, files.clone()), "the reload came last");
     assert_eq!(current.load().config.hash, files);
 }
+
+/// A reload hangs, for example on a network file system. No generation is on probation.
+#[tokio::test]
+async fn reloader_ends_at_shutdown_while_a_reload_hangs() {
+    let running = Running::start(sandbox()).await;
+    let handle = running.handle.clone();
+    let _hanging = handle.0.reload_lock.lock().await;
+    tokio::time::sleep(2 * PROBATION_INTERVAL).await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), running.end()).await;
+    assert!(ended.is_ok(), "the check of a probation that does not exist waits for the reload");
+}
