@@ -267,3 +267,21 @@ async fn query_triggered_by_a_notification_during_a_query_stays_due() {
     let due = bench.payment("o").await.state.search.unwrap().due;
     assert!(due <= at(10), "{due}");
 }
+
+/// A second close ends unclear while the resolver asks for the last confirmation of a success.
+#[tokio::test]
+async fn confirmations_that_a_later_close_requires_are_kept_during_a_query() {
+    let bench = Bench::new();
+    let permit = bench.run("k", pay("o")).await;
+    bench.settle(permit, outcome(Status::Pending)).await;
+    let permit = bench.run("c", close("o")).await;
+    bench.settle(permit, Update::Unknown(Reason::default())).await;
+    let second = bench.run("c2", close("o")).await;
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
+    let loaded = bench.payment("o").await.state.search.unwrap();
+    assert_eq!(loaded.confirmations, 1);
+    bench.settle(second, Update::Unknown(Reason::default())).await;
+    bench.ledger.save_inquiry(&of("o"), Some(Inquiry { due: at(21), ..loaded })).await.unwrap();
+    assert_eq!(bench.payment("o").await.state.search.map(|inquiry| inquiry.confirmations), Some(2));
+}
