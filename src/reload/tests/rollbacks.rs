@@ -51,3 +51,17 @@ async fn reloader_ends_at_shutdown_while_a_reload_hangs() {
     let ended = tokio::time::timeout(Duration::from_secs(10), running.end()).await;
     assert!(ended.is_ok(), "the check of a probation that does not exist waits for the reload");
 }
+
+/// The operator names a generation that does not exist.
+#[tokio::test]
+async fn rejected_rollback_does_not_end_the_probation() {
+    let _counting = COUNTING.lock().await;
+    let dir = with_auto_rollback();
+    let (_current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    assert!(handle.0.probation.lock().is_some());
+    assert!(handle.roll_back(Some(99)).await.is_err());
+    assert!(handle.0.probation.lock().is_some(), "the same generation is in force, and nobody watches it");
+}
