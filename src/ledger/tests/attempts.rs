@@ -177,3 +177,14 @@ async fn inquiry_loaded_before_a_duplicate_payment_is_not_saved_so_that_no_close
     assert!(!is_saved, "the money is there: it is refunded or flagged, not reversed too");
     assert_eq!(bench.payment(LEFT).await.state.search, refunding);
 }
+
+#[tokio::test]
+async fn mismatch_of_an_abandoned_attempt_names_an_order_that_its_merchant_knows() {
+    let bench = Bench::new();
+    bench.moved_and_paid().await;
+    bench.hear_all().await;
+    bench.ledger.mismatch(&of(LEFT), at(3)).await.unwrap();
+    for event in bench.hear_all().await {
+        assert_eq!((event.kind.as_str(), event.subject), ("payment.mismatch", of("o")));
+    }
+}
