@@ -414,3 +414,17 @@ fn order_that_is_being_closed_is_retried_within_minutes_however_old_it_is() {
         assert!(pause <= most && (closing || pause > 375), "{closing}: {pause}");
     }
 }
+
+#[test]
+fn not_found_answers_do_not_end_the_confirmation_of_a_success() {
+    let asked = Inquiry { closing: true, confirmations: 2, absent: 1, ..inquiry() };
+    let next = decide(asked, &payment(Status::Succeeded), &not_found(), STEADY, seconds(60), 0.5);
+    assert!(matches!(next, Decision::Again(_)), "{next:?}");
+}
+
+#[test]
+fn success_that_is_never_confirmed_goes_to_manual_review_before_its_inquiry_ends() {
+    let asked = Inquiry { closing: true, confirmations: 2, asked: 300, ..inquiry() };
+    let next = decide(asked, &payment(Status::Succeeded), &unclear(), STEADY, seconds(31 * 86_400), 0.5);
+    assert!(matches!(&next, Decision::Again(inquiry) if inquiry.needs_person), "{next:?}");
+}
