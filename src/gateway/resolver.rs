@@ -111,8 +111,8 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let now = time.now;
     let needs_person = responses.query.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
     let random = gateway.provider_client.clock().random();
-    let next = decide(inquiry, &record, &responses, policy, time, random);
-    if let Err(error) = record_result(gateway, &record, &subject, responses, evidence, next, now).await {
+    let next = decide(inquiry.clone(), &record, &responses, policy, time, random);
+    if let Err(error) = record_result(gateway, &record, &subject, responses, evidence, (inquiry, next), now).await {
         tracing::error!(%error, order_id = subject.order_id, "the query's result could not be recorded; the record stays due");
         // The record is still due. Without a pause the provider would be queried again at once.
         return tokio::time::sleep(MIN_INTERVAL).await;
@@ -142,13 +142,17 @@ async fn refund_abandoned_attempt(gateway: &Gateway, snapshot: &Snapshot, found:
     let needs_person = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW;
     let must_escalate = needs_person && !inquiry.needs_person && matches!(handled, Ok(false));
     let needs_person = inquiry.needs_person || must_escalate;
-    let next_inquiry =
-        Inquiry { asked: inquiry.asked.saturating_add(1), due: due.unwrap_or(inquiry.due), needs_person, ..inquiry };
+    let next_inquiry = Inquiry {
+        asked: inquiry.asked.saturating_add(1),
+        due: due.unwrap_or(inquiry.due),
+        needs_person,
+        ..inquiry.clone()
+    };
     if must_escalate {
         require_manual_review(gateway, &subject, &found.channel, "a duplicate payment cannot be refunded").await;
     }
     let next = if matches!(handled, Ok(true)) { None } else { Some(next_inquiry) };
-    if let Err(error) = handled.map(drop).and(gateway.ledger.save_inquiry(&subject, next).await) {
+    if let Err(error) = handled.map(drop).and(gateway.ledger.save_inquiry(&subject, &inquiry, next).await) {
         tracing::error!(%error, order_id = subject.order_id, "a duplicate payment could not be handled; this is retried");
         tokio::time::sleep(MIN_INTERVAL).await;
     }
@@ -183,16 +187,18 @@ async fn query_and_act(
     // The intention is durable before the close is sent, so that the next start knows it. If nothing was saved, the
     // record may have ended, or been released and executed again: then nothing is sent.
     if let Some(close) = close_operation(record, inquiry, &query_result, policy, clock::reading()) {
+        let loaded = inquiry.clone();
         inquiry.closing = true;
-        if !matches!(gateway.ledger.save_inquiry(&subject, Some(inquiry.clone())).await, Ok(true)) {
+        if !matches!(gateway.ledger.save_inquiry(&subject, &loaded, Some(inquiry.clone())).await, Ok(true)) {
             return (subject, ProviderResponses::of_query(query_result));
         }
         let close_result = call_provider(gateway, channel, &close, evidence).await;
         return (subject, ProviderResponses { query: query_result, close: Some(close_result) });
     }
     if let Some(create) = repeatable_create(channel, record, inquiry, &query_result) {
+        let loaded = inquiry.clone();
         inquiry.repeated_creates = inquiry.repeated_creates.saturating_add(1);
-        if matches!(gateway.ledger.save_inquiry(&subject, Some(inquiry.clone())).await, Ok(true)) {
+        if matches!(gateway.ledger.save_inquiry(&subject, &loaded, Some(inquiry.clone())).await, Ok(true)) {
             // Only the `action` is used from this response. The status comes from the query.
             match call_provider(gateway, channel, &create, evidence).await {
                 Ok(Outcome { status: Status::Pending, action: Some(action), .. }) => {
@@ -263,13 +269,14 @@ fn repeatable_create(
     if is_wanted { identical_create(payment) } else { None }
 }
 
+/// Records the answers, then continues or ends the inquiry that was loaded.
 async fn record_result(
     gateway: &Gateway,
     record: &Record,
     subject: &RecordId,
     responses: ProviderResponses,
     evidence: Vec<ProviderCall>,
-    next: Decision,
+    (mut loaded, next): (Inquiry, Decision),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let ledger = &gateway.ledger;
@@ -290,6 +297,10 @@ async fn record_result(
             let updated =
                 ledger.apply(subject, UpdateWithEvidence { update: Update::Outcome(outcome), evidence }, now).await?;
             report_refund_elsewhere(record, updated.as_ref());
+            // A new status has begun an inquiry of its own.
+            if let Some(updated) = updated.as_ref().filter(|updated| status_of(updated) != status_of(record)) {
+                loaded = inquiry_of(updated).cloned().unwrap_or(loaded);
+            }
             // The ledger publishes the mismatch.
             if is_reversed && matches!(updated, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(
@@ -315,20 +326,21 @@ async fn record_result(
             report_absent_refund(after.as_ref());
         }
         Decision::Expired => drop(ledger.apply(subject, Update::Expired, now).await?),
-        Decision::Enough => drop(ledger.save_inquiry(subject, None).await?),
+        Decision::Enough => drop(ledger.save_inquiry(subject, &loaded, None).await?),
         Decision::Unconfirmed => {
             escalate(gateway, record, subject, UNCONFIRMED, now).await?;
-            ledger.save_inquiry(subject, None).await?;
+            ledger.save_inquiry(subject, &loaded, None).await?;
         }
         Decision::Again(inquiry) => {
             let why = match status_of(record) {
+                Status::Succeeded => UNCONFIRMED,
                 Status::Pending => "the payment stays pending for too long: clarify it with the provider",
                 _ => "the outcome stays unknown: manual review is needed",
             };
             if inquiry.needs_person {
                 escalate(gateway, record, subject, why, now).await?;
             }
-            ledger.save_inquiry(subject, Some(inquiry)).await?;
+            ledger.save_inquiry(subject, &loaded, Some(inquiry)).await?;
         }
     }
     Ok(())

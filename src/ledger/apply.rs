@@ -11,7 +11,7 @@ use super::ids::Id;
 use super::outbox;
 use super::records::{Inquiry, Record, RecordId, RecordState, Refund, Update};
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
-use super::rules::{self, Change};
+use super::rules::{self, Change, SuccessCheck};
 use super::timeline::{self, Origin, TimelineEvent, UpdateWithEvidence};
 use super::transaction::Transaction;
 
@@ -99,6 +99,13 @@ pub(super) fn apply_to_payment(
     origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
+    if origin == Origin::Query
+        && rules::check_success(&tracked.row.payment, tracked.row.refunding, update) == SuccessCheck::Undecided
+    {
+        rules::postpone_confirmation(&mut tracked.row.payment, now);
+        tracked.save(tx)?;
+        return Ok(Change::default());
+    }
     let lacked_action = tracked.row.payment.action.is_none();
     let change = rules::payment(&mut tracked.row.payment, update, origin, now);
     let RecordState { status, money_state, version, .. } = tracked.row.payment.state;

@@ -41,6 +41,11 @@ pub(super) fn publish_mismatch(
     const MISMATCH_EVENT: &str = "payment.mismatch";
     let (subject, data) = (target.subject(), target.record());
     match target {
+        // Merchants do not know abandoned attempts.
+        Target::Payment(TrackedRow { row: PaymentRow { attempt_of: Some(main), .. }, .. }) => {
+            let main = TrackedRow::<PaymentRow>::load(tx, *main)?;
+            main.map_or(Ok(()), |main| publish_mismatch(tx, &mut Target::Payment(main), now))
+        }
         Target::Payment(tracked) => {
             let version = tracked.row.payment.version;
             if tracked.row.mismatch.replace(version) == Some(version) {

@@ -17,22 +17,26 @@ use super::transaction::{Read, Transaction, report_unreadable};
 pub(super) fn save_inquiry(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
-    inquiry: Option<Inquiry>,
+    loaded: &Inquiry,
+    next: Option<Inquiry>,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
+    let is_success = target.status() == Status::Succeeded;
     // The inquiry may have ended while the provider was queried.
     let Some(known) = target.inquiry() else { return Ok(false) };
-    // The record has succeeded while the provider was queried. What was loaded before must neither be sent nor saved.
-    if known.confirmations > 0 && inquiry.as_ref().is_some_and(|inquiry| inquiry.confirmations == 0) {
+    // The record has succeeded while the provider was queried, or another close requires new confirmations. What was
+    // loaded before must neither be sent nor saved.
+    if is_success && (loaded.confirmations, loaded.closing) != (known.confirmations, known.closing) {
         return Ok(false);
     }
-    // A close that was requested meanwhile stays scheduled and due, and a confirmation that arrived meanwhile stays.
+    // A close or a notification that made the record due meanwhile stays, and so does a confirmation that arrived.
     let (closing, confirmed, due) = (known.closing, known.confirmed, known.due);
-    *target.inquiry() = inquiry.map(|inquiry| Inquiry {
-        closing: inquiry.closing || closing,
-        confirmed: inquiry.confirmed || confirmed,
-        due: if closing && !inquiry.closing { due.min(inquiry.due) } else { inquiry.due },
-        ..inquiry
+    let is_rescheduled = due != loaded.due;
+    *target.inquiry() = next.map(|next| Inquiry {
+        closing: next.closing || closing,
+        confirmed: next.confirmed || confirmed,
+        due: if is_rescheduled { due.min(next.due) } else { next.due },
+        ..next
     });
     target.save(tx)?;
     Ok(true)

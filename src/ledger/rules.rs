@@ -26,6 +26,8 @@ pub(super) struct Change {
 /// once.
 pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, now: Timestamp) -> Change {
     let (inquiry, had_action) = (payment.inquiry.clone(), payment.action.is_some());
+    // A scanned payment ends by its reversal, or after one that the provider accepted.
+    let was_reversed = payment.method.is_scanned() && matches!(payment.status, Status::Closed | Status::Failed);
     let is_absence_end = payment.ends_by_absence();
     let machine = StateMachine {
         is_absence_end,
@@ -36,12 +38,12 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
         moved_at: &mut payment.paid_at,
     };
     let mut change = machine.apply(update, origin, now);
-    if inquiry.as_ref().is_some_and(|inquiry| inquiry.closing) {
-        change.mismatch |= change.became.is_none() && is_reversal_of_success(payment, update, origin);
-        // The close may have reached the provider after the success was read: one more query decides.
-        if change.became == Some(Status::Succeeded) {
-            payment.inquiry = Some(confirmation(now));
-        }
+    let is_closing = inquiry.as_ref().is_some_and(|inquiry| inquiry.closing);
+    let contradicts = payment.status == Status::Succeeded && origin == Origin::Query && is_reversed(payment, update);
+    change.mismatch |= is_closing && change.became.is_none() && contradicts;
+    // The close may have reached the provider after the success was read: later queries decide.
+    if change.became == Some(Status::Succeeded) && (is_closing || was_reversed) {
+        payment.inquiry = Some(confirmation(now));
     }
     if payment.method.is_scanned() && payment.status == Status::Pending {
         let inquiry = payment.inquiry.insert(inquiry.unwrap_or_else(|| Inquiry::new(now)));
@@ -62,14 +64,40 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
     change
 }
 
-/// Returns whether the provider reports that our own close reversed a payment that had succeeded. UnionPay reports a
-/// reversed order as failed.
-fn is_reversal_of_success(payment: &Payment, update: &Update, origin: Origin) -> bool {
-    let is_reversed =
+/// Returns whether the provider reports that our own close reversed a payment. UnionPay reports a reversed order as
+/// failed. A payment that was refunded in full is reported as closed by some providers.
+fn is_reversed(payment: &Payment, update: &Update) -> bool {
+    let is_ended =
         matches!(update, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
-    // A payment that was refunded in full is reported as closed by some providers.
-    let has_rest = payment.refunded < payment.amount.value;
-    payment.status == Status::Succeeded && origin == Origin::Query && is_reversed && has_rest
+    is_ended && payment.refunded < payment.amount.value
+}
+
+/// Meaning of a provider's answer about a payment that has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SuccessCheck {
+    /// The answer agrees with the success, or with its full refund.
+    Agrees,
+    /// The answer names an ended order while a refund of the rest is under way: it may be that refund or a reversal.
+    Undecided,
+    /// A close has reversed the payment: the payer has the money back.
+    Reversed,
+}
+
+/// Compares a provider's answer with a success. `reserved` is the sum of all refunds that have not failed.
+pub(super) fn check_success(payment: &Payment, reserved: u64, update: &Update) -> SuccessCheck {
+    match payment.status == Status::Succeeded && is_reversed(payment, update) {
+        false => SuccessCheck::Agrees,
+        true if reserved >= payment.amount.value => SuccessCheck::Undecided,
+        true => SuccessCheck::Reversed,
+    }
+}
+
+/// Postpones the query that confirms a success, because its answer cannot be told from a refund that is under way.
+pub(super) fn postpone_confirmation(payment: &mut Payment, now: Timestamp) {
+    let [_, delay] = CONFIRMATION_DELAYS;
+    if let Some(inquiry) = &mut payment.inquiry {
+        inquiry.due = now.saturating_add(delay).unwrap_or(now);
+    }
 }
 
 /// Makes the inquiry due at once, or after a delay if the identical create was repeated before without success.
@@ -260,7 +288,8 @@ impl StateMachine<'_> {
     /// stays pending.
     fn not_found_at_provider(&mut self, origin: Origin, now: Timestamp) -> Change {
         if self.state.status.is_final() {
-            self.state.inquiry = None;
+            // "Not found" confirms no success.
+            self.state.inquiry = self.state.inquiry.take().filter(|inquiry| inquiry.confirmations > 0);
             return Change::default();
         }
         if self.state.status == Status::Pending && origin != Origin::Request && !self.is_absence_end {

@@ -149,6 +149,16 @@ impl<P: Backend> Fixture<P> {
         self.ledger.payment("shop", order).await.unwrap().unwrap()
     }
 
+    /// Saves an inquiry as if the present one had been loaded.
+    async fn save_inquiry(&self, subject: &RecordId, next: Option<Inquiry>) -> bool {
+        let loaded = match &subject.refund_id {
+            Some(refund) => self.refund(&subject.order_id, refund).await.state.inquiry,
+            None => self.payment(&subject.order_id).await.state.inquiry,
+        };
+        let loaded = loaded.unwrap_or_else(|| Inquiry::new(at(0)));
+        self.ledger.save_inquiry(subject, &loaded, next).await.unwrap()
+    }
+
     async fn refund(&self, order: &str, refund: &str) -> Refund {
         self.ledger.refund("shop", order, refund).await.unwrap().unwrap()
     }

@@ -153,7 +153,9 @@ pub(super) fn decide(
     // An accepted reversal may take time at the provider, so not-found answers are counted anew.
     let reversal_accepted = is_not_found && matches!(responses.close, Some(Err(Error::Conflict(_))));
     let (reversed, not_found) = if reversal_accepted { (true, 0) } else { (inquiry.reversed, not_found) };
-    if not_found >= MIN_NOT_FOUND_ANSWERS {
+    // A success that is being confirmed does not end by absence.
+    let is_confirming = inquiry.confirmations > 0 && status_of(record).is_final();
+    if not_found >= MIN_NOT_FOUND_ANSWERS && !is_confirming {
         if was_pending && !ends_by_absence {
             return Decision::Expired;
         }
@@ -163,17 +165,16 @@ pub(super) fn decide(
             _ => reversed || !must_be_reversed(record),
         };
         if may_end {
-            return if inquiry.confirmations > 0 { Decision::Unconfirmed } else { Decision::NeverHappened };
+            return Decision::NeverHappened;
         }
     }
     let is_steady = time.steady_for >= MIN_STEADY_BEFORE_REVIEW;
     let is_over = age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END;
-    if status_of(record).is_final() && is_over {
-        match inquiry.confirmations {
-            0 => return Decision::Enough,
-            _ if is_steady => return Decision::Unconfirmed,
-            _ => {}
-        }
+    if status_of(record).is_final() && is_over && !is_confirming {
+        return Decision::Enough;
+    }
+    if is_confirming && is_over && is_steady {
+        return Decision::Unconfirmed;
     }
     // A person was told twice: when the provider did not find the refund, and when it stayed open. Without an end the
     // payment could never be purged.
@@ -201,6 +202,8 @@ pub(super) fn decide(
             PollInterval::Steady(pause) => pause,
             PollInterval::Doubling => backoff,
         }
+    } else if is_confirming {
+        self::backoff(inquiry.asked).max(age_interval).min(MAX_FAILED_POLL_INTERVAL)
     } else if not_found > 0 && is_not_found && responses.close.is_none() {
         // The provider answers. Only the second not-found answer or the end of the grace period is missing.
         NOT_FOUND_RECHECK_INTERVAL
@@ -226,14 +229,17 @@ pub(super) fn decide(
     // Jitter from 75 % to 125 % spreads the queries of records that were opened together.
     let pause =
         SignedDuration::try_from(interval.mul_f64(0.75 + random / 2.0)).unwrap_or(SignedDuration::from_secs(30));
-    let needs_person = escalates_unknown && (ends_by_absence || is_scanned(record)) || escalates_pending;
+    let needs_person =
+        escalates_unknown && (ends_by_absence || is_scanned(record) || is_confirming) || escalates_pending;
     Decision::Again(Inquiry {
         due: now.checked_add(pause).unwrap_or(now),
         asked: inquiry.asked.saturating_add(1),
         absent: not_found,
         reversed,
         needs_person: inquiry.needs_person
-            || (needs_person && (was_pending || !is_attempt(record)) && !status_of(record).is_final()),
+            || (needs_person
+                && (was_pending || !is_attempt(record))
+                && (is_confirming || !status_of(record).is_final())),
         ..inquiry
     })
 }

@@ -65,10 +65,15 @@ impl Ledger {
         self.engine.due_inquiries(now, limit, busy).await
     }
 
-    /// Saves the state of an inquiry, or ends it with `None`. The record's version stays. Returns false and changes
-    /// nothing if the inquiry has already ended.
-    pub async fn save_inquiry(&self, subject: &RecordId, inquiry: Option<Inquiry>) -> Result<bool, LedgerError> {
-        let (scope, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Durable, scope, move |tx| inquiries::save_inquiry(tx, &subject, inquiry.clone())).await
+    /// Replaces the inquiry that was loaded, or ends it with `None`. The record's version stays. What was scheduled
+    /// meanwhile stays due. Returns false and changes nothing if the inquiry has ended or the record has succeeded.
+    pub async fn save_inquiry(
+        &self,
+        subject: &RecordId,
+        loaded: &Inquiry,
+        next: Option<Inquiry>,
+    ) -> Result<bool, LedgerError> {
+        let (scope, subject, loaded) = (LockScope::subject(subject), subject.clone(), loaded.clone());
+        self.engine.write(Durable, scope, move |tx| inquiries::save_inquiry(tx, &subject, &loaded, next.clone())).await
     }
 }

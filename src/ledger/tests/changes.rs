@@ -218,7 +218,7 @@ async fn busy_channels_do_not_starve_pending_inquiries_of_others() {
     }
     let permit = fixture.run("pending", pay("pending")).await;
     fixture.settle(permit, Update::Outcome(Outcome::of(Status::Pending))).await;
-    fixture.ledger.save_inquiry(&of("pending"), Some(Inquiry { due: at(50), ..Inquiry::new(at(1)) })).await.unwrap();
+    fixture.save_inquiry(&of("pending"), Some(Inquiry { due: at(50), ..Inquiry::new(at(1)) })).await;
     let due = fixture.ledger.due_inquiries(at(60), 8, &[]).await;
     let is_pending = |record: &Record| matches!(record, Record::Payment(it) if it.status == Status::Pending);
     assert!((7..=8).contains(&due.len()) && due.last().is_some_and(is_pending), "{due:?}");
@@ -238,7 +238,7 @@ async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
     let channel = fixture.payment("unknown").await.channel;
     let inquiry = |due, closing| Inquiry { due: at(due), closing, ..Inquiry::new(at(1)) };
     for (order, due, closing) in [("pending", 10, false), ("unknown", 30, false), ("closing", 20, true)] {
-        assert!(fixture.ledger.save_inquiry(&of(order), Some(inquiry(due, closing))).await.unwrap());
+        assert!(fixture.save_inquiry(&of(order), Some(inquiry(due, closing))).await);
     }
     let names = async |limit, busy: &[String]| -> Vec<String> {
         let due = fixture.ledger.due_inquiries(at(60), limit, busy).await;
@@ -250,9 +250,9 @@ async fn urgent_inquiries_come_first_and_busy_channels_are_skipped() {
     assert_eq!(names(10, &["another".to_owned()]).await.len(), 3);
     // A formerly urgent record that is only pending now waits with the others.
     fixture.ledger.apply(&of("unknown"), Update::Outcome(Outcome::of(Status::Pending)), at(60)).await.unwrap();
-    fixture.ledger.save_inquiry(&of("unknown"), Some(inquiry(5, false))).await.unwrap();
+    fixture.save_inquiry(&of("unknown"), Some(inquiry(5, false))).await;
     assert_eq!(names(10, &[]).await, ["closing", "unknown", "pending"]);
-    fixture.ledger.save_inquiry(&of("unknown"), Some(inquiry(15, false))).await.unwrap();
+    fixture.save_inquiry(&of("unknown"), Some(inquiry(15, false))).await;
     assert_eq!(names(10, &[]).await, ["closing", "pending", "unknown"]);
 }
 
@@ -271,7 +271,7 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     assert_eq!(fixture.ledger.due_inquiries(at(1), 1, &[]).await.len(), 1);
     let version = fixture.payment("a").await.version;
     let inquiry = Inquiry { due: at(60), asked: 3, absent: 1, needs_person: true, ..Inquiry::new(at(1)) };
-    fixture.ledger.save_inquiry(&of("a"), Some(inquiry.clone())).await.unwrap();
+    fixture.save_inquiry(&of("a"), Some(inquiry.clone())).await;
     let names = async |now| -> Vec<String> {
         let due = fixture.ledger.due_inquiries(now, 10, &[]).await;
         due.into_iter().map(|record| if let Record::Payment(p) = record { p.order_id } else { panic!() }).collect()
@@ -284,7 +284,7 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (2, Some(at(1)), 2));
     for order in ["a", "b"] {
         fixture.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
-        fixture.ledger.save_inquiry(&of(order), Some(inquiry.clone())).await.unwrap();
+        fixture.save_inquiry(&of(order), Some(inquiry.clone())).await;
         assert_eq!(fixture.payment(order).await.state.inquiry, None, "what ended is not searched again");
     }
     let waiting = fixture.ledger.waiting().await.unwrap();
@@ -333,7 +333,7 @@ async fn notification_without_proof_schedules_a_query() {
     assert_eq!(recorded, Recorded::Applied(of("o")));
     assert_eq!((fixture.payment("o").await.status, fixture.due().await.len()), (Status::Pending, 1));
     let later = Inquiry { due: at(900), ..fixture.payment("o").await.state.inquiry.unwrap() };
-    fixture.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap();
+    fixture.save_inquiry(&of("o"), Some(later)).await;
     fixture.ledger.record("wechat", unproven.clone(), at(2)).await.unwrap();
     assert_eq!(fixture.payment("o").await.state.inquiry.unwrap().due, at(2), "a repetition schedules the query again");
     fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(3)).await.unwrap();
@@ -357,7 +357,7 @@ async fn pending_record_is_queried_after_the_notification_wait() {
     assert_eq!(fixture.ledger.due_inquiries(at(302), 10, &[]).await.len(), 1);
     fixture.ledger.apply(&of("o"), outcome(Status::Pending), at(302)).await.unwrap();
     assert!(fixture.payment("o").await.inquiry.is_some(), "until its end is known");
-    fixture.ledger.save_inquiry(&of("o"), None).await.unwrap();
+    fixture.save_inquiry(&of("o"), None).await;
     assert!(fixture.payment("o").await.inquiry.is_none(), "or nothing more is expected");
     fixture.paid("paid").await;
     let permit = fixture.run("r", refund_intent("paid", "r", 10)).await;

@@ -37,7 +37,7 @@ async fn inquiry_postponed_by_a_wrong_clock_is_due_now() {
     let inquiry = fixture.payment("o").await.state.inquiry.unwrap();
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
         let later = Inquiry { due, ..inquiry.clone() };
-        assert!(fixture.ledger.save_inquiry(&of("o"), Some(later)).await.unwrap());
+        assert!(fixture.save_inquiry(&of("o"), Some(later)).await);
         let after = fixture.crash();
         assert_eq!(after.ledger.due_inquiries(at(4), 9, &[]).await.len(), count, "{due}");
     }

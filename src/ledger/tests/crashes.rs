@@ -66,7 +66,7 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     assert_eq!((lost.status, lost.create_request), (Status::Unknown, Some(create_request.clone())));
     assert!(lost.state.status_reason.unwrap().contains("stopped"));
     let marked = Inquiry { repeated_creates: 1, ..lost.state.inquiry.unwrap() };
-    assert!(fixture.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
+    assert!(fixture.save_inquiry(&of("o"), Some(marked)).await);
     // Killed between the mark and the create.
     let fixture = fixture.crash();
     fixture.ledger.apply(&of("o"), outcome(Status::Pending), at(9)).await.unwrap();
@@ -75,7 +75,7 @@ async fn repeated_create_and_reversal_marks_survive_a_crash() {
     assert!(open.lacks_action() && open.awaits_action(), "there are tries left");
     // Killed between the mark and the reversal.
     let marked = Inquiry { closing: true, absent: 1, ..open.state.inquiry.unwrap() };
-    assert!(fixture.ledger.save_inquiry(&of("o"), Some(marked)).await.unwrap());
+    assert!(fixture.save_inquiry(&of("o"), Some(marked)).await);
     let fixture = fixture.crash();
     let inquiry = fixture.payment("o").await.state.inquiry.unwrap();
     assert!(inquiry.closing && inquiry.absent == 1, "{inquiry:?}");

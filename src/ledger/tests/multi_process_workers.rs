@@ -32,7 +32,8 @@ async fn two_processes_never_query_the_same_record() {
     // A process that got an inconclusive answer releases its reservation; then any process may query.
     let mine = taken[0].first().unwrap();
     let inquiry = ledgers[0].payment("shop", mine).await.unwrap().unwrap().state.inquiry.unwrap();
-    ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..inquiry })).await.unwrap();
+    let postponed = Inquiry { due: at(2), ..inquiry.clone() };
+    ledgers[0].save_inquiry(&of(mine), &inquiry, Some(postponed)).await.unwrap();
     let mut theirs = ledgers[1].due_inquiries(at(10), 100, &[]).await;
     theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
     assert_eq!(theirs.len(), 1);

@@ -251,7 +251,7 @@ async fn payment_with_an_absent_refund_elsewhere_is_purged_after_the_inquiry_has
     fixture.deliver_all().await;
     fixture.purge(at(500 * DAY)).await;
     assert!(fixture.is_there("o").await, "the inquiry is open");
-    assert!(fixture.ledger.save_inquiry(&subject, None).await.unwrap());
+    assert!(fixture.save_inquiry(&subject, None).await);
     // A further notification starts the inquiry again. The provider named the refund, so its absence proves nothing.
     let total = Some(tollgate_plugins::payment::Refunded::Total(cny(300)));
     let again = ProviderEvent { id: "f".into(), refunded: total, ..open };
@@ -259,7 +259,7 @@ async fn payment_with_an_absent_refund_elsewhere_is_purged_after_the_inquiry_has
     assert!(fixture.due().await.iter().all(|record| !record.ends_by_absence()));
     fixture.purge(at(500 * DAY)).await;
     assert!(fixture.is_there("o").await, "the inquiry is open again");
-    assert!(fixture.ledger.save_inquiry(&subject, None).await.unwrap());
+    assert!(fixture.save_inquiry(&subject, None).await);
     fixture.purge(at(500 * DAY)).await;
     for space in RECORDS {
         assert_eq!(fixture.count(space).await, 0, "{space:?}");

@@ -225,20 +225,21 @@ fn record_pending_for_a_month_is_escalated_to_manual_review() {
     assert_eq!(decide(asked, &ended, &unclear, STEADY, seconds(31 * 86_400), 0.5), Decision::Enough);
 }
 
-/// The confirmations of a success after a close: never answered, and denied by the provider.
+/// The confirmations of a success after a close: never answered, or denied by the provider.
 #[test]
-fn success_that_is_never_confirmed_after_a_close_ends_as_manual_review() {
+fn success_that_is_never_confirmed_goes_to_manual_review_and_its_inquiry_ends_after_a_month() {
     let succeeded = payment(Status::Succeeded);
-    let confirmation = Inquiry { closing: true, confirmations: 2, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
-    for responses in [unclear(), open()] {
+    let confirmation =
+        Inquiry { closing: true, confirmations: 2, absent: 1, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
+    for responses in [unclear(), open(), not_found()] {
         let next = |time| decide(confirmation.clone(), &succeeded, &responses, STEADY, time, 0.5);
-        assert!(matches!(next(seconds(29 * 86_400)), Decision::Again(_)), "{responses:?}");
+        assert!(!next_inquiry(next(seconds(60))).needs_person, "{responses:?}");
+        assert!(next_inquiry(next(seconds(2 * 86_400))).needs_person, "{responses:?}");
+        assert!(next_inquiry(next(seconds(29 * 86_400))).needs_person, "{responses:?}");
         assert_eq!(next(seconds(31 * 86_400)), Decision::Unconfirmed, "{responses:?}");
-        let jumped = steady_for(seconds(31 * 86_400), 3);
-        assert!(matches!(next(jumped), Decision::Again(_)), "a clock step escalates nothing: {responses:?}");
+        let jumped = next_inquiry(next(steady_for(seconds(31 * 86_400), 3)));
+        assert!(!jumped.needs_person, "a clock step escalates nothing: {responses:?}");
     }
-    let denied = Inquiry { absent: 1, ..confirmation };
-    assert_eq!(decide(denied, &succeeded, &not_found(), STEADY, seconds(60), 0.5), Decision::Unconfirmed);
 }
 
 #[test]
@@ -413,18 +414,4 @@ fn order_that_is_being_closed_is_retried_within_minutes_however_old_it_is() {
         let pause = pause(decide(asked, &payment(Status::Pending), &open(), policy, hours, 1.0), hours);
         assert!(pause <= most && (closing || pause > 375), "{closing}: {pause}");
     }
-}
-
-#[test]
-fn not_found_answers_do_not_end_the_confirmation_of_a_success() {
-    let asked = Inquiry { closing: true, confirmations: 2, absent: 1, ..inquiry() };
-    let next = decide(asked, &payment(Status::Succeeded), &not_found(), STEADY, seconds(60), 0.5);
-    assert!(matches!(next, Decision::Again(_)), "{next:?}");
-}
-
-#[test]
-fn success_that_is_never_confirmed_goes_to_manual_review_before_its_inquiry_ends() {
-    let asked = Inquiry { closing: true, confirmations: 2, asked: 300, ..inquiry() };
-    let next = decide(asked, &payment(Status::Succeeded), &unclear(), STEADY, seconds(31 * 86_400), 0.5);
-    assert!(matches!(&next, Decision::Again(inquiry) if inquiry.needs_person), "{next:?}");
 }
