@@ -163,3 +163,28 @@ async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt()
     let (_, timeline) = after.ledger.timeline("shop", "o").await.unwrap().unwrap();
     assert!(!timeline.entries.iter().any(|entry| matches!(entry.what, TimelineEvent::Rerouted { .. })), "{timeline:?}");
 }
+
+/// The resolver loaded an abandoned attempt, and its success was notified during the query.
+#[tokio::test]
+async fn inquiry_loaded_before_a_duplicate_payment_is_not_saved_so_that_no_close_is_sent() {
+    let bench = Bench::new();
+    bench.moved_and_paid().await;
+    let loaded = bench.payment(LEFT).await.state.search.unwrap();
+    assert!(loaded.closing);
+    assert_eq!(bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap(), Recorded::Applied(of(LEFT)));
+    let refunding = bench.payment(LEFT).await.state.search;
+    let is_saved = bench.ledger.save_inquiry(&of(LEFT), Some(loaded)).await.unwrap();
+    assert!(!is_saved, "the money is there: it is refunded or flagged, not reversed too");
+    assert_eq!(bench.payment(LEFT).await.state.search, refunding);
+}
+
+#[tokio::test]
+async fn mismatch_of_an_abandoned_attempt_names_an_order_that_its_merchant_knows() {
+    let bench = Bench::new();
+    bench.moved_and_paid().await;
+    bench.hear_all().await;
+    bench.ledger.mismatch(&of(LEFT), at(3)).await.unwrap();
+    for event in bench.hear_all().await {
+        assert_eq!((event.kind.as_str(), event.subject), ("payment.mismatch", of("o")));
+    }
+}
