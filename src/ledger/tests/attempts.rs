@@ -167,24 +167,24 @@ async fn reroute_to_the_same_channel_updates_expiry_and_url_without_an_attempt()
 /// The resolver loaded an abandoned attempt, and its success was notified during the query.
 #[tokio::test]
 async fn inquiry_loaded_before_a_duplicate_payment_is_not_saved_so_that_no_close_is_sent() {
-    let bench = Bench::new();
-    bench.moved_and_paid().await;
-    let loaded = bench.payment(LEFT).await.state.search.unwrap();
+    let fixture = Fixture::new();
+    fixture.moved_and_paid().await;
+    let loaded = fixture.payment(LEFT).await.state.inquiry.unwrap();
     assert!(loaded.closing);
-    assert_eq!(bench.ledger.record("wechat", paid("n"), at(2)).await.unwrap(), Recorded::Applied(of(LEFT)));
-    let refunding = bench.payment(LEFT).await.state.search;
-    let is_saved = bench.ledger.save_inquiry(&of(LEFT), Some(loaded)).await.unwrap();
+    assert_eq!(fixture.ledger.record("wechat", paid("n"), at(2)).await.unwrap(), Recorded::Applied(of(LEFT)));
+    let refunding = fixture.payment(LEFT).await.state.inquiry;
+    let is_saved = fixture.ledger.save_inquiry(&of(LEFT), Some(loaded)).await.unwrap();
     assert!(!is_saved, "the money is there: it is refunded or flagged, not reversed too");
-    assert_eq!(bench.payment(LEFT).await.state.search, refunding);
+    assert_eq!(fixture.payment(LEFT).await.state.inquiry, refunding);
 }
 
 #[tokio::test]
 async fn mismatch_of_an_abandoned_attempt_names_an_order_that_its_merchant_knows() {
-    let bench = Bench::new();
-    bench.moved_and_paid().await;
-    bench.hear_all().await;
-    bench.ledger.mismatch(&of(LEFT), at(3)).await.unwrap();
-    for event in bench.hear_all().await {
+    let fixture = Fixture::new();
+    fixture.moved_and_paid().await;
+    fixture.deliver_all().await;
+    fixture.ledger.mismatch(&of(LEFT), at(3)).await.unwrap();
+    for event in fixture.deliver_all().await {
         assert_eq!((event.kind.as_str(), event.subject), ("payment.mismatch", of("o")));
     }
 }

@@ -191,7 +191,7 @@ async fn unconfirmed_success_after_a_close_is_escalated_once() {
     assert!(!escalate().await, "the inquiry has ended");
 }
 
-impl Bench {
+impl Fixture {
     /// Creates a pending payment with a scanned code.
     async fn at_the_till(&self) {
         let method = tollgate_plugins::payment::Method::all().find(tollgate_plugins::payment::Method::is_scanned).unwrap();
@@ -203,104 +203,104 @@ impl Bench {
 /// A query was answered before the reversal, and its answer is recorded after the reversal's.
 #[tokio::test]
 async fn success_answered_before_a_reversal_and_recorded_after_it_is_confirmed() {
-    let bench = Bench::new();
-    bench.at_the_till().await;
-    let permit = bench.run("c", close("o")).await;
-    bench.settle(permit, outcome(Status::Closed)).await;
-    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
-    let inquiry = bench.payment("o").await.state.search;
+    let fixture = Fixture::new();
+    fixture.at_the_till().await;
+    let permit = fixture.run("c", close("o")).await;
+    fixture.settle(permit, outcome(Status::Closed)).await;
+    fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    let inquiry = fixture.payment("o").await.state.inquiry;
     assert!(inquiry.is_some_and(|inquiry| inquiry.confirmations == 2), "the reversal may have returned the money");
-    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
-    assert_eq!(bench.kinds().await, ["payment.closed", "payment.succeeded", "payment.mismatch"]);
+    fixture.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
+    assert_eq!(fixture.kinds().await, ["payment.closed", "payment.succeeded", "payment.mismatch"]);
 }
 
 /// The provider accepted the reversal of an order that it did not know, and the order arrived after its end.
 #[tokio::test]
 async fn success_after_an_accepted_reversal_of_an_unknown_order_is_confirmed() {
-    let bench = Bench::new();
-    bench.at_the_till().await;
-    let reversed = Inquiry { closing: true, reversed: true, ..bench.payment("o").await.state.search.unwrap() };
-    assert!(bench.ledger.save_inquiry(&of("o"), Some(reversed)).await.unwrap());
-    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
-    assert_eq!(bench.payment("o").await.status, Status::Failed);
-    bench.ledger.record("wechat", notification("n", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
-    let inquiry = bench.payment("o").await.state.search;
+    let fixture = Fixture::new();
+    fixture.at_the_till().await;
+    let reversed = Inquiry { closing: true, reversed: true, ..fixture.payment("o").await.state.inquiry.unwrap() };
+    assert!(fixture.ledger.save_inquiry(&of("o"), Some(reversed)).await.unwrap());
+    fixture.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
+    assert_eq!(fixture.payment("o").await.status, Status::Failed);
+    fixture.ledger.record("wechat", notification("n", "o", None, Outcome::of(Status::Succeeded)), at(3)).await.unwrap();
+    let inquiry = fixture.payment("o").await.state.inquiry;
     assert!(inquiry.is_some(), "the reversal may return the money");
 }
 
 /// The success is notified after the last query, which did not find the order, and before that is recorded.
 #[tokio::test]
 async fn not_found_answer_does_not_end_the_confirmation_of_a_success() {
-    let bench = Bench::new();
-    bench.at_the_till().await;
-    let reversed = Inquiry { closing: true, reversed: true, ..bench.payment("o").await.state.search.unwrap() };
-    assert!(bench.ledger.save_inquiry(&of("o"), Some(reversed)).await.unwrap());
-    bench.ledger.record("wechat", notification("n", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
-    assert!(bench.payment("o").await.state.search.is_some_and(|inquiry| inquiry.confirmations == 2));
-    bench.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
-    let is_queried = bench.payment("o").await.state.search.is_some();
-    let kinds = bench.kinds().await;
+    let fixture = Fixture::new();
+    fixture.at_the_till().await;
+    let reversed = Inquiry { closing: true, reversed: true, ..fixture.payment("o").await.state.inquiry.unwrap() };
+    assert!(fixture.ledger.save_inquiry(&of("o"), Some(reversed)).await.unwrap());
+    fixture.ledger.record("wechat", notification("n", "o", None, Outcome::of(Status::Succeeded)), at(1)).await.unwrap();
+    assert!(fixture.payment("o").await.state.inquiry.is_some_and(|inquiry| inquiry.confirmations == 2));
+    fixture.ledger.apply(&of("o"), Update::NotFoundAtProvider, at(2)).await.unwrap();
+    let is_queried = fixture.payment("o").await.state.inquiry.is_some();
+    let kinds = fixture.kinds().await;
     assert!(is_queried || kinds.contains(&"payment.mismatch".to_owned()), "nothing is known of the money: {kinds:?}");
 }
 
 /// Alipay reports a fully refunded order with a scanned code as closed before the refund's own answer is recorded.
 #[tokio::test]
 async fn closed_answer_during_a_full_refund_is_no_reversal() {
-    let bench = Bench::new();
-    let permit = bench.run("k", pay("o")).await;
-    bench.settle(permit, outcome(Status::Pending)).await;
-    let permit = bench.run("c", close("o")).await;
-    bench.settle(permit, outcome(Status::Succeeded)).await;
-    let permit = bench.run("r", give_back("o", "r", 1000)).await;
-    bench.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
-    bench.settle(permit, outcome(Status::Succeeded)).await;
-    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+    let fixture = Fixture::new();
+    let permit = fixture.run("k", pay("o")).await;
+    fixture.settle(permit, outcome(Status::Pending)).await;
+    let permit = fixture.run("c", close("o")).await;
+    fixture.settle(permit, outcome(Status::Succeeded)).await;
+    let permit = fixture.run("r", refund_intent("o", "r", 1000)).await;
+    fixture.ledger.apply(&of("o"), outcome(Status::Closed), at(20)).await.unwrap();
+    fixture.settle(permit, outcome(Status::Succeeded)).await;
+    assert_eq!(fixture.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
 
 /// The close's query is answered after the merchant has refunded the payment in full.
 #[tokio::test]
 async fn close_answered_with_closed_after_a_full_refund_is_no_mismatch() {
-    let bench = Bench::new();
-    let permit = bench.run("k", pay("o")).await;
-    bench.settle(permit, outcome(Status::Pending)).await;
-    let closing = bench.run("c", close("o")).await;
-    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
-    let permit = bench.run("r", give_back("o", "r", 1000)).await;
-    bench.settle(permit, outcome(Status::Succeeded)).await;
-    bench.settle(closing, outcome(Status::Closed)).await;
-    assert_eq!(bench.kinds().await, ["payment.succeeded", "refund.succeeded"]);
+    let fixture = Fixture::new();
+    let permit = fixture.run("k", pay("o")).await;
+    fixture.settle(permit, outcome(Status::Pending)).await;
+    let closing = fixture.run("c", close("o")).await;
+    fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    let permit = fixture.run("r", refund_intent("o", "r", 1000)).await;
+    fixture.settle(permit, outcome(Status::Succeeded)).await;
+    fixture.settle(closing, outcome(Status::Closed)).await;
+    assert_eq!(fixture.kinds().await, ["payment.succeeded", "refund.succeeded"]);
 }
 
 /// UnionPay's notifications only trigger a query. One arrives while an earlier query is under way.
 #[tokio::test]
 async fn query_triggered_by_a_notification_during_a_query_stays_due() {
-    let bench = Bench::new();
-    let permit = bench.run("k", pay("o")).await;
-    bench.settle(permit, outcome(Status::Pending)).await;
-    let loaded = bench.payment("o").await.state.search.unwrap();
+    let fixture = Fixture::new();
+    let permit = fixture.run("k", pay("o")).await;
+    fixture.settle(permit, outcome(Status::Pending)).await;
+    let loaded = fixture.payment("o").await.state.inquiry.unwrap();
     let event = ProviderEvent { outcome: None, ..notification("n", "o", None, Outcome::of(Status::Succeeded)) };
-    assert_eq!(bench.ledger.record("wechat", event, at(10)).await.unwrap(), Recorded::Applied(of("o")));
+    assert_eq!(fixture.ledger.record("wechat", event, at(10)).await.unwrap(), Recorded::Applied(of("o")));
     // The earlier query was answered with pending, so the next one is in some hours.
     let postponed = Inquiry { due: at(20_000), asked: 1, ..loaded };
-    assert!(bench.ledger.save_inquiry(&of("o"), Some(postponed)).await.unwrap());
-    let due = bench.payment("o").await.state.search.unwrap().due;
+    assert!(fixture.ledger.save_inquiry(&of("o"), Some(postponed)).await.unwrap());
+    let due = fixture.payment("o").await.state.inquiry.unwrap().due;
     assert!(due <= at(10), "{due}");
 }
 
 /// A second close ends unclear while the resolver asks for the last confirmation of a success.
 #[tokio::test]
 async fn confirmations_that_a_later_close_requires_are_kept_during_a_query() {
-    let bench = Bench::new();
-    let permit = bench.run("k", pay("o")).await;
-    bench.settle(permit, outcome(Status::Pending)).await;
-    let permit = bench.run("c", close("o")).await;
-    bench.settle(permit, Update::Unknown(Reason::default())).await;
-    let second = bench.run("c2", close("o")).await;
-    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
-    bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
-    let loaded = bench.payment("o").await.state.search.unwrap();
+    let fixture = Fixture::new();
+    let permit = fixture.run("k", pay("o")).await;
+    fixture.settle(permit, outcome(Status::Pending)).await;
+    let permit = fixture.run("c", close("o")).await;
+    fixture.settle(permit, Update::Unknown(Reason::default())).await;
+    let second = fixture.run("c2", close("o")).await;
+    fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
+    fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(20)).await.unwrap();
+    let loaded = fixture.payment("o").await.state.inquiry.unwrap();
     assert_eq!(loaded.confirmations, 1);
-    bench.settle(second, Update::Unknown(Reason::default())).await;
-    bench.ledger.save_inquiry(&of("o"), Some(Inquiry { due: at(21), ..loaded })).await.unwrap();
-    assert_eq!(bench.payment("o").await.state.search.map(|inquiry| inquiry.confirmations), Some(2));
+    fixture.settle(second, Update::Unknown(Reason::default())).await;
+    fixture.ledger.save_inquiry(&of("o"), Some(Inquiry { due: at(21), ..loaded })).await.unwrap();
+    assert_eq!(fixture.payment("o").await.state.inquiry.map(|inquiry| inquiry.confirmations), Some(2));
 }
