@@ -127,7 +127,7 @@ impl Error {
     }
 
     /// Returns whether a breaker counts the error as a failure of the channel: transport errors, timeouts, system errors of the
-    /// provider, unverifiable responses, a rejected key. Mistakes of the caller or the payer do not count.
+    /// provider, unverifiable responses, a rejected key. Errors of the caller or the payer do not count.
     pub fn is_channel_failure(&self) -> bool {
         matches!(self, Self::NotSent(_) | Self::Unauthorized(_) | Self::Unclear { .. } | Self::Mismatch(_))
     }

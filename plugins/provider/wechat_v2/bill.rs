@@ -53,15 +53,15 @@ impl Bills for WechatV2 {
         BillEndpoint::Payments
     }
 
-    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
-        let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
+    fn bill_request(&self, bill: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let interface = INTERFACES.iter().find(|(kind, ..)| *kind == bill.kind && self.kinds().contains(kind));
         let (_, path, name, choice) = interface.ok_or_else(|| {
-            Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}` for this account", wanted.kind))
+            Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}` for this account", bill.kind))
         })?;
         // Bills of funds require HMAC-SHA256, whatever the account's `sign_type`.
         let sign_type = if *path == FUND_FLOW { SignType::HmacSha256 } else { self.account.key.sign_type };
         let mut fields = Fields::new();
-        put(&mut fields, "bill_date", &wanted.day.strftime("%Y%m%d").to_string());
+        put(&mut fields, "bill_date", &bill.day.strftime("%Y%m%d").to_string());
         put(&mut fields, name, choice);
         put_common(&mut fields, &self.account, sign_type, with);
         Ok(post(path, &fields))

@@ -285,7 +285,7 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     for order in ["a", "b"] {
         fixture.ledger.apply(&of(order), outcome(Status::Succeeded), at(70)).await.unwrap();
         fixture.save_inquiry(&of(order), Some(inquiry.clone())).await;
-        assert_eq!(fixture.payment(order).await.state.inquiry, None, "what ended is not searched again");
+        assert_eq!(fixture.payment(order).await.state.inquiry, None, "what ended is not queried again");
     }
     let waiting = fixture.ledger.waiting().await.unwrap();
     assert_eq!((waiting.unknown, waiting.oldest_unknown, waiting.deliveries), (0, None, 4));

@@ -171,7 +171,7 @@ fn nonexistent_order_is_closed_after_expiry() {
             let expected = if ends { Ok(Outcome::of(Status::Closed)) } else { result.clone() };
             assert_eq!((result.is_ok(), &result), (ends, &expected), "{method} {expires_at:?}");
             let close = decode(&Operation::Close(order), &content);
-            assert!(matches!(close, Err(Error::NotFound(_))), "a close is judged by a clock that may be wrong");
+            assert!(matches!(close, Err(Error::NotFound(_))), "a close is decided by a clock that may be wrong");
         }
     }
     assert!(provider().default_expiry().is_some(), "an order without an end gets one");

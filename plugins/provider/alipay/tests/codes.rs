@@ -299,5 +299,5 @@ fn unlisted_isp_name_is_unclear() {
         }
     }
     assert_eq!(v3_error(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
-    assert_eq!(v3_error(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
+    assert_eq!(v3_error(&operation, 400, "isv.something-new").code(), "declined", "an error in our request");
 }

@@ -90,15 +90,15 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
 #[test]
 fn every_listed_code_is_classified_in_every_interface() {
     let mut seen = BTreeSet::new();
-    for (names, status, codes, wanted) in LISTED {
+    for (names, status, codes, expected) in LISTED {
         let named = |name: &str| names.iter().any(|names| names.split(' ').any(|it| it == name));
         for (name, operation) in interfaces().iter().filter(|(name, _)| named(name)) {
             for code in codes.split_whitespace().flat_map(|code| [code.to_owned(), code.replace('_', "")]) {
                 seen.insert(bare(&code));
                 let body = json!({"code": code, "message": "余额不足", "detail": {"field": "x"}});
                 let error = signed(operation, *status, &body).unwrap_err();
-                assert_eq!(error.code(), *wanted, "{name} {status} {code}");
-                if *status == 202 && *wanted == "unclear" {
+                assert_eq!(error.code(), *expected, "{name} {status} {code}");
+                if *status == 202 && *expected == "unclear" {
                     continue;
                 }
                 let provider_error = error.provider_error().unwrap();
@@ -107,9 +107,9 @@ fn every_listed_code_is_classified_in_every_interface() {
                     (code.as_str(), "余额不足"),
                     "{name}"
                 );
-                let is_ill = matches!(*wanted, "unclear" | "unauthorized");
+                let is_ill = matches!(*expected, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {status} {code}");
-                let is_released = matches!(*wanted, "provider_busy" | "unauthorized");
+                let is_released = matches!(*expected, "provider_busy" | "unauthorized");
                 assert_eq!(error.provably_not_executed(), is_released, "the same key sends again: {name} {code}");
             }
         }
@@ -181,8 +181,8 @@ fn code_with_several_causes_is_classified_by_message() {
             for code in ["INVALID_REQUEST", "ERROR"] {
                 let body = json!({"code": code, "message": message});
                 let is_other = code == "ERROR" && prepaid == "conflict";
-                let wanted = if is_other { "declined" } else { prepaid };
-                assert_eq!(signed(&operation, 400, &body).unwrap_err().code(), wanted, "{name} {code} {message}");
+                let expected = if is_other { "declined" } else { prepaid };
+                assert_eq!(signed(&operation, 400, &body).unwrap_err().code(), expected, "{name} {code} {message}");
             }
             let other = json!({"code": "PARAM_ERROR", "message": message});
             assert_eq!(signed(&operation, 400, &other).unwrap_err().code(), "declined", "{name} {message}");
