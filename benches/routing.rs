@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use tollgate::routing::{Condition, Question, Route, Routes};
+use tollgate_gateway::routing::{Condition, Question, Route, Routes};
 use tollgate_plugins::payment::{Currency, Method, Money};
 
 const CALLS: u32 = 200_000;

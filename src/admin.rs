@@ -16,27 +16,27 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use serde_json::json;
+use tollgate_config::Diagnostic;
+use tollgate_gateway::clock;
+use tollgate_gateway::listener;
+use tollgate_gateway::operations::Gateway;
+use tollgate_gateway::probe::Probes;
+use tollgate_gateway::reload::generations::StoredGeneration;
+use tollgate_gateway::reload::{ReloadHandle, Report};
+use tollgate_gateway::telemetry::{METRICS, filter_metrics};
+use tollgate_gateway::workers::Workers;
+use tollgate_ledger::LedgerError;
 use tollgate_plugins::filter::Clock;
 
 use self::browsers::{CallerProof, rejection};
-use crate::clock;
-use crate::config::Diagnostic;
 use crate::explain;
-use crate::gateway::Gateway;
-use crate::ledger::LedgerError;
-use crate::listener;
-use crate::probe::Probes;
-use crate::reload::generations::StoredGeneration;
-use crate::reload::{ReloadHandle, Report};
 use crate::server::signals::SignalReadiness;
-use crate::server::workers::Workers;
-use crate::telemetry::{METRICS, filter_metrics};
 
 /// Seconds after which an idle connection is closed.
 const KEEPALIVE_SECONDS: u64 = 60;
 
 /// The admin listener's application.
-pub struct Admin {
+pub(crate) struct Admin {
     /// The gateway to report on.
     pub gateway: Arc<Gateway>,
     /// True after the process was asked to stop.
@@ -187,8 +187,7 @@ impl Admin {
             METRICS.queue_depth.set(i64::try_from(waiting.jobs).unwrap_or(i64::MAX));
             METRICS.queue_oldest_seconds.set(seconds_since(waiting.oldest_job));
         }
-        self.gateway.statuses.existence.show();
-        METRICS.status_cache_shared.set(i64::from(self.gateway.statuses.is_sharing()));
+        self.gateway.statuses.update_metrics();
         let lost = self.gateway.ledger.not_ready();
         let is_held = !matches!(lost, Some(LedgerError::Unreachable { .. } | LedgerError::LeaseLost(_)));
         METRICS.stores.ledger_lease.set(i64::from(is_held));

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{Process, ServerTls};
+use tollgate_config::{Process, ServerTls};
 
 /// Sends a request to the admin port of the gateway with this configuration. Returns status and body.
 pub(crate) async fn ask(process: &Process, method: &str, target: &str) -> Result<(u16, Value), String> {

@@ -1,6 +1,10 @@
 //! Command line: commands and their arguments.
 
+mod check;
 mod keygen;
+pub(crate) mod operate;
+mod probe;
+mod route;
 mod schema;
 mod sign;
 #[cfg(feature = "tools")]
@@ -10,11 +14,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tollgate_config::LedgerConfig;
+use tollgate_gateway::open_ledger::postgres_address;
 
-use crate::config::LedgerConfig;
 use crate::output::{complain, say};
-use crate::server::ledger::postgres_address;
-use crate::{explain, ledger, output, probe, reload, routing, server, snapshot, telemetry};
+use crate::{explain, output, server};
+use tollgate_gateway::{snapshot, telemetry};
 
 /// A payment gateway: one request format for several payment providers, and no payment is ever made twice.
 #[derive(Parser)]
@@ -75,7 +80,7 @@ enum Command {
     /// Show everything that happened to a payment, with the evidence
     Explain(explain::ExplainArgs),
     /// Show which route a payment would take, and why
-    Route(routing::RouteArgs),
+    Route(route::RouteArgs),
     /// Print a JSON Schema of a configuration file for editor completion and validation
     Schema(schema::SchemaArgs),
     #[cfg(feature = "tools")]
@@ -100,19 +105,19 @@ enum Command {
 }
 
 /// Runs the command given by the arguments.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let Arguments { conf, command } = Arguments::parse();
     // Must be installed first, because Pingora would install a slower provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let result = match command {
         Command::Check { probe } => {
-            let checked = reload::check::check_command(&conf);
-            return if probe && checked == ExitCode::SUCCESS { probe::check(&conf) } else { checked };
+            let checked = check::run(&conf);
+            return if probe && checked == ExitCode::SUCCESS { probe::run(&conf) } else { checked };
         }
-        Command::Diff => reload::operate::diff(&conf),
-        Command::Rollback { to } => in_runtime(reload::operate::roll_back(&conf, to)),
+        Command::Diff => operate::diff(&conf),
+        Command::Rollback { to } => in_runtime(operate::roll_back(&conf, to)),
         Command::Explain(arguments) => in_runtime(explain::run(&conf, &arguments)),
-        Command::Route(arguments) => routing::run(&conf, &arguments),
+        Command::Route(arguments) => route::run(&conf, &arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Run => server::bind(conf).map(|bound| bound.serve()),
         #[cfg(feature = "tools")]
@@ -147,7 +152,7 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
     let LedgerConfig::Postgres(to) = &snapshot.process.ledger else {
         return Err("set the destination in tollgate.toml: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
-    let moved = ledger::migrate(from, postgres_address(to)?, crate::server::ledger::environment())
+    let moved = tollgate_ledger::migrate(from, postgres_address(to)?, tollgate_gateway::open_ledger::environment())
         .map_err(|error| format!("the ledger was not moved: {error}"))?;
     say!("{moved}are in the {to} now.");
     say!("{} is marked as moved and can no longer be opened; keep it as a backup.", from.display());

@@ -9,23 +9,23 @@ mod text;
 
 use std::path::Path;
 
+use crate::cli::operate::in_force;
 use clap::Args;
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use tollgate_gateway::open_ledger::open_ledger;
+use tollgate_gateway::snapshot::Snapshot;
+use tollgate_gateway::view::lost_action;
+use tollgate_ledger::{ELSEWHERE_PREFIX, Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use tollgate_plugins::payment::{Money, Status};
 
 use crate::admin_client;
-use crate::ledger::{ELSEWHERE_PREFIX, Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use crate::output::say;
-use crate::reload::operate::in_force;
-use crate::server::ledger::open_ledger;
-use crate::snapshot::Snapshot;
-use crate::view::lost_action;
 
 /// Arguments of `tollgate explain`.
 #[derive(Args, Clone, Debug)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// Order id of the merchant, or the order number at the provider, which is on the payer's receipt
     order: String,
     /// Search this merchant's orders only; two merchants may use the same order id
@@ -37,7 +37,7 @@ pub struct ExplainArgs {
 }
 
 /// Prints everything known about the payment.
-pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
+pub(crate) async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
     let snapshot = in_force(conf)?;
     let question = Question { order: arguments.order.clone(), merchant: arguments.merchant.clone() };
     let answer = match admin_client::ask(&snapshot.process, "GET", &question.target()).await {
@@ -72,7 +72,7 @@ pub async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
 
 /// Reads the ledger directly when no gateway is running.
 async fn explain_from_ledger(snapshot: &Snapshot, question: &Question) -> Result<String, String> {
-    if let crate::config::LedgerConfig::Embedded(path) = &snapshot.process.ledger
+    if let tollgate_config::LedgerConfig::Embedded(path) = &snapshot.process.ledger
         && Ledger::identity_in(path).map_err(|error| error.to_string())?.is_none()
     {
         return Err(format!("there is no ledger in {}", path.display()));

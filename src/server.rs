@@ -1,8 +1,6 @@
 //! The server process: binds listeners, starts background workers, handles signals and drains before it exits.
 
-pub(crate) mod ledger;
 pub(crate) mod signals;
-pub(crate) mod workers;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -14,24 +12,24 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownWatch};
 use tokio::signal::unix::{SignalKind, signal};
+use tollgate_config::{LedgerConfig, Process};
+use tollgate_gateway::listener::{self, Descriptors, Listener};
+use tollgate_gateway::operations::Gateway;
+use tollgate_gateway::probe::{self, Probes};
+use tollgate_gateway::proxy::{HttpProxy, InFlight};
+use tollgate_gateway::reload::generations::Generations;
+use tollgate_gateway::reload::{self, ReloadHandle, Reloader};
+use tollgate_gateway::telemetry::log;
 
-use self::ledger::open_ledger;
 use self::signals::{SignalReadiness, Signals};
-use self::workers::Workers;
 use crate::admin::Admin;
-use crate::config::{LedgerConfig, Process};
-use crate::gateway::Gateway;
-use crate::listener::{self, Descriptors, Listener};
 use crate::output::say;
-use crate::probe::{self, Probes};
-use crate::proxy::{HttpProxy, InFlight};
-use crate::reload::generations::Generations;
-use crate::reload::{self, ReloadHandle, Reloader};
-use crate::telemetry::log;
-use crate::{cache, clock, delivery, job_worker, purge_worker, resolver};
+use tollgate_gateway::open_ledger::open_ledger;
+use tollgate_gateway::workers::Workers;
+use tollgate_gateway::{cache, clock, delivery, job_worker, purge_worker, resolver};
 
 /// A gateway with bound sockets that does not serve yet.
-pub struct Bound {
+pub(crate) struct Bound {
     gateway: Arc<Gateway>,
     process: Arc<Process>,
     reloader: Reloader,
@@ -43,7 +41,7 @@ pub struct Bound {
 }
 
 /// Reads the configuration, opens the ledger and binds the sockets.
-pub fn bind(conf: PathBuf) -> Result<Bound, String> {
+pub(crate) fn bind(conf: PathBuf) -> Result<Bound, String> {
     log::start();
     let current = reload::load_first(&conf).map_err(|diagnostics| {
         let lines: String = diagnostics.iter().map(|diagnostic| format!("\n{diagnostic}")).collect();
@@ -89,18 +87,8 @@ pub fn bind(conf: PathBuf) -> Result<Bound, String> {
 }
 
 impl Bound {
-    /// Returns the address for merchants and providers.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Returns the address of metrics, health checks and operator commands.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin_address
-    }
-
     /// Serves until a signal ends the process. SIGTERM drains requests in flight first; SIGINT exits at once.
-    pub fn serve(self) -> ! {
+    pub(crate) fn serve(self) -> ! {
         if let Err(why) = self.run() {
             tracing::error!(why, "the server cannot run");
             log::exit(1);

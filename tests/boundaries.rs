@@ -24,6 +24,10 @@ const BOUNDARIES: &[Boundary] = &[
         package: "tollgate-config",
         forbidden: &["tokio", "pingora*", "hyper", "prometheus", "fjall", "tollgate-ledger", "tollgate-gateway"],
     },
+    Boundary {
+        package: "tollgate-gateway",
+        forbidden: &["tollgate", "tollgate-harness", "tollgate-merchant", "tollgate-sandbox"],
+    },
     Boundary { package: "tollgate-sandbox", forbidden: &["tollgate*", "pingora*", "fjall"] },
     Boundary { package: "tollgate-merchant", forbidden: &["tollgate*", "tokio", "pingora*", "hyper"] },
     Boundary {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tollgate::ledger::{Address, ClaimKey, ClaimResult, Intent, Ledger, Payment, RecordState};
+use tollgate_ledger::{Address, ClaimKey, ClaimResult, Intent, Ledger, Payment, RecordState};
 use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 use tollgate_plugins::secret::Secret;
 

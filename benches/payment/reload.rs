@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tollgate::snapshot::{self, Snapshot};
+use tollgate_gateway::snapshot::{self, Snapshot};
 use tollgate_sandbox::keygen;
 
 use crate::drive::{self, Load, Prepared};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
-use tollgate::snapshot;
+use tollgate_gateway::snapshot;
 use tollgate_harness::merchant::MerchantKey;
 use tollgate_harness::process::{GatewayProcess, unused_address};
 use tollgate_plugins::payment::{Currency, Money, Operation, Order, Pay, Payer};
@@ -174,7 +174,7 @@ impl Stage {
                 return_url: None,
                 notify_url: format!("http://{}/notify/main", self.gateway),
             };
-            let stamp = tollgate::clock::stamp();
+            let stamp = tollgate_gateway::clock::stamp();
             let with = Signing { signer: &*channel.signer, keys: &channel.configured_keys, stamp: &stamp };
             let Ok(Encoded::Send(mut request)) = channel.provider.encode(&Operation::Pay(pay), with) else {
                 panic!("encode")

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use tollgate::access::{Access, Head};
+use tollgate_gateway::access::{Access, Head};
 
 use crate::drive::{self, Load, Measured, Prepared};
 use crate::stage::{Stage, cpu_time, free_address, signed_request, until_open};

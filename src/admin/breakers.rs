@@ -7,7 +7,7 @@ use tollgate_plugins::filter::{Clock, Force};
 use tollgate_plugins::payment::Kind;
 use tollgate_plugins::settings::duration;
 
-use crate::gateway::Gateway;
+use tollgate_gateway::operations::Gateway;
 
 /// Default duration of a forced state. It is short, so that an operator reconsiders it.
 const DEFAULT_FORCE_TIME: Duration = Duration::from_secs(600);

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use tollgate_config::schema::{self, FILES};
 
-use crate::config::schema::{self, FILES};
 use crate::output::say;
 
 /// Kind of configuration file.

@@ -1,9 +1,9 @@
 //! `tollgate sign`: signs a request like a merchant, and prints the headers.
 
 use clap::{Args, ValueEnum};
+use tollgate_gateway::clock::stamp;
 use tollgate_merchant::{Credentials, plain, rfc9421};
 
-use crate::clock::stamp;
 use crate::output::say;
 
 /// Arguments of `tollgate sign`.

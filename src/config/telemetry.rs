@@ -37,5 +37,6 @@ fn is_misspelled_level(word: &str) -> bool {
     let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte));
     let is_level =
         LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || matches!(word.as_bytes(), [b'0'..=b'5']);
-    is_word && !is_level && word != "tollgate" && !word.starts_with("tollgate::")
+    let is_own = word.starts_with("tollgate_") || word.starts_with("tollgate::") || word == "tollgate";
+    is_word && !is_level && !is_own
 }

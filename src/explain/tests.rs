@@ -1,12 +1,12 @@
 //! Tests of the explanation's text and query.
 #![allow(clippy::unwrap_used)]
 
+use tollgate_ledger::testing::a_payment;
+use tollgate_ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, RecordState, TimelineEvent};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
 use super::*;
-use crate::ledger::testing::a_payment;
-use crate::ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, RecordState, TimelineEvent};
 
 fn history(payment: Payment) -> PaymentHistory {
     PaymentHistory { payment, refunds: Vec::new(), timeline: Timeline::default() }
@@ -101,7 +101,7 @@ fn provider_call_is_shown_with_its_evidence() {
 
 #[test]
 fn interrupted_execution_shows_its_known_cause() {
-    use crate::ledger::{IntentKind, LossCause};
+    use tollgate_ledger::{IntentKind, LossCause};
     for (cause, expected) in [
         (LossCause::Unknown, "it is not known whether it was sent; the provider is queried"),
         (LossCause::Abandoned, "the gateway that ran it stopped or lost the ledger"),

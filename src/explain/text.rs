@@ -1,13 +1,13 @@
 //! Formats an explanation for readers who do not know the gateway.
 
 use jiff::Timestamp;
-use tollgate_plugins::payment::{Currency, Money, Status};
-
-use super::{Explanation, RefundExplanation};
-use crate::ledger::{
+use tollgate_ledger::{
     BodyDigest, BytesSent, Entry, Inquiry, IntentKind, MoneyState, NotificationVerdict, Origin, ProviderCall,
     TimelineEvent,
 };
+use tollgate_plugins::payment::{Currency, Money, Status};
+
+use super::{Explanation, RefundExplanation};
 
 /// Returns the text: first where the money is, then the events, one per line.
 pub(super) fn explanation_text(explanation: &Explanation) -> String {

@@ -129,7 +129,8 @@ fn readme_configuration_keys_exist() {
 
 #[test]
 fn readme_metrics_exist() {
-    let source: String = sources("src/telemetry").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let source: String =
+        sources("src/gateway/telemetry").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let mut unknown = Vec::new();
     for file in READMES.into_iter().chain(EXAMPLES) {
         let text = read(file);
@@ -143,7 +144,9 @@ fn readme_metrics_exist() {
 
 #[test]
 fn readme_error_codes_are_those_of_the_gateway() {
-    let files = ["src/problem", "src/gateway", "src/proxy", "src/listener"].map(sources).concat();
+    let files = ["src/gateway/problem", "src/gateway/operations", "src/gateway/proxy", "src/gateway/listener"]
+        .map(sources)
+        .concat();
     let texts = files.iter().map(|path| fs::read_to_string(path).unwrap());
     let source: String = texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect();
     let raised: BTreeSet<_> = source

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tollgate::provider_client::ProviderClient;
-use tollgate::snapshot::{self, Channel};
+use tollgate_gateway::provider_client::ProviderClient;
+use tollgate_gateway::snapshot::{self, Channel};
 use tollgate_plugins::payment::{Currency, Method, Money, Operation, Order, Pay, Payer};
 
 use crate::harness::{World, WorldOptions, free_address, until};

@@ -1,0 +1,144 @@
+//! JSON forms of payments, refunds and timelines, shared by responses and events.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tollgate_plugins::error::ProviderError;
+use tollgate_plugins::payment::{Method, Money, NextAction, Status};
+
+use tollgate_ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
+
+#[derive(Serialize)]
+struct PaymentView<'a> {
+    order_id: &'a str,
+    status: Status,
+    money_state: MoneyState,
+    amount: Money,
+    refunded: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    refunded_elsewhere: u64,
+    method: Method,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_payment_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'a NextAction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a ProviderError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_reason: Option<&'a str>,
+    version: u64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paid_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Map<String, Value>>,
+}
+
+#[derive(Serialize)]
+struct RefundView<'a> {
+    order_id: &'a str,
+    refund_id: &'a str,
+    status: Status,
+    money_state: MoneyState,
+    amount: Money,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_refund_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a ProviderError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_reason: Option<&'a str>,
+    version: u64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refunded_at: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct TimelineView<'a> {
+    order_id: &'a str,
+    status: Status,
+    money_state: MoneyState,
+    /// The order number at the provider.
+    provider_order_number: &'a str,
+    entries: &'a [Entry],
+    left_out: u64,
+}
+
+/// Returns the JSON form of a payment's timeline.
+pub fn timeline_view<'a>(payment: &'a Payment, timeline: &'a Timeline) -> impl Serialize + 'a {
+    TimelineView {
+        order_id: &payment.order_id,
+        status: payment.status,
+        money_state: payment.money_state,
+        provider_order_number: &payment.provider_order_no,
+        entries: &timeline.entries,
+        left_out: timeline.left_out,
+    }
+}
+
+/// Returns advice for a payment that nobody can pay, because the response that contained its `action` was lost.
+pub fn lost_action(payment: &Payment) -> Option<&'static str> {
+    let advice = match payment.awaits_action() {
+        true => {
+            "the provider's response with the `action` was lost and is requested again: query this payment in a moment"
+        }
+        false => {
+            "the provider's response with the `action` was lost, so nobody can pay this order: close it and create another payment with a new \
+             `order_id`"
+        }
+    };
+    payment.lacks_action().then_some(advice)
+}
+
+/// Returns the JSON form of a payment.
+pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
+    PaymentView {
+        order_id: merchants_order_id(&payment.order_id),
+        status: payment.status,
+        money_state: payment.money_state,
+        amount: payment.amount,
+        refunded: payment.refunded,
+        refunded_elsewhere: payment.refunded_elsewhere,
+        method: payment.method,
+        channel: &payment.channel,
+        provider_payment_id: payment.provider_payment_id.as_deref(),
+        action: payment.action.as_ref(),
+        provider: payment.provider_error.as_ref(),
+        status_reason: lost_action(payment).or(payment.status_reason.as_deref()),
+        version: payment.version,
+        created_at: payment.created_at,
+        updated_at: payment.updated_at,
+        paid_at: payment.paid_at,
+        metadata: payment.metadata.as_ref(),
+    }
+}
+
+fn is_zero(sum: &u64) -> bool {
+    *sum == 0
+}
+
+/// Returns the JSON form of a refund.
+pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
+    RefundView {
+        order_id: merchants_order_id(&refund.order_id),
+        refund_id: &refund.refund_id,
+        status: refund.status,
+        money_state: refund.money_state,
+        amount: refund.amount,
+        reason: refund.reason.as_deref(),
+        channel: &refund.channel,
+        provider_refund_id: refund.provider_refund_id.as_deref(),
+        provider: refund.provider_error.as_ref(),
+        status_reason: refund.status_reason.as_deref(),
+        version: refund.version,
+        created_at: refund.created_at,
+        updated_at: refund.updated_at,
+        refunded_at: refund.refunded_at,
+    }
+}
