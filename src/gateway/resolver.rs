@@ -46,6 +46,9 @@ const MAX_QUERIES_PER_CHANNEL: usize = 12;
 /// Maximum time for the payer to enter a password. A till payment that is open after this time is reversed.
 const PAYER_ENTRY_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
+const UNCONFIRMED: &str = "the payment succeeded and may have been reversed by its close, and the provider confirms \
+                           neither: compare it with the provider's console";
+
 /// Time during which completed tasks are collected before the ledger is read again. One read per task would cost more than the
 /// tasks.
 const COMPLETION_BATCH_TIME: Duration = Duration::from_millis(10);
@@ -59,7 +62,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
         if gateway.ledger.may_work() && clock::is_trusted() && !pool.is_full() {
             let full_channels = pool.full_groups();
             // The result includes records being queried now. The limit still suffices to fill every free slot.
-            let due = gateway.ledger.due_searches(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
+            let due = gateway.ledger.due_inquiries(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
             for record in due {
                 let (number, channel) = (task_key(&record), channel_of(&record).to_owned());
                 let gateway = Arc::clone(&gateway);
@@ -313,14 +316,17 @@ async fn record_result(
         }
         Decision::Expired => drop(ledger.apply(subject, Update::Expired, now).await?),
         Decision::Enough => drop(ledger.save_inquiry(subject, None).await?),
+        Decision::Unconfirmed => {
+            escalate(gateway, record, subject, UNCONFIRMED, now).await?;
+            ledger.save_inquiry(subject, None).await?;
+        }
         Decision::Again(inquiry) => {
             let why = match status_of(record) {
                 Status::Pending => "the payment stays pending for too long: clarify it with the provider",
                 _ => "the outcome stays unknown: manual review is needed",
             };
-            if inquiry.needs_person && ledger.escalate(subject, why, now).await? {
-                METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
-                tracing::error!(order_id, why);
+            if inquiry.needs_person {
+                escalate(gateway, record, subject, why, now).await?;
             }
             ledger.save_inquiry(subject, Some(inquiry)).await?;
         }
@@ -328,10 +334,25 @@ async fn record_result(
     Ok(())
 }
 
+/// Marks an open inquiry for manual review, and logs and counts this once.
+async fn escalate(
+    gateway: &Gateway,
+    record: &Record,
+    subject: &RecordId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    if gateway.ledger.escalate(subject, why, now).await? {
+        METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
+        tracing::error!(order_id = subject.order_id, why);
+    }
+    Ok(())
+}
+
 fn inquiry_of(record: &Record) -> Option<&Inquiry> {
     match record {
-        Record::Payment(payment) => payment.search.as_ref(),
-        Record::Refund(refund) => refund.search.as_ref(),
+        Record::Payment(payment) => payment.inquiry.as_ref(),
+        Record::Refund(refund) => refund.inquiry.as_ref(),
     }
 }
 

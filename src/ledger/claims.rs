@@ -229,11 +229,12 @@ fn settle_close(
 /// status carries the reason. The payment keeps its own reason.
 fn refusal(update: &Update) -> Option<String> {
     match update {
-        Update::Declined(word) => Some(format!("the provider refused to close it ({word})")),
-        Update::NotSent(_, Reason { word, sentence }) => {
-            let word = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
+        Update::Declined(provider_error) => Some(format!("the provider refused to close it ({provider_error})")),
+        Update::NotSent(_, Reason { provider_error, sentence }) => {
+            let provider_error =
+                provider_error.as_ref().map(|provider_error| format!(" ({provider_error})")).unwrap_or_default();
             let why = sentence.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            Some(format!("the close was given up{word}{why}"))
+            Some(format!("the close was given up{provider_error}{why}"))
         }
         _ => None,
     }
@@ -244,7 +245,7 @@ pub(super) fn is_running(from: &impl Read, execution: ExecutionId) -> Result<boo
     Ok(ClaimRow::running(from, execution)?.is_some())
 }
 
-/// Ends a running claim of which it is unknown whether anything was sent. The provider is asked from then on.
+/// Ends a running claim of which it is unknown whether anything was sent. The provider is queried from then on.
 pub(super) fn mark_interrupted(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,

@@ -22,13 +22,15 @@ pub(super) fn add_evidence(
 
 /// Makes the inquiry due now, because the notification alone proves nothing.
 pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
-    let search = target.search().get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let inquiry = target.inquiry().get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
     target.save(tx)
 }
 
 /// Value in [`Space::Notifications`](super::transaction::Space::Notifications) of a notification that was applied.
 pub(super) const BELIEVED: &[u8] = b"believed";
+/// Value in the same space of a notification that was rejected as a mismatch.
+pub(super) const MISMATCHED: &[u8] = b"mismatched";
 
 /// Publishes that the provider names another amount or channel, once per version of the record.
 pub(super) fn publish_mismatch(
@@ -36,7 +38,7 @@ pub(super) fn publish_mismatch(
     target: &mut Target,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    const KIND: &str = "payment.mismatch";
+    const MISMATCH_EVENT: &str = "payment.mismatch";
     let (subject, data) = (target.subject(), target.record());
     match target {
         Target::Payment(tracked) => {
@@ -44,7 +46,7 @@ pub(super) fn publish_mismatch(
             if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            outbox::publish(tx, tracked, KIND, subject, data, now)?;
+            outbox::publish(tx, tracked, MISMATCH_EVENT, subject, data, now)?;
             tracked.save(tx)
         }
         // Merchants do not know refunds made elsewhere.
@@ -58,7 +60,7 @@ pub(super) fn publish_mismatch(
                 return Ok(());
             }
             let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
-            outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
+            outbox::publish(tx, &mut payment, MISMATCH_EVENT, subject, data, now)?;
             payment.save(tx)?;
             tracked.save(tx)
         }

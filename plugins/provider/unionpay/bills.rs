@@ -124,7 +124,7 @@ fn month_and_day(day: Date) -> String {
 /// Returns the error in an answer; `None` if the answer contains a file.
 fn refusal(fields: &Message<'_>) -> Option<Error> {
     let (code, message) = (fields.get("respCode")?, fields.get("respMsg").unwrap_or_default());
-    match codes::refusal(code, codes::Request::File, || codes::word(code, message)) {
+    match codes::refusal(code, codes::Request::File, || codes::provider_error(code, message)) {
         None if fields.get("fileContent").is_none() => {
             Some(Error::unclear("the answer reports a file but contains none"))
         }

@@ -115,7 +115,7 @@ fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
     let message = text("err_code_des").or_else(|| text("return_msg")).unwrap_or_default();
-    let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
+    let provider_error = ProviderError { code: code.to_owned(), message: message.to_owned() };
     let class = |code_text: &str| table::class(errors::CODES, code_text, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
     let listed = text("err_code").filter(|code| !table::has_several_causes(code)).and_then(class);
@@ -126,5 +126,5 @@ fn refusal(fields: &Fields) -> Error {
         None if is_refused => Some(Class::Final),
         class => class,
     };
-    table::error(class, Interface::Bill, false, word, "error answer".to_owned())
+    table::error(class, Interface::Bill, false, provider_error, "error answer".to_owned())
 }

@@ -376,3 +376,4 @@ async fn unarchived_generation_is_archived_at_the_next_reload() {
 }
 
 mod archived;
+mod rollbacks;

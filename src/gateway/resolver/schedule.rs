@@ -27,7 +27,7 @@ const POLL_INTERVAL: [SignedDuration; 2] = [SignedDuration::from_mins(5), Signed
 /// Maximum interval while queries about a pending record fail, for example because its channel was removed.
 const MAX_FAILED_POLL_INTERVAL: Duration = Duration::from_hours(24);
 /// A record that is pending for this long is escalated to manual review, and polling continues. An inquiry about a
-/// final record ends.
+/// final record ends, and so does one about a refund made elsewhere that the provider still does not find.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// An outcome that is unknown for this long is escalated to manual review. Queries continue at the maximum interval.
 pub(super) const ESCALATE_AFTER: SignedDuration = SignedDuration::from_hours(24);
@@ -119,6 +119,8 @@ pub(super) enum Decision {
     Expired,
     /// No further answer is expected.
     Enough,
+    /// A success that a close may have reversed was not confirmed: manual review decides.
+    Unconfirmed,
     Again(Inquiry),
 }
 
@@ -161,10 +163,22 @@ pub(super) fn decide(
             _ => reversed || !must_be_reversed(record),
         };
         if may_end {
-            return Decision::NeverHappened;
+            return if inquiry.confirmations > 0 { Decision::Unconfirmed } else { Decision::NeverHappened };
         }
     }
-    if status_of(record).is_final() && age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END {
+    let is_steady = time.steady_for >= MIN_STEADY_BEFORE_REVIEW;
+    let is_over = age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END;
+    if status_of(record).is_final() && is_over {
+        match inquiry.confirmations {
+            0 => return Decision::Enough,
+            _ if is_steady => return Decision::Unconfirmed,
+            _ => {}
+        }
+    }
+    // A person was told twice: when the provider did not find the refund, and when it stayed open. Without an end the
+    // payment could never be purged.
+    let is_absent_elsewhere = is_not_found && matches!(record, Record::Refund(refund) if refund.is_elsewhere());
+    if is_absent_elsewhere && is_over && inquiry.needs_person {
         return Decision::Enough;
     }
     // As far as known nothing was sent on this abandoned channel, so no review is needed.
@@ -178,9 +192,8 @@ pub(super) fn decide(
     let age_interval = Duration::try_from(age / 4).unwrap_or_default();
     let backoff = backoff(inquiry.asked).min(age_interval.max(MAX_EARLY_INTERVAL));
     let until_settled = Duration::try_from(not_found_grace - certain_age).unwrap_or_default();
-    let is_steady = time.steady_for >= MIN_STEADY_BEFORE_REVIEW;
     let escalates_unknown = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW && is_steady;
-    let escalates_pending = age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END && is_steady;
+    let escalates_pending = is_over && is_steady;
     // A failed query is repeated soon, then at intervals that grow with the order's age.
     let is_unanswered = matches!(&responses.query, Err(error) if !matches!(error, Error::NotFound(_)));
     let interval = if caller_waits && (still_open || was_pending || responses.close.is_some()) {

@@ -146,8 +146,10 @@ fn bill_error_is_decoded_in_either_layer() {
     ] {
         assert_eq!(refused(&pairs).code(), code, "{pairs:?}");
     }
-    let Error::Unauthorized(word) = refused(&[fail, ("return_msg", "签名错误")]) else { panic!("not our key") };
-    assert_eq!((word.code.as_str(), word.message.as_str()), ("FAIL", "签名错误"));
+    let Error::Unauthorized(provider_error) = refused(&[fail, ("return_msg", "签名错误")]) else {
+        panic!("not our key")
+    };
+    assert_eq!((provider_error.code.as_str(), provider_error.message.as_str()), ("FAIL", "签名错误"));
 }
 
 #[test]

@@ -79,8 +79,12 @@ fn every_listed_code_is_classified_in_every_interface() {
                 seen.insert(table::bare(code));
                 let error = refused(operation, code);
                 assert_eq!(error.code(), *wanted, "{name} {code}");
-                let word = error.provider_error().unwrap();
-                assert_eq!((word.code.as_str(), word.message.as_str()), (code, "余额不足"), "{name} {code}");
+                let provider_error = error.provider_error().unwrap();
+                assert_eq!(
+                    (provider_error.code.as_str(), provider_error.message.as_str()),
+                    (code, "余额不足"),
+                    "{name} {code}"
+                );
                 let is_ill = matches!(*wanted, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {code}");
                 let is_released = matches!(*wanted, "provider_busy" | "unauthorized");
@@ -149,7 +153,7 @@ fn message_about_our_key_or_certificate_is_unauthorized() {
                 let body = protocol_error(code, message);
                 let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
                 assert!(
-                    matches!(&error, Error::Unauthorized(word) if word.message == message),
+                    matches!(&error, Error::Unauthorized(provider_error) if provider_error.message == message),
                     "{name} {code} {error}"
                 );
             }

@@ -101,8 +101,12 @@ fn every_listed_code_is_classified_in_every_interface() {
                 if *status == 202 && *wanted == "unclear" {
                     continue;
                 }
-                let word = error.provider_error().unwrap();
-                assert_eq!((word.code.as_str(), word.message.as_str()), (code.as_str(), "余额不足"), "{name}");
+                let provider_error = error.provider_error().unwrap();
+                assert_eq!(
+                    (provider_error.code.as_str(), provider_error.message.as_str()),
+                    (code.as_str(), "余额不足"),
+                    "{name}"
+                );
                 let is_ill = matches!(*wanted, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {status} {code}");
                 let is_released = matches!(*wanted, "provider_busy" | "unauthorized");
@@ -211,6 +215,9 @@ fn refusal_is_decoded_with_any_detail() {
     ] {
         let body = json!({"code": "PARAM_ERROR", "detail": detail, "message": "请求中含有未在API文档中定义的参数"});
         let error = unsigned(&Operation::Pay(pay("wechat.jsapi")), 400, &body);
-        assert!(matches!(&error, Error::Declined(word) if word.code == "PARAM_ERROR"), "{detail}: {error}");
+        assert!(
+            matches!(&error, Error::Declined(provider_error) if provider_error.code == "PARAM_ERROR"),
+            "{detail}: {error}"
+        );
     }
 }

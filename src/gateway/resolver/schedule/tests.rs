@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use jiff::Timestamp;
-use tollgate_ledger::RecordState;
-use tollgate_ledger::testing::a_payment;
+use tollgate_ledger::testing::{a_payment, a_refund};
+use tollgate_ledger::{ELSEWHERE_PREFIX, RecordState, Refund};
 use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::Method;
 
@@ -149,9 +149,9 @@ fn accepted_but_unconfirmed_refund_fails_after_two_not_found_answers() {
     accepted.provider_refund_id = Some("50000".into());
     assert_eq!(next_inquiry(next(&accepted)).absent, 0, "the provider has assigned an id");
     accepted.provider_refund_id = None;
-    accepted.search = Some(Inquiry { confirmed: true, ..inquiry() });
+    accepted.inquiry = Some(Inquiry { confirmed: true, ..inquiry() });
     assert_eq!(next_inquiry(next(&accepted)).absent, 0, "the provider has confirmed it");
-    (accepted.search, accepted.money_state) = (None, MoneyState::NotSent);
+    (accepted.inquiry, accepted.money_state) = (None, MoneyState::NotSent);
     assert_eq!(next_inquiry(next(&accepted)).absent, 0, "it is queued");
 }
 
@@ -223,6 +223,47 @@ fn record_pending_for_a_month_is_escalated_to_manual_review() {
         ..a_payment("o")
     });
     assert_eq!(decide(asked, &ended, &unclear, STEADY, seconds(31 * 86_400), 0.5), Decision::Enough);
+}
+
+/// The confirmations of a success after a close: never answered, and denied by the provider.
+#[test]
+fn success_that_is_never_confirmed_after_a_close_ends_as_manual_review() {
+    let succeeded = payment(Status::Succeeded);
+    let confirmation = Inquiry { closing: true, confirmations: 2, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
+    for responses in [unclear(), open()] {
+        let next = |time| decide(confirmation.clone(), &succeeded, &responses, STEADY, time, 0.5);
+        assert!(matches!(next(seconds(29 * 86_400)), Decision::Again(_)), "{responses:?}");
+        assert_eq!(next(seconds(31 * 86_400)), Decision::Unconfirmed, "{responses:?}");
+        let jumped = steady_for(seconds(31 * 86_400), 3);
+        assert!(matches!(next(jumped), Decision::Again(_)), "a clock step escalates nothing: {responses:?}");
+    }
+    let denied = Inquiry { absent: 1, ..confirmation };
+    assert_eq!(decide(denied, &succeeded, &not_found(), STEADY, seconds(60), 0.5), Decision::Unconfirmed);
+}
+
+#[test]
+fn inquiry_about_a_refund_elsewhere_that_is_not_found_ends_after_its_escalation() {
+    let refund = Refund {
+        refund_id: format!("{ELSEWHERE_PREFIX}CONSOLE-1"),
+        state: RecordState {
+            status: Status::Pending,
+            money_state: MoneyState::NotMoved,
+            inquiry: Some(Inquiry { confirmed: true, ..inquiry() }),
+            ..a_refund("o", "r", 1).state
+        },
+        ..a_refund("o", "r", 1)
+    };
+    let open_refund = Record::Refund(refund);
+    let asked = Inquiry { confirmed: true, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
+    let month = seconds(31 * 86_400);
+    let escalated = next_inquiry(decide(asked.clone(), &open_refund, &not_found(), STEADY, month, 0.5));
+    assert!(escalated.needs_person, "a person hears of it before the inquiry ends");
+    assert_eq!(decide(escalated.clone(), &open_refund, &not_found(), STEADY, month, 0.5), Decision::Enough);
+    for responses in [open(), unclear()] {
+        let next = decide(escalated.clone(), &open_refund, &responses, STEADY, month, 0.5);
+        assert!(matches!(next, Decision::Again(_)), "the refund may still be made: {responses:?}");
+    }
+    assert!(matches!(decide(asked, &open_refund, &not_found(), STEADY, seconds(60), 0.5), Decision::Again(_)));
 }
 
 #[test]
@@ -372,4 +413,18 @@ fn order_that_is_being_closed_is_retried_within_minutes_however_old_it_is() {
         let pause = pause(decide(asked, &payment(Status::Pending), &open(), policy, hours, 1.0), hours);
         assert!(pause <= most && (closing || pause > 375), "{closing}: {pause}");
     }
+}
+
+#[test]
+fn not_found_answers_do_not_end_the_confirmation_of_a_success() {
+    let asked = Inquiry { closing: true, confirmations: 2, absent: 1, ..inquiry() };
+    let next = decide(asked, &payment(Status::Succeeded), &not_found(), STEADY, seconds(60), 0.5);
+    assert!(matches!(next, Decision::Again(_)), "{next:?}");
+}
+
+#[test]
+fn success_that_is_never_confirmed_goes_to_manual_review_before_its_inquiry_ends() {
+    let asked = Inquiry { closing: true, confirmations: 2, asked: 300, ..inquiry() };
+    let next = decide(asked, &payment(Status::Succeeded), &unclear(), STEADY, seconds(31 * 86_400), 0.5);
+    assert!(matches!(&next, Decision::Again(inquiry) if inquiry.needs_person), "{next:?}");
 }
