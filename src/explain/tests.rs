@@ -23,7 +23,7 @@ fn entry(what: TimelineEvent, times: u32) -> Entry {
 
 #[test]
 fn second_line_says_where_the_money_is() {
-    let inquiry = Inquiry { asked: 7, needs_person: true, closing: true, ..Inquiry::new(Timestamp::UNIX_EPOCH) };
+    let inquiry = Inquiry { asked: 7, needs_review: true, closing: true, ..Inquiry::new(Timestamp::UNIX_EPOCH) };
     let table = [
         (Status::Succeeded, MoneyState::Moved, 0, "PAID"),
         (Status::Succeeded, MoneyState::Moved, 300, "3.00 CNY of it was refunded"),

@@ -49,8 +49,8 @@ const PAYER_ENTRY_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 const UNCONFIRMED: &str = "the payment succeeded and may have been reversed by its close, and the provider confirms \
                            neither: compare it with the provider's console";
 
-/// Time during which completed tasks are collected before the ledger is read again. One read per task would cost more than the
-/// tasks.
+/// Time during which completed tasks are collected before the ledger is read again. One read per task would cost
+/// more than the tasks.
 const COMPLETION_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until shutdown.
@@ -80,14 +80,14 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
-    pool.all_end().await;
+    pool.join_all().await;
 }
 
 /// Waits until a task completes, then collects the tasks that complete shortly after it.
 async fn wait_for_completions(pool: &mut KeyedTaskPool) {
-    pool.one_ends().await;
+    pool.join_next().await;
     let end = tokio::time::Instant::now() + COMPLETION_BATCH_TIME;
-    while tokio::time::timeout_at(end, pool.one_ends()).await.is_ok() {}
+    while tokio::time::timeout_at(end, pool.join_next()).await.is_ok() {}
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
@@ -109,7 +109,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let (subject, responses) = query_and_act(gateway, &snapshot, &record, &mut inquiry, policy, &mut evidence).await;
     let time = clock::reading();
     let now = time.now;
-    let needs_person = responses.query.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
+    let needs_review = responses.query.as_ref().ok().and_then(|outcome| outcome.needs_review.clone());
     let random = gateway.provider_client.clock().random();
     let next = decide(inquiry.clone(), &record, &responses, policy, time, random);
     if let Err(error) = record_result(gateway, &record, &subject, responses, evidence, (inquiry, next), now).await {
@@ -125,7 +125,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     {
         require_manual_review(gateway, &subject, &refund.channel, "the refund of a duplicate payment has failed").await;
     }
-    if let Some(why) = needs_person {
+    if let Some(why) = needs_review {
         tracing::error!(order_id = subject.order_id, why, "manual review needed");
         METRICS.manual_review_total.with_label_values(&[channel_of(&record)]).inc();
     }
@@ -139,13 +139,13 @@ async fn refund_abandoned_attempt(gateway: &Gateway, snapshot: &Snapshot, found:
     let delay = backoff(inquiry.asked);
     let due = SignedDuration::try_from(delay).ok().and_then(|pause| clock::now().checked_add(pause).ok());
     let age = clock::now().duration_since(inquiry.since);
-    let needs_person = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW;
-    let must_escalate = needs_person && !inquiry.needs_person && matches!(handled, Ok(false));
-    let needs_person = inquiry.needs_person || must_escalate;
+    let needs_review = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW;
+    let must_escalate = needs_review && !inquiry.needs_review && matches!(handled, Ok(false));
+    let needs_review = inquiry.needs_review || must_escalate;
     let next_inquiry = Inquiry {
         asked: inquiry.asked.saturating_add(1),
         due: due.unwrap_or(inquiry.due),
-        needs_person,
+        needs_review,
         ..inquiry.clone()
     };
     if must_escalate {
@@ -337,7 +337,7 @@ async fn record_result(
                 Status::Pending => "the payment stays pending for too long: clarify it with the provider",
                 _ => "the outcome stays unknown: manual review is needed",
             };
-            if inquiry.needs_person {
+            if inquiry.needs_review {
                 escalate(gateway, record, subject, why, now).await?;
             }
             ledger.save_inquiry(subject, &loaded, Some(inquiry)).await?;

@@ -52,10 +52,10 @@ pub(super) fn escalate(
     // The result may have become known meanwhile. A success that still has to be confirmed is open, too.
     let is_final = target.status().is_final();
     let is_open = |inquiry: &Inquiry| !is_final || inquiry.confirmations > 0;
-    let Some(inquiry) = target.inquiry().as_mut().filter(|inquiry| is_open(inquiry) && !inquiry.needs_person) else {
+    let Some(inquiry) = target.inquiry().as_mut().filter(|inquiry| is_open(inquiry) && !inquiry.needs_review) else {
         return Ok(false);
     };
-    inquiry.needs_person = true;
+    inquiry.needs_review = true;
     target.add(tx, TimelineEvent::ManualReview { why }, now)?;
     if let Target::Payment(tracked) = &mut target
         && tracked.row.payment.status == Status::Unknown
@@ -175,9 +175,9 @@ fn append_status_change(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let why = match update {
-        Update::Outcome(outcome) => outcome.needs_person.clone(),
+        Update::Outcome(outcome) => outcome.needs_review.clone(),
         _ => None,
     };
-    let needs_person = why.map(|why| TimelineEvent::ManualReview { why });
-    became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
+    let needs_review = why.map(|why| TimelineEvent::ManualReview { why });
+    became.into_iter().chain(needs_review).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
 }

@@ -65,8 +65,8 @@ pub(crate) fn record(
     }
     if !change.mismatch {
         tx.put(Space::Notifications, &seen_key.0, BELIEVED);
-        let needs_person = event.outcome.as_ref().is_some_and(|outcome| outcome.needs_person.is_some());
-        let is_news = change.changed || needs_person;
+        let needs_review = event.outcome.as_ref().is_some_and(|outcome| outcome.needs_review.is_some());
+        let is_news = change.changed || needs_review;
         return Ok(if is_news { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
     }
     // A rejected notification stays open: the same one may come again and match then. The mismatch is published only

@@ -65,7 +65,7 @@ pub(super) fn decode(
             let outcome = trade_outcome(&subject, fields, Progress { is_past_timeout: false, may_retry: false })?;
             let is_overdue = outcome.status == Status::Pending && is_older(refund.created_at, now, REFUND_REVIEW_AFTER);
             Ok(Outcome {
-                needs_person: is_overdue.then(|| OVERDUE_REFUND.to_owned()).or(outcome.needs_person.clone()),
+                needs_review: is_overdue.then(|| OVERDUE_REFUND.to_owned()).or(outcome.needs_review.clone()),
                 ..outcome
             })
         }
@@ -188,7 +188,7 @@ struct Progress {
 fn trade_outcome(subject: &Subject<'_>, fields: &Message<'_>, progress: Progress) -> Result<Outcome, Error> {
     let code = required(fields, "origRespCode")?;
     let provider_error = || codes::provider_error(code, fields.get("origRespMsg").unwrap_or_default());
-    let (status, needs_person) = match codes::trade(code) {
+    let (status, needs_review) = match codes::trade(code) {
         Some(Trade::Succeeded) => (Status::Succeeded, None),
         Some(Trade::Review(why)) => (Status::Succeeded, Some(why.to_owned())),
         Some(Trade::Waiting | Trade::Absent) if progress.is_past_timeout => return Ok(Outcome::of(Status::Closed)),
@@ -206,7 +206,7 @@ fn trade_outcome(subject: &Subject<'_>, fields: &Message<'_>, progress: Progress
         provider_id: own_id(fields),
         amount,
         at: at(fields, subject.at),
-        needs_person,
+        needs_review,
         reason: (status == Status::Failed).then(provider_error),
         ..Outcome::of(status)
     })

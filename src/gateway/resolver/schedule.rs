@@ -179,7 +179,7 @@ pub(super) fn decide(
     // A person was told twice: when the provider did not find the refund, and when it stayed open. Without an end the
     // payment could never be purged.
     let is_absent_elsewhere = is_not_found && matches!(record, Record::Refund(refund) if refund.is_elsewhere());
-    if is_absent_elsewhere && is_over && inquiry.needs_person {
+    if is_absent_elsewhere && is_over && inquiry.needs_review {
         return Decision::Enough;
     }
     // As far as known nothing was sent on this abandoned channel, so no review is needed.
@@ -229,15 +229,15 @@ pub(super) fn decide(
     // Jitter from 75 % to 125 % spreads the queries of records that were opened together.
     let pause =
         SignedDuration::try_from(interval.mul_f64(0.75 + random / 2.0)).unwrap_or(SignedDuration::from_secs(30));
-    let needs_person =
+    let needs_review =
         escalates_unknown && (ends_by_absence || is_scanned(record) || is_confirming) || escalates_pending;
     Decision::Again(Inquiry {
         due: now.checked_add(pause).unwrap_or(now),
         asked: inquiry.asked.saturating_add(1),
         absent: not_found,
         reversed,
-        needs_person: inquiry.needs_person
-            || (needs_person
+        needs_review: inquiry.needs_review
+            || (needs_review
                 && (was_pending || !is_attempt(record))
                 && (is_confirming || !status_of(record).is_final())),
         ..inquiry

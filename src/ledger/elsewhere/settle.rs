@@ -52,7 +52,7 @@ pub(in super::super) fn apply(
             (Status::Succeeded, Some(amount)) => succeed(tx, &mut payment, refund, amount, now)?,
             (Status::Failed | Status::Closed, _) => fail(tx, &mut payment, refund, now)?,
             (Status::Succeeded | Status::Pending | Status::Unknown, _) => {
-                remain_open(tx, &payment, refund, outcome.needs_person.as_deref(), now)?
+                remain_open(tx, &payment, refund, outcome.needs_review.as_deref(), now)?
             }
         },
         Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => {
@@ -215,7 +215,7 @@ fn retry_later(
 ) -> Result<(), LedgerError> {
     postpone(refund, now);
     let Some(inquiry) = &mut refund.row.refund.inquiry else { return Ok(()) };
-    if now.duration_since(inquiry.since) < REVIEW_AGE || std::mem::replace(&mut inquiry.needs_person, true) {
+    if now.duration_since(inquiry.since) < REVIEW_AGE || std::mem::replace(&mut inquiry.needs_review, true) {
         return Ok(());
     }
     timeline::add(tx, payment.id, None, TimelineEvent::ManualReview { why: why.to_owned() }, now)

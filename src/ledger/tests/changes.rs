@@ -270,7 +270,7 @@ async fn inquiries_are_due_in_order_and_end_with_a_final_status() {
     assert!(fixture.ledger.due_inquiries(at(0), 10, &[]).await.is_empty());
     assert_eq!(fixture.ledger.due_inquiries(at(1), 1, &[]).await.len(), 1);
     let version = fixture.payment("a").await.version;
-    let inquiry = Inquiry { due: at(60), asked: 3, absent: 1, needs_person: true, ..Inquiry::new(at(1)) };
+    let inquiry = Inquiry { due: at(60), asked: 3, absent: 1, needs_review: true, ..Inquiry::new(at(1)) };
     fixture.save_inquiry(&of("a"), Some(inquiry.clone())).await;
     let names = async |now| -> Vec<String> {
         let due = fixture.ledger.due_inquiries(now, 10, &[]).await;
@@ -300,7 +300,7 @@ async fn escalation_happens_once_and_only_for_open_records() {
     let ask = async || fixture.ledger.escalate(&of("o"), "nobody knows", at(90_000)).await.unwrap();
     // As after a crash behind the first step, before the next query is due.
     assert_eq!((ask().await, ask().await), (true, false));
-    assert!(fixture.payment("o").await.state.inquiry.unwrap().needs_person);
+    assert!(fixture.payment("o").await.state.inquiry.unwrap().needs_review);
     assert_eq!(fixture.kinds().await, ["payment.unknown", "payment.unknown"], "the merchant gets the event once more");
     fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(90_001)).await.unwrap();
     assert!(!ask().await, "it ended while the provider was queried");
@@ -313,7 +313,7 @@ async fn outcome_that_needs_a_person_is_recorded_without_status_change() {
     fixture.paid("o").await;
     let permit = fixture.run("r", refund_intent("o", "r", 300)).await;
     fixture.settle(permit, outcome(Status::Pending)).await;
-    let stuck = Outcome { needs_person: Some("the card refused".into()), ..Outcome::of(Status::Pending) };
+    let stuck = Outcome { needs_review: Some("the card refused".into()), ..Outcome::of(Status::Pending) };
     let subject = RecordId { refund_id: Some("r".into()), ..of("o") };
     for expected in [Recorded::Applied(subject), Recorded::Duplicate] {
         let recorded = fixture.ledger.record("wechat", notification("e", "o", Some("r"), stuck.clone()), at(2)).await.unwrap();

@@ -208,7 +208,7 @@ fn every_trade_code_is_decoded() {
             let reason =
                 (status == Status::Failed).then(|| ProviderError { message: String::new(), ..provider_error(&code) });
             assert_eq!(outcome.reason, reason, "the outcome contains the code: {code}");
-            assert_eq!(outcome.needs_person.is_some(), status == Status::Succeeded && code != "00", "{code}");
+            assert_eq!(outcome.needs_review.is_some(), status == Status::Succeeded && code != "00", "{code}");
             let outcome = decode(&Operation::QueryRefund(refund()), &refunded(&code));
             if ["42", "74", "75"].contains(&code.as_str()) {
                 assert!(matches!(outcome, Err(Error::Conflict(_))), "a debit does not describe the refund: {code}");
@@ -302,12 +302,12 @@ fn refund_pending_for_a_week_needs_manual_review() {
     let week = u64::try_from(ORDERED).unwrap() + 7 * 86400;
     for code in codes("03 04 05 06 12 37 70 83 99") {
         let at = |now| decode_at(&Operation::QueryRefund(refund()), &answer(code.as_str()), now).unwrap();
-        assert_eq!((at(week).status, at(week).needs_person), (Status::Pending, None), "{code}");
+        assert_eq!((at(week).status, at(week).needs_review), (Status::Pending, None), "{code}");
         assert_eq!(at(week + 1).status, Status::Pending, "{code}");
-        assert!(at(week + 1).needs_person.is_some(), "{code}");
+        assert!(at(week + 1).needs_review.is_some(), "{code}");
     }
     let done = decode_at(&Operation::QueryRefund(refund()), &answer("00"), week + 1).unwrap();
-    assert_eq!((done.status, done.needs_person), (Status::Succeeded, None));
+    assert_eq!((done.status, done.needs_review), (Status::Succeeded, None));
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn every_refund_status_is_decoded() {
             let outcome = decode(&operation, 200, &refund_state(refund_status)).unwrap();
             assert_eq!((outcome.status, outcome.amount), (status, Some(cny(300))), "{refund_status}");
             assert_eq!(outcome.provider_id.as_deref(), Some("50"));
-            assert_eq!(outcome.needs_person.is_some(), refund_status == "ABNORMAL");
+            assert_eq!(outcome.needs_review.is_some(), refund_status == "ABNORMAL");
         }
         assert!(is_unclear(&decode(&operation, 200, &refund_state("DONE"))));
         assert!(is_unclear(&decode(&operation, 200, &without(refund_state("SUCCESS"), "amount"))));

@@ -215,8 +215,8 @@ fn record_pending_for_a_month_is_escalated_to_manual_review() {
     let asked = Inquiry { asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
     for responses in [&unclear, &open()] {
         let next = |days: i64| decide(asked.clone(), &pending, responses, STEADY, seconds(days * 86_400), 0.5);
-        assert!(!next_inquiry(next(29)).needs_person);
-        assert!(next_inquiry(next(31)).needs_person);
+        assert!(!next_inquiry(next(29)).needs_review);
+        assert!(next_inquiry(next(31)).needs_review);
     }
     let ended = Record::Payment(tollgate_ledger::Payment {
         state: RecordState { status: Status::Closed, ..a_payment("o").state },
@@ -233,12 +233,12 @@ fn success_that_is_never_confirmed_goes_to_manual_review_and_its_inquiry_ends_af
         Inquiry { closing: true, confirmations: 2, absent: 1, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
     for responses in [unclear(), open(), not_found()] {
         let next = |time| decide(confirmation.clone(), &succeeded, &responses, STEADY, time, 0.5);
-        assert!(!next_inquiry(next(seconds(60))).needs_person, "{responses:?}");
-        assert!(next_inquiry(next(seconds(2 * 86_400))).needs_person, "{responses:?}");
-        assert!(next_inquiry(next(seconds(29 * 86_400))).needs_person, "{responses:?}");
+        assert!(!next_inquiry(next(seconds(60))).needs_review, "{responses:?}");
+        assert!(next_inquiry(next(seconds(2 * 86_400))).needs_review, "{responses:?}");
+        assert!(next_inquiry(next(seconds(29 * 86_400))).needs_review, "{responses:?}");
         assert_eq!(next(seconds(31 * 86_400)), Decision::Unconfirmed, "{responses:?}");
         let jumped = next_inquiry(next(steady_for(seconds(31 * 86_400), 3)));
-        assert!(!jumped.needs_person, "a clock step escalates nothing: {responses:?}");
+        assert!(!jumped.needs_review, "a clock step escalates nothing: {responses:?}");
     }
 }
 
@@ -258,7 +258,7 @@ fn inquiry_about_a_refund_elsewhere_that_is_not_found_ends_after_its_escalation(
     let asked = Inquiry { confirmed: true, asked: MIN_QUERIES_BEFORE_END, ..inquiry() };
     let month = seconds(31 * 86_400);
     let escalated = next_inquiry(decide(asked.clone(), &open_refund, &not_found(), STEADY, month, 0.5));
-    assert!(escalated.needs_person, "a person hears of it before the inquiry ends");
+    assert!(escalated.needs_review, "a person hears of it before the inquiry ends");
     assert_eq!(decide(escalated.clone(), &open_refund, &not_found(), STEADY, month, 0.5), Decision::Enough);
     for responses in [open(), unclear()] {
         let next = decide(escalated.clone(), &open_refund, &responses, STEADY, month, 0.5);
@@ -291,8 +291,8 @@ fn record_unknown_for_a_day_is_escalated_and_still_queried() {
     let unclear = unclear();
     let later = seconds(25 * 3600);
     let asked = Inquiry { asked: 290, ..inquiry() };
-    assert!(next_inquiry(decide(asked.clone(), &payment(Status::Unknown), &unclear, STEADY, later, 0.5)).needs_person);
-    assert!(!next_inquiry(decide(asked, &payment(Status::Pending), &unclear, STEADY, later, 0.5)).needs_person);
+    assert!(next_inquiry(decide(asked.clone(), &payment(Status::Unknown), &unclear, STEADY, later, 0.5)).needs_review);
+    assert!(!next_inquiry(decide(asked, &payment(Status::Pending), &unclear, STEADY, later, 0.5)).needs_review);
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn abandoned_attempt_is_not_escalated_to_manual_review() {
         ..a_payment("o/main")
     });
     let unclear = unclear();
-    assert!(!next_inquiry(decide(inquiry(), &attempt, &unclear, STEADY, seconds(80_000), 0.5)).needs_person);
+    assert!(!next_inquiry(decide(inquiry(), &attempt, &unclear, STEADY, seconds(80_000), 0.5)).needs_review);
     let asked = Inquiry { asked: 290, ..inquiry() };
     assert_eq!(decide(asked, &attempt, &unclear, STEADY, seconds(25 * 3600), 0.5), Decision::NeverHappened);
 }
@@ -363,11 +363,11 @@ fn clock_step_forward_ends_no_inquiry() {
         let jumped = steady_for(seconds(step), 3);
         let responses = Inquiry { absent: 1, asked: 4, ..inquiry() };
         let next = next_inquiry(decide(responses.clone(), &unknown, &not_found(), STEADY, jumped, 0.5));
-        assert_eq!((next.absent, next.needs_person), (0, false), "{step}: the grace period has not certainly passed");
+        assert_eq!((next.absent, next.needs_review), (0, false), "{step}: the grace period has not certainly passed");
         assert!(pause(Decision::Again(next), jumped) <= 30, "{step}: it is queried again when it has");
         for (record, result) in [(&unknown, &unclear), (&pending, &not_found()), (&attempt, &unclear)] {
             let next = next_inquiry(decide(responses.clone(), record, result, STEADY, jumped, 0.5));
-            assert!(!next.needs_person, "{step}: {record:?}");
+            assert!(!next.needs_review, "{step}: {record:?}");
         }
         // Without another step the grace period ends normally.
         let window = steady_for(seconds(step + 30), 33);
