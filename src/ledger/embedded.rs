@@ -67,7 +67,7 @@ const MAX_BATCH: usize = 128;
 const MAX_SYNC_DELAY: Duration = Duration::from_millis(20);
 
 /// Interval of the checks for free space after the disk was full.
-const FREE_SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+const FULL_DISK_RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Size in bytes at which a WAL segment is full. Its rows are in memory too, and are read at each start.
 const SEGMENT_BYTES: u64 = 32 << 20;

@@ -23,7 +23,7 @@ const NOT_FOUND_RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_EARLY_INTERVAL: Duration = Duration::from_secs(60);
 /// Bounds of the poll interval for pending outcomes. Within them the interval equals the record's age.
-const POLL_INTERVAL: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
+const PENDING_POLL_INTERVAL: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
 /// Maximum interval while queries about a pending record fail, for example because its channel was removed.
 const MAX_FAILED_POLL_INTERVAL: Duration = Duration::from_hours(24);
 /// A record that is pending for this long is escalated to manual review, and polling continues. An inquiry about a
@@ -212,7 +212,8 @@ pub(super) fn decide(
     } else if was_pending && is_unanswered {
         self::backoff(inquiry.asked).max(age_interval).min(MAX_FAILED_POLL_INTERVAL)
     } else if was_pending && (still_open || !ends_by_absence) {
-        let poll_interval = Duration::try_from(age.clamp(POLL_INTERVAL[0], POLL_INTERVAL[1])).unwrap_or(MAX_INTERVAL);
+        let poll_interval =
+            Duration::try_from(age.clamp(PENDING_POLL_INTERVAL[0], PENDING_POLL_INTERVAL[1])).unwrap_or(MAX_INTERVAL);
         let until_expired = until_expired(record, policy, time).and_then(|left| Duration::try_from(left).ok());
         poll_interval.min(until_expired.map_or(poll_interval, |left| left.max(MIN_INTERVAL)))
     } else if is_not_found && responses.close.is_none() {
