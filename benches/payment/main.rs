@@ -27,6 +27,10 @@ use tollgate_plugins::registry::ALGORITHMS;
 use self::drive::{Load, Measured};
 use self::stage::{Stage, cpu_time};
 
+/// Allocator of the `tollgate` binary, so that the ledger and the reload cost here what they cost there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;
 
