@@ -248,7 +248,11 @@ impl ReloadHandle {
             self.archive(None, changed).await;
         }
         if is_changed {
-            *shared.probation.lock() = probation;
+            let mut current = shared.probation.lock();
+            let earlier = current.take();
+            // A reload that changes no channel proves nothing about the channels that are watched.
+            let continued = || earlier.and_then(|earlier| earlier.continued(&running, &shared.current.load()));
+            *current = probation.or_else(continued);
         }
         log_result(&running, &result);
         export_cost(took, &result);

@@ -9,7 +9,6 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Config, Event, EventKind, PollWatcher, RecursiveMode, Watcher, recommended_watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-
 use tollgate_config::cpu::yield_cpu;
 
 /// Time without events after which the files count as quiet.

@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-
 use tollgate_config::LedgerConfig;
 use tollgate_ledger::{Ledger, MARK, Mark, refuse_moved};
 

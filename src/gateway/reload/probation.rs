@@ -147,6 +147,13 @@ impl Probation {
         self
     }
 
+    /// Continues the probation of the previous generation under a new one that changed no channel; `None` if it is over.
+    pub(super) fn continued(self, old: &Snapshot, new: &Snapshot) -> Option<Self> {
+        let rule = new.process.auto_rollback?;
+        let is_running = self.generation == old.generation && Instant::now() < self.ends;
+        is_running.then_some(Self { generation: new.generation, rule, ..self })
+    }
+
     /// Returns the generations to roll back to, the best first.
     pub(super) fn candidates(&self) -> impl Iterator<Item = u64> {
         std::iter::once(self.before).chain(self.earlier.iter().copied())

@@ -308,13 +308,7 @@ async fn failed_rollback_leaves_the_generation_in_force_and_is_not_counted() {
 #[tokio::test]
 async fn generation_on_probation_is_not_rolled_back_while_a_reload_runs() {
     let _counting = COUNTING.lock().await;
-    let dir = with_auto_rollback();
-    let (current, reloader) = loaded(&dir);
-    let handle = reloader.handle();
-    *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
-    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
-    handle.reload().await.unwrap();
-    METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(10_000_000);
+    let (_dir, current, handle) = failing_generation().await;
     let reload = handle.0.reload_lock.lock().await;
     handle.check_probation().await;
     assert_eq!(current.load().generation, 2);
@@ -327,6 +321,18 @@ async fn generation_on_probation_is_not_rolled_back_while_a_reload_runs() {
 static COUNTING: Mutex<()> = Mutex::const_new(());
 
 /// Returns a configuration with automatic rollback.
+/// Puts generation 2 in force, which changes a channel and exceeds the error threshold of its probation.
+async fn failing_generation() -> (Dir, Current, ReloadHandle) {
+    let dir = with_auto_rollback();
+    let (current, reloader) = loaded(&dir);
+    let handle = reloader.handle();
+    *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
+    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
+    handle.reload().await.unwrap();
+    METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(100_000_000);
+    (dir, current, handle)
+}
+
 fn with_auto_rollback() -> Dir {
     let dir = sandbox();
     let text = fs::read_to_string(dir.path().join("tollgate.toml")).unwrap();

@@ -6,13 +6,7 @@ use super::*;
 #[tokio::test]
 async fn fix_saved_before_an_automatic_rollback_is_put_in_force() {
     let _counting = COUNTING.lock().await;
-    let dir = with_auto_rollback();
-    let (current, reloader) = loaded(&dir);
-    let handle = reloader.handle();
-    *handle.0.baseline.lock() = [Counts::now(), Counts::now()];
-    edit(&dir, "channels/wechat.toml", "\nrate = 600", "\nrate = 1");
-    handle.reload().await.unwrap();
-    METRICS.provider_requests_total.with_label_values(&["wechat", "pay", "a_test"]).inc_by(100_000_000);
+    let (dir, current, handle) = failing_generation().await;
     edit(&dir, "channels/wechat.toml", "\nrate = 1", "\nrate = 700");
     handle.check_probation().await;
     assert_eq!(current.load().generation, 3, "it was rolled back");
@@ -64,4 +58,18 @@ async fn rejected_rollback_does_not_end_the_probation() {
     assert!(handle.0.probation.lock().is_some());
     assert!(handle.roll_back(Some(99)).await.is_err());
     assert!(handle.0.probation.lock().is_some(), "the same generation is in force, and nobody watches it");
+}
+
+/// A merchant's file is changed while a channel's change is on probation.
+#[tokio::test]
+async fn reload_that_changes_no_channel_does_not_end_the_probation() {
+    let _counting = COUNTING.lock().await;
+    let (dir, current, handle) = failing_generation().await;
+    let good = Generations::of(dir.path()).list().into_iter().find(|kept| kept.number == 1).unwrap();
+    edit(&dir, "merchants/shop.toml", "0123456789abcdef", "fedcba9876543210");
+    handle.reload().await.unwrap();
+    assert_eq!(current.load().generation, 3);
+    handle.check_probation().await;
+    let running = current.load();
+    assert!(running.generation == 4 && running.config.hash.starts_with(&good.hash), "generation 1 is in force again");
 }
