@@ -15,7 +15,6 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-
 use tollgate_config::{Process, ServerTls};
 
 /// Sends a request to the admin port of the gateway with this configuration. Returns status and body.

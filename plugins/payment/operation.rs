@@ -97,7 +97,7 @@ pub struct Refund {
     pub number: String,
     /// Amount to refund. The upper limit if the refund was made elsewhere.
     pub amount: Money,
-    /// Whether the refund was made outside the gateway. It is only queried, and the response names its own amount.
+    /// True if the refund was made outside the gateway. It is only queried, and the response names its own amount.
     pub made_elsewhere: bool,
     /// Time of the refund's first send, or of its acceptance if it is sent at once.
     pub created_at: Timestamp,

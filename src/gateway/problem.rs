@@ -5,9 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::Serialize;
-use tollgate_plugins::error::{Error, ProviderError};
-
 use tollgate_ledger::{Answer, LedgerError, MoneyState};
+use tollgate_plugins::error::{Error, ProviderError};
 
 /// Content type of every problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";

@@ -3,10 +3,9 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tollgate_ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
 use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Method, Money, NextAction, Status};
-
-use tollgate_ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
 
 #[derive(Serialize)]
 struct PaymentView<'a> {

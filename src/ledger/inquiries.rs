@@ -55,7 +55,7 @@ pub(super) fn after_close(
         return Ok(());
     }
     if status == Status::Succeeded {
-        payment.row.payment.inquiry = Some(rules::confirmation(now));
+        payment.row.payment.inquiry = Some(rules::begin_confirmation(now));
         return payment.save(tx);
     }
     let inquiry = payment.row.payment.inquiry.get_or_insert_with(|| Inquiry::new(now));

@@ -4,9 +4,13 @@
 //! Two laws. A final status from the provider's verified answer is never changed, except that money which moved is
 //! always recorded. A result that is not certain is never called failed.
 
+mod confirmation;
+
 use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Money, NextAction, Outcome, Status};
 
+use self::confirmation::is_reversed;
+pub(super) use self::confirmation::{SuccessCheck, begin_confirmation, check_success, postpone_confirmation};
 use super::records::{Inquiry, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, RecordState, Refund, Update};
 use super::timeline::Origin;
 
@@ -43,7 +47,7 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
     change.mismatch |= is_closing && change.became.is_none() && contradicts;
     // The close may have reached the provider after the success was read: later queries decide.
     if change.became == Some(Status::Succeeded) && (is_closing || was_reversed) {
-        payment.inquiry = Some(confirmation(now));
+        payment.inquiry = Some(begin_confirmation(now));
     }
     if payment.method.is_scanned() && payment.status == Status::Pending {
         let inquiry = payment.inquiry.insert(inquiry.unwrap_or_else(|| Inquiry::new(now)));
@@ -62,42 +66,6 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
         schedule_soon(payment.inquiry.as_mut(), now);
     }
     change
-}
-
-/// Returns whether the provider reports that our own close reversed a payment. UnionPay reports a reversed order as
-/// failed. A payment that was refunded in full is reported as closed by some providers.
-fn is_reversed(payment: &Payment, update: &Update) -> bool {
-    let is_ended =
-        matches!(update, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
-    is_ended && payment.refunded < payment.amount.value
-}
-
-/// Meaning of a provider's answer about a payment that has succeeded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SuccessCheck {
-    /// The answer agrees with the success, or with its full refund.
-    Agrees,
-    /// The answer names an ended order while a refund of the rest is under way: it may be that refund or a reversal.
-    Undecided,
-    /// A close has reversed the payment: the payer has the money back.
-    Reversed,
-}
-
-/// Compares a provider's answer with a success. `reserved` is the sum of all refunds that have not failed.
-pub(super) fn check_success(payment: &Payment, reserved: u64, update: &Update) -> SuccessCheck {
-    match payment.status == Status::Succeeded && is_reversed(payment, update) {
-        false => SuccessCheck::Agrees,
-        true if reserved >= payment.amount.value => SuccessCheck::Undecided,
-        true => SuccessCheck::Reversed,
-    }
-}
-
-/// Postpones the query that confirms a success, because its answer cannot be told from a refund that is under way.
-pub(super) fn postpone_confirmation(payment: &mut Payment, now: Timestamp) {
-    let [_, delay] = CONFIRMATION_DELAYS;
-    if let Some(inquiry) = &mut payment.inquiry {
-        inquiry.due = now.saturating_add(delay).unwrap_or(now);
-    }
 }
 
 /// Makes the inquiry due at once, or after a delay if the identical create was repeated before without success.
@@ -160,17 +128,6 @@ pub(super) fn refund_event(status: Status) -> Option<&'static str> {
 /// arrives.
 const NOTIFICATION_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
-/// Delays before the queries that confirm a success during a close. Answers that arrive before the first may be to
-/// queries that preceded the close. Some providers only accept a reversal and execute it later, hence the second.
-const CONFIRMATION_DELAYS: [SignedDuration; 2] = [SignedDuration::from_secs(10), SignedDuration::from_mins(5)];
-
-/// Returns the inquiry that confirms a success after a close that may have reversed the payment.
-pub(super) fn confirmation(now: Timestamp) -> Inquiry {
-    let [first, _] = CONFIRMATION_DELAYS;
-    let due = now.saturating_add(first).unwrap_or(now);
-    Inquiry { closing: true, confirmations: 2, due, ..Inquiry::new(now) }
-}
-
 /// Returns an inquiry that first waits for a notification.
 fn delayed_inquiry(now: Timestamp) -> Inquiry {
     Inquiry { due: now.saturating_add(NOTIFICATION_WAIT).unwrap_or(now), ..Inquiry::new(now) }
@@ -228,33 +185,12 @@ impl StateMachine<'_> {
                     outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
-            status if status.is_final() && origin == Origin::Query => self.end_or_postpone_inquiry(to, now),
+            status if status.is_final() && origin == Origin::Query => {
+                confirmation::continue_or_end(self.state, to, now)
+            }
             _ => {}
         }
         change
-    }
-
-    /// Ends the inquiry of a final record. A success that a close may have reversed is first confirmed: by a success
-    /// after each delay. A pending answer proves nothing.
-    fn end_or_postpone_inquiry(&mut self, answer: Status, now: Timestamp) {
-        let [_, delay] = CONFIRMATION_DELAYS;
-        let is_success = self.state.status == Status::Succeeded;
-        let Some(inquiry) = self.state.inquiry.as_mut().filter(|inquiry| is_success && inquiry.confirmations > 0)
-        else {
-            self.state.inquiry = None;
-            return;
-        };
-        // A due time beyond the delay was written by a wrong clock.
-        let is_early = now < inquiry.due && inquiry.due.duration_since(now) <= delay;
-        match answer {
-            Status::Succeeded if is_early => {}
-            Status::Succeeded if inquiry.confirmations > 1 => {
-                inquiry.confirmations -= 1;
-                inquiry.due = now.saturating_add(delay).unwrap_or(now);
-            }
-            answer if !answer.is_final() => {}
-            _ => self.state.inquiry = None,
-        }
     }
 
     /// Records the reason of a new status. A result without a reason keeps the earlier one. Success clears it.

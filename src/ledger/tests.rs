@@ -140,6 +140,12 @@ impl<P: Backend> Fixture<P> {
     }
 
     /// Creates a successful payment of 1000.
+    /// Creates a payment that is not paid yet.
+    async fn pending(&self, order: &str) {
+        let permit = self.run("k", pay(order)).await;
+        self.settle(permit, outcome(Status::Pending)).await;
+    }
+
     async fn paid(&self, order: &str) {
         let permit = self.run(&format!("pay {order}"), pay(order)).await;
         self.settle(permit, outcome(Status::Succeeded)).await;

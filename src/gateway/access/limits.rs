@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tollgate_plugins::filter::limit::{LimitExceeded, Limiter, Permit};
-
 use tollgate_config::Merchant;
+use tollgate_plugins::filter::limit::{LimitExceeded, Limiter, Permit};
 
 /// Current usage of each merchant.
 #[derive(Default)]

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-
 use tollgate_ledger::Version;
 
 /// Time after reading in which a status may still be stored in Redis.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-
 use tollgate_ledger::RecordKey;
 
 type Executions<T> = Mutex<HashMap<RecordKey, watch::Receiver<Option<T>>>>;

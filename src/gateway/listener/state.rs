@@ -7,7 +7,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-
 use tollgate_config::ServerLimits;
 
 /// Reason why the gateway closed a connection.

@@ -105,6 +105,20 @@ mod tests {
 
     use super::*;
 
+    const START: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn job(tries: u32) -> Job {
+        Job {
+            action: IntentKind::Pay,
+            body: String::new(),
+            since: START,
+            tries,
+            due: START,
+            may_be_known: false,
+            last_error: None,
+        }
+    }
+
     fn is_over(job: &Job, payment: &Payment, max_age: Duration, time: Reading) -> bool {
         has_expired(job, payment, payment.expires_at, max_age, time)
     }
@@ -136,21 +150,12 @@ mod tests {
 
     #[test]
     fn job_expires_after_max_retry_time_or_with_its_payment() {
-        let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
-        let at = |seconds| start + SignedDuration::from_secs(seconds);
+        let hour = Duration::from_hours(1);
+        let at = |seconds| START + SignedDuration::from_secs(seconds);
         let steady = |now| Reading { now: at(now), steady_for: SignedDuration::MAX };
-        let job = |tries| Job {
-            action: IntentKind::Pay,
-            body: String::new(),
-            since: start,
-            tries,
-            due: start,
-            may_be_known: false,
-            last_error: None,
-        };
         let web = Payment {
             method: Method::all().find(|method| !method.is_scanned()).unwrap(),
-            state: RecordState::new(start),
+            state: RecordState::new(START),
             ..a_payment("o")
         };
         let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..a_payment("o") };
@@ -169,24 +174,15 @@ mod tests {
 
     #[test]
     fn clock_step_does_not_expire_job_before_certain_time_has_passed() {
-        let (start, hour) = (Timestamp::UNIX_EPOCH, Duration::from_hours(1));
-        let job = |tries| Job {
-            action: IntentKind::Pay,
-            body: String::new(),
-            since: start,
-            tries,
-            due: start,
-            may_be_known: false,
-            last_error: None,
-        };
+        let hour = Duration::from_hours(1);
         let stepped = |ahead: i64, steady_for: i64| {
             let steady_for = SignedDuration::from_secs(steady_for);
-            Reading { now: start + SignedDuration::from_secs(ahead) + steady_for, steady_for }
+            Reading { now: START + SignedDuration::from_secs(ahead) + steady_for, steady_for }
         };
         let web = Payment { method: Method::all().find(|method| !method.is_scanned()).unwrap(), ..a_payment("o") };
-        let web = Payment { expires_at: None, state: RecordState { created_at: start, ..web.state.clone() }, ..web };
+        let web = Payment { expires_at: None, state: RecordState { created_at: START, ..web.state.clone() }, ..web };
         let till = Payment { method: Method::all().find(Method::is_scanned).unwrap(), ..web.clone() };
-        let dated = Payment { expires_at: Some(start + SignedDuration::from_secs(100)), ..web.clone() };
+        let dated = Payment { expires_at: Some(START + SignedDuration::from_secs(100)), ..web.clone() };
         for (payment, tries, time) in [(&web, 1, 3600), (&till, 1, 60), (&dated, 0, 100), (&dated, 1, 100)] {
             for ahead in [time, 400 * 86_400] {
                 assert!(!is_over(&job(tries), payment, hour, stepped(ahead, 0)), "{ahead}");

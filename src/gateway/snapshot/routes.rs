@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tollgate_plugins::payment::Method;
-
 use tollgate_config::{DoublePayment, Question, Route, RouteRules};
+use tollgate_plugins::payment::Method;
 
 /// Routes in the order of the file.
 #[derive(Debug, Default)]

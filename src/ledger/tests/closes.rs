@@ -6,8 +6,7 @@ use super::*;
 async fn payment_that_succeeds_during_its_reversal_is_a_mismatch() {
     for ended in [Status::Closed, Status::Failed] {
         let fixture = Fixture::new();
-        let permit = fixture.run("k", pay("o")).await;
-        fixture.settle(permit, outcome(Status::Pending)).await;
+        fixture.pending("o").await;
         let permit = fixture.run("c", close("o")).await;
         fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
         fixture.settle(permit, outcome(ended)).await;
@@ -25,8 +24,7 @@ async fn unclear_reversal_of_a_succeeded_payment_is_queried_and_a_reversed_one_i
         (Status::Failed, &["payment.succeeded", "payment.mismatch"]),
     ] {
         let fixture = Fixture::new();
-        let permit = fixture.run("k", pay("o")).await;
-        fixture.settle(permit, outcome(Status::Pending)).await;
+        fixture.pending("o").await;
         let permit = fixture.run("c", close("o")).await;
         fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
         fixture.settle(permit, Update::Unknown(Reason::default())).await;
@@ -44,8 +42,7 @@ async fn unclear_reversal_of_a_succeeded_payment_is_queried_and_a_reversed_one_i
 #[tokio::test]
 async fn success_of_a_payment_during_its_close_is_confirmed_by_a_later_query() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, Update::Unknown(Reason::default())).await;
     fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
@@ -67,8 +64,7 @@ async fn success_of_a_payment_during_its_close_is_confirmed_by_a_later_query() {
 #[tokio::test]
 async fn success_after_an_accepted_reversal_is_confirmed_and_a_late_reversal_is_a_mismatch() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, outcome(Status::Succeeded)).await;
     assert!(fixture.payment("o").await.state.inquiry.is_some_and(|inquiry| inquiry.confirmations == 2));
@@ -82,8 +78,7 @@ async fn success_after_an_accepted_reversal_is_confirmed_and_a_late_reversal_is_
 #[tokio::test]
 async fn inquiry_loaded_before_a_success_is_not_saved_so_that_no_close_is_sent() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, Update::Unknown(Reason::default())).await;
     let loaded = fixture.payment("o").await.state.inquiry.unwrap();
@@ -97,8 +92,7 @@ async fn inquiry_loaded_before_a_success_is_not_saved_so_that_no_close_is_sent()
 #[tokio::test]
 async fn confirmation_scheduled_by_a_wrong_clock_is_answered_now() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, Update::Unknown(Reason::default())).await;
     fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(10_000_000)).await.unwrap();
@@ -112,8 +106,7 @@ async fn confirmation_scheduled_by_a_wrong_clock_is_answered_now() {
 #[tokio::test]
 async fn close_requested_during_a_query_stays_due() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let loaded = fixture.payment("o").await.state.inquiry.unwrap();
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, Update::Unknown(Reason::default())).await;
@@ -127,8 +120,7 @@ async fn close_requested_during_a_query_stays_due() {
 #[tokio::test]
 async fn closed_answer_about_a_fully_refunded_payment_is_no_reversal() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, outcome(Status::Succeeded)).await;
     let permit = fixture.run("r", refund_intent("o", "r", 1000)).await;
@@ -141,8 +133,7 @@ async fn closed_answer_about_a_fully_refunded_payment_is_no_reversal() {
 #[tokio::test]
 async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let before = fixture.payment("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, Update::Unknown(Reason::default())).await;
@@ -176,8 +167,7 @@ async fn unclear_close_keeps_the_payment_and_schedules_an_inquiry() {
 #[tokio::test]
 async fn unconfirmed_success_after_a_close_is_escalated_once() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, outcome(Status::Succeeded)).await;
     let escalate = async || fixture.ledger.escalate(&of("o"), "nobody confirms it", at(90_000)).await.unwrap();
@@ -247,8 +237,7 @@ async fn not_found_answer_does_not_end_the_confirmation_of_a_success() {
 #[tokio::test]
 async fn closed_answer_during_a_full_refund_is_no_reversal() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, outcome(Status::Succeeded)).await;
     let permit = fixture.run("r", refund_intent("o", "r", 1000)).await;
@@ -261,8 +250,7 @@ async fn closed_answer_during_a_full_refund_is_no_reversal() {
 #[tokio::test]
 async fn close_answered_with_closed_after_a_full_refund_is_no_mismatch() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let closing = fixture.run("c", close("o")).await;
     fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await.unwrap();
     let permit = fixture.run("r", refund_intent("o", "r", 1000)).await;
@@ -275,8 +263,7 @@ async fn close_answered_with_closed_after_a_full_refund_is_no_mismatch() {
 #[tokio::test]
 async fn query_triggered_by_a_notification_during_a_query_stays_due() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let loaded = fixture.payment("o").await.state.inquiry.unwrap();
     let event = ProviderEvent { outcome: None, ..notification("n", "o", None, Outcome::of(Status::Succeeded)) };
     assert_eq!(fixture.ledger.record("wechat", event, at(10)).await.unwrap(), Recorded::Applied(of("o")));
@@ -291,8 +278,7 @@ async fn query_triggered_by_a_notification_during_a_query_stays_due() {
 #[tokio::test]
 async fn confirmations_that_a_later_close_requires_are_kept_during_a_query() {
     let fixture = Fixture::new();
-    let permit = fixture.run("k", pay("o")).await;
-    fixture.settle(permit, outcome(Status::Pending)).await;
+    fixture.pending("o").await;
     let permit = fixture.run("c", close("o")).await;
     fixture.settle(permit, Update::Unknown(Reason::default())).await;
     let second = fixture.run("c2", close("o")).await;

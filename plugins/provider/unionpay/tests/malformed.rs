@@ -8,7 +8,7 @@ fn providers() -> [UnionPay; 3] {
     [provider(), UnionPay(account(Method::sha256(b"k"), Codec::Form)), json]
 }
 
-fn no_panic(body: &[u8]) {
+fn assert_rejected_without_panic(body: &[u8]) {
     for provider in providers() {
         for source in [Source::Answer, Source::Notification] {
             let bytes = Bytes::copy_from_slice(body);
@@ -86,14 +86,14 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
-        no_panic(&body);
+        assert_rejected_without_panic(&body);
     }
 
     #[test]
     fn arbitrary_messages_never_panic(message in message()) {
-        no_panic(&message.write(Codec::Form).unwrap());
-        no_panic(&message.write(Codec::Json).unwrap());
-        no_panic(answer_body(message).as_bytes());
+        assert_rejected_without_panic(&message.write(Codec::Form).unwrap());
+        assert_rejected_without_panic(&message.write(Codec::Json).unwrap());
+        assert_rejected_without_panic(answer_body(message).as_bytes());
     }
 
     #[test]
@@ -109,7 +109,7 @@ proptest! {
             let end = (start + length).min(body.len());
             let mutated = [&body[..start], &instead, &body[end..]].concat();
             if mutated != body {
-                no_panic(&mutated);
+                assert_rejected_without_panic(&mutated);
             }
         }
     }
@@ -127,7 +127,7 @@ proptest! {
         let mut real = key_file("up_acp.crt.pem");
         let place = at.index(real.len());
         real[place] = real[place].wrapping_add(1);
-        no_panic(&real);
-        no_panic(&[&[0x30], der.as_slice()].concat());
+        assert_rejected_without_panic(&real);
+        assert_rejected_without_panic(&[&[0x30], der.as_slice()].concat());
     }
 }
