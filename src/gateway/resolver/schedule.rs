@@ -176,7 +176,7 @@ pub(super) fn decide(
     if is_confirming && is_over && is_steady {
         return Decision::Unconfirmed;
     }
-    // A person has got two reviews: when the provider did not find the refund, and when it stayed open. Without an end the
+    // Manual review was requested twice: when the refund was not found, and when it stayed open. Without an end the
     // payment could never be purged.
     let is_absent_elsewhere = is_not_found && matches!(record, Record::Refund(refund) if refund.is_elsewhere());
     if is_absent_elsewhere && is_over && inquiry.needs_review {
