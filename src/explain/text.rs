@@ -216,6 +216,7 @@ fn sentence(what: &TimelineEvent) -> String {
         TimelineEvent::Undelivered { id, why } => {
             format!("the event {id} was not delivered: {why}; it is retried")
         }
+        TimelineEvent::RedeliveryRequested { id } => format!("the merchant requested the event {id} again"),
         TimelineEvent::DeliveryAbandoned { id, why } if why == "no_webhook" => {
             format!("the event {id} is not sent: the merchant has no webhook")
         }

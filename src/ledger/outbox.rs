@@ -1,10 +1,14 @@
 //! Outbox of events for merchants: each payment has a queue, and only its head is due.
 
+mod redelivery;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::redelivery::Redelivery;
+pub(super) use self::redelivery::redeliver;
 use super::due_index::{LATEST_DUE, after, outbox_key};
 use super::error::{Corruption, LedgerError};
 use super::ids::{Id, millis, millis_at, time};
@@ -34,8 +38,10 @@ pub(super) fn publish(
     payment.row.last_event = Some(id);
     let what = TimelineEvent::Event { id: event_id(id), kind: kind.to_owned() };
     timeline::add(tx, payment.id, subject.refund_id.as_deref(), what, now)?;
+    tx.put(Space::MerchantEvents, &names::event_entry(&subject.merchant, id), []);
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
-    tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, next: None, event })?;
+    let row = EventRow { payment: payment.id, next: None, event, redelivery: Redelivery::default() };
+    tx.put_row(Space::Events, &id.0, &row)?;
     tx.queued(id);
     payment.row.waiting_events += 1;
     if let Some(before) = before {
@@ -56,7 +62,9 @@ pub(super) fn complete(
     dropped: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(Head { id, next, mut payment, refund_id }) = head_as(tx, event_id)? else { return Ok(()) };
+    let Some(Head { id, next, mut payment, refund_id }) = head_as(tx, event_id)? else {
+        return redelivery::complete(tx, event_id, dropped, now);
+    };
     let named = event_id.to_owned();
     let what = match dropped {
         Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why },
@@ -81,8 +89,10 @@ pub(super) fn postpone(
     due: Timestamp,
     tries: u32,
 ) -> Result<(), LedgerError> {
-    // Only the head of a queue is ever sent, so other events cannot be postponed.
-    let Some(Head { id, mut payment, .. }) = head_as(tx, event_id)? else { return Ok(()) };
+    // Of a queue only the head is ever sent.
+    let Some(Head { id, mut payment, .. }) = head_as(tx, event_id)? else {
+        return redelivery::postpone(tx, event_id, due, tries);
+    };
     unschedule(tx, &mut payment, id);
     schedule(tx, &mut payment, due, tries);
     payment.save(tx)
@@ -137,17 +147,22 @@ pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
 /// Returns the number of events in the queues whose heads are in the outbox.
 pub(super) fn queued(from: &impl Read, schedule: &Schedule) -> Result<i64, LedgerError> {
     let mut queued = 0;
-    for value in schedule.outbox.values().flat_map(BTreeMap::values) {
+    for (key, value) in schedule.outbox.values().flatten() {
+        let event = Id::from_bytes(key.get(8..).unwrap_or_default())?;
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
-        queued += TrackedRow::<PaymentRow>::must(from, payment)?.row.waiting_events as i64;
+        // A redelivery is no head of a queue, and its payment may be purged.
+        let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
+        let head = payment.filter(|payment| payment.row.first_event == Some(event));
+        queued += head.map_or(0, |payment| payment.row.waiting_events as i64);
     }
     Ok(queued)
 }
 
-/// Returns the payment in whose queue an event is or was.
-pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>, LedgerError> {
+/// Returns the lock of an event's order. The event may be retained longer than its payment.
+pub(super) fn lock_of(from: &impl Read, event_id: &str) -> Result<Option<Id>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
-    Ok(from.row::<EventRow>(Space::Events, &id.0)?.map(|row| row.payment))
+    let row = from.row::<EventRow>(Space::Events, &id.0)?;
+    Ok(row.map(|row| names::order_lock(&row.event.subject.merchant, &row.event.subject.order_id)))
 }
 
 /// Returns the row of an event that has left its queue and whose retention has expired.
@@ -156,18 +171,27 @@ pub(super) fn expired(
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
 ) -> Result<Option<Expired>, LedgerError> {
-    let Some(EventRow { payment, event, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
+    let Some(EventRow { payment, event, redelivery, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
     let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
-    if !is_over(event.created_at) || payment.is_some_and(|payment| is_waiting(&payment.row, id)) {
+    let is_waiting = redelivery.is_due() || payment.is_some_and(|payment| is_waiting(&payment.row, id));
+    if !is_over(event.created_at) || is_waiting {
         return Ok(None);
     }
     let names = vec![names::order_lock(&event.subject.merchant, &event.subject.order_id)];
-    Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec())] }))
+    let entry = names::event_entry(&event.subject.merchant, id);
+    Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec()), (Space::MerchantEvents, entry)] }))
 }
 
 /// Returns whether an event of this payment is still queued. Ids grow, and only the head leaves the queue.
 fn is_waiting(payment: &PaymentRow, event: Id) -> bool {
     payment.first_event.is_some_and(|first| event.0 >= first.0)
+}
+
+/// Decodes the event of a row.
+pub(super) fn event_of(row: &[u8]) -> Result<Event, LedgerError> {
+    let row: Result<EventRow, _> = serde_json::from_slice(row);
+    let damaged = |error| Corruption::Row { space: Space::Events.name(), source: std::sync::Arc::new(error) };
+    Ok(row.map_err(damaged)?.event)
 }
 
 /// Returns the undelivered events of a payment, oldest first. Reads each row.
@@ -188,6 +212,9 @@ struct EventRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<Id>,
     event: Event,
+    /// Redeliveries that the merchant requested.
+    #[serde(default, skip_serializing_if = "Redelivery::is_empty")]
+    redelivery: Redelivery,
 }
 
 impl EventRow {
@@ -233,11 +260,11 @@ fn unschedule(tx: &mut Transaction<'_>, payment: &mut TrackedRow<PaymentRow>, id
     }
 }
 
-fn event_id(id: Id) -> String {
+pub(super) fn event_id(id: Id) -> String {
     format!("evt_{}", String::from(id))
 }
 
 /// Parses the result of [`event_id`].
-fn named(event_id: &str) -> Option<Id> {
+pub(super) fn named(event_id: &str) -> Option<Id> {
     event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok())
 }

@@ -19,4 +19,4 @@ pub use self::record::{Record, RecordId};
 pub use self::refund::Refund;
 pub use self::request::{Answer, ClaimKey, ClaimResult, Destination, ExecutionPermit, Intent, Job};
 pub use self::state::RecordState;
-pub use self::update::{Backlog, Delivery, Event, Reason, Recorded, Update};
+pub use self::update::{Backlog, Delivery, Event, EventPage, Reason, Recorded, Redelivered, Update};

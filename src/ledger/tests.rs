@@ -24,6 +24,8 @@ macro_rules! suite {
         mod elsewhere;
         #[path = "elsewhere_unpaid.rs"]
         mod elsewhere_unpaid;
+        #[path = "events.rs"]
+        mod events;
         #[path = "jobs.rs"]
         mod jobs;
         #[path = "model_based.rs"]
@@ -39,6 +41,7 @@ mod backends;
 mod checkpoint;
 mod damage;
 mod durability;
+mod event_order;
 mod failover;
 mod feed;
 mod full_disk;

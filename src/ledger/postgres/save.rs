@@ -22,7 +22,15 @@ const SAVE: &str = "\
         ON CONFLICT (space, key) DO UPDATE SET value = excluded.value, lane = excluded.lane),
     done AS (
         DELETE FROM tollgate_due AS it USING unnest($14::smallint[], $15::bytea[]) AS old (space, key)
-        WHERE it.space = old.space AND it.key = old.key)
+        WHERE it.space = old.space AND it.key = old.key),
+    published AS (
+        INSERT INTO tollgate_merchant_events (merchant, event, xact)
+        SELECT merchant, event, pg_current_xact_id()::text::bigint
+        FROM unnest($16::bytea[], $17::bytea[]) AS it (merchant, event)
+        ON CONFLICT (merchant, event) DO NOTHING),
+    purged AS (
+        DELETE FROM tollgate_merchant_events AS it USING unnest($18::bytea[], $19::bytea[]) AS old (merchant, event)
+        WHERE it.merchant = old.merchant AND it.event = old.event)
     SELECT 1";
 
 #[derive(Default)]
@@ -52,15 +60,34 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Keys of [`Space::MerchantEvents`] in their parts.
+#[derive(Default)]
+struct MerchantEvents<'a> {
+    merchants: Vec<&'a [u8]>,
+    events: Vec<&'a [u8]>,
+}
+
+impl<'a> MerchantEvents<'a> {
+    fn add(&mut self, key: &'a [u8]) {
+        if let Some((merchant, event)) = key.split_at_checked(16) {
+            self.merchants.push(merchant);
+            self.events.push(event);
+        }
+    }
+}
+
 /// Saves all writes. A claim that starts to run gets the owner `owner`.
 pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(), Failure> {
     let [mut once, mut upserts, mut deleted, mut due, mut done]: [Rows<'_>; 5] = Default::default();
+    let [mut published, mut purged]: [MerchantEvents<'_>; 2] = Default::default();
     // The same order in every transaction avoids deadlocks.
     let mut rows: Vec<_> = writes.rows.iter().collect();
     rows.sort_unstable_by_key(|(space, key, _)| (*space, *key));
     for (space, key, value) in rows {
         let number = tables::number(space);
         match value {
+            Some(_) if tables::is_merchant_events(space) => published.add(key),
+            None if tables::is_merchant_events(space) => purged.add(key),
             Some(value) if tables::is_due(space) => {
                 let merchant = (space == Space::Outbox).then(|| merchant_of_outbox(value));
                 let owner = (space == Space::Running).then_some(i64::from(owner));
@@ -97,6 +124,10 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
             &due.owners,
             &done.spaces,
             &done.keys,
+            &published.merchants,
+            &published.events,
+            &purged.merchants,
+            &purged.events,
         ],
     )?;
     Ok(())

@@ -8,7 +8,7 @@ use super::session::Session;
 
 /// Migration steps. Each brings the tables from the version of its position to the next. Never changed after its
 /// release.
-const STEPS: [&str; 1] = [
+const STEPS: [&str; 2] = [
     // Records are read by key only. Due rows are in a table of their own that stays small, so that its dead rows are
     // few and vacuumed soon.
     // done are few and soon gone.
@@ -21,6 +21,10 @@ const STEPS: [&str; 1] = [
      CREATE INDEX tollgate_lanes ON tollgate_due (lane, key) WHERE lane IS NOT NULL;
      CREATE SEQUENCE tollgate_owner_numbers MAXVALUE 4294967295;
      CREATE TABLE tollgate_owners (owner bigint PRIMARY KEY, expires timestamptz NOT NULL);",
+    // Events in the order in which their transactions began to write, which is the order of reading.
+    "CREATE TABLE tollgate_merchant_events (
+        merchant bytea NOT NULL, event bytea NOT NULL, xact bigint NOT NULL, PRIMARY KEY (merchant, event));
+     CREATE INDEX tollgate_merchant_events_order ON tollgate_merchant_events (merchant, xact, event);",
 ];
 
 /// Arbitrary lock number, the same in every version, so that only one process migrates at a time.

@@ -18,6 +18,11 @@ pub(super) fn is_due(space: Space) -> bool {
     matches!(space, Space::Running | Space::Outbox | Space::Inquiries | Space::Unknown | Space::Jobs)
 }
 
+/// Returns whether a space is the events of merchants, which have a table of their own.
+pub(super) fn is_merchant_events(space: Space) -> bool {
+    space == Space::MerchantEvents
+}
+
 /// Returns whether rows of a space are written once and never changed. A second row under the same key then fails, as
 /// the last defence behind the locks.
 pub(super) fn is_unique(space: Space) -> bool {

@@ -116,3 +116,29 @@ pub struct Backlog {
     /// Time at which the oldest of these jobs was enqueued.
     pub oldest_job: Option<Timestamp>,
 }
+
+/// Page of a merchant's events, in the order in which every gateway of the ledger returns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventPage {
+    /// Events after the cursor.
+    pub events: Vec<Event>,
+    /// Id of the last event of the page, which may be unreadable; `None` for an empty page.
+    pub next: Option<String>,
+    /// Whether no event follows the page now.
+    pub is_last: bool,
+    /// Whether events are withheld until an older transaction has ended, which takes milliseconds.
+    pub is_withheld: bool,
+    /// Whether the event of the cursor is no longer retained. Events after it may have been purged unread.
+    pub is_expired: bool,
+}
+
+/// Result of a request to deliver an event again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redelivered {
+    /// The event is due now.
+    Accepted,
+    /// The idempotency key was used before for this event. Nothing was changed.
+    Repeated,
+    /// The merchant has no such event.
+    NotFound,
+}

@@ -45,6 +45,7 @@ fn words(entry: &Entry) -> String {
         TimelineEvent::Event { kind, .. } => kind.clone(),
         TimelineEvent::Delivered { .. } => "delivered".to_owned(),
         TimelineEvent::Undelivered { why, .. } => format!("undelivered {why}"),
+        TimelineEvent::RedeliveryRequested { .. } => "requested again".to_owned(),
         TimelineEvent::DeliveryAbandoned { why, .. } => format!("abandoned: {why}"),
     };
     let times = if entry.times == 1 { String::new() } else { format!(" x{}", entry.times) };

@@ -121,6 +121,11 @@ pub enum TimelineEvent {
         /// Reason why the attempt failed.
         why: String,
     },
+    /// The merchant requested an event again.
+    RedeliveryRequested {
+        /// Id of the event.
+        id: String,
+    },
     /// The delivery of an event was abandoned.
     DeliveryAbandoned {
         /// Id of the event.

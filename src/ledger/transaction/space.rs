@@ -31,12 +31,14 @@ pub(crate) enum Space {
     Expiry,
     /// Due time, claim: queued jobs.
     Jobs,
+    /// Hash of the merchant, id of the event: the events of a merchant in the order in which it reads them.
+    MerchantEvents,
 }
 
 impl Space {
     /// All spaces in the order of declaration. The position is the number in the embedded ledger's log, so new ones
     /// are appended.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Payments,
         Self::Refunds,
         Self::Claims,
@@ -51,6 +53,7 @@ impl Space {
         Self::Timeline,
         Self::Expiry,
         Self::Jobs,
+        Self::MerchantEvents,
     ];
 
     /// Returns whether the keys are unordered hashes.
@@ -75,6 +78,7 @@ impl Space {
             Self::Timeline => "timeline",
             Self::Expiry => "ages",
             Self::Jobs => "errands",
+            Self::MerchantEvents => "merchant_events",
         }
     }
 }
