@@ -32,6 +32,10 @@ pub struct Metrics {
     pub request_duration_seconds: HistogramVec,
     /// Requests in flight.
     pub requests_in_flight: IntGauge,
+    /// Open streams of payments by kind.
+    pub streams: IntGaugeVec,
+    /// Ended streams of payments by kind and reason.
+    pub streams_total: IntCounterVec,
     /// Provider calls by channel, operation and result.
     pub provider_requests_total: IntCounterVec,
     /// Seconds of one provider call.

@@ -40,6 +40,16 @@ impl Metrics {
                 seconds("request_duration_seconds", "Seconds from a request's first byte to its response"),
                 &["merchant", "channel", "operation"]
             ),
+            streams: add_vec!(
+                IntGaugeVec,
+                Opts::new("streams", "Open streams of payments by kind: sse, websocket"),
+                &["kind"]
+            ),
+            streams_total: add_vec!(
+                IntCounterVec,
+                Opts::new("streams_total", "Ended streams of payments by kind and reason"),
+                &["kind", "end"]
+            ),
             requests_in_flight: add!(IntGauge, Opts::new("requests_in_flight", "Requests in flight")),
             provider_requests_total: add_vec!(
                 IntCounterVec,
