@@ -136,7 +136,7 @@ impl Engine {
             Self::Embedded(engine) => {
                 let shared = Arc::clone(engine);
                 // The range may contain many deleted keys.
-                let read = move || event_reads::page_by_id(&*shared, merchant, after, limit);
+                let read = move || event_reads::page_by_id(&shared, merchant, after, limit);
                 let page = tokio::task::spawn_blocking(read).await;
                 let page = page.unwrap_or_else(|error| Err(LedgerError::Internal(error.to_string())))?;
                 // A reader must not pass an event that a power cut could still undo.
@@ -200,14 +200,14 @@ impl Engine {
         }
     }
 
-    /// Implements [`Ledger::due_searches`](super::Ledger::due_searches).
-    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
+    /// Implements [`Ledger::due_inquiries`](super::Ledger::due_inquiries).
+    pub(super) async fn due_inquiries(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.schedule(|schedule| inquiries::due(schedule, now, limit, busy));
                 inquiries::records(&**engine, &due)
             }
-            Self::Postgres(engine) => engine.due_searches(now, limit, busy).await,
+            Self::Postgres(engine) => engine.due_inquiries(now, limit, busy).await,
         }
     }
 

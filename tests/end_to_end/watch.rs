@@ -21,7 +21,7 @@ use crate::harness::{OTHER, SHOP, World, WorldOptions, payment_body, signed_head
 use crate::server::Server;
 
 /// Creates a payment. Returns its watch token.
-pub(self) async fn create(world: &World, order: &str) -> String {
+async fn create(world: &World, order: &str) -> String {
     let answer = world.create(order, order).await;
     assert_eq!(answer.status, 201, "{:?}", answer.body);
     answer.json()["watch"].as_str().unwrap().to_owned()

@@ -119,13 +119,13 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    struct Bench {
+    struct Fixture {
         ledger: Ledger,
         hub: Arc<ChangeHub>,
         _directory: tempfile::TempDir,
     }
 
-    impl Bench {
+    impl Fixture {
         /// Returns a ledger with one payment that is being made.
         async fn new() -> (Self, ExecutionPermit) {
             let directory = tempfile::tempdir().unwrap();
@@ -165,47 +165,48 @@ mod tests {
 
     #[tokio::test]
     async fn states_follow_changes_until_a_final_one_and_a_known_version_is_not_repeated() {
-        let (bench, permit) = Bench::new().await;
-        let mut stream = bench.stream(Scope::Status, None);
+        let (fixture, permit) = Fixture::new().await;
+        let mut stream = fixture.stream(Scope::Status, None);
         let first = stream.next().await.unwrap();
         assert_eq!((first.version, first.kind.as_str()), (1, "payment.pending"));
         assert_eq!(first.data, r#"{"status":"pending","version":1}"#);
         assert_eq!(stream.next().now_or_never(), None, "nothing has changed");
-        let mut resumed = bench.stream(Scope::Payment, Some(1));
+        let mut resumed = fixture.stream(Scope::Payment, Some(1));
         assert_eq!(resumed.next().now_or_never(), None);
-        bench.settle(permit, Status::Succeeded).await;
+        fixture.settle(permit, Status::Succeeded).await;
         let last = stream.next().await.unwrap();
         assert_eq!((last.version, last.kind.as_str()), (2, "payment.succeeded"));
         assert!(resumed.next().await.unwrap().data.contains("\"order_id\":\"o\""));
         assert_eq!((stream.next().await, resumed.next().await), (None, None));
-        assert_eq!(bench.stream(Scope::Status, Some(2)).next().await, None);
+        assert_eq!(fixture.stream(Scope::Status, Some(2)).next().await, None);
     }
 
     #[tokio::test]
     async fn cancelled_read_is_repeated_by_the_next_call() {
-        let (bench, permit) = Bench::new().await;
-        let mut stream = bench.stream(Scope::Status, Some(1));
+        let (fixture, permit) = Fixture::new().await;
+        let mut stream = fixture.stream(Scope::Status, Some(1));
         assert_eq!(stream.next().now_or_never(), None);
-        bench.settle(permit, Status::Succeeded).await;
-        let reads = u32::try_from(bench.hub.reads.available_permits()).unwrap();
-        let all = bench.hub.reads.acquire_many(reads).await.unwrap();
+        fixture.settle(permit, Status::Succeeded).await;
+        let reads = u32::try_from(fixture.hub.reads.available_permits()).unwrap();
+        let all = fixture.hub.reads.acquire_many(reads).await.unwrap();
         assert_eq!(stream.next().now_or_never(), None, "it waits for its read");
         drop(all);
-        assert_eq!(stream.next().await.unwrap().version, 2);
+        let state = stream.next().now_or_never().flatten();
+        assert_eq!(state.map(|state| state.version), Some(2));
     }
 
     #[tokio::test]
     async fn stream_ends_at_its_time_limit_and_at_a_shutdown() {
-        let (bench, permit) = Bench::new().await;
+        let (fixture, permit) = Fixture::new().await;
         tokio::time::pause();
-        let mut stream = bench.stream(Scope::Status, Some(1));
+        let mut stream = fixture.stream(Scope::Status, Some(1));
         let before = Instant::now();
         assert_eq!(stream.next().await, None);
         assert_eq!(before.elapsed().as_secs(), MAX_DURATION.as_secs());
-        let mut stream = bench.stream(Scope::Status, Some(1));
+        let mut stream = fixture.stream(Scope::Status, Some(1));
         let (stop, stopping) = tokio::sync::watch::channel(false);
         stop.send_replace(true);
-        Arc::clone(&bench.hub).run(stopping).await;
+        Arc::clone(&fixture.hub).run(stopping).await;
         let before = Instant::now();
         assert_eq!((stream.next().await, before.elapsed().as_secs()), (None, 0));
         drop(permit);
