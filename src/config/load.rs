@@ -153,6 +153,7 @@ impl Loading<'_> {
             let Some(source) = self.open(path) else { continue };
             let previous = self.previous.and_then(|previous| previous.merchants.get(name));
             let (file, diagnostics) = source.read(|root| merchant::read(&source, root, name, context, previous));
+            self.sources.notes.extend(source.take_notes());
             self.close(&source, diagnostics);
             let Some(file) = file else { continue };
             for (place, id) in file.key_ids {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::due_index::{claim_of, merchant_of_outbox, merchant_of_running};
+use super::due_index::{claim_of, merchant_of_running, subscription_of_outbox};
 use super::error::LedgerError;
 use super::ids::{millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
@@ -15,10 +15,10 @@ const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Spac
 /// last compaction.
 #[derive(Default)]
 pub(super) struct Schedule {
-    /// Heads of the payments' event queues by due time, for each merchant.
+    /// Heads of the payments' event queues by due time, for each subscription: merchant and sink.
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
-    /// Merchant of each head.
-    merchant_of: HashMap<Vec<u8>, String>,
+    /// Subscription of each head.
+    subscription_of: HashMap<Vec<u8>, String>,
     /// Inquiries by due time, for each [priority and channel](super::due_index::priority).
     pub(super) inquiries: InquiryIndex,
     /// Queued jobs by due time, with their merchants.
@@ -31,7 +31,7 @@ pub(super) struct Schedule {
     accepted: JobCounts,
     /// Unknown records by the time when they became unknown.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Number of undelivered events.
+    /// Number of undelivered events, each once for every sink that has not received it.
     pub(super) queued: i64,
 }
 
@@ -111,15 +111,15 @@ impl Schedule {
 
     fn put_outbox_head(&mut self, key: &[u8], value: Option<&[u8]>) {
         if let Some(value) = value {
-            let merchant = merchant_of_outbox(value).to_owned();
-            self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.to_vec());
-            self.merchant_of.insert(key.to_vec(), merchant);
-        } else if let Some(merchant) = self.merchant_of.remove(key)
-            && let Some(heads) = self.outbox.get_mut(&merchant)
+            let subscription = subscription_of_outbox(value).to_owned();
+            self.outbox.entry(subscription.clone()).or_default().insert(key.to_vec(), value.to_vec());
+            self.subscription_of.insert(key.to_vec(), subscription);
+        } else if let Some(subscription) = self.subscription_of.remove(key)
+            && let Some(heads) = self.outbox.get_mut(&subscription)
         {
             heads.remove(key);
             if heads.is_empty() {
-                self.outbox.remove(&merchant);
+                self.outbox.remove(&subscription);
             }
         }
     }

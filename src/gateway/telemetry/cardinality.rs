@@ -192,7 +192,7 @@ mod tests {
             metrics.requests_total.with_label_values(&[name, "a", "create_payment", "201"]).inc();
             metrics.requests_total.with_label_values(&["a", name, "create_payment", "201"]).inc();
             metrics.provider_request_duration_seconds.with_label_values(&[name, "pay"]).observe(1.0);
-            metrics.deliveries_total.with_label_values(&[name, "delivered"]).inc();
+            metrics.deliveries_total.with_label_values(&[name, "webhook", "delivered"]).inc();
         }
         metrics.requests_total.with_label_values(&["", "", "denied", "unauthorized"]).inc();
         labels.register(&one, &both);

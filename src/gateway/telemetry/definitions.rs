@@ -191,7 +191,7 @@ impl Metrics {
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Delivery attempts by result"),
-                &["merchant", "result"]
+                &["merchant", "sink", "result"]
             ),
             config_generation: add!(
                 IntGauge,

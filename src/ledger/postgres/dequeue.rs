@@ -21,8 +21,8 @@ use crate::transaction::{Pair, Space};
 /// the row after this time.
 const RESERVATION: Duration = Duration::from_secs(45);
 
-/// Maximum number of events read for one merchant. No merchant has more concurrent deliveries.
-const MAX_EVENTS_PER_MERCHANT: i64 = 64;
+/// Maximum number of events read for one subscription. No sink has more concurrent deliveries.
+const MAX_EVENTS_PER_SUBSCRIPTION: i64 = 64;
 
 /// Interval of the scans for due times that a wrong clock wrote.
 const MISDATED_SCAN_INTERVAL: Duration = Duration::from_secs(10);
@@ -104,13 +104,13 @@ pub(super) fn reserve_inquiries(
     Ok(reserved)
 }
 
-/// Returns due outbox rows that no other process has reserved, by merchant.
-pub(super) fn due_by_merchant(
+/// Returns due outbox rows that no other process has reserved, by subscription.
+pub(super) fn due_by_subscription(
     session: &Session,
     owner: u32,
     ranges: &[DueRange],
 ) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
-    // A loose index scan from merchant to merchant, so that a long queue costs no more than a short one.
+    // A loose index scan from subscription to subscription, so that a long queue costs no more than a short one.
     const LOOK: &str = concat!(
         "WITH RECURSIVE lanes AS (
             (SELECT lane FROM tollgate_due WHERE lane IS NOT NULL ORDER BY lane LIMIT 1)
@@ -123,13 +123,13 @@ pub(super) fn due_by_merchant(
         " ORDER BY key LIMIT $3) AS due
         WHERE lanes.lane IS NOT NULL"
     );
-    let mut due_by_merchant = BTreeMap::<String, Vec<Pair>>::new();
+    let mut due_by_subscription = BTreeMap::<String, Vec<Pair>>::new();
     for DueRange { from, until } in ranges {
-        for row in session.query(LOOK, &[&i64::from(owner), until, &MAX_EVENTS_PER_MERCHANT, from])? {
-            due_by_merchant.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+        for row in session.query(LOOK, &[&i64::from(owner), until, &MAX_EVENTS_PER_SUBSCRIPTION, from])? {
+            due_by_subscription.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
         }
     }
-    Ok(due_by_merchant)
+    Ok(due_by_subscription)
 }
 
 /// Reserves the chosen outbox rows, except those reserved meanwhile.
@@ -151,18 +151,18 @@ pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair])
     Ok(reserved)
 }
 
-/// Chooses due rows, the longest due first, within each merchant's free slots.
+/// Chooses due rows, the longest due first, within each subscription's free slots.
 pub(super) fn choose(
-    due_by_merchant: BTreeMap<String, Vec<Pair>>,
+    due_by_subscription: BTreeMap<String, Vec<Pair>>,
     limit: usize,
     free: impl Fn(&str) -> usize,
     under_way: impl Fn(&str, &str) -> bool,
 ) -> Vec<Pair> {
-    let of_merchant = |(merchant, due): (String, Vec<Pair>)| {
-        let backlog = due.into_iter().filter(|(key, _)| outbox::waits(&merchant, key, &under_way));
-        backlog.take(free(&merchant)).collect::<Vec<_>>()
+    let of_subscription = |(subscription, due): (String, Vec<Pair>)| {
+        let backlog = due.into_iter().filter(|(key, _)| outbox::waits(&subscription, key, &under_way));
+        backlog.take(free(&subscription)).collect::<Vec<_>>()
     };
-    let mut chosen: Vec<Pair> = due_by_merchant.into_iter().flat_map(of_merchant).collect();
+    let mut chosen: Vec<Pair> = due_by_subscription.into_iter().flat_map(of_subscription).collect();
     chosen.sort();
     chosen.truncate(limit);
     chosen

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
 
+use crate::records::SinkName;
 use crate::records::money_state::MoneyState;
 
 /// Maximum length of a text in an entry, in characters.
@@ -109,10 +110,13 @@ pub enum TimelineEvent {
         /// Type, as in `payment.succeeded`.
         kind: String,
     },
-    /// The merchant received an event.
+    /// A sink of the merchant received an event.
     Delivered {
         /// Id of the event.
         id: String,
+        /// Sink of the delivery.
+        #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+        sink: SinkName,
     },
     /// An attempt to deliver an event failed; it is retried.
     Undelivered {
@@ -120,6 +124,9 @@ pub enum TimelineEvent {
         id: String,
         /// Reason why the attempt failed.
         why: String,
+        /// Sink of the delivery.
+        #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+        sink: SinkName,
     },
     /// The delivery of an event was abandoned.
     DeliveryAbandoned {
@@ -127,6 +134,9 @@ pub enum TimelineEvent {
         id: String,
         /// Reason.
         why: String,
+        /// Sink of the delivery.
+        #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+        sink: SinkName,
     },
 }
 

@@ -1,0 +1,264 @@
+//! Events in RabbitMQ: a real broker, and a consumer that shares no code with the gateway.
+
+use serde_json::{Value, json};
+use tollgate_harness::merchant::provider_number;
+
+use crate::harness::{Answer, OTHER, SHOP, World, payment_body, signed_request, until, write_merchant};
+use crate::rabbitmq::{RabbitMq, order_of};
+
+/// Returns a `[[sink]]` table of this name for an exchange of the same name, with further lines.
+fn sink(broker: &RabbitMq, name: &str, more: &str) -> String {
+    let url = format!("amqp://guest:guest@127.0.0.1:{}", broker.port);
+    format!("[[sink]]\nname = \"{name}\"\nkind = \"rabbitmq\"\nurl = \"plain:{url}\"\nexchange = \"{name}\"\n{more}\n")
+}
+
+/// Writes the file of the merchant `shop` with these sinks beside its webhook, and puts it in force.
+async fn set_sinks(world: &World, sinks: &str) -> Answer {
+    write_merchant(world.conf(), "shop", &SHOP, &world.receiver.url());
+    let file = world.conf().join("merchants/shop.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n{sinks}")).unwrap();
+    world.reload().await
+}
+
+async fn world_with(sinks: &str) -> World {
+    let world = World::new().await;
+    assert_eq!(set_sinks(&world, sinks).await.status, 200);
+    world
+}
+
+async fn create_and_pay(world: &World, order: &str) {
+    world.create(order, &format!("key {order}")).await;
+    world.pay(order).await;
+}
+
+async fn timeline(world: &World, order: &str) -> Vec<Value> {
+    let target = format!("/v1/payments/{order}/timeline");
+    let answer = world.signed_request("GET", &target, None, &Value::Null).await.json();
+    answer["entries"].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
+}
+
+/// Waits for an entry of this kind about a sink, whose reason contains the text. Returns the event's id.
+async fn until_entry(world: &World, order: &str, what: &str, sink: &str, why: &str) -> String {
+    until(&format!("{what} of {order} for {sink}: {why}"), || async {
+        let entries = timeline(world, order).await;
+        let is_it = |entry: &&Value| {
+            let reason = entry["why"].as_str().unwrap_or_default();
+            entry["what"] == what && entry["sink"] == sink && reason.contains(why)
+        };
+        entries.iter().find(is_it).map(|entry| entry["id"].as_str().unwrap().to_owned()).ok_or(entries.clone())
+    })
+    .await
+}
+
+fn kinds(messages: &[Value]) -> Vec<&str> {
+    messages.iter().map(|message| message["type"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn event_arrives_in_rabbitmq_with_all_properties_and_headers() {
+    let broker = RabbitMq::shared().await;
+    broker.bind("all-mq", "all", "#").await;
+    broker.bind("structured-mq", "structured", "#").await;
+    let more = "routing_key = \"{merchant}.{type}.{method}.{channel}.{currency}\"";
+    let sinks = sink(broker, "all-mq", more) + &sink(broker, "structured-mq", "format = \"structured\"");
+    let world = world_with(&sinks).await;
+    create_and_pay(&world, "o-1").await;
+    let messages = broker.until("all", "o-1", "payment.succeeded").await;
+    let webhook = world.receiver.until("o-1", "payment.succeeded").await;
+    let [message] = &messages[..] else { panic!("{messages:?}") };
+    assert_eq!(message["message_id"], webhook.id.as_str(), "every sink gets the event with the same id");
+    assert_eq!(message["body"].as_str().unwrap().as_bytes(), &webhook.body[..]);
+    assert_eq!(message["routing_key"], "shop.payment.succeeded.wechat.native.main.CNY");
+    let event = webhook.json();
+    let time: jiff::Timestamp = event["created_at"].as_str().unwrap().parse().unwrap();
+    assert_eq!(message["timestamp"], time.as_second());
+    for (property, value) in [
+        ("exchange", json!("all-mq")),
+        ("type", json!("payment.succeeded")),
+        ("app_id", json!("tollgate")),
+        ("content_type", json!("application/json")),
+        ("delivery_mode", json!(2)),
+    ] {
+        assert_eq!(message[property], value, "{property}");
+    }
+    let headers = json!({
+        "ce_specversion": "1.0",
+        "ce_id": webhook.id,
+        "ce_source": "/tollgate/local/shop",
+        "ce_type": "payment.succeeded",
+        "ce_time": event["created_at"],
+        "ce_subject": "o-1",
+        "ce_partitionkey": "shop/o-1",
+    });
+    assert_eq!(message["headers"], headers);
+
+    let messages = broker.until("structured", "o-1", "payment.succeeded").await;
+    assert_eq!(messages[0]["content_type"], "application/cloudevents+json");
+    assert_eq!((&messages[0]["headers"], &messages[0]["routing_key"]), (&json!({}), &json!("payment.succeeded")));
+    let structured: Value = serde_json::from_str(messages[0]["body"].as_str().unwrap()).unwrap();
+    assert_eq!((&structured["id"], &structured["data"]), (&json!(webhook.id), &event));
+    assert_eq!(structured["datacontenttype"], "application/json");
+
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
+    world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    let messages = broker.until("all", "o-1", "refund.succeeded").await;
+    assert_eq!(messages[0]["routing_key"], "shop.refund.succeeded.wechat.native.main.CNY");
+    world.until_metric("tollgate_deliveries_total{merchant=\"shop\",result=\"delivered\",sink=\"all-mq\"} 2").await;
+    until_entry(&world, "o-1", "delivered", "all-mq", "").await;
+}
+
+#[tokio::test]
+async fn returned_event_is_retried_and_arrives_once_a_queue_is_bound() {
+    let broker = RabbitMq::shared().await;
+    // `declare = true` makes the exchange; no queue is bound to it.
+    let world = world_with(&sink(broker, "unbound-mq", "declare = true")).await;
+    create_and_pay(&world, "o-1").await;
+    let why = "routes the event to no queue: bind a queue for the routing key `payment.succeeded`";
+    let event = until_entry(&world, "o-1", "undelivered", "unbound-mq", why).await;
+    assert_eq!(world.receiver.until("o-1", "payment.succeeded").await.id, event, "the webhook has it");
+    broker.bind("unbound-mq", "unbound", "payment.#").await;
+    let messages = broker.until("unbound", "o-1", "payment.succeeded").await;
+    assert_eq!(messages[0]["message_id"], event.as_str());
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
+}
+
+#[tokio::test]
+async fn sink_gets_only_its_event_types_and_a_new_sink_events_from_then_on() {
+    let broker = RabbitMq::shared().await;
+    for name in ["refunds", "added"] {
+        broker.bind(&format!("{name}-mq"), name, "#").await;
+    }
+    let refunds = sink(broker, "refunds-mq", "events = [\"refund.*\"]");
+    let world = world_with(&refunds).await;
+    create_and_pay(&world, "o-1").await;
+    world.receiver.until("o-1", "payment.succeeded").await;
+    let added = refunds + &sink(broker, "added-mq", "");
+    assert_eq!(set_sinks(&world, &added).await.status, 200);
+    let refund = json!({"refund_id": "r-1", "amount": {"value": 300, "currency": "CNY"}});
+    world.signed_request("POST", "/v1/payments/o-1/refunds", Some("r-1"), &refund).await;
+    assert_eq!(kinds(&broker.until("refunds", "o-1", "refund.succeeded").await), ["refund.succeeded"]);
+    assert_eq!(kinds(&broker.until("added", "o-1", "refund.succeeded").await), ["refund.succeeded"]);
+    create_and_pay(&world, "o-2").await;
+    assert_eq!(kinds(&broker.until("added", "o-2", "payment.succeeded").await), ["payment.succeeded"]);
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    assert!(broker.take("refunds").await.is_empty());
+}
+
+#[tokio::test]
+async fn events_of_a_removed_sink_are_kept_until_it_is_back_or_discarded() {
+    let broker = RabbitMq::shared().await;
+    broker.declare("removed-mq").await;
+    let removed = sink(broker, "removed-mq", "");
+    let mut world = world_with(&removed).await;
+    create_and_pay(&world, "o-1").await;
+    until_entry(&world, "o-1", "undelivered", "removed-mq", "to no queue").await;
+    assert_eq!(set_sinks(&world, "").await.status, 200);
+    until_entry(&world, "o-1", "undelivered", "removed-mq", "is not in the merchant's file").await;
+    world.until_metric("tollgate_delivery_queue_depth 1").await;
+    // It is back after a while: what waited arrives.
+    world.gateway.kill();
+    broker.bind("removed-mq", "removed", "#").await;
+    set_sinks_of_stopped(&world, &removed);
+    world.gateway.clock_ahead = 3700;
+    world.start().await;
+    assert_eq!(kinds(&broker.until("removed", "o-1", "payment.succeeded").await), ["payment.succeeded"]);
+    // Another one is discarded.
+    assert_eq!(set_sinks(&world, &removed.replace("\"removed-mq\"\n", "\"gone-mq\"\n")).await.status, 200);
+    create_and_pay(&world, "o-2").await;
+    until_entry(&world, "o-2", "undelivered", "gone-mq", "NOT_FOUND - no exchange 'gone-mq'").await;
+    assert_eq!(set_sinks(&world, "[[sink]]\nname = \"gone-mq\"\nkind = \"discard\"\n").await.status, 200);
+    until_entry(&world, "o-2", "delivery_abandoned", "gone-mq", "discarded").await;
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
+}
+
+fn set_sinks_of_stopped(world: &World, sinks: &str) {
+    let file = world.conf().join("merchants/shop.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n{sinks}")).unwrap();
+}
+
+#[tokio::test]
+async fn unreachable_broker_rejects_no_reload_and_delays_neither_webhooks_nor_other_merchants() {
+    let closed = crate::wait::free_address();
+    let dead = format!(
+        "[[sink]]\nname = \"dead-mq\"\nkind = \"rabbitmq\"\nurl = \"plain:amqp://user:hunter2-hunter2@{closed}\"\nexchange = \"x\"\n"
+    );
+    let world = world_with(&dead).await;
+    world.until_logged("the sink cannot be reached").await;
+    for number in 0..20 {
+        create_and_pay(&world, &format!("o-{number}")).await;
+    }
+    signed_request(world.gateway.listen, &OTHER, "POST", "/v1/payments", Some("k"), &payment_body("p-1")).await;
+    let path = format!("/orders/{}/pay", provider_number(&["other", "p-1"]));
+    world.sandbox_control("POST", &path, json!({})).await;
+    world.receiver.until("p-1", "payment.succeeded").await;
+    for number in 0..20 {
+        world.receiver.until(&format!("o-{number}"), "payment.succeeded").await;
+    }
+    world.until_metric("tollgate_delivery_queue_depth 20").await;
+    until_entry(&world, "o-0", "undelivered", "dead-mq", "cannot").await;
+    let told = [world.log(), world.metrics().await, world.explain_json("o-0").await];
+    assert!(told.iter().all(|text| !text.contains("hunter2")), "the password is secret");
+    assert!(told[2].contains("dead-mq"), "{}", told[2]);
+}
+
+#[tokio::test]
+async fn killed_broker_delays_no_webhook_and_gets_the_event_after_its_restart() {
+    let broker = RabbitMq::start().await;
+    broker.bind("orders-mq", "orders", "#").await;
+    let mut world = world_with(&sink(&broker, "orders-mq", "")).await;
+    create_and_pay(&world, "o-1").await;
+    broker.until("orders", "o-1", "payment.succeeded").await;
+    broker.command("stop").await;
+    create_and_pay(&world, "o-2").await;
+    world.receiver.until("o-2", "payment.succeeded").await;
+    let event = until_entry(&world, "o-2", "undelivered", "orders-mq", "").await;
+    broker.command("start").await;
+    // Further attempts may have failed while the broker started. A gateway whose clock is ahead makes the next one now.
+    world.gateway.kill();
+    world.gateway.clock_ahead = 2000;
+    world.start().await;
+    let messages = broker.until("orders", "o-2", "payment.succeeded").await;
+    assert!(messages.iter().all(|message| message["message_id"] == event.as_str()), "{messages:?}");
+    // The gateway connects again by itself.
+    broker.command("close_all_connections cut").await;
+    create_and_pay(&world, "o-3").await;
+    broker.until("orders", "o-3", "payment.succeeded").await;
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
+}
+
+#[tokio::test]
+async fn unconfirmed_event_is_sent_again_with_the_same_id() {
+    let broker = RabbitMq::start().await;
+    broker.bind("orders-mq", "orders", "#").await;
+    let world = world_with(&sink(&broker, "orders-mq", "")).await;
+    create_and_pay(&world, "o-1").await;
+    broker.until("orders", "o-1", "payment.succeeded").await;
+    // The broker's machine keeps the connection and answers nothing.
+    broker.command("freeze").await;
+    create_and_pay(&world, "o-2").await;
+    let event = until_entry(&world, "o-2", "undelivered", "orders-mq", "no answer within 10 s").await;
+    broker.command("thaw").await;
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    let messages = broker.until("orders", "o-2", "payment.succeeded").await;
+    assert!(messages.iter().all(|message| message["message_id"] == event.as_str()), "{messages:?}");
+}
+
+#[tokio::test]
+async fn blocked_broker_gets_events_when_its_alarm_ends_and_no_attempt_counts() {
+    let broker = RabbitMq::start().await;
+    broker.bind("orders-mq", "orders", "#").await;
+    let world = world_with(&sink(&broker, "orders-mq", "")).await;
+    create_and_pay(&world, "o-1").await;
+    broker.until("orders", "o-1", "payment.succeeded").await;
+    broker.command("set_vm_memory_high_watermark 0.00001").await;
+    create_and_pay(&world, "o-2").await;
+    world.receiver.until("o-2", "payment.succeeded").await;
+    until_entry(&world, "o-2", "undelivered", "orders-mq", "accepts no events at present").await;
+    assert!(world.metrics().await.contains("merchant=\"shop\",result=\"held\",sink=\"orders-mq\""));
+    broker.command("set_vm_memory_high_watermark 0.9").await;
+    let messages = broker.until("orders", "o-2", "payment.succeeded").await;
+    assert!(messages.iter().all(|message| order_of(message) == "o-2"));
+    world.until_metric("tollgate_delivery_queue_depth 0").await;
+}
