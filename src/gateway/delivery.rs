@@ -8,6 +8,7 @@ mod decision;
 mod dial;
 mod failure;
 mod message;
+mod probe;
 mod rabbitmq;
 mod sink;
 mod sinks;
@@ -26,6 +27,7 @@ use tollgate_ledger::{Delivery, Ledger, SinkName, TimelineEvent};
 
 use self::decision::{DEFER_FOR, Decision};
 use self::failure::DeliveryError;
+pub use self::probe::{SinkProbe, probe_sinks};
 use self::sink::{Attempt, Sink};
 use self::sinks::{Sinks, Target};
 pub(crate) use self::subscriptions::CurrentSubscriptions;
@@ -62,7 +64,10 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
             let due = worker.ledger.due_deliveries(
                 clock::now(),
                 deliveries.pool.free(),
-                |subscription| deliveries.free(subscription),
+                |subscription| match worker.sinks.is_paused(subscription) {
+                    true => 0,
+                    false => deliveries.free(subscription),
+                },
                 |subscription, event| deliveries.pool.is_running(&task_key(subscription, event)),
             );
             for delivery in due.await {
@@ -192,7 +197,8 @@ impl Worker {
             Decision::Again(seconds) => self.ledger.postpone(&event, &sink, due_after(now, seconds), tries + 1).await,
             Decision::Defer(seconds) => self.ledger.postpone(&event, &sink, due_after(now, seconds), tries).await,
         };
-        let labels = [LABELS.merchant(&merchant), sink.as_str(), decision.label()];
+        let (label, _) = METRICS.few.label("sink", "", sink.as_str());
+        let labels = [LABELS.merchant(&merchant), &label, decision.label()];
         METRICS.deliveries_total.with_label_values(&labels).inc();
         let sink = sink.as_str();
         if decision == Decision::GiveUp {

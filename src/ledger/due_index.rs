@@ -56,6 +56,14 @@ pub(crate) fn queued_key(event: Id, sink: &SinkName) -> Vec<u8> {
     [&event.0[..], sink.as_bytes()].concat()
 }
 
+/// Returns the sink in the key of an undelivered event.
+pub(crate) fn sink_of_queued(key: &[u8]) -> SinkName {
+    match std::str::from_utf8(key.get(16..).unwrap_or_default()) {
+        Ok("") | Err(_) => SinkName::WEBHOOK,
+        Ok(sink) => SinkName::from(sink),
+    }
+}
+
 /// Returns the event in a key of the outbox.
 pub(crate) fn event_of_outbox(key: &[u8]) -> Option<Id> {
     key.get(8..24).and_then(|event| Id::from_bytes(event).ok())

@@ -158,14 +158,15 @@ fn delivery(from: &impl Read, key: &[u8], value: &[u8]) -> Result<Option<Deliver
     Ok(Some(Delivery { event, sink, method, due: time(millis_at(key)), tries }))
 }
 
-/// Returns the number of events in the queues whose heads are in the outbox.
-pub(super) fn queued(from: &impl Read, schedule: &Schedule) -> Result<i64, LedgerError> {
-    let mut queued = 0;
+/// Returns the number of events by sink in the queues whose heads are in the outbox.
+pub(super) fn queued(from: &impl Read, schedule: &Schedule) -> Result<BTreeMap<SinkName, i64>, LedgerError> {
+    let mut queued = BTreeMap::new();
     for value in schedule.outbox.values().flat_map(BTreeMap::values) {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
         let sink = SinkName::of_subscription(subscription_of_outbox(value));
         let queues = TrackedRow::<PaymentRow>::must(from, payment)?.row.queues;
-        queued += queues.iter().find(|queue| queue.sink == sink).map_or(0, |queue| queue.waiting as i64);
+        let waiting = queues.iter().find(|queue| queue.sink == sink).map_or(0, |queue| queue.waiting as i64);
+        *queued.entry(sink).or_default() += waiting;
     }
     Ok(queued)
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::due_index::{claim_of, merchant_of_running, subscription_of_outbox};
+use super::due_index::{claim_of, merchant_of_running, sink_of_queued, subscription_of_outbox};
 use super::error::LedgerError;
 use super::ids::{millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
-use super::records::Backlog;
+use super::records::{Backlog, SinkName};
 use super::transaction::{Pair, Space, Writes};
 
 const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Space::Jobs, Space::Running];
@@ -31,12 +31,12 @@ pub(super) struct Schedule {
     accepted: JobCounts,
     /// Unknown records by the time when they became unknown.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Number of undelivered events, each once for every sink that has not received it.
-    pub(super) queued: i64,
+    /// Number of undelivered events by sink.
+    pub(super) queued: BTreeMap<SinkName, i64>,
 }
 
 impl Schedule {
-    /// Reads the index with `rows`, which returns every row of a space. Leaves [`queued`](Self::queued) at 0.
+    /// Reads the index with `rows`, which returns every row of a space. Leaves [`queued`](Self::queued) empty.
     pub(super) fn read(rows: impl Fn(Space) -> Result<Vec<Pair>, LedgerError>) -> Result<Self, LedgerError> {
         let mut schedule = Self::default();
         for space in LISTS {
@@ -50,8 +50,11 @@ impl Schedule {
     /// Implements [`Ledger::waiting`](super::Ledger::waiting).
     pub(super) fn backlog(&self) -> Backlog {
         let claims = self.jobs.keys().filter_map(|key| claim_of(key));
+        let queued = self.queued.iter().map(|(sink, count)| (sink.clone(), u64::try_from(*count).unwrap_or(0)));
+        let deliveries_by_sink: BTreeMap<_, _> = queued.filter(|(_, count)| *count > 0).collect();
         Backlog {
-            deliveries: u64::try_from(self.queued).unwrap_or(0),
+            deliveries: deliveries_by_sink.values().sum(),
+            deliveries_by_sink,
             unknown: self.unknown.len() as u64,
             oldest_unknown: self.unknown.keys().next().map(|key| time(millis_at(key))),
             jobs: self.jobs.len() as u64,
@@ -67,7 +70,10 @@ impl Schedule {
             }
         }
         self.accepted = JobCounts::default();
-        self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
+        for (key, joined) in &writes.queued {
+            *self.queued.entry(sink_of_queued(key)).or_default() += if *joined { 1 } else { -1 };
+        }
+        self.queued.retain(|_, count| *count != 0);
     }
 
     fn put(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) {

@@ -1,7 +1,7 @@
 //! RabbitMQ process on private ports, and an independent client of it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -13,6 +13,8 @@ use crate::wait::until;
 /// RabbitMQ broker that stops when dropped, at the latest with the test process.
 pub struct RabbitMq {
     pub port: u16,
+    /// Port for TLS; 0 without a certificate.
+    pub tls_port: u16,
     process: Child,
     line: Arc<Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>>,
 }
@@ -20,22 +22,31 @@ pub struct RabbitMq {
 impl RabbitMq {
     /// Starts an empty broker.
     pub async fn start() -> Self {
-        tokio::task::spawn_blocking(Self::start_now).await.unwrap()
+        tokio::task::spawn_blocking(|| Self::start_now(&[])).await.unwrap()
+    }
+
+    /// Starts an empty broker that also listens with TLS: certificate file, key file.
+    pub async fn start_with_tls(files: [PathBuf; 2]) -> Self {
+        tokio::task::spawn_blocking(move || Self::start_now(&files)).await.unwrap()
     }
 
     /// Returns the broker that tests share which do not disturb it. Each uses an exchange and queues of its own.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<RabbitMq> = OnceLock::new();
-        tokio::task::spawn_blocking(|| SHARED.get_or_init(Self::start_now)).await.unwrap()
+        tokio::task::spawn_blocking(|| SHARED.get_or_init(|| Self::start_now(&[]))).await.unwrap()
     }
 
-    fn start_now() -> Self {
+    fn start_now(arguments: &[PathBuf]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/rabbitmq");
-        let mut process = Command::new(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            Command::new(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = process.stdin.take().unwrap();
         let mut output = BufReader::new(process.stdout.take().unwrap());
-        let port = said(&mut output).parse().expect("no RabbitMQ (a missing one is taken from Debian)");
-        Self { port, process, line: Arc::new(Mutex::new(Some((input, output)))) }
+        let ports = said(&mut output);
+        let mut ports = ports.split(' ').map(|port| port.parse().ok());
+        let port = ports.next().flatten().expect("no RabbitMQ (a missing one is taken from Debian)");
+        let tls_port = ports.next().flatten().unwrap_or(0);
+        Self { port, tls_port, process, line: Arc::new(Mutex::new(Some((input, output)))) }
     }
 
     /// Executes `stop`, `start`, `freeze`, `thaw` or a command of `rabbitmqctl`.

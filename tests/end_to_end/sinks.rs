@@ -15,10 +15,14 @@ fn sink(broker: &RabbitMq, name: &str, more: &str) -> String {
 /// Writes the file of the merchant `shop` with these sinks beside its webhook, and puts it in force.
 async fn set_sinks(world: &World, sinks: &str) -> Answer {
     write_merchant(world.conf(), "shop", &SHOP, &world.receiver.url());
+    append_sinks(world, sinks);
+    world.reload().await
+}
+
+fn append_sinks(world: &World, sinks: &str) {
     let file = world.conf().join("merchants/shop.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{text}\n{sinks}")).unwrap();
-    world.reload().await
 }
 
 async fn world_with(sinks: &str) -> World {
@@ -28,7 +32,7 @@ async fn world_with(sinks: &str) -> World {
 }
 
 async fn create_and_pay(world: &World, order: &str) {
-    world.create(order, &format!("key {order}")).await;
+    assert_eq!(world.create(order, order).await.status, 201);
     world.pay(order).await;
 }
 
@@ -46,9 +50,18 @@ async fn until_entry(world: &World, order: &str, what: &str, sink: &str, why: &s
             let reason = entry["why"].as_str().unwrap_or_default();
             entry["what"] == what && entry["sink"] == sink && reason.contains(why)
         };
-        entries.iter().find(is_it).map(|entry| entry["id"].as_str().unwrap().to_owned()).ok_or(entries.clone())
+        entries
+            .iter()
+            .find(is_it)
+            .map(|entry| entry["id"].as_str().unwrap().to_owned())
+            .ok_or(Value::from(entries.clone()))
     })
     .await
+}
+
+/// Waits until this many events wait for a sink.
+async fn until_waiting(world: &World, sink: &str, count: usize) {
+    world.until_metric(&format!("tollgate_delivery_queue_depth{{sink=\"{sink}\"}} {count}\n")).await;
 }
 
 fn kinds(messages: &[Value]) -> Vec<&str> {
@@ -120,7 +133,66 @@ async fn returned_event_is_retried_and_arrives_once_a_queue_is_bound() {
     broker.bind("unbound-mq", "unbound", "payment.#").await;
     let messages = broker.until("unbound", "o-1", "payment.succeeded").await;
     assert_eq!(messages[0]["message_id"], event.as_str());
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    until_waiting(&world, "unbound-mq", 0).await;
+}
+
+/// The broker returns unroutable events at once and confirms routed ones later, so confirmations arrive in another order.
+#[tokio::test]
+async fn returned_events_are_never_taken_for_delivered_among_routed_ones() {
+    let broker = RabbitMq::shared().await;
+    broker.bind("mixed-mq", "mixed", "payment.succeeded").await;
+    let there = sink(broker, "mixed-mq", "events = [\"payment.succeeded\", \"payment.closed\"]");
+    let elsewhere = there.replace(&broker.port.to_string(), &crate::wait::free_address().port().to_string());
+    let mut world = world_with(&elsewhere).await;
+    let orders: Vec<String> = (0..32).map(|number| format!("o-{number}")).collect();
+    for (number, order) in orders.iter().enumerate() {
+        world.create(order, order).await;
+        if number % 2 == 0 {
+            world.pay(order).await;
+        } else {
+            let target = format!("/v1/payments/{order}/close");
+            let closed = world.signed_request("POST", &target, Some(&format!("close-{order}")), &json!({})).await;
+            assert_eq!(closed.json()["status"], "closed");
+        }
+    }
+    until_waiting(&world, "mixed-mq", 32).await;
+    // All of them become due at once, when the broker can be reached.
+    world.gateway.kill();
+    write_merchant(world.conf(), "shop", &SHOP, &world.receiver.url());
+    append_sinks(&world, &there);
+    world.gateway.clock_ahead = 400;
+    world.start().await;
+    let arrived = tokio::sync::Mutex::new(std::collections::BTreeSet::new());
+    until("every routed event arrives", || async {
+        let mut arrived = arrived.lock().await;
+        arrived.extend(broker.take("mixed").await.iter().map(order_of));
+        if arrived.len() == 16 { Ok(()) } else { Err(format!("{arrived:?}")) }
+    })
+    .await;
+    let arrived = arrived.into_inner();
+    for (number, order) in orders.iter().enumerate() {
+        if number % 2 == 0 {
+            assert!(arrived.contains(order), "{order}: {arrived:?}");
+            until_entry(&world, order, "delivered", "mixed-mq", "").await;
+        } else {
+            // Either its own return was certain, or it is unclear whose it was. It is sent again in both cases.
+            let why = until_any_return(&world, order, "mixed-mq").await;
+            let entries = timeline(&world, order).await;
+            let is_delivered = entries.iter().any(|entry| entry["what"] == "delivered" && entry["sink"] == "mixed-mq");
+            assert!(!is_delivered, "{order} is in no queue: {why}");
+        }
+    }
+}
+
+/// Waits until an attempt to deliver an event of the order ended with a return, and gives the reason.
+async fn until_any_return(world: &World, order: &str, sink: &str) -> String {
+    until(&format!("an event of {order} is returned"), || async {
+        let entries = timeline(world, order).await;
+        let mut reasons = entries.iter().filter(|entry| entry["sink"] == sink).filter_map(|it| it["why"].as_str());
+        let found = reasons.find(|why| why.contains("to no queue") || why.contains("returned another event"));
+        found.map(str::to_owned).ok_or(Value::from(entries.clone()))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -141,7 +213,7 @@ async fn sink_gets_only_its_event_types_and_a_new_sink_events_from_then_on() {
     assert_eq!(kinds(&broker.until("added", "o-1", "refund.succeeded").await), ["refund.succeeded"]);
     create_and_pay(&world, "o-2").await;
     assert_eq!(kinds(&broker.until("added", "o-2", "payment.succeeded").await), ["payment.succeeded"]);
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    until_waiting(&world, "added-mq", 0).await;
     assert!(broker.take("refunds").await.is_empty());
 }
 
@@ -155,11 +227,11 @@ async fn events_of_a_removed_sink_are_kept_until_it_is_back_or_discarded() {
     until_entry(&world, "o-1", "undelivered", "removed-mq", "to no queue").await;
     assert_eq!(set_sinks(&world, "").await.status, 200);
     until_entry(&world, "o-1", "undelivered", "removed-mq", "is not in the merchant's file").await;
-    world.until_metric("tollgate_delivery_queue_depth 1").await;
+    until_waiting(&world, "removed-mq", 1).await;
     // It is back after a while: what waited arrives.
     world.gateway.kill();
     broker.bind("removed-mq", "removed", "#").await;
-    set_sinks_of_stopped(&world, &removed);
+    append_sinks(&world, &removed);
     world.gateway.clock_ahead = 3700;
     world.start().await;
     assert_eq!(kinds(&broker.until("removed", "o-1", "payment.succeeded").await), ["payment.succeeded"]);
@@ -169,13 +241,7 @@ async fn events_of_a_removed_sink_are_kept_until_it_is_back_or_discarded() {
     until_entry(&world, "o-2", "undelivered", "gone-mq", "NOT_FOUND - no exchange 'gone-mq'").await;
     assert_eq!(set_sinks(&world, "[[sink]]\nname = \"gone-mq\"\nkind = \"discard\"\n").await.status, 200);
     until_entry(&world, "o-2", "delivery_abandoned", "gone-mq", "discarded").await;
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
-}
-
-fn set_sinks_of_stopped(world: &World, sinks: &str) {
-    let file = world.conf().join("merchants/shop.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("{text}\n{sinks}")).unwrap();
+    until_waiting(&world, "gone-mq", 0).await;
 }
 
 #[tokio::test]
@@ -196,7 +262,7 @@ async fn unreachable_broker_rejects_no_reload_and_delays_neither_webhooks_nor_ot
     for number in 0..20 {
         world.receiver.until(&format!("o-{number}"), "payment.succeeded").await;
     }
-    world.until_metric("tollgate_delivery_queue_depth 20").await;
+    until_waiting(&world, "dead-mq", 20).await;
     until_entry(&world, "o-0", "undelivered", "dead-mq", "cannot").await;
     let told = [world.log(), world.metrics().await, world.explain_json("o-0").await];
     assert!(told.iter().all(|text| !text.contains("hunter2")), "the password is secret");
@@ -225,7 +291,7 @@ async fn killed_broker_delays_no_webhook_and_gets_the_event_after_its_restart() 
     broker.command("close_all_connections cut").await;
     create_and_pay(&world, "o-3").await;
     broker.until("orders", "o-3", "payment.succeeded").await;
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    until_waiting(&world, "orders-mq", 0).await;
 }
 
 #[tokio::test]
@@ -240,7 +306,7 @@ async fn unconfirmed_event_is_sent_again_with_the_same_id() {
     create_and_pay(&world, "o-2").await;
     let event = until_entry(&world, "o-2", "undelivered", "orders-mq", "no answer within 10 s").await;
     broker.command("thaw").await;
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    until_waiting(&world, "orders-mq", 0).await;
     let messages = broker.until("orders", "o-2", "payment.succeeded").await;
     assert!(messages.iter().all(|message| message["message_id"] == event.as_str()), "{messages:?}");
 }
@@ -260,5 +326,45 @@ async fn blocked_broker_gets_events_when_its_alarm_ends_and_no_attempt_counts() 
     broker.command("set_vm_memory_high_watermark 0.9").await;
     let messages = broker.until("orders", "o-2", "payment.succeeded").await;
     assert!(messages.iter().all(|message| order_of(message) == "o-2"));
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    until_waiting(&world, "orders-mq", 0).await;
+}
+
+#[tokio::test]
+async fn broker_with_another_certificate_gets_no_event() {
+    let files = tempfile::tempdir().unwrap();
+    let certificate = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let [certificate, key] = ["pem", "key"].map(|kind| files.path().join(format!("{name}.{kind}")));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        [certificate, key]
+    };
+    let (theirs, other) = (certificate("theirs"), certificate("other"));
+    let broker = RabbitMq::start_with_tls(theirs.clone()).await;
+    for name in ["trusted", "wrong", "public"] {
+        broker.bind(&format!("{name}-mq"), name, "#").await;
+    }
+    let of_port = format!("amqp://guest:guest@127.0.0.1:{}", broker.port);
+    let with_tls = |name: &str, ca: &str| {
+        sink(&broker, name, ca).replace(&of_port, &format!("amqps://guest:guest@127.0.0.1:{}", broker.tls_port))
+    };
+    let ca = |file: &std::path::Path| format!("ca = \"{}\"", file.display());
+    let sinks =
+        with_tls("trusted-mq", &ca(&theirs[0])) + &with_tls("wrong-mq", &ca(&other[0])) + &with_tls("public-mq", "");
+    let world = world_with(&sinks).await;
+    create_and_pay(&world, "o-1").await;
+    assert_eq!(kinds(&broker.until("trusted", "o-1", "payment.succeeded").await), ["payment.succeeded"]);
+    for name in ["wrong-mq", "public-mq"] {
+        until_entry(&world, "o-1", "undelivered", name, "TLS with 127.0.0.1").await;
+    }
+    let checked = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["check", "--probe", "--conf"])
+        .arg(world.conf())
+        .output()
+        .await
+        .unwrap();
+    let [out, err] = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(checked.status.success(), "a sink that cannot be reached is a warning: {out}{err}");
+    assert!(out.contains("shop trusted-mq: reached"), "{out}");
+    assert!(err.contains("shop.toml: the sink `wrong-mq`: TLS with 127.0.0.1"), "{err}");
 }

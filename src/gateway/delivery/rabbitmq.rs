@@ -56,8 +56,8 @@ impl RabbitMqSink {
     /// Returns the present connection, or a new one. Fails at once during the pause after a failed attempt.
     async fn publisher(&self, allowed: &[IpNet]) -> Result<Publisher, DeliveryError> {
         let mut present = self.publisher.lock().await;
-        if let Some(publisher) = present.as_ref().filter(|publisher| publisher.is_open()) {
-            connect::check(publisher.peer(), allowed)?;
+        let is_usable = |it: &&Publisher| it.is_open() && connect::is_permitted(it.peer(), allowed);
+        if let Some(publisher) = present.as_ref().filter(is_usable) {
             return Ok(publisher.clone());
         }
         *present = None;
@@ -137,6 +137,11 @@ impl Sink for RabbitMqSink {
                 Err(DeliveryError::Timeout(TIMEOUT))
             }
         }
+    }
+
+    fn is_paused(&self) -> bool {
+        let publisher = self.publisher.try_lock();
+        publisher.is_ok_and(|it| it.as_ref().is_some_and(|publisher| publisher.is_open() && publisher.is_blocked()))
     }
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {

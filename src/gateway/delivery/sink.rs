@@ -12,6 +12,9 @@ pub(super) trait Sink: Send + Sync {
     /// Makes one attempt. Success means that the destination has the event durably.
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError>;
 
+    /// Returns whether the destination has asked for a pause. Its events then wait without an attempt.
+    fn is_paused(&self) -> bool;
+
     /// Connects, if the destination keeps a connection, so that a fault is logged before an event meets it.
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError>;
 }

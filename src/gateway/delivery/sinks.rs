@@ -51,12 +51,19 @@ impl Sinks {
                 None => Target::NoWebhook,
             };
         }
-        let configured = merchant.sinks.iter().find(|sink| sink.name == name.as_str());
-        match configured.map(|sink| (&sink.kind, open(&sink.kind))) {
-            None => Target::NotConfigured,
-            Some((_, None)) => Target::Discard,
-            Some((kind, Some(new))) => Target::Sink(self.reuse(name.subscription(&merchant.name), kind, new).0),
+        let Some(configured) = merchant.sinks.iter().find(|sink| sink.name == name.as_str()) else {
+            return Target::NotConfigured;
+        };
+        match self.open(name.subscription(&merchant.name), &configured.kind) {
+            Some((sink, _)) => Target::Sink(sink),
+            None => Target::Discard,
         }
+    }
+
+    /// Returns whether a sink accepts nothing at present, so that its events need not be tried.
+    pub(super) fn is_paused(&self, subscription: &str) -> bool {
+        let sink = self.open.lock().get(subscription).map(|open| Arc::clone(&open.sink));
+        sink.is_some_and(|sink| sink.is_paused())
     }
 
     /// Closes the sinks that are configured no more or otherwise, and returns the new ones by subscription.
@@ -69,9 +76,9 @@ impl Sinks {
         self.open.lock().retain(|subscription, open| configured.get(subscription) == Some(&&open.kind));
         let mut added = Vec::new();
         for (subscription, kind) in configured {
-            let Some(new) = open(kind) else { continue };
-            let (sink, is_new) = self.reuse(subscription.clone(), kind, new);
-            added.extend(is_new.then_some((subscription, sink)));
+            if let Some((sink, true)) = self.open(subscription.clone(), kind) {
+                added.push((subscription, sink));
+            }
         }
         added
     }
@@ -81,21 +88,20 @@ impl Sinks {
         self.connections.close_expired(std::time::Instant::now());
     }
 
-    /// Returns the open sink of a subscription if it has the same settings, else the new one. Returns whether it is new.
-    fn reuse(&self, subscription: String, kind: &SinkKind, new: Arc<dyn Sink>) -> (Arc<dyn Sink>, bool) {
+    /// Returns the open sink of a subscription if it has the same settings, else a new one, and whether it is new.
+    fn open(&self, subscription: String, kind: &SinkKind) -> Option<(Arc<dyn Sink>, bool)> {
         let mut open = self.open.lock();
-        match open.get(&subscription).filter(|open| open.kind == *kind) {
-            Some(open) => (Arc::clone(&open.sink), false),
-            None => {
-                open.insert(subscription, OpenSink { kind: kind.clone(), sink: Arc::clone(&new) });
-                (new, true)
-            }
+        if let Some(same) = open.get(&subscription).filter(|open| open.kind == *kind) {
+            return Some((Arc::clone(&same.sink), false));
         }
+        let sink = sink_of(kind)?;
+        open.insert(subscription, OpenSink { kind: kind.clone(), sink: Arc::clone(&sink) });
+        Some((sink, true))
     }
 }
 
 /// The kinds of sinks: what is sent where. `None` for a kind that sends nothing. Opens no connection.
-fn open(kind: &SinkKind) -> Option<Arc<dyn Sink>> {
+fn sink_of(kind: &SinkKind) -> Option<Arc<dyn Sink>> {
     match kind {
         SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config)))),
         SinkKind::Discard => None,

@@ -50,6 +50,10 @@ impl Sink for WebhookSink {
         accepted(reply.unwrap_or(Err(DeliveryError::Timeout(RESPONSE_TIMEOUT)))?)
     }
 
+    fn is_paused(&self) -> bool {
+        false
+    }
+
     async fn connect(&self, _: &[IpNet]) -> Result<(), DeliveryError> {
         Ok(())
     }

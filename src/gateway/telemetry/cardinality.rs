@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use tollgate_ledger::SinkName;
 
 use super::{METRICS, Metrics};
 
@@ -109,6 +110,25 @@ fn chosen<'a>(before: &HashSet<String>, names: impl Iterator<Item = &'a String> 
 }
 
 impl Metrics {
+    /// Sets the numbers of events that wait for the sinks of each name. A sink that was counted before and is not in the
+    /// list has none.
+    pub fn set_delivery_queue_depth(&self, waiting: &BTreeMap<SinkName, u64>) {
+        let mut counts = BTreeMap::from([(SinkName::WEBHOOK.to_string(), 0)]);
+        for family in self.delivery_queue_depth.collect() {
+            let series = family.get_metric().iter().flat_map(|series| series.get_label());
+            counts.extend(series.map(|label| (label.value().to_owned(), 0)));
+        }
+        for (sink, count) in waiting {
+            // Merchants choose the names of their sinks.
+            let (label, _) = self.few.label("sink", "", sink.as_str());
+            *counts.entry(label).or_default() += *count;
+        }
+        for (sink, count) in counts {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.delivery_queue_depth.with_label_values(&[&sink]).set(count);
+        }
+    }
+
     fn unregister(&self, is_gone: &impl Fn(&str, &str) -> bool) {
         unregister(&self.requests_total, is_gone);
         unregister(&self.request_duration_seconds, is_gone);
@@ -180,6 +200,22 @@ mod tests {
         assert_eq!(new, MAX_VALUES - 1);
         assert_eq!(few.label("code", "a", "one more"), (OTHER.to_owned(), false));
         assert_eq!(few.label("event", "a", "one more"), ("onemore".to_owned(), true));
+    }
+
+    #[test]
+    fn sink_without_waiting_events_is_counted_as_zero() {
+        let metrics = Metrics::new();
+        let waiting = BTreeMap::from([(SinkName::WEBHOOK, 2), (SinkName::from("mq"), 3)]);
+        metrics.set_delivery_queue_depth(&waiting);
+        assert!(metrics.render().contains("delivery_queue_depth{sink=\"mq\"} 3"));
+        metrics.set_delivery_queue_depth(&BTreeMap::new());
+        for sink in ["mq", "webhook"] {
+            let line = format!("delivery_queue_depth{{sink=\"{sink}\"}} 0");
+            assert!(metrics.render().contains(&line), "{}", metrics.render());
+        }
+        let many = (0..1000).map(|number| (SinkName::from(format!("mq-{number}").as_str()), 1)).collect();
+        metrics.set_delivery_queue_depth(&many);
+        assert!(metrics.render().matches("delivery_queue_depth{").count() <= MAX_VALUES + 2);
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
+use tokio_postgres::Row;
 
 use super::failure::Failure;
 use super::session::Session;
 use super::tables::{self, QUEUED};
-use crate::due_index::{PATIENT, after, patient_share};
+use crate::due_index::{PATIENT, after, patient_share, sink_of_queued};
 use crate::error::LedgerError;
 use crate::ids::{millis_at, time};
 use crate::limits::{DueLimit, QueueFull, QueueLimit};
@@ -245,8 +246,16 @@ pub(super) fn backlog(session: &Session) -> Result<Backlog, LedgerError> {
     let count_jobs = tables::number(Space::Jobs);
     let oldest = session.query(OLDEST, &[&count_jobs])?;
     let oldest_job = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
-    let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);
-    Ok(Backlog { deliveries, unknown, oldest_unknown, jobs: count(count_jobs)?, oldest_job })
+    // The name of the sink follows the id of the event.
+    const BY_SINK: &str = "SELECT substr(key, 17), count(*) FROM tollgate_due WHERE space = $1 GROUP BY 1";
+    let by_sink = session.query(BY_SINK, &[&QUEUED])?;
+    let of_sink = |row: &Row| {
+        let key = [&[0; 16], row.get::<_, &[u8]>(0)].concat();
+        (sink_of_queued(&key), u64::try_from(row.get::<_, i64>(1)).unwrap_or(0))
+    };
+    let deliveries_by_sink: BTreeMap<_, _> = by_sink.iter().map(of_sink).collect();
+    let (deliveries, unknown, jobs) = (deliveries_by_sink.values().sum(), count(unknown)?, count(count_jobs)?);
+    Ok(Backlog { deliveries, deliveries_by_sink, unknown, oldest_unknown, jobs, oldest_job })
 }
 
 fn many(limit: usize) -> i64 {

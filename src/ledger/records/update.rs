@@ -1,5 +1,7 @@
 //! Updates of payments and refunds, and the events that merchants receive.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::{Error, ProviderError};
@@ -109,10 +111,12 @@ pub struct Delivery {
 }
 
 /// Size of the backlog.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Undelivered events; an event counts once for each sink that has not received it.
     pub deliveries: u64,
+    /// The same by name of the sink, whatever the merchant. Sinks without undelivered events are left out.
+    pub deliveries_by_sink: BTreeMap<SinkName, u64>,
     /// Payments and refunds with an unknown result.
     pub unknown: u64,
     /// Time at which the oldest unknown result became unknown.

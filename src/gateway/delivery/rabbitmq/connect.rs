@@ -2,7 +2,7 @@
 //! mode is opened.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind, ExchangeKind};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use tollgate_config::{AmqpUrl, RabbitMqConfig};
@@ -35,7 +36,7 @@ const MAX_SENTENCE: usize = 160;
 
 /// Opens a connection. The caller limits the time.
 pub(super) async fn open(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<Publisher, DeliveryError> {
-    let (stream, peer) = dial(config, allowed).await?;
+    let (stream, socket, peer) = dial(config, allowed).await?;
     let stream = Mutex::new(Some(AsyncTcpStream::Plain(stream.compat())));
     let used = || lapin::Error::from(io::Error::from(io::ErrorKind::NotConnected));
     let connect = async move |_, _| stream.lock().take().ok_or_else(used);
@@ -50,12 +51,23 @@ pub(super) async fn open(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<P
         declared.await.map_err(|error| broker_error(&error))?;
     }
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| broker_error(&error))?;
-    Ok(Publisher::start(connection, channel, peer))
+    Ok(Publisher::start(connection, channel, socket, peer))
 }
 
-/// Fails if a connection to this address is not permitted any more.
-pub(super) fn check(peer: IpAddr, allowed: &[IpNet]) -> Result<(), DeliveryError> {
-    connections::not_permitted(peer, allowed).map_or(Ok(()), Err)
+/// Returns whether a connection to this address is still permitted.
+pub(super) fn is_permitted(peer: IpAddr, allowed: &[IpNet]) -> bool {
+    connections::not_permitted(peer, allowed).is_none()
+}
+
+/// Shuts a socket down when dropped. The library's thread ends then, also while a broker that hangs has not answered the
+/// handshake or the close.
+pub(super) struct Socket(std::net::TcpStream);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // It may be closed already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 /// Returns what the broker or the network reported, without secrets.
@@ -70,7 +82,10 @@ pub(super) fn broker_error(error: &lapin::Error) -> DeliveryError {
 }
 
 /// Connects to the first address that answers, over TLS if the URL asks for it.
-async fn dial(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<(Box<dyn ByteStream>, IpAddr), DeliveryError> {
+async fn dial(
+    config: &RabbitMqConfig,
+    allowed: &[IpNet],
+) -> Result<(Box<dyn ByteStream>, Socket, IpAddr), DeliveryError> {
     let AmqpUrl { tls, host, port, .. } = &config.url;
     let name = match tls {
         true => Some(ServerName::try_from(host.clone()).map_err(|_| DeliveryError::InvalidTlsName)?),
@@ -79,11 +94,19 @@ async fn dial(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<(Box<dyn Byt
     let endpoint = Endpoint::new(host.clone(), *port, name.clone());
     let addresses = dial::sorted(endpoint.resolve(allowed).await?, 0);
     let (stream, address) = dial::connect_first(&addresses).await?;
-    stream.set_nodelay(true).map_err(|error| DeliveryError::Connect(address, error))?;
-    let Some(name) = name else { return Ok((Box::new(stream), address.ip())) };
+    let (stream, socket) = with_handle(stream).map_err(|error| DeliveryError::Connect(address, error))?;
+    let Some(name) = name else { return Ok((Box::new(stream), socket, address.ip())) };
     let trust = trust(config.authorities.as_deref()).map_err(|error| DeliveryError::Tls(address, error))?;
     let stream = TlsConnector::from(trust).connect(name, stream).await;
-    Ok((Box::new(stream.map_err(|error| DeliveryError::Tls(address, error))?), address.ip()))
+    Ok((Box::new(stream.map_err(|error| DeliveryError::Tls(address, error))?), socket, address.ip()))
+}
+
+/// Returns the stream, and a second handle of its socket.
+fn with_handle(stream: TcpStream) -> io::Result<(TcpStream, Socket)> {
+    stream.set_nodelay(true)?;
+    let stream = stream.into_std()?;
+    let socket = Socket(stream.try_clone()?);
+    Ok((TcpStream::from_std(stream)?, socket))
 }
 
 /// Returns the TLS settings that trust these authorities (DER), or the public ones.

@@ -13,15 +13,20 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::connect::broker_error;
+use super::connect::{Socket, broker_error};
 use crate::delivery::failure::DeliveryError;
 
+/// Time limit for closing a connection in order.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Reply code of a close without an error.
+const REPLY_SUCCESS: u16 = 200;
 /// Maximum number of unconfirmed messages.
 const MAX_UNCONFIRMED: usize = 256;
 
@@ -49,11 +54,17 @@ type Submitted = (Message, Reply);
 
 impl Publisher {
     /// Starts the task of a connection with a channel in confirm mode.
-    pub(super) fn start(connection: Connection, channel: Channel, peer: IpAddr) -> Self {
+    pub(super) fn start(connection: Connection, channel: Channel, socket: Socket, peer: IpAddr) -> Self {
         let (messages, submitted) = mpsc::channel(1);
         let (closed, is_closed) = watch::channel(false);
         let status = connection.status().clone();
-        tokio::spawn(run(connection, channel, submitted, is_closed));
+        tokio::spawn(async move {
+            run(&channel, submitted, is_closed).await;
+            // In order, if the broker answers soon. The socket is shut down in any case.
+            let closing = connection.close(REPLY_SUCCESS, "".into());
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, closing).await);
+            drop((channel, connection, socket));
+        });
         Self { messages, status, closed: Arc::new(closed), peer }
     }
 
@@ -85,12 +96,8 @@ impl Publisher {
     }
 }
 
-async fn run(
-    connection: Connection,
-    channel: Channel,
-    mut submitted: mpsc::Receiver<Submitted>,
-    mut closed: watch::Receiver<bool>,
-) {
+/// Publishes messages until the connection fails, is closed, or has no handle any more.
+async fn run(channel: &Channel, mut submitted: mpsc::Receiver<Submitted>, mut closed: watch::Receiver<bool>) {
     let mut unconfirmed = Unconfirmed(Vec::new());
     loop {
         let has_room = unconfirmed.0.len() < MAX_UNCONFIRMED;
@@ -98,7 +105,7 @@ async fn run(
             () = async { drop(closed.wait_for(|closed| *closed).await) } => break,
             message = submitted.recv(), if has_room => {
                 let Some((message, reply)) = message else { break };
-                match publish(&channel, &message).await {
+                match publish(channel, &message).await {
                     Ok(confirm) => unconfirmed.0.push(Pending { id: message.id, routing_key: message.routing_key, confirm, reply }),
                     Err(error) => {
                         drop(reply.send(Err(error)));
@@ -113,8 +120,6 @@ async fn run(
             }
         }
     }
-    // The connection ends with its last handle, also when the broker does not answer the close.
-    drop((channel, connection));
 }
 
 async fn publish(channel: &Channel, message: &Message) -> Result<PublisherConfirm, DeliveryError> {
