@@ -24,6 +24,7 @@ mod archive;
 mod cache;
 mod channel;
 mod condition;
+mod config_name;
 pub mod cpu;
 mod dependencies;
 mod diagnostics;
@@ -65,12 +66,13 @@ pub use self::archive::Archive;
 pub use self::cache::{CacheKind, MAX_STATUS_TTL, RedisUrl, StatusTtl};
 pub use self::channel::{BillSettings, ChannelConfig};
 pub use self::condition::{Condition, Hours, Question};
+pub use self::config_name::is_name;
 pub use self::diagnostics::Diagnostic;
 pub use self::ledger::{
     DEFAULT_CONNECTIONS, DEFAULT_MAX_CLOCK_OFFSET, DEFAULT_MIN_FREE_DISK, LedgerConfig, MIN_CONNECTIONS, PostgresUrl,
     Retention,
 };
-pub use self::load::{Loaded, is_name, load, load_archived};
+pub use self::load::{Loaded, load, load_archived};
 pub use self::merchant::{Merchant, Webhook};
 pub use self::model::{Config, Sources};
 pub use self::named::NamedLedger;

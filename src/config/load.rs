@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::archive::Archive;
 use super::channel::{ChannelConfig, ChannelFile, ServedMethods};
+use super::config_name::is_name;
 use super::cpu::{self, yield_cpu};
 use super::diagnostics::Diagnostic;
 use super::file_source::FileSource;
@@ -357,14 +358,6 @@ impl Loading<'_> {
         channels.values().for_each(|channel| feed("channel", &channel.name, &channel.fingerprint));
         hex::encode(hasher.finalize())
     }
-}
-
-/// Returns whether `text` is a valid name of a file in `channels/` or `merchants/`.
-pub fn is_name(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=63).contains(&text.len())
-        && text.bytes().next().is_some_and(fits)
-        && text.bytes().all(|byte| fits(byte) || byte == b'-')
 }
 
 #[cfg(test)]

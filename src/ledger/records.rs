@@ -7,7 +7,7 @@ mod payment;
 mod record;
 mod refund;
 mod request;
-mod sink_name;
+pub(crate) mod sink_name;
 mod state;
 mod update;
 

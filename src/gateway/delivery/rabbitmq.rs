@@ -4,9 +4,11 @@
 //! finds the connection lost; after a failed attempt a pause follows, which doubles. Each message is mandatory and
 //! persistent, and its id is the event's, equal in every attempt.
 
+mod broker_error;
 mod connect;
 mod publisher;
 mod runtime;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;

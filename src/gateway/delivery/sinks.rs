@@ -107,3 +107,79 @@ fn sink_of(kind: &SinkKind) -> Option<Arc<dyn Sink>> {
         SinkKind::Discard => None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use tollgate_config::testing::edit;
+    use tollgate_ledger::Subscriptions;
+
+    use super::*;
+    use crate::delivery::subscriptions::CurrentSubscriptions;
+    use crate::snapshot::testing::sandbox;
+    use crate::snapshot::{load, put_in_force};
+
+    const SINKS: &str = "
+[[sink]]
+name = \"mq\"
+kind = \"rabbitmq\"
+url = \"plain:amqp://localhost:1\"
+exchange = \"payments\"
+events = [\"payment.*\"]
+[[sink]]
+name = \"gone\"
+kind = \"discard\"
+";
+
+    fn opened(target: Target) -> Arc<dyn Sink> {
+        match target {
+            Target::Sink(sink) => sink,
+            _ => panic!("no sink"),
+        }
+    }
+
+    #[test]
+    fn unchanged_sink_is_kept_over_a_reload_and_a_removed_one_is_closed() {
+        let dir = sandbox();
+        let file = dir.path().join("merchants/shop.toml");
+        let plain = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{plain}{SINKS}")).unwrap();
+        let (sinks, first) = (Sinks::new(), load(dir.path(), None).unwrap());
+        let names = |added: Vec<(String, Arc<dyn Sink>)>| added.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(sinks.follow(&first)), ["shop/mq"]);
+        let find =
+            |snapshot: &Snapshot, name: &str| sinks.find(&snapshot.config.merchants["shop"], &SinkName::from(name));
+        let mq = opened(find(&first, "mq"));
+        assert!(matches!(find(&first, "gone"), Target::Discard));
+        assert!(matches!(find(&first, "never"), Target::NotConfigured));
+        edit(&dir, "merchants/shop.toml", "events = [\"payment.*\"]", "events = []");
+        let second = load(dir.path(), Some(&first)).unwrap();
+        assert!(sinks.follow(&second).is_empty(), "the filter needs no other connection");
+        assert!(Arc::ptr_eq(&mq, &opened(find(&second, "mq"))));
+        edit(&dir, "merchants/shop.toml", "exchange = \"payments\"", "exchange = \"others\"");
+        let third = load(dir.path(), Some(&second)).unwrap();
+        assert_eq!(names(sinks.follow(&third)), ["shop/mq"]);
+        assert!(!Arc::ptr_eq(&mq, &opened(find(&third, "mq"))));
+        std::fs::write(&file, plain).unwrap();
+        let fourth = load(dir.path(), Some(&third)).unwrap();
+        assert!(sinks.follow(&fourth).is_empty() && sinks.open.lock().is_empty());
+        assert_eq!(Arc::strong_count(&mq), 1, "nobody else holds it");
+    }
+
+    #[test]
+    fn merchant_without_file_keeps_a_webhook_queue_and_filters_choose_the_sinks() {
+        let dir = sandbox();
+        let file = dir.path().join("merchants/shop.toml");
+        let plain = std::fs::read_to_string(&file).unwrap();
+        let has_webhook = plain.contains("webhook");
+        std::fs::write(&file, format!("{plain}{SINKS}")).unwrap();
+        let subscriptions = CurrentSubscriptions(put_in_force(load(dir.path(), None).unwrap()));
+        let sinks = |merchant: &str, kind: &str| -> Vec<String> {
+            subscriptions.sinks(merchant, kind).iter().map(ToString::to_string).collect()
+        };
+        let webhook: Vec<String> = has_webhook.then(|| "webhook".to_owned()).into_iter().collect();
+        assert_eq!(sinks("shop", "payment.closed"), [&webhook[..], &["mq".to_owned()]].concat());
+        assert_eq!(sinks("shop", "refund.failed"), webhook);
+        assert_eq!(sinks("missing", "refund.failed"), ["webhook"]);
+    }
+}

@@ -110,18 +110,22 @@ fn chosen<'a>(before: &HashSet<String>, names: impl Iterator<Item = &'a String> 
 }
 
 impl Metrics {
-    /// Sets the numbers of events that wait for the sinks of each name. A sink that was counted before and is not in the
-    /// list has none.
-    pub fn set_delivery_queue_depth(&self, waiting: &BTreeMap<SinkName, u64>) {
-        let mut counts = BTreeMap::from([(SinkName::WEBHOOK.to_string(), 0)]);
+    /// Sets the numbers of events that wait for the sinks of each name. A sink that is configured, or was counted before, and
+    /// is not in the list has none.
+    pub fn set_delivery_queue_depth<'a>(
+        &self,
+        waiting: &BTreeMap<SinkName, u64>,
+        configured: impl Iterator<Item = &'a str>,
+    ) {
+        // Merchants choose the names of their sinks.
+        let label = |sink: &str| self.few.label("sink", "", sink).0;
+        let mut counts: BTreeMap<String, u64> = configured.chain(["webhook"]).map(|sink| (label(sink), 0)).collect();
         for family in self.delivery_queue_depth.collect() {
             let series = family.get_metric().iter().flat_map(|series| series.get_label());
             counts.extend(series.map(|label| (label.value().to_owned(), 0)));
         }
         for (sink, count) in waiting {
-            // Merchants choose the names of their sinks.
-            let (label, _) = self.few.label("sink", "", sink.as_str());
-            *counts.entry(label).or_default() += *count;
+            *counts.entry(label(sink.as_str())).or_default() += *count;
         }
         for (sink, count) in counts {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -206,16 +210,18 @@ mod tests {
     fn sink_without_waiting_events_is_counted_as_zero() {
         let metrics = Metrics::new();
         let waiting = BTreeMap::from([(SinkName::WEBHOOK, 2), (SinkName::from("mq"), 3)]);
-        metrics.set_delivery_queue_depth(&waiting);
-        assert!(metrics.render().contains("delivery_queue_depth{sink=\"mq\"} 3"));
-        metrics.set_delivery_queue_depth(&BTreeMap::new());
-        for sink in ["mq", "webhook"] {
+        metrics.set_delivery_queue_depth(&waiting, ["mq", "idle"].into_iter());
+        for line in ["{sink=\"mq\"} 3", "{sink=\"idle\"} 0", "{sink=\"webhook\"} 2"] {
+            assert!(metrics.render().contains(&format!("delivery_queue_depth{line}")), "{line}");
+        }
+        metrics.set_delivery_queue_depth(&BTreeMap::new(), std::iter::empty());
+        for sink in ["mq", "idle", "webhook"] {
             let line = format!("delivery_queue_depth{{sink=\"{sink}\"}} 0");
             assert!(metrics.render().contains(&line), "{}", metrics.render());
         }
         let many = (0..1000).map(|number| (SinkName::from(format!("mq-{number}").as_str()), 1)).collect();
-        metrics.set_delivery_queue_depth(&many);
-        assert!(metrics.render().matches("delivery_queue_depth{").count() <= MAX_VALUES + 2);
+        metrics.set_delivery_queue_depth(&many, std::iter::empty());
+        assert!(metrics.render().matches("delivery_queue_depth{").count() <= MAX_VALUES + 1);
     }
 
     #[test]

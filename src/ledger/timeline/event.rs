@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
 
-use crate::records::SinkName;
 use crate::records::money_state::MoneyState;
+use crate::records::sink_name::SinkName;
 
 /// Maximum length of a text in an entry, in characters.
 const LONGEST_TEXT: usize = 200;

@@ -2,7 +2,7 @@
 //! mode is opened.
 
 use std::io;
-use std::net::{IpAddr, Shutdown};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -10,17 +10,18 @@ use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions};
 use lapin::tcp::AsyncTcpStream;
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
-use lapin::{Connection, ConnectionProperties, ErrorKind, ExchangeKind};
+use lapin::{Connection, ConnectionProperties, ExchangeKind};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use tollgate_config::{AmqpUrl, RabbitMqConfig};
 
+use super::broker_error::broker_error;
 use super::publisher::Publisher;
 use super::runtime::{self, ByteStream};
+use super::socket::Socket;
 use crate::delivery::connections::{self, Endpoint, PUBLIC_ROOTS};
 use crate::delivery::dial;
 use crate::delivery::failure::DeliveryError;
@@ -31,8 +32,6 @@ const HEARTBEAT: u16 = 10;
 const FRAME_MAX: u32 = 16 * 1024;
 /// Maximum number of channels. One is used.
 const CHANNEL_MAX: u16 = 4;
-/// Maximum length of a broker's sentence in a message, in characters.
-const MAX_SENTENCE: usize = 160;
 
 /// Opens a connection. The caller limits the time.
 pub(super) async fn open(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<Publisher, DeliveryError> {
@@ -59,28 +58,6 @@ pub(super) fn is_permitted(peer: IpAddr, allowed: &[IpNet]) -> bool {
     connections::not_permitted(peer, allowed).is_none()
 }
 
-/// Shuts a socket down when dropped. The library's thread ends then, also while a broker that hangs has not answered the
-/// handshake or the close.
-pub(super) struct Socket(std::net::TcpStream);
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // It may be closed already.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
-}
-
-/// Returns what the broker or the network reported, without secrets.
-pub(super) fn broker_error(error: &lapin::Error) -> DeliveryError {
-    let sentence = match error.kind() {
-        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
-        ErrorKind::IOError(error) => error.kind().to_string(),
-        ErrorKind::MissingHeartbeatError => "it gave no sign of life".to_owned(),
-        _ => "the connection is closed".to_owned(),
-    };
-    DeliveryError::Broker(sentence.chars().filter(|it| !it.is_control()).take(MAX_SENTENCE).collect())
-}
-
 /// Connects to the first address that answers, over TLS if the URL asks for it.
 async fn dial(
     config: &RabbitMqConfig,
@@ -94,19 +71,11 @@ async fn dial(
     let endpoint = Endpoint::new(host.clone(), *port, name.clone());
     let addresses = dial::sorted(endpoint.resolve(allowed).await?, 0);
     let (stream, address) = dial::connect_first(&addresses).await?;
-    let (stream, socket) = with_handle(stream).map_err(|error| DeliveryError::Connect(address, error))?;
+    let (stream, socket) = Socket::of(stream).map_err(|error| DeliveryError::Connect(address, error))?;
     let Some(name) = name else { return Ok((Box::new(stream), socket, address.ip())) };
     let trust = trust(config.authorities.as_deref()).map_err(|error| DeliveryError::Tls(address, error))?;
     let stream = TlsConnector::from(trust).connect(name, stream).await;
     Ok((Box::new(stream.map_err(|error| DeliveryError::Tls(address, error))?), socket, address.ip()))
-}
-
-/// Returns the stream, and a second handle of its socket.
-fn with_handle(stream: TcpStream) -> io::Result<(TcpStream, Socket)> {
-    stream.set_nodelay(true)?;
-    let stream = stream.into_std()?;
-    let socket = Socket(stream.try_clone()?);
-    Ok((TcpStream::from_std(stream)?, socket))
 }
 
 /// Returns the TLS settings that trust these authorities (DER), or the public ones.

@@ -20,7 +20,8 @@ use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::connect::{Socket, broker_error};
+use super::broker_error::broker_error;
+use super::socket::Socket;
 use crate::delivery::failure::DeliveryError;
 
 /// Time limit for closing a connection in order.
@@ -192,5 +193,26 @@ fn verdict(
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(_))) => Err(DeliveryError::UnclearReturn),
         Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(DeliveryError::Nack),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(id: &str, result: lapin::Result<Confirmation>, returned: &[&str]) -> Result<(), DeliveryError> {
+        verdict(id, "key".to_owned(), &result, &returned.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn only_a_confirmed_message_that_was_not_returned_is_delivered() {
+        assert!(decided("evt_1", Ok(Confirmation::Ack(None)), &[]).is_ok());
+        assert!(decided("evt_1", Ok(Confirmation::Ack(None)), &["evt_2"]).is_ok());
+        let returned = decided("evt_1", Ok(Confirmation::Ack(None)), &["evt_2", "evt_1"]);
+        assert!(matches!(returned, Err(DeliveryError::Returned { .. })), "another confirmation carried its return");
+        assert!(matches!(decided("evt_1", Ok(Confirmation::Nack(None)), &[]), Err(DeliveryError::Nack)));
+        assert!(matches!(decided("evt_1", Ok(Confirmation::NotRequested), &[]), Err(DeliveryError::Nack)));
+        let lost = lapin::Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert!(matches!(decided("evt_1", Err(lost), &[]), Err(DeliveryError::Broker(_))));
     }
 }
