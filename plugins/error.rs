@@ -83,8 +83,8 @@ pub enum Error {
     Mismatch(String),
 }
 
-fn in_brackets(word: Option<&ProviderError>) -> String {
-    word.map_or_else(String::new, |word| format!(" ({word})"))
+fn in_brackets(provider_error: Option<&ProviderError>) -> String {
+    provider_error.map_or_else(String::new, |provider_error| format!(" ({provider_error})"))
 }
 
 impl Error {
@@ -96,12 +96,12 @@ impl Error {
     /// Returns the provider's code and message, if the error has them.
     pub fn provider_error(&self) -> Option<&ProviderError> {
         match self {
-            Self::ProviderBusy(word)
-            | Self::Unauthorized(word)
-            | Self::Declined(word)
-            | Self::Conflict(word)
-            | Self::NotFound(word)
-            | Self::UnlistedRefusal(word) => Some(word),
+            Self::ProviderBusy(provider_error)
+            | Self::Unauthorized(provider_error)
+            | Self::Declined(provider_error)
+            | Self::Conflict(provider_error)
+            | Self::NotFound(provider_error)
+            | Self::UnlistedRefusal(provider_error) => Some(provider_error),
             Self::Unclear { provider_error, .. } | Self::Unverifiable { provider_error, .. } => provider_error.as_ref(),
             Self::Unsupported(_) | Self::NotSent(_) | Self::Rejected { .. } | Self::Probe | Self::Mismatch(_) => None,
         }
@@ -127,7 +127,7 @@ impl Error {
     }
 
     /// Returns whether a breaker counts the error as a failure of the channel: transport errors, timeouts, system errors of the
-    /// provider, unverifiable responses, a rejected key. Mistakes of the caller or the payer do not count.
+    /// provider, unverifiable responses, a rejected key. Errors of the caller or the payer do not count.
     pub fn is_channel_failure(&self) -> bool {
         matches!(self, Self::NotSent(_) | Self::Unauthorized(_) | Self::Unclear { .. } | Self::Mismatch(_))
     }
@@ -158,20 +158,20 @@ mod tests {
 
     #[test]
     fn declined_is_not_a_channel_failure_but_rejected_key_is() {
-        let word = ProviderError { code: "X".into(), message: String::new() };
-        let unverifiable = Error::Unverifiable { why: "x".into(), provider_error: Some(word.clone()) };
+        let provider_error = ProviderError { code: "X".into(), message: String::new() };
+        let unverifiable = Error::Unverifiable { why: "x".into(), provider_error: Some(provider_error.clone()) };
         for (error, not_executed, channel_failure) in [
             (Error::Unsupported("x".into()), true, false),
             (Error::NotSent("x".into()), true, true),
             (Error::Rejected { why: "x".into(), retry_after: 1 }, true, false),
             (unverifiable, true, false),
-            (Error::ProviderBusy(word.clone()), true, false),
-            (Error::Unauthorized(word.clone()), true, true),
-            (Error::Declined(word.clone()), false, false),
-            (Error::Conflict(word.clone()), false, false),
-            (Error::NotFound(word.clone()), false, false),
+            (Error::ProviderBusy(provider_error.clone()), true, false),
+            (Error::Unauthorized(provider_error.clone()), true, true),
+            (Error::Declined(provider_error.clone()), false, false),
+            (Error::Conflict(provider_error.clone()), false, false),
+            (Error::NotFound(provider_error.clone()), false, false),
             (Error::unclear("x"), false, true),
-            (Error::UnlistedRefusal(word), false, false),
+            (Error::UnlistedRefusal(provider_error), false, false),
             (Error::Probe, false, false),
             (Error::Mismatch("x".into()), false, true),
         ] {

@@ -238,7 +238,7 @@ pub struct FilterSpec {
 }
 
 /// Builds a filter from its `[[filter]]` table (without `use`) and the state of the filter that it replaces. Reports every
-/// mistake to the settings and returns `None` if there is one.
+/// error to the settings and returns `None` if there is one.
 pub type Build = fn(&mut Settings<'_>, Option<State>) -> Option<Arc<dyn Filter>>;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | [`filter`] | wrappers of a provider call: breaker, retry, limit, adaptive |
 //! | [`signer`] | signature algorithms and readers of key files |
 //! | [`registry`] | tables of all providers, filters and algorithms |
-//! | [`settings`] | reader of a plugin's TOML table that reports every mistake |
+//! | [`settings`] | reader of a plugin's TOML table that reports every error |
 //! | [`secret`] | byte string that is never printed |
 
 pub mod error;

@@ -304,7 +304,7 @@ impl ProviderSpec {
     }
 }
 
-/// Builds a provider from `[account]`. Reports every mistake to the settings and returns `None` if there is one.
+/// Builds a provider from `[account]`. Reports every error to the settings and returns `None` if there is one.
 pub type BuildProvider = fn(&mut Settings<'_>, &BuildContext<'_>) -> Option<Box<dyn Provider>>;
 
 /// Interval between status queries for one order.

@@ -1,4 +1,4 @@
-//! Reader of TOML tables that reports every mistake, each with its position and a suggestion.
+//! Reader of TOML tables that reports every error, each with its position and a suggestion.
 //!
 //! [`Settings`] is one table. Each reader method reads one key and reports a wrong value. Dropping the table reports every key
 //! that was not read, so that a reader that lists its keys rejects all others.
@@ -21,22 +21,22 @@ pub use self::value::{Setting, Size, duration};
 /// Maximum length of an unknown key, in characters, that is printed in full and compared with the known keys.
 const MAX_KEY_LENGTH: usize = 64;
 
-/// Mistake in a file.
+/// Error in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Byte range in the file.
     pub span: Range<usize>,
-    /// Description of the mistake.
+    /// Description of the error.
     pub message: String,
     /// Advice on how to correct the value.
     pub suggestion: Option<String>,
 }
 
-/// Mistakes and notes collected from one file.
+/// Errors and notes collected from one file.
 #[derive(Debug, Default)]
 pub struct Problems {
     found: RefCell<Vec<Problem>>,
-    /// Remarks that are no mistakes.
+    /// Remarks that are no errors.
     notes: RefCell<Vec<Problem>>,
     /// True if a key or certificate was rejected.
     are_keys_wrong: Cell<bool>,
@@ -55,17 +55,17 @@ impl Problems {
         self.keys_read.as_ref().map(|keys| keys.borrow().clone()).unwrap_or_default()
     }
 
-    /// Adds a mistake.
+    /// Adds an error.
     pub fn push(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
         self.found.borrow_mut().push(Problem { span, message: message.into(), suggestion });
     }
 
-    /// Adds a note: a remark that is no mistake.
+    /// Adds a note: a remark that is no error.
     pub fn note(&self, span: Range<usize>, message: impl Into<String>, suggestion: Option<String>) {
         self.notes.borrow_mut().push(Problem { span, message: message.into(), suggestion });
     }
 
-    /// Records that a key or certificate was rejected, so that consequential mistakes are not reported.
+    /// Records that a key or certificate was rejected, so that consequential errors are not reported.
     pub fn mark_wrong_keys(&self) {
         self.are_keys_wrong.set(true);
     }
@@ -82,17 +82,17 @@ impl Problems {
         notes
     }
 
-    /// Returns the number of mistakes.
+    /// Returns the number of errors.
     pub fn len(&self) -> usize {
         self.found.borrow().len()
     }
 
-    /// Returns whether there is no mistake.
+    /// Returns whether there is no error.
     pub fn is_empty(&self) -> bool {
         self.found.borrow().is_empty()
     }
 
-    /// Returns the mistakes, in the order of the file.
+    /// Returns the errors, in the order of the file.
     pub fn into_vec(self) -> Vec<Problem> {
         let mut problems = self.found.into_inner();
         problems.sort_by_key(|problem| problem.span.start);
@@ -121,7 +121,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Returns a root table that collects the schema of a file. Readers see every key as present, and the outline records what
-    /// they read. The reported mistakes are meaningless.
+    /// they read. The reported errors are meaningless.
     pub fn describe(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems, outline: Outline) -> Self {
         let mut root = Self::root(table, problems);
         (root.outline, root.silent) = (Some(outline), true);
@@ -138,7 +138,7 @@ impl<'a> Settings<'a> {
         self.table.get(key).map_or_else(|| self.span(), Spanned::span)
     }
 
-    /// Reports a mistake in the value of a key.
+    /// Reports an error in the value of a key.
     pub fn problem(&self, key: &str, message: impl Into<String>, suggestion: Option<String>) {
         self.problems.push(self.span_of(key), message, suggestion);
     }
@@ -304,7 +304,7 @@ impl<'a> Settings<'a> {
         self.silent = true;
     }
 
-    /// Returns the collection of mistakes.
+    /// Returns the collection of errors.
     pub fn problems(&self) -> &'a Problems {
         self.problems
     }

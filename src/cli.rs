@@ -65,7 +65,7 @@ enum Command {
     Run,
     /// Read the configuration like `run` and list every error; exit code 1 if there is one
     Check {
-        /// Also contact every channel's hosts as a payment would, and report the results; needs the network
+        /// Also contact every channel's hosts as a payment would, its published keys and Redis; needs the network
         #[arg(long)]
         probe: bool,
     },

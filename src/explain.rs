@@ -192,7 +192,7 @@ impl From<PaymentHistory> for Explanation {
             paid_at: payment.paid_at,
             refused: payment.state.provider_error.map(|provider_error| provider_error.to_string()),
             status_reason,
-            search: payment.state.search,
+            search: payment.state.inquiry,
             refunds: refunds.into_iter().map(RefundExplanation::from).collect(),
             timeline,
         }
@@ -211,7 +211,7 @@ impl From<Refund> for RefundExplanation {
             refunded_at: refund.refunded_at,
             refused: refund.state.provider_error.map(|provider_error| provider_error.code),
             status_reason: refund.state.status_reason,
-            search: refund.state.search,
+            search: refund.state.inquiry,
         }
     }
 }

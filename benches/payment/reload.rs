@@ -237,7 +237,7 @@ fn copy(from: &Path, to: &Path) {
 
 fn load(conf: &Path, previous: Option<&Snapshot>) -> (String, Snapshot) {
     let (started, cpu) = (Instant::now(), cpu_time(std::process::id()));
-    let snapshot = snapshot::load(conf, previous).unwrap_or_else(|mistakes| panic!("{}", mistakes[0]));
+    let snapshot = snapshot::load(conf, previous).unwrap_or_else(|errors| panic!("{}", errors[0]));
     let (elapsed, used) = (started.elapsed(), cpu_time(std::process::id()) - cpu);
     (format!("{:.2} s / {:.2} s", elapsed.as_secs_f64(), used.as_secs_f64()), snapshot)
 }

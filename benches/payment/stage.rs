@@ -136,7 +136,7 @@ impl Stage {
     }
 
     pub fn snapshot(&self) -> snapshot::Snapshot {
-        snapshot::load(&self.conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        snapshot::load(&self.conf, None).unwrap_or_else(|errors| panic!("{errors:?}"))
     }
 
     /// Returns signed payment requests of a merchant.

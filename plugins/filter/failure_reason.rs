@@ -22,7 +22,7 @@ impl FailureReason {
     /// Takes the recorded label, or derives one from the error.
     pub fn take(&self, error: &Error) -> Cow<'static, str> {
         self.0.lock().take().unwrap_or_else(|| match error {
-            Error::Unclear { provider_error: Some(word), .. } => plain(word.code.clone().into()),
+            Error::Unclear { provider_error: Some(provider_error), .. } => plain(provider_error.code.clone().into()),
             other => other.code().into(),
         })
     }
@@ -47,8 +47,8 @@ mod tests {
         reason.note("系统 SYSTEM\n_ERROR".to_owned() + &"x".repeat(100));
         let label = reason.take(&Error::unclear("x"));
         assert!(label.starts_with(" SYSTEM_ERRORxxx") && label.len() == 40, "{label}");
-        let word = ProviderError { code: "ACQ.SYSTEM_ERROR".into(), message: String::new() };
-        let error = Error::Unclear { why: String::new(), provider_error: Some(word) };
+        let provider_error = ProviderError { code: "ACQ.SYSTEM_ERROR".into(), message: String::new() };
+        let error = Error::Unclear { why: String::new(), provider_error: Some(provider_error) };
         assert_eq!(reason.take(&error), "ACQ.SYSTEM_ERROR");
         assert_eq!(reason.take(&Error::NotSent("x".into())), "not_sent");
     }

@@ -178,7 +178,7 @@ mod tests {
         built("retry", &format!("max = {max}"), None).unwrap()
     }
 
-    fn word() -> ProviderError {
+    fn provider_error() -> ProviderError {
         ProviderError { code: "X".into(), message: String::new() }
     }
 
@@ -188,13 +188,13 @@ mod tests {
             Error::Unsupported("x".into()),
             Error::NotSent("x".into()),
             Error::Rejected { why: "x".into(), retry_after: 1 },
-            Error::ProviderBusy(word()),
-            Error::Unauthorized(word()),
-            Error::Declined(word()),
-            Error::Conflict(word()),
-            Error::NotFound(word()),
+            Error::ProviderBusy(provider_error()),
+            Error::Unauthorized(provider_error()),
+            Error::Declined(provider_error()),
+            Error::Conflict(provider_error()),
+            Error::NotFound(provider_error()),
             Error::unclear("x"),
-            Error::UnlistedRefusal(word()),
+            Error::UnlistedRefusal(provider_error()),
             Error::Probe,
             Error::Mismatch("x".into()),
         ];

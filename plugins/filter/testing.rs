@@ -154,7 +154,7 @@ pub(super) fn kinds() -> Vec<Operation> {
     ]
 }
 
-/// Builds a filter from the TOML of its table. Returns the messages of all mistakes.
+/// Builds a filter from the TOML of its table. Returns the messages of all errors.
 pub(super) fn built(name: &str, toml: &str, state: Option<State>) -> Result<Arc<dyn Filter>, Vec<String>> {
     let table = toml::de::DeTable::parse(toml).unwrap_or_else(|error| panic!("{error}"));
     let problems = crate::settings::Problems::default();

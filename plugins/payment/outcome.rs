@@ -91,7 +91,7 @@ pub struct Outcome {
     pub at: Option<Timestamp>,
     /// Reason for a manual review, if the provider cannot finish the operation by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub needs_person: Option<String>,
+    pub needs_review: Option<String>,
     /// True if the provider requires the reversal of a failed scanned payment. Until then the payer may have been charged, so
     /// the status is [`Status::Pending`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -110,7 +110,7 @@ impl Outcome {
             amount: None,
             action: None,
             at: None,
-            needs_person: None,
+            needs_review: None,
             needs_reversal: false,
             reason: None,
         }

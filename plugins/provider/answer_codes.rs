@@ -145,24 +145,24 @@ pub(super) fn error(
     class: Option<Class>,
     interface: Interface,
     is_signed: bool,
-    word: ProviderError,
+    provider_error: ProviderError,
     why: String,
 ) -> Error {
     match class {
-        None if is_signed => Error::UnlistedRefusal(word),
-        None | Some(Class::Query) => Error::Unclear { why, provider_error: Some(word) },
+        None if is_signed => Error::UnlistedRefusal(provider_error),
+        None | Some(Class::Query) => Error::Unclear { why, provider_error: Some(provider_error) },
         Some(Class::Final | Class::Absent) if !is_signed && interface.moves_money() => {
-            Error::Unclear { why: "unsigned refusal".to_owned(), provider_error: Some(word) }
+            Error::Unclear { why: "unsigned refusal".to_owned(), provider_error: Some(provider_error) }
         }
         // A refund reported as absent releases its amount for another refund.
         Some(Class::Absent) if !is_signed && matches!(interface, Interface::RefundQuery) => Error::Unclear {
             why: "unsigned answer that the refund does not exist".to_owned(),
-            provider_error: Some(word),
+            provider_error: Some(provider_error),
         },
-        Some(Class::Final) => Error::Declined(word),
-        Some(Class::Later) => Error::ProviderBusy(word),
-        Some(Class::State) => Error::Conflict(word),
-        Some(Class::Absent) => Error::NotFound(word),
-        Some(Class::Credentials) => Error::Unauthorized(word),
+        Some(Class::Final) => Error::Declined(provider_error),
+        Some(Class::Later) => Error::ProviderBusy(provider_error),
+        Some(Class::State) => Error::Conflict(provider_error),
+        Some(Class::Absent) => Error::NotFound(provider_error),
+        Some(Class::Credentials) => Error::Unauthorized(provider_error),
     }
 }

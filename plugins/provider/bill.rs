@@ -38,11 +38,11 @@ pub trait Bills: Send + Sync {
     fn endpoint(&self) -> BillEndpoint;
 
     /// Encodes the request for a bill, not yet signed.
-    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
+    fn bill_request(&self, bill: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error>;
 
     /// Decodes the answer. Returns [`Error::NotFound`] for a day without a bill and [`Error::ProviderBusy`] for a bill
     /// that the provider is still generating.
-    fn decode_bill(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
+    fn decode_bill(&self, bill: &BillRequest, answer: Answer) -> Result<BillReply, Error>;
 }
 
 /// Hosts that receive the request for a bill.

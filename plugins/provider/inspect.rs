@@ -12,7 +12,7 @@ pub struct Inspection {
     pub certificates: &'static [&'static str],
     /// Names of secrets in the provider's spec that are files of CA certificates. Their order in the file is preserved.
     pub authorities: &'static [&'static str],
-    /// Place of the provider's own key or certificate. Shown as advice if a wrong one is configured or all have
+    /// Location of the provider's own key or certificate. Shown as advice if a wrong one is configured or all have
     /// expired.
     pub verify_from: &'static str,
     /// Normalizes the id of a key to the provider's format. Returns a finding if the id is invalid.
@@ -101,7 +101,7 @@ impl Facts<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Configuration value that the finding is about.
-    pub place: Place,
+    pub location: Location,
     /// True if the finding rejects the configuration.
     pub severity: Severity,
     /// Fault; never contains the value of a secret.
@@ -114,14 +114,14 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The configuration is rejected.
-    Mistake,
+    Error,
     /// `tollgate check` prints a note; the configuration is accepted.
     Note,
 }
 
 /// Configuration value in a channel's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Location {
     /// `keys.sign.id`.
     SignId,
     /// `keys.sign.file`.
@@ -142,12 +142,12 @@ pub enum Place {
 
 impl Finding {
     /// Returns a finding that rejects the configuration.
-    pub(crate) fn mistake(place: Place, message: impl Into<String>, suggestion: impl Into<String>) -> Self {
-        Self { place, severity: Severity::Mistake, message: message.into(), suggestion: Some(suggestion.into()) }
+    pub(crate) fn error(location: Location, message: impl Into<String>, suggestion: impl Into<String>) -> Self {
+        Self { location, severity: Severity::Error, message: message.into(), suggestion: Some(suggestion.into()) }
     }
 
     /// Returns a finding that is printed as a note.
-    pub(crate) fn note(place: Place, message: impl Into<String>, suggestion: impl Into<String>) -> Self {
-        Self { severity: Severity::Note, ..Self::mistake(place, message, suggestion) }
+    pub(crate) fn note(location: Location, message: impl Into<String>, suggestion: impl Into<String>) -> Self {
+        Self { severity: Severity::Note, ..Self::error(location, message, suggestion) }
     }
 }

@@ -44,7 +44,8 @@ const MAX_CLOCK_DIFFERENCE: u64 = 300;
 
 type Class = fn(ProviderError) -> Error;
 
-/// Error codes and their meaning for the money. An unlisted code is [`Error::Unclear`].
+/// Error codes and their meaning for the money. An unlisted code is [`Error::UnlistedRefusal`], or with
+/// an HTTP 5xx status, which means a failed server, [`Error::Unclear`].
 const CODES: &[(&str, Class)] = &[
     ("declined", Error::Declined),
     ("busy", Error::ProviderBusy),
@@ -210,14 +211,15 @@ impl Sandbox {
 
 /// Decodes a verified error answer.
 fn decode_error(status: StatusCode, body: &[u8]) -> Error {
-    let Ok(word) = serde_json::from_slice::<ProviderError>(body) else {
+    let Ok(provider_error) = serde_json::from_slice::<ProviderError>(body) else {
         return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
     };
-    match CODES.iter().find(|(code, _)| *code == word.code) {
-        Some((_, class)) => class(word),
+    match CODES.iter().find(|(code, _)| *code == provider_error.code) {
+        Some((_, class)) => class(provider_error),
+        None if status.is_client_error() => Error::UnlistedRefusal(provider_error),
         None => Error::Unclear {
             why: format!("HTTP {} answer with an unlisted code", status.as_u16()),
-            provider_error: Some(word),
+            provider_error: Some(provider_error),
         },
     }
 }
@@ -287,6 +289,7 @@ mod tests {
             "query",
             "query-unpaid",
             "close",
+            "close-unlisted-refusal",
             "refund",
             "query-refund",
             "notification",
@@ -356,6 +359,7 @@ mod tests {
         };
         assert_eq!(answer(400, r#"{"code":"declined","message":"no"}"#), "declined");
         assert_eq!(answer(404, r#"{"code":"not_found","message":"no"}"#), "not_found");
+        assert_eq!(answer(400, r#"{"code":"odd","message":"no"}"#), "unlisted_refusal");
         assert_eq!(answer(500, r#"{"code":"odd","message":"no"}"#), "unclear");
         assert_eq!(answer(500, "<html>"), "unclear");
         let other = r#"{"account":"tea-house","number":"x","status":"succeeded","amount":1,"currency":"CNY"}"#;

@@ -1,6 +1,6 @@
 //! Formats of WeChat Pay's ids, and cross-checks of a channel's key files.
 
-use super::inspect::{Facts, Finding, IdOf, Inspection, Place};
+use super::inspect::{Facts, Finding, IdOf, Inspection, Location};
 use crate::signer::certificate::Certificate;
 
 /// Rules for APIv3.
@@ -33,8 +33,8 @@ fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
         IdOf::BareKey if id.starts_with(PUBLIC_KEY_ID_PREFIX) => Ok(id.to_owned()),
         IdOf::BareKey if has_prefix => {
             let right = id.to_ascii_uppercase();
-            Err(Finding::mistake(
-                Place::VerifyId,
+            Err(Finding::error(
+                Location::VerifyId,
                 "the id of WeChat Pay's public key must be in capital letters",
                 format!("write id = \"{right}\""),
             ))
@@ -44,33 +44,33 @@ fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
                 true => format!("the prefix is missing: write id = \"{PUBLIC_KEY_ID_PREFIX}{id}\""),
                 false => "copy it from pay.weixin.qq.com (账户中心 → API安全 → 微信支付公钥), as in id = \"PUB_KEY_ID_0119000001092024…\"".to_owned(),
             };
-            Err(Finding::mistake(
-                Place::VerifyId,
+            Err(Finding::error(
+                Location::VerifyId,
                 "the id of WeChat Pay's public key must begin with PUB_KEY_ID_",
                 advice,
             ))
         }
         IdOf::Sign if has_prefix => {
             let advice = "copy the API certificate's serial number (API证书序列号), or: `openssl x509 -in apiclient_cert.pem -noout -serial`";
-            Err(Finding::mistake(
-                Place::SignId,
+            Err(Finding::error(
+                Location::SignId,
                 "this is the id of WeChat Pay's public key, which belongs into `keys.verify`",
                 advice,
             ))
         }
         IdOf::Certificate if has_prefix => {
             let advice = "configure pub_key.pem, or remove `id`";
-            Err(Finding::mistake(
-                Place::VerifyId,
+            Err(Finding::error(
+                Location::VerifyId,
                 "this id is of WeChat Pay's public key, and the file is a certificate",
                 advice,
             ))
         }
         IdOf::Sign => {
-            normalize_serial(id).map_err(|(message, advice)| Finding::mistake(Place::SignId, message, advice))
+            normalize_serial(id).map_err(|(message, advice)| Finding::error(Location::SignId, message, advice))
         }
         IdOf::Certificate => {
-            normalize_serial(id).map_err(|(message, advice)| Finding::mistake(Place::VerifyId, message, advice))
+            normalize_serial(id).map_err(|(message, advice)| Finding::error(Location::VerifyId, message, advice))
         }
     }
 }
@@ -109,9 +109,9 @@ fn decimal_as_hexadecimal(digits: &str) -> String {
     let mut number = vec![0u8];
     for digit in digits.bytes().map(|byte| u16::from(byte.saturating_sub(b'0'))) {
         let mut carry = digit;
-        for place in &mut number {
-            let value = u16::from(*place) * 10 + carry;
-            *place = (value % 16) as u8;
+        for location in &mut number {
+            let value = u16::from(*location) * 10 + carry;
+            *location = (value % 16) as u8;
             carry = value / 16;
         }
         while carry > 0 {
@@ -135,14 +135,14 @@ fn api_certificate(facts: &Facts<'_>) -> Vec<Finding> {
     if let Some((name, _)) = facts.account.iter().find(|(_, value)| value == sign.id) {
         let message = format!("this is the account's `{name}`, and not the serial number of its API certificate");
         let advice = "copy the serial number (API证书序列号), or: `openssl x509 -in apiclient_cert.pem -noout -serial`";
-        findings.push(Finding::mistake(Place::SignId, message, advice));
+        findings.push(Finding::error(Location::SignId, message, advice));
         return findings;
     }
     if sign.id.len() != SERIAL_DIGITS {
         let message =
             format!("WeChat Pay's serial numbers have {SERIAL_DIGITS} digits, and this has {}", sign.id.len());
         let advice = "compare it with `openssl x509 -in apiclient_cert.pem -noout -serial`";
-        findings.push(Finding::note(Place::SignId, message, advice));
+        findings.push(Finding::note(Location::SignId, message, advice));
     }
     let (Some(leaf), Some(key)) = (facts.mtls.first(), sign.public_key) else { return findings };
     let is_its_key = leaf.public_key.as_ref() == Some(key);
@@ -152,20 +152,20 @@ fn api_certificate(facts: &Facts<'_>) -> Vec<Finding> {
         (true, true) => {}
         (true, false) => {
             let message = "`id` is not the serial number of the API certificate in `[mtls]`, to which this key belongs";
-            findings.push(Finding::mistake(Place::SignId, message, format!("write id = \"{number}\"")));
+            findings.push(Finding::error(Location::SignId, message, format!("write id = \"{number}\"")));
         }
         (false, true) => {
             let message = "this key does not belong to the API certificate in `[mtls]`, whose serial number `id` is";
             let advice =
                 "configure the file of `mtls.key` (apiclient_key.pem), or the id of this key's own certificate";
-            findings.push(Finding::mistake(Place::SignFile, message, advice));
+            findings.push(Finding::error(Location::SignFile, message, advice));
         }
         (false, false) if is_api_certificate(leaf) => {
             let message = format!(
                 "`keys.sign` and `[mtls]` belong to two different API certificates: `{}` and `{number}`",
                 sign.id
             );
-            findings.push(Finding::note(Place::SignFile, message, "both can be valid during a renewal"));
+            findings.push(Finding::note(Location::SignFile, message, "both can be valid during a renewal"));
         }
         (false, false) => {}
     }
@@ -178,7 +178,7 @@ fn identity(facts: &Facts<'_>) -> Option<Finding> {
     (is_api_certificate(leaf) && leaf.common_name != mchid).then(|| {
         let message =
             format!("this API certificate is of the merchant {}, and `mchid` is {mchid}", printable(&leaf.common_name));
-        Finding::mistake(Place::Mtls, message, "name the API certificate (apiclient_cert.pem) of this merchant number")
+        Finding::error(Location::Mtls, message, "name the API certificate (apiclient_cert.pem) of this merchant number")
     })
 }
 
@@ -188,17 +188,17 @@ fn provider_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let leaves = facts.verify.iter().enumerate().filter_map(|(index, key)| Some((index, key.certificates.first()?)));
     leaves
         .filter_map(|(index, leaf)| {
-            let place = Place::VerifyFile(index);
+            let location = Location::VerifyFile(index);
             if is_api_certificate(leaf) {
                 let message = format!(
                     "this is an API certificate of the merchant {}, and WeChat Pay's belongs here",
                     leaf.common_name
                 );
-                return Some(Finding::mistake(place, message, V3.verify_from));
+                return Some(Finding::error(location, message, V3.verify_from));
             }
             let message =
                 "this is the certificate of an authority (rootca.pem?): WeChat Pay signs messages with another key";
-            leaf.is_authority.then(|| Finding::note(place, message, V3.verify_from))
+            leaf.is_authority.then(|| Finding::note(location, message, V3.verify_from))
         })
         .collect()
 }
@@ -222,7 +222,7 @@ fn public_key_ids(facts: &Facts<'_>) -> Vec<Finding> {
         .map(|(index, merchant)| {
             let message =
                 format!("the id of this public key looks like one of the merchant {merchant}, and `mchid` is {mchid}");
-            Finding::note(Place::VerifyFile(index), message, V3.verify_from)
+            Finding::note(Location::VerifyFile(index), message, V3.verify_from)
         })
         .collect()
 }
@@ -238,8 +238,8 @@ fn account(facts: &Facts<'_>) -> Vec<Finding> {
         let Some(id) = facts.account(name).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
         if id.starts_with("2088") && id.len() == 16 {
             let message = format!("this {name} is a number of Alipay's");
-            findings.push(Finding::mistake(
-                Place::Account(name),
+            findings.push(Finding::error(
+                Location::Account(name),
                 message,
                 "copy the merchant number (商户号) from pay.weixin.qq.com",
             ));
@@ -247,7 +247,7 @@ fn account(facts: &Facts<'_>) -> Vec<Finding> {
             let message =
                 format!("WeChat Pay's merchant numbers have 8 to 10 digits, and this {name} has {}", id.len());
             findings.push(Finding::note(
-                Place::Account(name),
+                Location::Account(name),
                 message,
                 "compare it with pay.weixin.qq.com (账户中心 → 商户信息)",
             ));
@@ -260,16 +260,20 @@ fn account(facts: &Facts<'_>) -> Vec<Finding> {
         let advice = "copy the AppID that is bound to the merchant number, as in \"wx8888888888888888\"";
         if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) {
             let message = format!("this {name} is only digits, as a merchant number is; an AppID begins with wx");
-            findings.push(Finding::mistake(Place::Account(name), message, advice));
+            findings.push(Finding::error(Location::Account(name), message, advice));
         } else if !is_usual {
             let message = format!("AppIDs have 18 characters and begin with wx, and this {name} does not look so");
-            findings.push(Finding::note(Place::Account(name), message, advice));
+            findings.push(Finding::note(Location::Account(name), message, advice));
         }
     }
     if let Some(id) = facts.account("sub_mchid").filter(|id| facts.account("mchid") == Some(id)) {
         let message =
             format!("`sub_mchid` and `mchid` are both {id}: a service provider and its merchant have two numbers");
-        findings.push(Finding::note(Place::Account("sub_mchid"), message, "remove `sub_mchid` for a direct merchant"));
+        findings.push(Finding::note(
+            Location::Account("sub_mchid"),
+            message,
+            "remove `sub_mchid` for a direct merchant",
+        ));
     }
     findings
 }
@@ -301,7 +305,10 @@ mod tests {
         ] {
             let finding = id(IdOf::Sign, &wrong).unwrap_err();
             assert_eq!(finding.suggestion.unwrap(), format!("write id = \"{right}\""), "{wrong}");
-            assert_eq!((finding.place, finding.severity), (Place::SignId, super::super::inspect::Severity::Mistake));
+            assert_eq!(
+                (finding.location, finding.severity),
+                (Location::SignId, super::super::inspect::Severity::Error)
+            );
         }
         for wrong in ["", "none", "apiclient", "PUB_KEY_ID_0119000001092024"] {
             assert!(id(IdOf::Sign, wrong).is_err(), "{wrong}");
@@ -319,7 +326,7 @@ mod tests {
             let account = [("mchid".to_owned(), mchid.to_owned())];
             let facts =
                 Facts { now: 0, account: &account, hosts: &[], sign: None, verify: &verify, mtls: &[], secrets: &[] };
-            let found = (V3.run)(&facts).into_iter().filter(|found| found.place == Place::VerifyFile(0));
+            let found = (V3.run)(&facts).into_iter().filter(|found| found.location == Location::VerifyFile(0));
             found.map(|found| (found.severity, found.message)).collect::<Vec<_>>()
         };
         let (id, mchid) = ("PUB_KEY_ID_0117469715472026061500382161001801", "1746971547");

@@ -149,7 +149,9 @@ impl Provider for WechatV3 {
     ) -> Result<Outcome, Error> {
         match (Interface::of(operation), refusal::awaiting_password(reply.bytes())) {
             (Interface::Scan, Some(_)) => return Ok(Outcome::of(Status::Pending)),
-            (Interface::Close | Interface::Reverse, Some(word)) => return Err(Error::ProviderBusy(word)),
+            (Interface::Close | Interface::Reverse, Some(provider_error)) => {
+                return Err(Error::ProviderBusy(provider_error));
+            }
             _ => {}
         }
         match operation {

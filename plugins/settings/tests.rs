@@ -16,7 +16,7 @@ fn problems_of(text: &str, read: impl Fn(&mut Settings<'_>)) -> Vec<String> {
 }
 
 #[test]
-fn every_mistake_is_reported_with_its_position() {
+fn every_settings_error_is_reported_with_its_position() {
     let text = "rate = \"x\"\nbase = 5\nmaxx = 3\n[inner]\nodd = 1\n";
     let found = problems_of(text, |settings| {
         let _: Option<u64> = settings.optional("rate");

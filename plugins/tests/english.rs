@@ -77,7 +77,7 @@ fn sentences(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn sentences_of_the_page_are_short() {
+fn readme_sentences_are_short_enough() {
     let text = super::read("plugins/README.md");
     let mut lengths: Vec<_> =
         sentences(&text).into_iter().map(|sentence| (sentence.split_whitespace().count(), sentence)).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tollgate_plugins::filter::Filter;
 use tollgate_plugins::provider::bill::{BillEndpoint, Bills};
-use tollgate_plugins::provider::inspect::Place;
+use tollgate_plugins::provider::inspect::Location;
 use tollgate_plugins::provider::{BuildContext, Need, PollInterval, Provider, ProviderSpec, PublishedKeys, Secrets};
 use tollgate_plugins::registry::PROVIDERS;
 use tollgate_plugins::settings::Settings;
@@ -152,9 +152,9 @@ pub(super) fn read(
     }
     if let (Some(keys), Some(account)) = (&keys, &account) {
         keys.inspect(row, &key_context, root.problems(), |place| match place {
-            Place::Account(key) => account.span_of(key),
-            Place::Hosts => root.span_of("hosts"),
-            Place::Mtls => mtls_place.clone(),
+            Location::Account(key) => account.span_of(key),
+            Location::Hosts => root.span_of("hosts"),
+            Location::Mtls => mtls_place.clone(),
             _ => root.span_of("keys"),
         });
     }

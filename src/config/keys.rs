@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tollgate_plugins::provider::inspect::{Facts, Finding, IdOf, Place, Severity, Sign, Verify};
+use tollgate_plugins::provider::inspect::{Facts, Finding, IdOf, Location, Severity, Sign, Verify};
 use tollgate_plugins::provider::{Need, ProviderSpec, Secrets};
 use tollgate_plugins::registry::ALGORITHMS;
 use tollgate_plugins::secret::Secret;
@@ -37,7 +37,7 @@ struct Files {
     sign: Option<(Arc<KeyFile>, String)>,
     verify: Vec<Verify>,
     certificates: Vec<(&'static str, Vec<Certificate>)>,
-    places: HashMap<Place, Range<usize>>,
+    places: HashMap<Location, Range<usize>>,
 }
 
 /// Other parts of the channel's file that the keys are checked against.
@@ -97,7 +97,7 @@ impl Keys {
         row: &ProviderSpec,
         key_context: &KeyContext<'_>,
         problems: &Problems,
-        place: impl Fn(Place) -> Range<usize>,
+        place: impl Fn(Location) -> Range<usize>,
     ) {
         let files = &self.files;
         let own_key = files.sign.as_ref().and_then(|(file, _)| file.private_key().ok()?.public_key());
@@ -109,11 +109,11 @@ impl Keys {
         });
         let KeyContext { mtls, account, hosts, now } = *key_context;
         let facts = Facts { now, account, hosts, sign, verify: &files.verify, mtls, secrets: &files.certificates };
-        for Finding { place: at, severity, message, suggestion } in (row.inspection.run)(&facts) {
+        for Finding { location: at, severity, message, suggestion } in (row.inspection.run)(&facts) {
             let span = files.places.get(&at).cloned().unwrap_or_else(|| place(at));
             match severity {
-                Severity::Mistake => {
-                    if !matches!(at, Place::Hosts | Place::Account(_) | Place::Mtls) {
+                Severity::Error => {
+                    if !matches!(at, Location::Hosts | Location::Account(_) | Location::Mtls) {
                         problems.mark_wrong_keys();
                     }
                     problems.push(span, message, suggestion);
@@ -156,8 +156,8 @@ fn signer(
     });
     let named = source.required_file(&mut sign, "file");
     let password = secret::optional(source, &mut sign, "password", plain);
-    files.places.insert(Place::SignFile, sign.span_of("file"));
-    files.places.insert(Place::SignId, sign.span_of("id"));
+    files.places.insert(Location::SignFile, sign.span_of("file"));
+    files.places.insert(Location::SignId, sign.span_of("id"));
     let file = named.and_then(|file| key_file::with_password(source, &sign, "file", &file, password.as_ref()));
     if let Some(file) = &file {
         key_file::report_needless_password(&sign, password.as_ref(), &[file]);
@@ -252,7 +252,7 @@ fn verify(
             }
             Err(error) => entry.problem("file", error.0, None),
         }
-        files.places.insert(Place::VerifyFile(files.verify.len()), entry.span_of("file"));
+        files.places.insert(Location::VerifyFile(files.verify.len()), entry.span_of("file"));
         let certificates = file.all_certificates().to_vec();
         files.verify.push(Verify { id, has_id, public_key: public, certificates });
     }
@@ -286,7 +286,7 @@ fn certificate_file(
     files: &mut Files,
 ) -> Option<Secret> {
     let content = secret::optional_content(source, table, name, plain)?;
-    files.places.insert(Place::Secret(name), table.span_of(name));
+    files.places.insert(Location::Secret(name), table.span_of(name));
     let file = key_file::plain(source, table, name, content.expose())?;
     let certificates = if is_chain { file.certificates() } else { file.authorities() };
     let certificates = certificates.map_err(|error| key_file::report(table, name, error)).ok()?;

@@ -23,7 +23,7 @@ fn entry(what: TimelineEvent, times: u32) -> Entry {
 
 #[test]
 fn second_line_says_where_the_money_is() {
-    let inquiry = Inquiry { asked: 7, needs_person: true, closing: true, ..Inquiry::new(Timestamp::UNIX_EPOCH) };
+    let inquiry = Inquiry { asked: 7, needs_review: true, closing: true, ..Inquiry::new(Timestamp::UNIX_EPOCH) };
     let table = [
         (Status::Succeeded, MoneyState::Moved, 0, "PAID"),
         (Status::Succeeded, MoneyState::Moved, 300, "3.00 CNY of it was refunded"),
@@ -38,7 +38,7 @@ fn second_line_says_where_the_money_is() {
     for (status, money_state, refunded, expected) in table {
         let payment = Payment {
             refunded,
-            state: RecordState { status, money_state, search: Some(inquiry.clone()), ..a_payment("o").state },
+            state: RecordState { status, money_state, inquiry: Some(inquiry.clone()), ..a_payment("o").state },
             ..a_payment("o")
         };
         let text = explain(history(payment));
@@ -106,7 +106,7 @@ fn interrupted_execution_shows_its_known_cause() {
         (LossCause::Unknown, "it is not known whether it was sent; the provider is queried"),
         (LossCause::Abandoned, "the gateway that ran it stopped or lost the ledger"),
         (LossCause::NoResult, "it ended in the gateway without a result"),
-        (LossCause::KnownToProvider, "this gateway sent nothing, but the provider has told of it"),
+        (LossCause::KnownToProvider, "this gateway sent nothing, but the provider knows the request"),
     ] {
         let mut history = history(a_payment("o"));
         history.timeline.entries.push(entry(TimelineEvent::Interrupted { action: IntentKind::Pay, cause }, 1));

@@ -95,7 +95,7 @@ fn reason_sentence(code: Option<&str>, sentence: Option<&str>) -> Option<String>
 fn inquiry_sentence(inquiry: Option<&Inquiry>, status: Status) -> Option<String> {
     let inquiry = inquiry.filter(|_| !status.is_final())?;
     let close_note = if inquiry.closing { "; the order is closed if it is still open then" } else { "" };
-    let review_note = if inquiry.needs_person { " MANUAL REVIEW NEEDED: ask the provider." } else { "" };
+    let review_note = if inquiry.needs_review { " MANUAL REVIEW NEEDED: ask the provider." } else { "" };
     let due = time(inquiry.due);
     Some(match (inquiry.asked, status) {
         (0, Status::Pending) => {

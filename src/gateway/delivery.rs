@@ -55,7 +55,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     loop {
         worker.follow_configuration();
         // Collects all finished tasks first, because reading due events waits for the disk.
-        while let Some(ended) = deliveries.pool.try_one_ended() {
+        while let Some(ended) = deliveries.pool.try_join_next() {
             deliveries.ended(ended);
         }
         worker.sinks.close_expired();
@@ -77,7 +77,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
             }
         }
         tokio::select! {
-            ended = deliveries.pool.one_ends() => deliveries.ended(ended),
+            ended = deliveries.pool.join_next() => deliveries.ended(ended),
             _ = wake.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
@@ -206,7 +206,7 @@ impl Worker {
                 merchant,
                 event,
                 sink,
-                why = decision.label(),
+                outcome = reason,
                 "an event was given up after the last attempt; the merchant must query the payment"
             );
         } else if let Some(outcome) = reason {
@@ -304,7 +304,7 @@ mod tests {
         assert!(deliveries.pool.is_running("0") && !deliveries.pool.is_running("8"));
         end.send_replace(Some(false));
         for _ in 0..8 {
-            let ended = deliveries.pool.one_ends().await;
+            let ended = deliveries.pool.join_next().await;
             deliveries.ended(ended);
         }
         assert_eq!(deliveries.free("a"), 1, "its last attempt failed");
@@ -312,7 +312,7 @@ mod tests {
         start(&mut deliveries, "8");
         assert_eq!(deliveries.free("a"), 0);
         end.send_replace(Some(true));
-        let ended = deliveries.pool.one_ends().await;
+        let ended = deliveries.pool.join_next().await;
         deliveries.ended(ended);
         assert_eq!(deliveries.free("a"), 8, "it works again");
     }

@@ -44,13 +44,13 @@ pub async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown: watch
             }
         }
         tokio::select! {
-            _ = pool.one_ends() => {}
+            _ = pool.join_next() => {}
             _ = wake.changed(), if !pool.is_full() => {}
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
-    pool.all_end().await;
+    pool.join_all().await;
 }
 
 async fn run_job(gateway: &Arc<Gateway>, claim: ClaimId, worker_name: &str) {

@@ -3,20 +3,21 @@
 //!
 //! # Request path
 //! ```text
-//! merchant ─HTTP─▶ proxy          head and body, bounded; admission by the head
+//! merchant ─HTTP─▶ proxy          head and body, bounded; admission by the head   400 401 404 405 408 413 417 503
 //!    gateway       snapshot       one configuration generation for the whole request
 //!                  authenticate   signature → merchant                     401
 //!                  rate limit · fair share · nonce · client deadline        429, 401, 503, 400
 //!                  parse          → operation                              400
-//!                  route          → channels, best first                   503 no_route
+//!                  route          → channels, best first                   503 no_route, maintenance; 400 unknown_channel
 //!                  claim          durable: replay · 409 in progress · 422 key reused
 //!                  filters        limit ▶ retry ▶ breaker ▶ adaptive ▶ (those that the channel configures)
 //!                  provider call  encode ▶ sign ▶ upstream ═mTLS═▶ provider; decode ◀ verify ◀═
 //!                  settle         recorded before anyone sees it
 //! proxy ─HTTP─▶ merchant
 //! ```
-//! Down to the client deadline this is `Gateway::serve` for every operation. The rest is `create_payment` and, for a
-//! queued payment as well, `execute_payment`. A refund and a close use the payment's channel instead of a route.
+//! Down to the client deadline this is `Gateway::serve` for every operation. The rest is `create_payment`. A refund and
+//! a close use the payment's channel instead of a route. A queued payment is claimed in the same way; after it is
+//! dequeued, it is routed again and goes on at the filters, in `execute_payment`.
 //!
 //! # Notification path
 //! ```text
@@ -25,7 +26,7 @@
 //! ```
 //!
 //! The `resolver` determines unknown outcomes by querying providers. An asynchronous request (`prefer:
-//! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it, beginning with the routing.
+//! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it.
 
 pub mod access;
 pub mod cache;

@@ -277,8 +277,7 @@ fn client_timeout(headers: &HeaderMap) -> Result<Duration, Problem> {
 }
 
 /// Returns the canonical path for routing and idempotency keys: `/v1/%70ayments` becomes `/v1/payments`. A path that
-/// is not
-/// UTF-8 is returned unchanged and matches no route.
+/// is not UTF-8 is returned unchanged and matches no route.
 fn canonical(path: &str) -> String {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let segments: Option<Vec<String>> = path.split('/').map(decoded).collect();

@@ -21,7 +21,7 @@ const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum number of channels probed at the same time.
 pub const MAX_CONCURRENT_PROBES: usize = 8;
 /// First and last retry interval after a failed probe; doubles in between.
-const RETRY_INTERVALS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+const PROBE_RETRY_INTERVALS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
 /// Results of the probes by channel.
 #[derive(Default)]
@@ -119,7 +119,7 @@ impl Probes {
             }
         }
         let has_failed = results.iter().any(|(_, result)| result.is_err());
-        let (first, last) = RETRY_INTERVALS;
+        let (first, last) = PROBE_RETRY_INTERVALS;
         entry.next_retry =
             has_failed.then(|| Instant::now() + first.saturating_mul(1 << entry.failures.min(16)).min(last));
         entry.failures = if has_failed { entry.failures.saturating_add(1) } else { 0 };

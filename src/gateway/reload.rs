@@ -141,25 +141,29 @@ impl ReloadHandle {
     /// Reads the configuration now, and puts it in force or returns the errors. The result is also logged and counted. A
     /// configuration that was rolled back comes into force again.
     pub async fn reload(&self) -> Result<Report, Vec<Diagnostic>> {
+        let guard = self.0.reload_lock.lock().await;
         self.0.generations.mark_rolled_back(None);
-        self.read_and_swap().await
+        self.read_and_swap(&guard).await
     }
 
     /// Rolls back to the previous generation or to generation `number`. The files stay unchanged, and are not read again until they
     /// change.
     pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Diagnostic>> {
         let guard = self.0.reload_lock.lock().await;
-        self.roll_back_locked(number, &guard).await
+        let disk = (self.0.dir.clone(), self.0.current.load_full());
+        let disk = run_background(move || snapshot::load(&disk.0, Some(&disk.1))).await;
+        let refused = disk.and_then(Result::ok).map(|disk| disk.config.hash.clone());
+        self.roll_back_locked(number, refused, &guard).await
     }
 
     /// Rolls back while the caller holds the lock of reloads.
     async fn roll_back_locked(
         &self,
         number: Option<u64>,
+        refused: Option<String>,
         _: &tokio::sync::MutexGuard<'_, ()>,
     ) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
-        *shared.probation.lock() = None;
         let running = shared.current.load_full();
         let none = |message: &str| {
             let kept: Vec<String> = shared.generations.list().iter().map(|kept| kept.number.to_string()).collect();
@@ -180,10 +184,11 @@ impl ReloadHandle {
         }
         // The original files are watched, not the copies in the archive.
         read.config.sources.files = Arc::clone(&shared.files.borrow());
-        let disk = (shared.dir.clone(), Arc::clone(&running));
-        let disk = run_background(move || snapshot::load(&disk.0, Some(&disk.1))).await;
-        shared.generations.mark_rolled_back(disk.and_then(Result::ok).map(|disk| disk.config.hash).as_deref());
+        shared.generations.mark_rolled_back(refused.as_deref());
         let result = shared.put_in_force(&running, read).await;
+        if result.is_ok() {
+            *shared.probation.lock() = None;
+        }
         self.archive(Some(kept), result.as_ref().ok().cloned()).await;
         log_result(&running, &result);
         shared.reclaim(running);
@@ -199,9 +204,8 @@ impl ReloadHandle {
         }
     }
 
-    async fn read_and_swap(&self) -> Result<Report, Vec<Diagnostic>> {
+    async fn read_and_swap(&self, _: &tokio::sync::MutexGuard<'_, ()>) -> Result<Report, Vec<Diagnostic>> {
         let shared = &self.0;
-        let _guard = shared.reload_lock.lock().await;
         let running = shared.current.load_full();
         let (dir, previous) = (shared.dir.clone(), Arc::clone(&running));
         let started = Instant::now();
@@ -255,7 +259,8 @@ impl ReloadHandle {
     /// Checks the generation on probation, and rolls it back if it failed. The lock keeps a reload from putting another
     /// generation in force between the check and the rollback.
     async fn check_probation(&self) {
-        let guard = self.0.reload_lock.lock().await;
+        // During a reload the next check, in 250 ms, decides.
+        let Ok(guard) = self.0.reload_lock.try_lock() else { return };
         let Some(mut probation) = self.0.probation.lock().take() else { return };
         match probation.check(&self.0.current.load()) {
             ProbationState::Over => {}
@@ -263,7 +268,9 @@ impl ReloadHandle {
             ProbationState::Failed(why) => {
                 let (generation, back) = (probation.generation, self.rollback_target(&probation));
                 tracing::error!(generation, back, why, "the new generation is rolled back automatically");
-                match self.roll_back_locked(Some(back), &guard).await {
+                // The files may be fixed already, so the generation that failed is refused, not the files.
+                let refused = Some(self.0.current.load().config.hash.clone());
+                match self.roll_back_locked(Some(back), refused, &guard).await {
                     Ok(_) => METRICS.config_rollbacks_total.inc(),
                     Err(diagnostics) => diagnostics.iter().for_each(|diagnostic| {
                         tracing::error!(generation, back, "the rollback failed and the new generation stays in force; see `tollgate rollback --to`: {diagnostic}");
@@ -296,7 +303,8 @@ impl ReloadHandle {
 
     /// Reloads for callers that need no result beyond the log.
     async fn reload_and_log(&self) {
-        drop(self.read_and_swap().await);
+        let guard = self.0.reload_lock.lock().await;
+        drop(self.read_and_swap(&guard).await);
     }
 }
 

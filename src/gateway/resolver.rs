@@ -46,8 +46,11 @@ const MAX_QUERIES_PER_CHANNEL: usize = 12;
 /// Maximum time for the payer to enter a password. A till payment that is open after this time is reversed.
 const PAYER_ENTRY_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
-/// Time during which completed tasks are collected before the ledger is read again. One read per task would cost more than the
-/// tasks.
+const UNCONFIRMED: &str = "the payment succeeded and may have been reversed by its close, and the provider confirms \
+                           neither: compare it with the provider's console";
+
+/// Time during which completed tasks are collected before the ledger is read again. One read per task would cost
+/// more than the tasks.
 const COMPLETION_BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// Runs until shutdown.
@@ -59,7 +62,7 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
         if gateway.ledger.may_work() && clock::is_trusted() && !pool.is_full() {
             let full_channels = pool.full_groups();
             // The result includes records being queried now. The limit still suffices to fill every free slot.
-            let due = gateway.ledger.due_searches(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
+            let due = gateway.ledger.due_inquiries(clock::now(), MAX_CONCURRENT_QUERIES, &full_channels).await;
             for record in due {
                 let (number, channel) = (task_key(&record), channel_of(&record).to_owned());
                 let gateway = Arc::clone(&gateway);
@@ -77,14 +80,14 @@ pub async fn run(gateway: Arc<Gateway>, mut shutdown: watch::Receiver<bool>) {
             _ = shutdown.wait_for(|stop| *stop) => break,
         }
     }
-    pool.all_end().await;
+    pool.join_all().await;
 }
 
 /// Waits until a task completes, then collects the tasks that complete shortly after it.
 async fn wait_for_completions(pool: &mut KeyedTaskPool) {
-    pool.one_ends().await;
+    pool.join_next().await;
     let end = tokio::time::Instant::now() + COMPLETION_BATCH_TIME;
-    while tokio::time::timeout_at(end, pool.one_ends()).await.is_ok() {}
+    while tokio::time::timeout_at(end, pool.join_next()).await.is_ok() {}
 }
 
 async fn resolve(gateway: &Arc<Gateway>, record: Record) {
@@ -106,10 +109,10 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     let (subject, responses) = query_and_act(gateway, &snapshot, &record, &mut inquiry, policy, &mut evidence).await;
     let time = clock::reading();
     let now = time.now;
-    let needs_person = responses.query.as_ref().ok().and_then(|outcome| outcome.needs_person.clone());
+    let needs_review = responses.query.as_ref().ok().and_then(|outcome| outcome.needs_review.clone());
     let random = gateway.provider_client.clock().random();
-    let next = decide(inquiry, &record, &responses, policy, time, random);
-    if let Err(error) = record_result(gateway, &record, &subject, responses, evidence, next, now).await {
+    let next = decide(inquiry.clone(), &record, &responses, policy, time, random);
+    if let Err(error) = record_result(gateway, &record, &subject, responses, evidence, (inquiry, next), now).await {
         tracing::error!(%error, order_id = subject.order_id, "the query's result could not be recorded; the record stays due");
         // The record is still due. Without a pause the provider would be queried again at once.
         return tokio::time::sleep(MIN_INTERVAL).await;
@@ -122,7 +125,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     {
         require_manual_review(gateway, &subject, &refund.channel, "the refund of a duplicate payment has failed").await;
     }
-    if let Some(why) = needs_person {
+    if let Some(why) = needs_review {
         tracing::error!(order_id = subject.order_id, why, "manual review needed");
         METRICS.manual_review_total.with_label_values(&[channel_of(&record)]).inc();
     }
@@ -136,16 +139,20 @@ async fn refund_abandoned_attempt(gateway: &Gateway, snapshot: &Snapshot, found:
     let delay = backoff(inquiry.asked);
     let due = SignedDuration::try_from(delay).ok().and_then(|pause| clock::now().checked_add(pause).ok());
     let age = clock::now().duration_since(inquiry.since);
-    let needs_person = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW;
-    let must_escalate = needs_person && !inquiry.needs_person && matches!(handled, Ok(false));
-    let needs_person = inquiry.needs_person || must_escalate;
-    let next_inquiry =
-        Inquiry { asked: inquiry.asked.saturating_add(1), due: due.unwrap_or(inquiry.due), needs_person, ..inquiry };
+    let needs_review = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW;
+    let must_escalate = needs_review && !inquiry.needs_review && matches!(handled, Ok(false));
+    let needs_review = inquiry.needs_review || must_escalate;
+    let next_inquiry = Inquiry {
+        asked: inquiry.asked.saturating_add(1),
+        due: due.unwrap_or(inquiry.due),
+        needs_review,
+        ..inquiry.clone()
+    };
     if must_escalate {
         require_manual_review(gateway, &subject, &found.channel, "a duplicate payment cannot be refunded").await;
     }
     let next = if matches!(handled, Ok(true)) { None } else { Some(next_inquiry) };
-    if let Err(error) = handled.map(drop).and(gateway.ledger.save_inquiry(&subject, next).await) {
+    if let Err(error) = handled.map(drop).and(gateway.ledger.save_inquiry(&subject, &inquiry, next).await) {
         tracing::error!(%error, order_id = subject.order_id, "a duplicate payment could not be handled; this is retried");
         tokio::time::sleep(MIN_INTERVAL).await;
     }
@@ -180,16 +187,18 @@ async fn query_and_act(
     // The intention is durable before the close is sent, so that the next start knows it. If nothing was saved, the
     // record may have ended, or been released and executed again: then nothing is sent.
     if let Some(close) = close_operation(record, inquiry, &query_result, policy, clock::reading()) {
+        let loaded = inquiry.clone();
         inquiry.closing = true;
-        if !matches!(gateway.ledger.save_inquiry(&subject, Some(inquiry.clone())).await, Ok(true)) {
+        if !matches!(gateway.ledger.save_inquiry(&subject, &loaded, Some(inquiry.clone())).await, Ok(true)) {
             return (subject, ProviderResponses::of_query(query_result));
         }
         let close_result = call_provider(gateway, channel, &close, evidence).await;
         return (subject, ProviderResponses { query: query_result, close: Some(close_result) });
     }
     if let Some(create) = repeatable_create(channel, record, inquiry, &query_result) {
+        let loaded = inquiry.clone();
         inquiry.repeated_creates = inquiry.repeated_creates.saturating_add(1);
-        if matches!(gateway.ledger.save_inquiry(&subject, Some(inquiry.clone())).await, Ok(true)) {
+        if matches!(gateway.ledger.save_inquiry(&subject, &loaded, Some(inquiry.clone())).await, Ok(true)) {
             // Only the `action` is used from this response. The status comes from the query.
             match call_provider(gateway, channel, &create, evidence).await {
                 Ok(Outcome { status: Status::Pending, action: Some(action), .. }) => {
@@ -260,13 +269,14 @@ fn repeatable_create(
     if is_wanted { identical_create(payment) } else { None }
 }
 
+/// Records the answers, then continues or ends the inquiry that was loaded.
 async fn record_result(
     gateway: &Gateway,
     record: &Record,
     subject: &RecordId,
     responses: ProviderResponses,
     evidence: Vec<ProviderCall>,
-    next: Decision,
+    (mut loaded, next): (Inquiry, Decision),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let ledger = &gateway.ledger;
@@ -287,6 +297,10 @@ async fn record_result(
             let updated =
                 ledger.apply(subject, UpdateWithEvidence { update: Update::Outcome(outcome), evidence }, now).await?;
             report_refund_elsewhere(record, updated.as_ref());
+            // A new status has begun an inquiry of its own.
+            if let Some(updated) = updated.as_ref().filter(|updated| status_of(updated) != status_of(record)) {
+                loaded = inquiry_of(updated).cloned().unwrap_or(loaded);
+            }
             // The ledger publishes the mismatch.
             if is_reversed && matches!(updated, Some(Record::Payment(payment)) if payment.status == Status::Succeeded) {
                 tracing::error!(
@@ -312,26 +326,45 @@ async fn record_result(
             report_absent_refund(after.as_ref());
         }
         Decision::Expired => drop(ledger.apply(subject, Update::Expired, now).await?),
-        Decision::Enough => drop(ledger.save_inquiry(subject, None).await?),
+        Decision::Enough => drop(ledger.save_inquiry(subject, &loaded, None).await?),
+        Decision::Unconfirmed => {
+            escalate(gateway, record, subject, UNCONFIRMED, now).await?;
+            ledger.save_inquiry(subject, &loaded, None).await?;
+        }
         Decision::Again(inquiry) => {
             let why = match status_of(record) {
+                Status::Succeeded => UNCONFIRMED,
                 Status::Pending => "the payment stays pending for too long: clarify it with the provider",
                 _ => "the outcome stays unknown: manual review is needed",
             };
-            if inquiry.needs_person && ledger.escalate(subject, why, now).await? {
-                METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
-                tracing::error!(order_id, why);
+            if inquiry.needs_review {
+                escalate(gateway, record, subject, why, now).await?;
             }
-            ledger.save_inquiry(subject, Some(inquiry)).await?;
+            ledger.save_inquiry(subject, &loaded, Some(inquiry)).await?;
         }
+    }
+    Ok(())
+}
+
+/// Marks an open inquiry for manual review, and logs and counts this once.
+async fn escalate(
+    gateway: &Gateway,
+    record: &Record,
+    subject: &RecordId,
+    why: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    if gateway.ledger.escalate(subject, why, now).await? {
+        METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
+        tracing::error!(order_id = subject.order_id, why);
     }
     Ok(())
 }
 
 fn inquiry_of(record: &Record) -> Option<&Inquiry> {
     match record {
-        Record::Payment(payment) => payment.search.as_ref(),
-        Record::Refund(refund) => refund.search.as_ref(),
+        Record::Payment(payment) => payment.inquiry.as_ref(),
+        Record::Refund(refund) => refund.inquiry.as_ref(),
     }
 }
 

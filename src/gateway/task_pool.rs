@@ -94,7 +94,7 @@ impl<T: Send + 'static> KeyedTaskPool<T> {
     }
 
     /// Waits until one task ends. Never returns if no task is running.
-    pub(crate) async fn one_ends(&mut self) -> EndedTask<T> {
+    pub(crate) async fn join_next(&mut self) -> EndedTask<T> {
         loop {
             let Some(joined) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
             if let Some(ended) = self.ended(joined) {
@@ -104,7 +104,7 @@ impl<T: Send + 'static> KeyedTaskPool<T> {
     }
 
     /// Returns a task that has ended already, if there is one.
-    pub(crate) fn try_one_ended(&mut self) -> Option<EndedTask<T>> {
+    pub(crate) fn try_join_next(&mut self) -> Option<EndedTask<T>> {
         loop {
             let joined = self.tasks.try_join_next_with_id()?;
             if let Some(ended) = self.ended(joined) {
@@ -114,7 +114,7 @@ impl<T: Send + 'static> KeyedTaskPool<T> {
     }
 
     /// Waits until all tasks have ended.
-    pub(crate) async fn all_end(mut self) {
+    pub(crate) async fn join_all(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!((pool.count("a"), pool.count("b"), pool.count("c")), (2, 1, 0));
         assert!(pool.is_running("1") && !pool.is_running("4"));
         end.send_replace(true);
-        let groups = [pool.one_ends().await.group, pool.one_ends().await.group, pool.one_ends().await.group];
+        let groups = [pool.join_next().await.group, pool.join_next().await.group, pool.join_next().await.group];
         assert_eq!(groups.iter().filter(|group| *group == "a").count(), 2);
         assert_eq!(pool.full_groups(), <[&str; 0]>::default());
         assert!(pool.counts().is_empty() && !pool.is_running("1"), "an idle group uses no memory");
@@ -193,21 +193,21 @@ mod tests {
         for key in 0..100 {
             pool.start("slow", "main", quick(&asked));
             while !pool.start(&key.to_string(), "main", quick(&asked)) {
-                pool.one_ends().await;
+                pool.join_next().await;
             }
         }
         answer.send(()).unwrap();
-        pool.all_end().await;
+        pool.join_all().await;
         assert_eq!(asked.load(Ordering::Relaxed), 100);
     }
 
     #[tokio::test]
     async fn result_of_a_task_is_returned_with_its_group() {
         let mut pool = KeyedTaskPool::new(4, 4);
-        assert_eq!(pool.try_one_ended(), None);
+        assert_eq!(pool.try_join_next(), None);
         pool.start("o", "shop", async { 7 });
-        assert_eq!(pool.one_ends().await, EndedTask { group: "shop".to_owned(), result: Some(7) });
-        assert_eq!((pool.free(), pool.try_one_ended()), (4, None));
+        assert_eq!(pool.join_next().await, EndedTask { group: "shop".to_owned(), result: Some(7) });
+        assert_eq!((pool.free(), pool.try_join_next()), (4, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,7 +220,7 @@ mod tests {
                 done.fetch_add(1, Ordering::Relaxed);
                 panic!("a defect");
             });
-            assert_eq!(pool.one_ends().await.result, None);
+            assert_eq!(pool.join_next().await.result, None);
         }
         assert_eq!(done.load(Ordering::Relaxed), 3);
     }

@@ -39,11 +39,11 @@ use self::host::{KnownHost, Round};
 use crate::telemetry::METRICS;
 
 /// Maximum number of concurrent exchanges on one HTTP/2 connection. If it breaks, all of them are unclear at once.
-const MAX_STREAMS: usize = 32;
+const MAX_STREAMS_PER_CONNECTION: usize = 32;
 /// Interval of HTTP/2 pings. A ping without a reply for 5 s closes the connection, so payments do not meet dead ones.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Number of pooled connections that may be shutting down before a new one is opened.
-const MAX_CLOSING: usize = 16;
+const MAX_CLOSING_TO_PROVIDERS: usize = 16;
 
 /// Hosts of one channel with their connections.
 pub struct Upstream {
@@ -258,7 +258,7 @@ impl Upstream {
         peer.options.read_timeout = Some(self.timeouts.read);
         peer.options.write_timeout = Some(self.timeouts.write);
         peer.options.idle_timeout = Some(self.idle_timeout);
-        peer.options.max_h2_streams = MAX_STREAMS;
+        peer.options.max_h2_streams = MAX_STREAMS_PER_CONNECTION;
         peer.options.h2_ping_interval = Some(PING_INTERVAL);
         if host.tls {
             peer.client_cert_key = self.identity.clone();
@@ -282,7 +282,7 @@ fn is_timeout(error: &pingora::Error) -> bool {
 /// skipped.
 async fn session(connector: &Connector, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
     let mut has_failed = false;
-    for _ in 0..MAX_CLOSING {
+    for _ in 0..MAX_CLOSING_TO_PROVIDERS {
         match connector.get_http_session(peer).await {
             Ok((session, _)) if session.as_http2().is_some_and(|stream| stream.conn.is_shutting_down()) => {
                 connector.release_http_session(session, peer, peer.idle_timeout()).await;

@@ -52,7 +52,7 @@ pub struct ChaosArgs {
     #[arg(long)]
     seed: Option<u64>,
     /// Inject no faults into gateways and connections; only providers, clients and the webhook receiver fail
-    #[arg(long, alias = "calm")]
+    #[arg(long)]
     no_infrastructure_faults: bool,
     /// Number of gateways; several need --postgres and --redis, a single one has an embedded ledger without them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]

@@ -50,7 +50,7 @@ pub(super) fn record_abandoned(
             money_state: MoneyState::Unknown,
             version: 1,
             updated_at: now,
-            search: Some(Inquiry { closing: true, ..Inquiry::new(now) }),
+            inquiry: Some(Inquiry { closing: true, ..Inquiry::new(now) }),
             ..payment.state
         },
         ..payment
@@ -88,7 +88,7 @@ pub(super) fn paid(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let channel = attempt.row.payment.channel.clone();
-    attempt.row.payment.search = Some(Inquiry::new(now));
+    attempt.row.payment.inquiry = Some(Inquiry::new(now));
     tx.found_double_payment(DoublePayment { order_id: attempt.row.payment.order_id.clone(), channel: channel.clone() });
     let Some(main) = attempt.row.attempt_of else { return Ok(()) };
     let Some(mut main) = TrackedRow::<PaymentRow>::load(tx, main)? else { return Ok(()) };

@@ -9,9 +9,9 @@ use super::elsewhere;
 use super::error::LedgerError;
 use super::ids::Id;
 use super::outbox;
-use super::records::{Record, RecordId, RecordState, Refund, Update};
+use super::records::{Inquiry, Record, RecordId, RecordState, Refund, Update};
 use super::rows::{self, PaymentRow, RefundRow, Target, TrackedRow};
-use super::rules::{self, Change};
+use super::rules::{self, Change, SuccessCheck};
 use super::timeline::{self, Origin, TimelineEvent, UpdateWithEvidence};
 use super::transaction::Transaction;
 
@@ -49,12 +49,13 @@ pub(super) fn escalate(
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
-    // The result may have become known meanwhile.
-    let is_open = !target.status().is_final();
-    let Some(search) = target.search().as_mut().filter(|search| is_open && !search.needs_person) else {
+    // The result may have become known meanwhile. A success that still has to be confirmed is open, too.
+    let is_final = target.status().is_final();
+    let is_open = |inquiry: &Inquiry| !is_final || inquiry.confirmations > 0;
+    let Some(inquiry) = target.inquiry().as_mut().filter(|inquiry| is_open(inquiry) && !inquiry.needs_review) else {
         return Ok(false);
     };
-    search.needs_person = true;
+    inquiry.needs_review = true;
     target.add(tx, TimelineEvent::ManualReview { why }, now)?;
     if let Target::Payment(tracked) = &mut target
         && tracked.row.payment.status == Status::Unknown
@@ -98,10 +99,17 @@ pub(super) fn apply_to_payment(
     origin: Origin,
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
+    if origin == Origin::Query
+        && rules::check_success(&tracked.row.payment, tracked.row.refunding, update) == SuccessCheck::Undecided
+    {
+        rules::postpone_confirmation(&mut tracked.row.payment, now);
+        tracked.save(tx)?;
+        return Ok(Change::default());
+    }
     let lacked_action = tracked.row.payment.action.is_none();
     let change = rules::payment(&mut tracked.row.payment, update, origin, now);
     let RecordState { status, money_state, version, .. } = tracked.row.payment.state;
-    // A merchant that was told of an unknown result learns that the payer can pay now.
+    // A merchant that received an unknown result gets an event that the payer can pay now.
     let is_payable = status == Status::Pending && lacked_action && tracked.row.payment.action.is_some();
     let payable = (is_payable && origin == Origin::Query).then_some("payment.pending");
     let became = TimelineEvent::StatusChanged { status, money_state, version, by: origin };
@@ -167,9 +175,9 @@ fn append_status_change(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let why = match update {
-        Update::Outcome(outcome) => outcome.needs_person.clone(),
+        Update::Outcome(outcome) => outcome.needs_review.clone(),
         _ => None,
     };
-    let needs_person = why.map(|why| TimelineEvent::ManualReview { why });
-    became.into_iter().chain(needs_person).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
+    let needs_review = why.map(|why| TimelineEvent::ManualReview { why });
+    became.into_iter().chain(needs_review).try_for_each(|what| timeline::add(tx, payment, refund_id, what, now))
 }

@@ -23,6 +23,7 @@ use super::names;
 use super::records::{Answer, ClaimResult, Destination, Intent, MoneyState, Payment, Reason, Record, Update};
 use super::refunds;
 use super::rows::{PaymentRow, RefundRow, Target, TrackedRow};
+use super::rules::{self, SuccessCheck};
 use super::timeline::{self, IntentKind, LossCause, Origin, ProviderCall, TimelineEvent, UpdateWithEvidence};
 use super::transaction::{Pair, Read, Space, Transaction};
 
@@ -147,9 +148,9 @@ pub(super) fn settle(
     let (is_mismatch, is_unclear) = match &mut target {
         target if is_late => {
             let is_mismatch = apply_from_stale_holder(tx, target, &update, now)?;
-            let is_reversed = matches!(&update, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
-            let is_close = claim.action == IntentKind::Close && target.status() == Status::Succeeded;
-            (is_mismatch || is_reversed && is_close, true)
+            let is_reversed = claim.action == IntentKind::Close
+                && matches!(target, Target::Payment(payment) if has_reversed_success(payment, &update));
+            (is_mismatch || is_reversed, true)
         }
         Target::Payment(payment) if claim.action == IntentKind::Close => settle_close(tx, payment, &update, now)?,
         _ => (apply_update(tx, &mut target, &update, Origin::Request, now)?.mismatch, false),
@@ -203,12 +204,9 @@ fn settle_close(
     now: Timestamp,
 ) -> Result<(bool, bool), LedgerError> {
     let is_mismatch = match update {
-        Update::Outcome(outcome) => {
+        Update::Outcome(_) => {
             let is_mismatch = apply_to_payment(tx, payment, update, Origin::Query, now)?.mismatch;
-            // The order was reversed although the payment had succeeded, as the merchant knows. UnionPay reports a
-            // reversed order as failed.
-            let is_reversed = matches!(outcome.status, Status::Closed | Status::Failed);
-            is_mismatch || is_reversed && payment.row.payment.status == Status::Succeeded
+            is_mismatch || has_reversed_success(payment, update)
         }
         Update::Unknown(_) => false,
         Update::Declined(_) | Update::NotFoundAtProvider | Update::Expired | Update::NotSent(..) => {
@@ -225,15 +223,21 @@ fn settle_close(
     Ok((is_mismatch, is_unclear))
 }
 
+/// Returns whether the close has reversed a payment that had succeeded, as the merchant knows.
+fn has_reversed_success(payment: &TrackedRow<PaymentRow>, update: &Update) -> bool {
+    rules::check_success(&payment.row.payment, payment.row.refunding, update) == SuccessCheck::Reversed
+}
+
 /// Returns why a queued close was not executed. No caller waits for its response, so the event about the payment's
 /// status carries the reason. The payment keeps its own reason.
 fn refusal(update: &Update) -> Option<String> {
     match update {
-        Update::Declined(word) => Some(format!("the provider refused to close it ({word})")),
-        Update::NotSent(_, Reason { word, sentence }) => {
-            let word = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
+        Update::Declined(provider_error) => Some(format!("the provider refused to close it ({provider_error})")),
+        Update::NotSent(_, Reason { provider_error, sentence }) => {
+            let provider_error =
+                provider_error.as_ref().map(|provider_error| format!(" ({provider_error})")).unwrap_or_default();
             let why = sentence.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            Some(format!("the close was given up{word}{why}"))
+            Some(format!("the close was given up{provider_error}{why}"))
         }
         _ => None,
     }
@@ -244,7 +248,7 @@ pub(super) fn is_running(from: &impl Read, execution: ExecutionId) -> Result<boo
     Ok(ClaimRow::running(from, execution)?.is_some())
 }
 
-/// Ends a running claim of which it is unknown whether anything was sent. The provider is asked from then on.
+/// Ends a running claim of which it is unknown whether anything was sent. The provider is queried from then on.
 pub(super) fn mark_interrupted(
     tx: &mut Transaction<'_>,
     execution: ExecutionId,

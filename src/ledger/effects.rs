@@ -22,13 +22,15 @@ pub(super) fn add_evidence(
 
 /// Makes the inquiry due now, because the notification alone proves nothing.
 pub(super) fn schedule_query(tx: &mut Transaction<'_>, target: &mut Target, now: Timestamp) -> Result<(), LedgerError> {
-    let search = target.search().get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let inquiry = target.inquiry().get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
     target.save(tx)
 }
 
 /// Value in [`Space::Notifications`](super::transaction::Space::Notifications) of a notification that was applied.
 pub(super) const BELIEVED: &[u8] = b"believed";
+/// Value in the same space of a notification that was rejected as a mismatch.
+pub(super) const MISMATCHED: &[u8] = b"mismatched";
 
 /// Publishes that the provider names another amount or channel, once per version of the record.
 pub(super) fn publish_mismatch(
@@ -36,15 +38,20 @@ pub(super) fn publish_mismatch(
     target: &mut Target,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    const KIND: &str = "payment.mismatch";
+    const MISMATCH_EVENT: &str = "payment.mismatch";
     let (subject, data) = (target.subject(), target.record());
     match target {
+        // Merchants do not know abandoned attempts.
+        Target::Payment(TrackedRow { row: PaymentRow { attempt_of: Some(main), .. }, .. }) => {
+            let main = TrackedRow::<PaymentRow>::load(tx, *main)?;
+            main.map_or(Ok(()), |main| publish_mismatch(tx, &mut Target::Payment(main), now))
+        }
         Target::Payment(tracked) => {
             let version = tracked.row.payment.version;
             if tracked.row.mismatch.replace(version) == Some(version) {
                 return Ok(());
             }
-            outbox::publish(tx, tracked, KIND, subject, data, now)?;
+            outbox::publish(tx, tracked, MISMATCH_EVENT, subject, data, now)?;
             tracked.save(tx)
         }
         // Merchants do not know refunds made elsewhere.
@@ -58,7 +65,7 @@ pub(super) fn publish_mismatch(
                 return Ok(());
             }
             let mut payment = TrackedRow::<PaymentRow>::must(tx, tracked.row.payment)?;
-            outbox::publish(tx, &mut payment, KIND, subject, data, now)?;
+            outbox::publish(tx, &mut payment, MISMATCH_EVENT, subject, data, now)?;
             payment.save(tx)?;
             tracked.save(tx)
         }

@@ -10,10 +10,10 @@
 //! **Sums.** Alipay's notifications name the sum of all refunds, and some name no refund, or a refund of ours. Such a
 //! sum proves that `sum - refunded` was refunded elsewhere, under two conditions. The results of all our own refunds
 //! and of all numbered refunds must be known, because the sum may include them. The difference must not belong to a
-//! refund whose notification is still on its way. So the highest sum is kept in one record without a number:
-//! - A notification without a number is judged as soon as every result is known.
+//! refund whose notification is still on its way. So the highest sum is stored in one record without a number:
+//! - A notification without a number is evaluated as soon as every result is known.
 //! - A higher sum in a notification about a known refund waits for the missing refund's own notification, until the
-//!   provider has stopped repeating notifications. Then it is judged.
+//!   provider has stopped repeating notifications. Then it is evaluated.
 //! - The difference is counted and published. A numbered refund that succeeds later was part of that difference: only
 //!   what exceeds the difference is counted.
 //!
@@ -29,7 +29,7 @@ use tollgate_plugins::payment::{Money, Refunded, Status};
 
 use self::row::{Settled, Standing, standing};
 pub(super) use self::settle::apply;
-use super::effects::{self, BELIEVED};
+use super::effects::{self, BELIEVED, MISMATCHED};
 use super::error::LedgerError;
 use super::ids::{Id, index};
 use super::records::Recorded;
@@ -68,13 +68,13 @@ pub(super) fn record(
     }
     let key = seen_key(channel, notification, refunded);
     // Checked before the sums are compared, because a known refund would not fit in a second time.
-    if tx.bytes(Space::Notifications, &key.0)?.is_some() {
+    if tx.bytes(Space::Notifications, &key.0)?.as_deref() == Some(BELIEVED) {
         return Ok(Some(Recorded::Duplicate));
     }
     let recorded = match (number, refunded) {
-        _ if standing(&payment.row.payment) == Standing::TakenBack => cancelled(tx, notification, payment, now)?,
+        _ if standing(&payment.row.payment) == Standing::Reversed => reversed(tx, notification, payment, now)?,
         (_, Refunded::Part(sum) | Refunded::Total(sum)) if !is_possible(&payment.row, sum) => {
-            mismatch(tx, payment, now)?
+            mismatch(tx, notification, payment, refunded, now)?
         }
         (Some(number), _) => numbered(tx, notification, payment, (number, refunded), now)?,
         (None, Refunded::Total(total)) => by_sum(tx, notification, payment, total.value, now)?,
@@ -88,7 +88,7 @@ pub(super) fn record(
         }
     };
     if !matches!(recorded, Recorded::Mismatch(_)) {
-        mark(tx, key, now);
+        mark(tx, key, BELIEVED, now)?;
     }
     Ok(Some(recorded))
 }
@@ -103,7 +103,7 @@ fn numbered(
 ) -> Result<Recorded, LedgerError> {
     let subject = rows::payment_subject(&payment.row.payment);
     let found = row::find(tx, &payment.row.payment, number)?;
-    // Late news about a refund that is settled.
+    // A late notification about a refund that is settled.
     if found.as_ref().is_some_and(|known| matches!(known.row.refund.status, Status::Succeeded | Status::Closed)) {
         return Ok(Recorded::Duplicate);
     }
@@ -112,7 +112,7 @@ fn numbered(
         && is_paid
         && !settle::fits(tx, &payment.row, amount)?
     {
-        return mismatch(tx, payment, now);
+        return mismatch(tx, notification, payment, refunded, now);
     }
     let is_proof = is_paid && !matches!(refunded, Refunded::Total(_) | Refunded::Open);
     let verdict = if is_proof { NotificationVerdict::Applied } else { NotificationVerdict::Verify };
@@ -179,8 +179,8 @@ fn by_sum(
     if standing(&payment.row.payment) == Standing::NotPaid {
         settle::query_payment(&mut payment, now);
     }
-    let mut sum = sums::keep_sum(tx, &mut payment, total, now, now)?;
-    let settled = sums::judge_sum(tx, &mut payment, &mut sum, now)?;
+    let mut sum = sums::store_sum(tx, &mut payment, total, now, now)?;
+    let settled = sums::evaluate_sum(tx, &mut payment, &mut sum, now)?;
     sum.save(tx)?;
     payment.save(tx)?;
     Ok(match settled {
@@ -191,8 +191,8 @@ fn by_sum(
     })
 }
 
-/// Records the refund of a scanned payment that its own cancellation returned.
-fn cancelled(
+/// Records the refund of a scanned payment that its own reversal returned.
+fn reversed(
     tx: &mut Transaction<'_>,
     notification: &Notification,
     mut payment: TrackedRow<PaymentRow>,
@@ -205,13 +205,24 @@ fn cancelled(
     Ok(Recorded::Applied(rows::payment_subject(&payment.row.payment)))
 }
 
+/// Rejects a notification. It stays open, because the same one may come again and fit then. Its timeline entry and its
+/// event are written only once.
 fn mismatch(
     tx: &mut Transaction<'_>,
+    notification: &Notification,
     payment: TrackedRow<PaymentRow>,
+    refunded: Refunded,
     now: Timestamp,
 ) -> Result<Recorded, LedgerError> {
     let subject = rows::payment_subject(&payment.row.payment);
-    effects::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
+    let channel = payment.row.payment.channel.clone();
+    let key = seen_key(&channel, notification, refunded);
+    if tx.bytes(Space::Notifications, &key.0)?.is_none() {
+        mark(tx, key, MISMATCHED, now)?;
+        // Added first, so that the timeline shows the event after the notification.
+        add(tx, payment.id, received(notification, &channel, NotificationVerdict::Mismatch), now)?;
+        effects::publish_mismatch(tx, &mut Target::Payment(payment), now)?;
+    }
     Ok(Recorded::Mismatch(subject))
 }
 
@@ -236,7 +247,11 @@ fn seen_key(channel: &str, notification: &Notification, refunded: Refunded) -> I
     index("seen", &[channel, "refunded_elsewhere", &notification.event.order_number, number, &refunded.to_string()])
 }
 
-fn mark(tx: &mut Transaction<'_>, key: Id, now: Timestamp) {
-    retention::index_for_expiry(tx, Kind::Notifications, key, now);
-    tx.put(Space::Notifications, &key.0, BELIEVED);
+/// Stores whether the notification was applied, or rejected as a mismatch.
+fn mark(tx: &mut Transaction<'_>, key: Id, result: &'static [u8], now: Timestamp) -> Result<(), LedgerError> {
+    if tx.bytes(Space::Notifications, &key.0)?.is_none() {
+        retention::index_for_expiry(tx, Kind::Notifications, key, now);
+    }
+    tx.put(Space::Notifications, &key.0, result);
+    Ok(())
 }

@@ -67,13 +67,13 @@ const MAX_BATCH: usize = 128;
 const MAX_SYNC_DELAY: Duration = Duration::from_millis(20);
 
 /// Interval of the checks for free space after the disk was full.
-const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+const FULL_DISK_RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Size in bytes at which a WAL segment is full. Its rows are in memory too, and are read at each start.
 const SEGMENT_BYTES: u64 = 32 << 20;
 
 /// Name of the WAL's directory in the ledger's directory.
-const LOG: &str = "journal";
+const LOG: &str = "wal";
 
 /// Embedded engine with its threads. When dropped, it completes the pending transactions and joins the threads.
 pub(super) struct Engine {

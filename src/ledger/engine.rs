@@ -176,14 +176,14 @@ impl Engine {
         }
     }
 
-    /// Implements [`Ledger::due_searches`](super::Ledger::due_searches).
-    pub(super) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
+    /// Implements [`Ledger::due_inquiries`](super::Ledger::due_inquiries).
+    pub(super) async fn due_inquiries(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         match self {
             Self::Embedded(engine) => {
                 let due = engine.schedule(|schedule| inquiries::due(schedule, now, limit, busy));
                 inquiries::records(&**engine, &due)
             }
-            Self::Postgres(engine) => engine.due_searches(now, limit, busy).await,
+            Self::Postgres(engine) => engine.due_inquiries(now, limit, busy).await,
         }
     }
 

@@ -17,22 +17,26 @@ use super::transaction::{Read, Transaction, report_unreadable};
 pub(super) fn save_inquiry(
     tx: &mut Transaction<'_>,
     subject: &RecordId,
-    search: Option<Inquiry>,
+    loaded: &Inquiry,
+    next: Option<Inquiry>,
 ) -> Result<bool, LedgerError> {
     let Some(mut target) = Target::find(tx, subject)? else { return Ok(false) };
+    let is_success = target.status() == Status::Succeeded;
     // The inquiry may have ended while the provider was queried.
-    let Some(known) = target.search() else { return Ok(false) };
-    // The record has succeeded while the provider was queried. What was loaded before must neither be sent nor saved.
-    if known.confirmations > 0 && search.as_ref().is_some_and(|search| search.confirmations == 0) {
+    let Some(known) = target.inquiry() else { return Ok(false) };
+    // The record has succeeded while the provider was queried, or another close requires new confirmations. What was
+    // loaded before must neither be sent nor saved.
+    if is_success && (loaded.confirmations, loaded.closing) != (known.confirmations, known.closing) {
         return Ok(false);
     }
-    // A close that was requested meanwhile stays scheduled and due, and a confirmation that arrived meanwhile is kept.
+    // A close or a notification that made the record due meanwhile stays, and so does a confirmation that arrived.
     let (closing, confirmed, due) = (known.closing, known.confirmed, known.due);
-    *target.search() = search.map(|search| Inquiry {
-        closing: search.closing || closing,
-        confirmed: search.confirmed || confirmed,
-        due: if closing && !search.closing { due.min(search.due) } else { search.due },
-        ..search
+    let is_rescheduled = due != loaded.due;
+    *target.inquiry() = next.map(|next| Inquiry {
+        closing: next.closing || closing,
+        confirmed: next.confirmed || confirmed,
+        due: if is_rescheduled { due.min(next.due) } else { next.due },
+        ..next
     });
     target.save(tx)?;
     Ok(true)
@@ -51,12 +55,12 @@ pub(super) fn after_close(
         return Ok(());
     }
     if status == Status::Succeeded {
-        payment.row.payment.search = Some(rules::confirmation(now));
+        payment.row.payment.inquiry = Some(rules::confirmation(now));
         return payment.save(tx);
     }
-    let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
-    if !std::mem::replace(&mut search.closing, true) {
+    let inquiry = payment.row.payment.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
+    if !std::mem::replace(&mut inquiry.closing, true) {
         timeline::add(tx, payment.id, None, TimelineEvent::CloseScheduled, now)?;
     }
     payment.save(tx)
@@ -77,22 +81,22 @@ pub(super) fn due(schedule: &Schedule, now: Timestamp, limit: usize, busy: &[Str
     patient.sort();
     urgent.truncate(limit - patient.len().min(patient_share(limit)));
     // Keys of this space also name their records after eight bytes.
-    let unborn = schedule.unknown.range(after(now, FUTURE)..).map(|(key, _)| key);
+    let future = schedule.unknown.range(after(now, MAX_FUTURE_START)..).map(|(key, _)| key);
     let mut keys: Vec<_> = urgent.into_iter().chain(patient).take(limit).cloned().collect();
     let is_listed = |name: &[u8]| keys.iter().any(|key| key.get(8..) == Some(name));
-    let unborn: Vec<_> = unborn.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
-    keys.extend(unborn);
+    let future: Vec<_> = future.filter(|key| key.get(8..).is_some_and(|name| !is_listed(name))).cloned().collect();
+    keys.extend(future);
     keys.truncate(limit);
     keys
 }
 
 /// Records that became unknown later than this were written by a wrong clock.
-const FUTURE: SignedDuration = SignedDuration::from_mins(1);
+const MAX_FUTURE_START: SignedDuration = SignedDuration::from_mins(1);
 
 /// Returns the records of these keys. A record that cannot be read does not block the others.
 pub(super) fn records(from: &impl Read, due: &[Vec<u8>]) -> Vec<Record> {
     let record = |key: &Vec<u8>| match Target::listed(from, key) {
-        Ok(target) => target.and_then(|mut target| target.search().is_some().then(|| target.record())),
+        Ok(target) => target.and_then(|mut target| target.inquiry().is_some().then(|| target.record())),
         Err(error) => {
             report_unreadable(&error, "a record with a due inquiry");
             None

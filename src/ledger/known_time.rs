@@ -87,7 +87,7 @@ pub(super) async fn purge_time(
     };
     let work = move |tx: &mut Transaction<'_>| {
         let stored = tx.bytes(Space::Expiry, KNOWN_TIME_KEY)?.map(|value| time(millis_at(&value)));
-        let (known, verdict) = judge(stored.or(newest), facts);
+        let (known, verdict) = decide(stored.or(newest), facts);
         if stored != Some(known) {
             tx.put(Space::Expiry, KNOWN_TIME_KEY, millis(known).to_be_bytes());
         }
@@ -112,7 +112,7 @@ struct Facts {
 }
 
 /// Returns the new known time and the purge verdict. An empty ledger starts with the wall clock.
-fn judge(known: Option<Timestamp>, facts: Facts) -> (Timestamp, PurgeTime) {
+fn decide(known: Option<Timestamp>, facts: Facts) -> (Timestamp, PurgeTime) {
     let Facts { passed, is_witnessed, clock: Reading { now, steady_for } } = facts;
     // Keys contain milliseconds.
     let now = time(millis(now));
@@ -152,38 +152,38 @@ mod tests {
 
     #[test]
     fn known_time_advances_monotonically_and_never_passes_the_wall_clock() {
-        assert_eq!(judge(None, facts(0, 0, 0)), (at(0), PurgeTime::TooEarly), "an empty ledger");
-        assert_eq!(judge(Some(at(0)), facts(60, 3600, 60)), (at(60), PurgeTime::Until(at(60))));
-        assert_eq!(judge(Some(at(0)), facts(60, 3600, 500)), (at(60), PurgeTime::Until(at(60))));
-        assert_eq!(judge(Some(at(0)), facts(61, 599, 60)), (at(61), PurgeTime::TooEarly), "a second is soon believed");
+        assert_eq!(decide(None, facts(0, 0, 0)), (at(0), PurgeTime::TooEarly), "an empty ledger");
+        assert_eq!(decide(Some(at(0)), facts(60, 3600, 60)), (at(60), PurgeTime::Until(at(60))));
+        assert_eq!(decide(Some(at(0)), facts(60, 3600, 500)), (at(60), PurgeTime::Until(at(60))));
+        assert_eq!(decide(Some(at(0)), facts(61, 599, 60)), (at(61), PurgeTime::TooEarly), "a second is soon believed");
     }
 
     #[test]
     fn wall_clock_wrong_for_seconds_shifts_known_time_by_seconds_only() {
         for ahead in [25 * HOUR, 401 * DAY] {
-            let (known, verdict) = judge(Some(at(0)), facts(ahead, 5, 5));
+            let (known, verdict) = decide(Some(at(0)), facts(ahead, 5, 5));
             assert_eq!((known, verdict), (at(5), PurgeTime::Refused { known: at(5) }), "{ahead}");
         }
         // A smaller jump is not refused, but purges nothing that a right clock would not.
         for ahead in [HOUR, 23 * HOUR] {
-            let (known, verdict) = judge(Some(at(0)), facts(ahead, 5, 5));
+            let (known, verdict) = decide(Some(at(0)), facts(ahead, 5, 5));
             assert_eq!((known, verdict), (at(5), PurgeTime::TooEarly), "{ahead}");
-            let (known, verdict) = judge(Some(at(5)), facts(ahead, 700, 60));
+            let (known, verdict) = decide(Some(at(5)), facts(ahead, 700, 60));
             assert_eq!((known, verdict), (at(65), PurgeTime::Until(at(65))), "{ahead}");
         }
     }
 
     #[test]
     fn clock_jump_is_accepted_after_steady_running_and_a_witness() {
-        let (known, _) = judge(Some(at(0)), facts(HOUR + 60, HOUR, 60));
+        let (known, _) = decide(Some(at(0)), facts(HOUR + 60, HOUR, 60));
         assert_eq!(known, at(HOUR + 60), "an hour after an hour");
         let three_weeks = 21 * DAY;
         let waits = facts(three_weeks, HOUR - 1, 60);
-        assert!(matches!(judge(Some(at(0)), Facts { is_witnessed: true, ..waits }).1, PurgeTime::Refused { .. }));
+        assert!(matches!(decide(Some(at(0)), Facts { is_witnessed: true, ..waits }).1, PurgeTime::Refused { .. }));
         let ran = facts(three_weeks, 10 * DAY, 60);
-        assert!(matches!(judge(Some(at(0)), ran).1, PurgeTime::Refused { .. }), "nobody agreed with the clock");
+        assert!(matches!(decide(Some(at(0)), ran).1, PurgeTime::Refused { .. }), "nobody agreed with the clock");
         let ran = facts(three_weeks, HOUR, 60);
-        let witnessed = judge(Some(at(0)), Facts { is_witnessed: true, ..ran });
+        let witnessed = decide(Some(at(0)), Facts { is_witnessed: true, ..ran });
         assert_eq!(witnessed, (at(three_weeks), PurgeTime::Until(at(three_weeks))));
     }
 
@@ -195,7 +195,7 @@ mod tests {
             // The machine runs for ten hours and is off for fourteen; the clock is checked every minute.
             for minute in 0..600 {
                 let ran = facts(day * DAY + minute * 60, minute * 60, if minute == 0 { 0 } else { 60 });
-                let (next, verdict) = judge(Some(known), Facts { is_witnessed: minute >= 5, ..ran });
+                let (next, verdict) = decide(Some(known), Facts { is_witnessed: minute >= 5, ..ran });
                 known = next;
                 is_purging = matches!(verdict, PurgeTime::Until(until) if until == ran.clock.now);
                 refused += i32::from(matches!(verdict, PurgeTime::Refused { .. }));
@@ -204,16 +204,16 @@ mod tests {
         }
         // A machine that returns after a month is accepted within its first hours.
         let back = facts(60 * DAY, HOUR - 1, 60);
-        assert!(matches!(judge(Some(known), Facts { is_witnessed: true, ..back }).1, PurgeTime::Refused { .. }));
+        assert!(matches!(decide(Some(known), Facts { is_witnessed: true, ..back }).1, PurgeTime::Refused { .. }));
         let back = Facts { is_witnessed: true, ..facts(60 * DAY, HOUR, 60) };
-        assert_eq!(judge(Some(known), back).1, PurgeTime::Until(at(60 * DAY)));
+        assert_eq!(decide(Some(known), back).1, PurgeTime::Until(at(60 * DAY)));
     }
 
     #[test]
     fn clock_set_back_still_purges_and_future_known_time_is_corrected() {
         let future = 400 * DAY;
-        assert_eq!(judge(Some(at(future)), facts(0, HOUR, 60)), (at(future), PurgeTime::Until(at(0))));
-        let healed = judge(Some(at(future)), Facts { is_witnessed: true, ..facts(0, HOUR, 60) });
+        assert_eq!(decide(Some(at(future)), facts(0, HOUR, 60)), (at(future), PurgeTime::Until(at(0))));
+        let healed = decide(Some(at(future)), Facts { is_witnessed: true, ..facts(0, HOUR, 60) });
         assert_eq!(healed, (at(0), PurgeTime::Until(at(0))));
     }
 }

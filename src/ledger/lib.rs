@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! claim_key ─▶ claim ─▶ (reroute) ─▶ settle | release            executed once
-//! notify ──────▶ record          resolver ─▶ due_searches, apply, save_inquiry
+//! notify ──────▶ record          resolver ─▶ due_inquiries, apply, save_inquiry
 //!                   └─▶ event ─▶ outbox ─▶ delivery: due_deliveries, delivered | postpone
 //! ```
 //! [`Ledger`] is the handle; each of its methods is one transaction. A method returns after its writes are durable,

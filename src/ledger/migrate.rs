@@ -16,7 +16,7 @@ use super::rows::{PaymentRow, TrackedRow};
 use super::transaction::{Space, Writes};
 
 /// Number of rows in a batch.
-const BATCH: usize = 500;
+const ROWS_PER_BATCH: usize = 500;
 
 /// Number of migrated rows of each kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
             }
             batch.rows.insert(space, key, Some(value.into()));
             count += 1;
-            if batch.rows.len() == BATCH {
+            if batch.rows.len() == ROWS_PER_BATCH {
                 filling.add(&std::mem::take(&mut batch))?;
             }
         }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use tollgate_plugins::payment::Status;
 
 use crate::apply::apply_update;
-use crate::effects::{BELIEVED, find_payment_by_number, publish_mismatch, schedule_query};
+use crate::effects::{BELIEVED, MISMATCHED, find_payment_by_number, publish_mismatch, schedule_query};
 use crate::elsewhere;
 use crate::error::LedgerError;
 use crate::ids::index;
@@ -40,7 +40,7 @@ pub(crate) fn record(
     };
     let change = match &event.outcome {
         _ if !agrees => Change { mismatch: true, ..Change::default() },
-        Some(outcome) if !(outcome.status == Status::Succeeded && was_taken_back(&target)) => {
+        Some(outcome) if !(outcome.status == Status::Succeeded && was_reversed(&target)) => {
             let update = Update::Outcome(outcome.clone());
             // Added first, so that the timeline shows the effects after the notification.
             let verdict = match preview(&target, &update, Origin::Notification, now) {
@@ -65,8 +65,8 @@ pub(crate) fn record(
     }
     if !change.mismatch {
         tx.put(Space::Notifications, &seen_key.0, BELIEVED);
-        let needs_person = event.outcome.as_ref().is_some_and(|outcome| outcome.needs_person.is_some());
-        let is_news = change.changed || needs_person;
+        let needs_review = event.outcome.as_ref().is_some_and(|outcome| outcome.needs_review.is_some());
+        let is_news = change.changed || needs_review;
         return Ok(if is_news { Recorded::Applied(target.subject()) } else { Recorded::Duplicate });
     }
     // A rejected notification stays open: the same one may come again and match then. The mismatch is published only
@@ -81,7 +81,7 @@ pub(crate) fn record(
 
 /// Returns whether a scanned payment was closed by its reversal, which returned the money: a late success
 /// notification may be older than the reversal.
-fn was_taken_back(target: &Target) -> bool {
+fn was_reversed(target: &Target) -> bool {
     matches!(target, Target::Payment(tracked) if tracked.row.payment.method.is_scanned() && target.status() == Status::Closed)
 }
 
@@ -92,8 +92,6 @@ fn preview(target: &Target, update: &Update, origin: Origin, now: Timestamp) -> 
         Target::Refund(tracked) => rules::refund(&mut tracked.row.refund.clone(), update, origin, now),
     }
 }
-
-const MISMATCHED: &[u8] = b"mismatched";
 
 /// Returns the record that a notification names. `None` for a refund that belongs to another order.
 fn find_target(

@@ -295,7 +295,7 @@ fn start(address: Address, connections: usize, environment: Environment) -> Resu
     clock::measure_first(&session, &*environment.clock)?;
     let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
-    let origin = (origin::name(&session)?, origin::moves(&session)?);
+    let origin = (origin::name(&session)?, origin::migrations(&session)?);
     let session = session.with_timeout(lease::RENEWAL_TIMEOUT_SECS)?;
     let shared = Shared {
         address,

@@ -20,7 +20,7 @@ use super::transaction::Durability::Applied;
 use super::transaction::{Read, Space, Transaction, report_unreadable};
 
 /// Number of keys that are checked together.
-const BATCH: usize = 32;
+const KEYS_PER_BATCH: usize = 32;
 
 /// Position of the purge. A new one starts at the oldest keys.
 #[derive(Default)]
@@ -50,14 +50,14 @@ pub(super) async fn step(
     let kind = Kind::ALL[purge.list];
     let walk = &mut purge.walks[purge.list];
     let next = walk.next.clone().max(kind.prefix().to_vec());
-    let keys = engine.keys(kind.space(), next, kind.until(keep, now), BATCH).await?;
+    let keys = engine.keys(kind.space(), next, kind.until(keep, now), KEYS_PER_BATCH).await?;
     let purged = purge_expired(engine, kind, keys.clone(), *keep, now).await?;
     walk.stayed = walk.stayed.take().or_else(|| keys.iter().find(|key| !purged.contains(key)).cloned());
     if let Some(last) = keys.last() {
         // The first possible key after the last one.
         walk.next = [last.as_slice(), &[0]].concat();
     }
-    if keys.len() == BATCH {
+    if keys.len() == KEYS_PER_BATCH {
         return Ok(false);
     }
     if let Some(stayed) = walk.stayed.take() {

@@ -29,6 +29,6 @@ pub(super) fn remove(
         refund.remove(tx);
         return Ok(());
     }
-    (refund.row.released, refund.row.refund.search) = (true, None);
+    (refund.row.released, refund.row.refund.inquiry) = (true, None);
     refund.save(tx)
 }

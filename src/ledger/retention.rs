@@ -123,6 +123,6 @@ pub(super) fn index_for_expiry(tx: &mut Transaction<'_>, kind: Kind, name: Id, n
 }
 
 /// Returns whether the result of a record may still be needed.
-pub(super) fn is_open(status: Status, search: Option<&Inquiry>) -> bool {
-    status == Status::Unknown || search.is_some()
+pub(super) fn is_open(status: Status, inquiry: Option<&Inquiry>) -> bool {
+    status == Status::Unknown || inquiry.is_some()
 }

@@ -136,7 +136,7 @@ impl Row for PaymentRow {
     const TAG: u8 = 0;
 
     fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>) {
-        (self.payment.status, self.payment.search.as_ref())
+        (self.payment.status, self.payment.inquiry.as_ref())
     }
 
     fn is_merchant_visible(&self) -> bool {
@@ -165,7 +165,7 @@ impl Row for RefundRow {
     const TAG: u8 = 1;
 
     fn status_and_inquiry(&self) -> (Status, Option<&Inquiry>) {
-        (self.refund.status, self.refund.search.as_ref())
+        (self.refund.status, self.refund.inquiry.as_ref())
     }
 
     fn is_merchant_visible(&self) -> bool {
@@ -238,11 +238,11 @@ impl<R: Row> TrackedRow<R> {
     fn list(&mut self, tx: &mut Transaction<'_>, new: IndexKeys) {
         let old = std::mem::replace(&mut self.listed, new);
         let new = &self.listed;
-        if new.search.is_some() && (old.search.is_none() || new.search < old.search) {
+        if new.inquiry.is_some() && (old.inquiry.is_none() || new.inquiry < old.inquiry) {
             tx.wake();
         }
         for (space, old, new, value) in [
-            (Space::Inquiries, old.search, &new.search, new.priority.as_slice()),
+            (Space::Inquiries, old.inquiry, &new.inquiry, new.priority.as_slice()),
             (Space::Unknown, old.unknown, &new.unknown, &[]),
         ] {
             if let Some(old) = old.filter(|old| new.as_ref() != Some(old)) {
@@ -258,7 +258,7 @@ impl<R: Row> TrackedRow<R> {
 /// Secondary-index keys of a row: its inquiry and its unknown status.
 #[derive(Default)]
 struct IndexKeys {
-    search: Option<Vec<u8>>,
+    inquiry: Option<Vec<u8>>,
     unknown: Option<Vec<u8>>,
     /// Value in the inquiry index, from [`priority`].
     priority: Vec<u8>,
@@ -267,14 +267,14 @@ struct IndexKeys {
 impl IndexKeys {
     fn of<R: Row>(row: &R, id: Id) -> Self {
         let key = |time: Timestamp| [&millis(time).to_be_bytes()[..], &[R::TAG], &id.0].concat();
-        let (status, search) = row.status_and_inquiry();
-        let is_open = search.is_some_and(|search| status == Status::Pending && !search.closing && !row.is_scanned());
+        let (status, inquiry) = row.status_and_inquiry();
+        let is_open = inquiry.is_some_and(|inquiry| status == Status::Pending && !inquiry.closing && !row.is_scanned());
         Self {
             priority: priority(!is_open, row.channel()),
-            search: search.map(|search| key(search.due)),
-            unknown: search
+            inquiry: inquiry.map(|inquiry| key(inquiry.due)),
+            unknown: inquiry
                 .filter(|_| status == Status::Unknown && row.is_merchant_visible())
-                .map(|search| key(search.since)),
+                .map(|inquiry| key(inquiry.since)),
         }
     }
 }

@@ -25,7 +25,9 @@ pub(super) struct Change {
 /// polling; if it stays open, it is reversed. A payment that the provider wants reversed is marked for closing at
 /// once.
 pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, now: Timestamp) -> Change {
-    let (search, had_action) = (payment.search.clone(), payment.action.is_some());
+    let (inquiry, had_action) = (payment.inquiry.clone(), payment.action.is_some());
+    // A scanned payment ends by its reversal, or after one that the provider accepted.
+    let was_reversed = payment.method.is_scanned() && matches!(payment.status, Status::Closed | Status::Failed);
     let is_absence_end = payment.ends_by_absence();
     let machine = StateMachine {
         is_absence_end,
@@ -36,18 +38,18 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
         moved_at: &mut payment.paid_at,
     };
     let mut change = machine.apply(update, origin, now);
-    if search.as_ref().is_some_and(|search| search.closing) {
-        change.mismatch |= change.became.is_none() && is_reversal_of_success(payment, update, origin);
-        // The close may have reached the provider after the success was read: one more query decides.
-        if change.became == Some(Status::Succeeded) {
-            payment.search = Some(confirmation(now));
-        }
+    let is_closing = inquiry.as_ref().is_some_and(|inquiry| inquiry.closing);
+    let contradicts = payment.status == Status::Succeeded && origin == Origin::Query && is_reversed(payment, update);
+    change.mismatch |= is_closing && change.became.is_none() && contradicts;
+    // The close may have reached the provider after the success was read: later queries decide.
+    if change.became == Some(Status::Succeeded) && (is_closing || was_reversed) {
+        payment.inquiry = Some(confirmation(now));
     }
     if payment.method.is_scanned() && payment.status == Status::Pending {
-        let search = payment.search.insert(search.unwrap_or_else(|| Inquiry::new(now)));
+        let inquiry = payment.inquiry.insert(inquiry.unwrap_or_else(|| Inquiry::new(now)));
         if matches!(update, Update::Outcome(outcome) if outcome.needs_reversal) {
-            search.closing = true;
-            search.due = search.due.min(now);
+            inquiry.closing = true;
+            inquiry.due = inquiry.due.min(now);
         }
     }
     if payment.status.is_final() || payment.action.is_some() {
@@ -57,31 +59,57 @@ pub(super) fn payment(payment: &mut Payment, update: &Update, origin: Origin, no
         (payment.provider_error, payment.status_reason) = (None, None);
     }
     if change.became == Some(Status::Pending) && payment.lacks_action() && payment.awaits_action() {
-        schedule_soon(payment.search.as_mut(), now);
+        schedule_soon(payment.inquiry.as_mut(), now);
     }
     change
 }
 
-/// Returns whether the provider reports that our own close reversed a payment that had succeeded. UnionPay reports a
-/// reversed order as failed.
-fn is_reversal_of_success(payment: &Payment, update: &Update, origin: Origin) -> bool {
-    let is_reversed =
+/// Returns whether the provider reports that our own close reversed a payment. UnionPay reports a reversed order as
+/// failed. A payment that was refunded in full is reported as closed by some providers.
+fn is_reversed(payment: &Payment, update: &Update) -> bool {
+    let is_ended =
         matches!(update, Update::Outcome(outcome) if matches!(outcome.status, Status::Closed | Status::Failed));
-    // A payment that was refunded in full is reported as closed by some providers.
-    let has_rest = payment.refunded < payment.amount.value;
-    payment.status == Status::Succeeded && origin == Origin::Query && is_reversed && has_rest
+    is_ended && payment.refunded < payment.amount.value
+}
+
+/// Meaning of a provider's answer about a payment that has succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SuccessCheck {
+    /// The answer agrees with the success, or with its full refund.
+    Agrees,
+    /// The answer names an ended order while a refund of the rest is under way: it may be that refund or a reversal.
+    Undecided,
+    /// A close has reversed the payment: the payer has the money back.
+    Reversed,
+}
+
+/// Compares a provider's answer with a success. `reserved` is the sum of all refunds that have not failed.
+pub(super) fn check_success(payment: &Payment, reserved: u64, update: &Update) -> SuccessCheck {
+    match payment.status == Status::Succeeded && is_reversed(payment, update) {
+        false => SuccessCheck::Agrees,
+        true if reserved >= payment.amount.value => SuccessCheck::Undecided,
+        true => SuccessCheck::Reversed,
+    }
+}
+
+/// Postpones the query that confirms a success, because its answer cannot be told from a refund that is under way.
+pub(super) fn postpone_confirmation(payment: &mut Payment, now: Timestamp) {
+    let [_, delay] = CONFIRMATION_DELAYS;
+    if let Some(inquiry) = &mut payment.inquiry {
+        inquiry.due = now.saturating_add(delay).unwrap_or(now);
+    }
 }
 
 /// Makes the inquiry due at once, or after a delay if the identical create was repeated before without success.
-fn schedule_soon(search: Option<&mut Inquiry>, now: Timestamp) {
-    let Some(search) = search else { return };
-    let pause = SignedDuration::from_secs(i64::from(search.repeated_creates.min(MAX_REPEATED_CREATES)));
-    search.due = now.saturating_add(pause).unwrap_or(now);
+fn schedule_soon(inquiry: Option<&mut Inquiry>, now: Timestamp) {
+    let Some(inquiry) = inquiry else { return };
+    let pause = SignedDuration::from_secs(i64::from(inquiry.repeated_creates.min(MAX_REPEATED_CREATES)));
+    inquiry.due = now.saturating_add(pause).unwrap_or(now);
 }
 
 /// Applies an update to a refund. A closed refund counts as failed: no money was returned in either case.
 pub(super) fn refund(refund: &mut Refund, update: &Update, origin: Origin, now: Timestamp) -> Change {
-    let had_search = refund.search.is_some();
+    let had_inquiry = refund.inquiry.is_some();
     let is_absence_end = refund.ends_by_absence();
     let machine = StateMachine {
         is_absence_end,
@@ -102,8 +130,8 @@ pub(super) fn refund(refund: &mut Refund, update: &Update, origin: Origin, now: 
     };
     // The refund was accepted, but nothing confirms that the provider has it. A query decides this without waiting
     // for a notification.
-    if !had_search && refund.status == Status::Pending && refund.ends_by_absence() {
-        refund.search = Some(Inquiry::new(now));
+    if !had_inquiry && refund.status == Status::Pending && refund.ends_by_absence() {
+        refund.inquiry = Some(Inquiry::new(now));
     }
     change
 }
@@ -195,8 +223,8 @@ impl StateMachine<'_> {
         }
         match self.state.status {
             Status::Pending => {
-                let search = self.state.search.get_or_insert_with(|| delayed_inquiry(now));
-                search.confirmed |= outcome.is_some_and(|outcome| {
+                let inquiry = self.state.inquiry.get_or_insert_with(|| delayed_inquiry(now));
+                inquiry.confirmed |= outcome.is_some_and(|outcome| {
                     outcome.status == Status::Pending && (origin != Origin::Request || outcome.provider_id.is_some())
                 });
             }
@@ -211,42 +239,47 @@ impl StateMachine<'_> {
     fn end_or_postpone_inquiry(&mut self, answer: Status, now: Timestamp) {
         let [_, delay] = CONFIRMATION_DELAYS;
         let is_success = self.state.status == Status::Succeeded;
-        let Some(search) = self.state.search.as_mut().filter(|search| is_success && search.confirmations > 0) else {
-            self.state.search = None;
+        let Some(inquiry) = self.state.inquiry.as_mut().filter(|inquiry| is_success && inquiry.confirmations > 0)
+        else {
+            self.state.inquiry = None;
             return;
         };
         // A due time beyond the delay was written by a wrong clock.
-        let is_early = now < search.due && search.due.duration_since(now) <= delay;
+        let is_early = now < inquiry.due && inquiry.due.duration_since(now) <= delay;
         match answer {
             Status::Succeeded if is_early => {}
-            Status::Succeeded if search.confirmations > 1 => {
-                search.confirmations -= 1;
-                search.due = now.saturating_add(delay).unwrap_or(now);
+            Status::Succeeded if inquiry.confirmations > 1 => {
+                inquiry.confirmations -= 1;
+                inquiry.due = now.saturating_add(delay).unwrap_or(now);
             }
             answer if !answer.is_final() => {}
-            _ => self.state.search = None,
+            _ => self.state.inquiry = None,
         }
     }
 
     /// Records the reason of a new status. A result without a reason keeps the earlier one. Success clears it.
     fn record_reason(&mut self, update: &Update) {
         match update {
-            Update::Declined(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
+            Update::Declined(provider_error) => {
+                self.set_reason(&Reason { provider_error: Some(provider_error.clone()), sentence: None })
+            }
             Update::Unknown(reason) | Update::NotSent(_, reason) => self.set_reason(reason),
             Update::Outcome(outcome) => match &outcome.reason {
                 _ if outcome.status == Status::Succeeded => {
                     (self.state.provider_error, self.state.status_reason) = (None, None)
                 }
-                Some(word) => self.set_reason(&Reason { word: Some(word.clone()), sentence: None }),
+                Some(provider_error) => {
+                    self.set_reason(&Reason { provider_error: Some(provider_error.clone()), sentence: None })
+                }
                 None => {}
             },
             Update::NotFoundAtProvider | Update::Expired => {}
         }
     }
 
-    fn set_reason(&mut self, Reason { word, sentence }: &Reason) {
-        if word.is_some() || sentence.is_some() {
-            (self.state.provider_error, self.state.status_reason) = (word.clone(), sentence.clone());
+    fn set_reason(&mut self, Reason { provider_error, sentence }: &Reason) {
+        if provider_error.is_some() || sentence.is_some() {
+            (self.state.provider_error, self.state.status_reason) = (provider_error.clone(), sentence.clone());
         }
     }
 
@@ -255,7 +288,8 @@ impl StateMachine<'_> {
     /// stays pending.
     fn not_found_at_provider(&mut self, origin: Origin, now: Timestamp) -> Change {
         if self.state.status.is_final() {
-            self.state.search = None;
+            // "Not found" confirms no success.
+            self.state.inquiry = self.state.inquiry.take().filter(|inquiry| inquiry.confirmations > 0);
             return Change::default();
         }
         if self.state.status == Status::Pending && origin != Origin::Request && !self.is_absence_end {
@@ -298,14 +332,14 @@ impl StateMachine<'_> {
         self.state.money_state = money_state(to);
         let new = match to {
             Status::Unknown => Some(Inquiry::new(now)),
-            Status::Pending if self.state.search.as_ref().is_some_and(|search| search.closing) => {
+            Status::Pending if self.state.inquiry.as_ref().is_some_and(|inquiry| inquiry.closing) => {
                 Some(Inquiry::new(now))
             }
             Status::Pending => Some(delayed_inquiry(now)),
             _ => None,
         };
         // Flags of completed actions survive the transition.
-        self.state.search = new.map(|new| match &self.state.search {
+        self.state.inquiry = new.map(|new| match &self.state.inquiry {
             Some(Inquiry { closing, reversed, repeated_creates, .. }) => {
                 Inquiry { closing: *closing, reversed: *reversed, repeated_creates: *repeated_creates, ..new }
             }
@@ -325,8 +359,9 @@ impl StateMachine<'_> {
         if outcome.status == Status::Succeeded {
             filled |= put(self.moved_at, outcome.at.as_ref(), is_new);
         }
-        if let Some(word) = outcome.reason.as_ref().filter(|_| outcome.status != Status::Succeeded) {
-            filled |= put(&mut self.state.provider_error, Some(word), is_new || outcome.status == Status::Pending);
+        if let Some(provider_error) = outcome.reason.as_ref().filter(|_| outcome.status != Status::Succeeded) {
+            filled |=
+                put(&mut self.state.provider_error, Some(provider_error), is_new || outcome.status == Status::Pending);
         }
         // Until a payment that went wrong is reversed, its payer may have been charged.
         let known = if outcome.needs_reversal { MoneyState::Unknown } else { money_state(outcome.status) };

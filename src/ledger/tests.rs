@@ -171,12 +171,22 @@ impl<P: Backend> Fixture<P> {
         self.ledger.payment("shop", order).await.unwrap().unwrap()
     }
 
+    /// Saves an inquiry as if the present one had been loaded.
+    async fn save_inquiry(&self, subject: &RecordId, next: Option<Inquiry>) -> bool {
+        let loaded = match &subject.refund_id {
+            Some(refund) => self.refund(&subject.order_id, refund).await.state.inquiry,
+            None => self.payment(&subject.order_id).await.state.inquiry,
+        };
+        let loaded = loaded.unwrap_or_else(|| Inquiry::new(at(0)));
+        self.ledger.save_inquiry(subject, &loaded, next).await.unwrap()
+    }
+
     async fn refund(&self, order: &str, refund: &str) -> Refund {
         self.ledger.refund("shop", order, refund).await.unwrap().unwrap()
     }
 
     /// Delivers every event, as for a merchant that accepts all.
-    async fn hear_all(&self) -> Vec<Event> {
+    async fn deliver_all(&self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
             let due = self.deliveries(at(1_000_000_000), 10).await;
@@ -192,18 +202,18 @@ impl<P: Backend> Fixture<P> {
     }
 
     async fn kinds(&self) -> Vec<String> {
-        self.hear_all().await.into_iter().map(|event| event.kind).collect()
+        self.deliver_all().await.into_iter().map(|event| event.kind).collect()
     }
 
     /// Returns records with a due inquiry, without those that only wait for a notification.
     async fn due(&self) -> Vec<Record> {
-        let mut due = self.ledger.due_searches(at(1_000_000_000), 100, &[]).await;
+        let mut due = self.ledger.due_inquiries(at(1_000_000_000), 100, &[]).await;
         due.retain(|record| {
-            let search = match record {
-                Record::Payment(payment) => payment.search.clone().unwrap(),
-                Record::Refund(refund) => refund.search.clone().unwrap(),
+            let inquiry = match record {
+                Record::Payment(payment) => payment.inquiry.clone().unwrap(),
+                Record::Refund(refund) => refund.inquiry.clone().unwrap(),
             };
-            search.closing || search.due.duration_since(search.since) < jiff::SignedDuration::from_secs(240)
+            inquiry.closing || inquiry.due.duration_since(inquiry.since) < jiff::SignedDuration::from_secs(240)
         });
         due
     }
@@ -229,7 +239,7 @@ fn pay(order: &str) -> Intent {
     Intent::Pay(a_payment(order))
 }
 
-fn give_back(order: &str, refund: &str, value: u64) -> Intent {
+fn refund_intent(order: &str, refund: &str, value: u64) -> Intent {
     Intent::Refund(a_refund(order, refund, value))
 }
 
@@ -249,7 +259,7 @@ pub(super) fn outcome(status: Status) -> Update {
     Update::Outcome(Outcome::of(status))
 }
 
-pub(super) fn word() -> ProviderError {
+pub(super) fn provider_error() -> ProviderError {
     ProviderError { code: "NOT_ENOUGH".into(), message: "余额不足".into() }
 }
 

@@ -287,7 +287,7 @@ mod money_safety {
         .await;
         let timeline = world.explain_json("o-1").await;
         for what in
-            ["\"status\":\"unknown\"", "\"needs_person\":true", "\"what\":\"manual_review\"", "\"operation\":\"query\""]
+            ["\"status\":\"unknown\"", "\"needs_review\":true", "\"what\":\"manual_review\"", "\"operation\":\"query\""]
         {
             assert!(timeline.contains(what), "{what}: {timeline}");
         }

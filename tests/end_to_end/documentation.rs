@@ -232,8 +232,8 @@ fn headings(text: &str) -> BTreeSet<String> {
     let titles = text.lines().filter_map(|line| line.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim()));
     titles
         .map(|title| {
-            let kept = title.to_lowercase().replace(' ', "-");
-            kept.chars().filter(|letter| letter.is_alphanumeric() || *letter == '-').collect()
+            let anchor = title.to_lowercase().replace(' ', "-");
+            anchor.chars().filter(|letter| letter.is_alphanumeric() || *letter == '-').collect()
         })
         .collect()
 }

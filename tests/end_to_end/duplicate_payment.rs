@@ -47,7 +47,7 @@ async fn create_on_first_channel(world: &World) {
     let conf = world.dir.path().join("late");
     crate::harness::copy_dir(world.conf(), &conf);
     set_first_host(&conf, world.sandbox.address());
-    let snapshot = snapshot::load(&conf, None).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let snapshot = snapshot::load(&conf, None).unwrap_or_else(|errors| panic!("{errors:?}"));
     let channel: &std::sync::Arc<Channel> = &snapshot.channels["main"];
     let order = Order {
         number: World::provider_order_no("o-1"),

@@ -60,7 +60,7 @@ async fn corrupt_wal_is_rejected_at_start() {
         assert_eq!(world.create(&format!("o-{number}"), &format!("k-{number}")).await.status, 201);
     }
     world.gateway.kill();
-    let file = data(&world).join("journal/0");
+    let file = data(&world).join("wal/0");
     let whole = std::fs::read(&file).unwrap();
     let used = whole.iter().rposition(|byte| *byte != 0).unwrap();
     for at in [3, used / 2, used] {
@@ -68,7 +68,7 @@ async fn corrupt_wal_is_rejected_at_start() {
         damaged[at] ^= 1;
         std::fs::write(&file, damaged).unwrap();
         let said = failed_start(&world).await;
-        assert!(said.contains("journal/0 at byte ") && said.contains("backup"), "{said}");
+        assert!(said.contains("wal/0 at byte ") && said.contains("backup"), "{said}");
     }
     std::fs::write(&file, whole).unwrap();
     world.start().await;

@@ -228,7 +228,7 @@ async fn job_expires_after_max_age_and_publishes_payment_failed() {
     let event = world.receiver.until("o-1", "payment.failed").await.json();
     assert_eq!(event["data"]["payment"]["money_state"], "not_sent", "{event}");
     assert_eq!(world.payment("o-1").await["status"], "failed");
-    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"expired\"} 1").await;
+    world.until_metric("tollgate_queue_total{operation=\"pay\",result=\"not_sent\"} 1").await;
     assert_eq!(world.provider_order("o-1").await["arrivals"], Value::Null);
 }
 

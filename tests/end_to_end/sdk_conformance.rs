@@ -1,5 +1,5 @@
 //! Conformance tests with the providers' own SDKs, or the most used ones: they verify what the gateway and the sandbox send and
-//! produce messages that the gateway must accept. `tests/judges/install` fetches them from npm and PyPI.
+//! produce messages that the gateway must accept. `tests/sdk_conformance/install` fetches them from npm and PyPI.
 
 mod alipay;
 mod schema;
@@ -19,8 +19,8 @@ use crate::harness::{World, send};
 fn installed() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/install");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sdk_conformance");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk_conformance/install");
         let output = Command::new(script).arg(&directory).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "the SDKs could not be installed (needs npm and PyPI): {said}");

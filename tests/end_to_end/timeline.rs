@@ -77,7 +77,7 @@ async fn timeline_lists_calls_updates_notifications_refunds_and_deliveries() {
     let timeline = world.until_delivered("o-1", "refund.succeeded").await;
 
     let entries_seen = summaries(&timeline);
-    let story = [
+    let expected_entries = [
         "claimed pay",
         "provider_call pay maybe unclear",
         "status_changed unknown",
@@ -94,7 +94,7 @@ async fn timeline_lists_calls_updates_notifications_refunds_and_deliveries() {
         "r-1: delivered",
     ];
     let mut rest = entries_seen.iter();
-    for part in story {
+    for part in expected_entries {
         assert!(rest.any(|word| word == part), "{part} is missing or out of order: {entries_seen:#?}");
     }
     for once in ["claimed pay", "provider_call pay maybe unclear", "event payment.succeeded", "r-1: claimed refund"] {

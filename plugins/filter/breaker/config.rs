@@ -48,7 +48,7 @@ const DEFAULTS: BreakerConfig = BreakerConfig {
 pub(super) struct ConfigByKind([BreakerConfig; Kind::ALL.len()]);
 
 impl ConfigByKind {
-    /// Reads the settings of all kinds and the tables `pay`, `query` and so on, which override them. Reports every mistake.
+    /// Reads the settings of all kinds and the tables `pay`, `query` and so on, which override them. Reports every error.
     pub(super) fn read(settings: &mut Settings<'_>) -> Option<Self> {
         let before = settings.problems().len();
         let for_all = BreakerConfig::read(settings, &DEFAULTS);

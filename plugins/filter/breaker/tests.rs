@@ -83,13 +83,13 @@ async fn breaker_opens_at_the_threshold_and_does_not_affect_queries() {
 #[tokio::test]
 async fn errors_of_caller_or_payer_do_not_open_the_breaker() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
-    let word = ProviderError { code: "X".into(), message: String::new() };
+    let provider_error = ProviderError { code: "X".into(), message: String::new() };
     for error in [
-        Error::Declined(word.clone()),
-        Error::ProviderBusy(word.clone()),
-        Error::Conflict(word.clone()),
-        Error::NotFound(word.clone()),
-        Error::UnlistedRefusal(word),
+        Error::Declined(provider_error.clone()),
+        Error::ProviderBusy(provider_error.clone()),
+        Error::Conflict(provider_error.clone()),
+        Error::NotFound(provider_error.clone()),
+        Error::UnlistedRefusal(provider_error),
         Error::Probe,
         Error::Unsupported("x".into()),
         Error::Rejected { why: "x".into(), retry_after: 1 },
@@ -210,19 +210,19 @@ async fn state_forced_by_file_applies_to_all_operations_but_open_spares_queries(
         assert_eq!(fine().run(&filters, operation, &clock, MINUTE).await.is_ok(), passes, "{:?}", operation.kind());
     }
     assert_eq!((state_of(&stopped, "pay"), state_of(&stopped, "query")), (2.0, 0.0));
-    for word in ["closed", "off"] {
-        let filter = breaker(&format!("{SMALL}\nforce = \"{word}\""));
+    for force in ["closed", "off"] {
+        let filter = breaker(&format!("{SMALL}\nforce = \"{force}\""));
         let filters = [Arc::clone(&filter)];
         for _ in 0..20 {
             let script = broken();
             script.run(&filters, &kinds()[0], &clock, MINUTE).await.unwrap_err();
-            assert_eq!(script.calls(), 1, "{word}");
+            assert_eq!(script.calls(), 1, "{force}");
         }
         // After a reload without `force`: failures counted while forced closed count from the next call on.
         let lifted = built("breaker", SMALL, filter.state()).unwrap();
         let filters = [Arc::clone(&lifted)];
         fail(&filters, &kinds()[0], &clock).await;
-        assert_eq!(state_of(&lifted, "pay"), if word == "closed" { 2.0 } else { 0.0 }, "{word}");
+        assert_eq!(state_of(&lifted, "pay"), if force == "closed" { 2.0 } else { 0.0 }, "{force}");
     }
 }
 
@@ -339,10 +339,10 @@ async fn callers_short_timeout_opens_no_breaker_but_counts_as_slow() {
 async fn state_changes_are_counted_by_reason_and_list_failure_reasons() {
     let (filter, clock) = (breaker(SMALL), FakeClock::default());
     let (filters, operation) = ([Arc::clone(&filter)], &kinds()[0]);
-    let word = ProviderError { code: "SYSTEM_ERROR".into(), message: String::new() };
+    let provider_error = ProviderError { code: "SYSTEM_ERROR".into(), message: String::new() };
     let failures = [
         Error::NotSent("x".into()),
-        Error::Unclear { why: "x".into(), provider_error: Some(word) },
+        Error::Unclear { why: "x".into(), provider_error: Some(provider_error) },
         Error::NotSent("x".into()),
         Error::Mismatch("x".into()),
     ];

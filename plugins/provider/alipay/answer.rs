@@ -51,13 +51,13 @@ pub(super) fn split<'a>(account: &Account, service: &str, answer: &'a Verified) 
     Ok((is_from_interface, content))
 }
 
-/// Converts the content of a successful answer to an outcome. `word` builds the error message for an answer without
+/// Converts the content of a successful answer to an outcome. `provider_error` builds the error message for an answer without
 /// data.
 pub(super) fn outcome(
     operation: &Operation,
     reply: &Reply<'_>,
     awaits_password: bool,
-    word: impl FnOnce() -> ProviderError,
+    provider_error: impl FnOnce() -> ProviderError,
 ) -> Result<Outcome, Error> {
     match operation {
         Operation::Pay(pay) if awaits_password => reply.awaiting_password(pay),
@@ -69,7 +69,7 @@ pub(super) fn outcome(
             Ok(reply.outcome(Status::Closed))
         }
         Operation::Refund(refund) => reply.refunded(refund),
-        Operation::QueryRefund(refund) => reply.queried_refund(refund, word),
+        Operation::QueryRefund(refund) => reply.queried_refund(refund, provider_error),
     }
 }
 
@@ -265,7 +265,11 @@ impl<'a> Reply<'a> {
     }
 
     /// Decodes a refund query. For an unknown refund the answer contains no refund fields.
-    fn queried_refund(&self, refund: &Refund, word: impl FnOnce() -> ProviderError) -> Result<Outcome, Error> {
+    fn queried_refund(
+        &self,
+        refund: &Refund,
+        provider_error: impl FnOnce() -> ProviderError,
+    ) -> Result<Outcome, Error> {
         if given(&self.out_trade_no).is_some() {
             self.check_order(&refund.order)?;
         }
@@ -276,9 +280,9 @@ impl<'a> Reply<'a> {
         let number = given(&self.out_request_no);
         let (None, None, None) = (number, amount, given(&self.refund_status)) else {
             same("out_request_no", number.ok_or_else(|| missing("out_request_no"))?, &refund.number)?;
-            return self.known_refund(refund, amount, word);
+            return self.known_refund(refund, amount, provider_error);
         };
-        Err(Error::NotFound(word()))
+        Err(Error::NotFound(provider_error()))
     }
 
     /// Decodes a refund that Alipay returned data for.
@@ -289,7 +293,7 @@ impl<'a> Reply<'a> {
         &self,
         refund: &Refund,
         amount: Option<Money>,
-        word: impl FnOnce() -> ProviderError,
+        provider_error: impl FnOnce() -> ProviderError,
     ) -> Result<Outcome, Error> {
         if let Some(amount) = amount.filter(|amount| !refund.may_have(*amount)) {
             equal("refund_amount", amount, refund.amount)?;
@@ -302,7 +306,7 @@ impl<'a> Reply<'a> {
             None if given(&self.gmt_refund_pay).is_some() => {
                 return Err(Error::unclear("the answer contains the time of the refund but no `refund_status`"));
             }
-            None => return Err(Error::NotFound(word())),
+            None => return Err(Error::NotFound(provider_error())),
             Some(_) => return Err(Error::unclear("unknown `refund_status`")),
         };
         if status == Status::Succeeded {
@@ -318,8 +322,8 @@ impl<'a> Reply<'a> {
 /// `TRADE_CLOSED` is reported for orders that were never paid and for fully refunded ones. A paid order stays
 /// succeeded. An order with a scanned code was refunded by its cancellation, so it is closed and the goods must not be
 /// handed out.
-fn trade_status(word: &str, paid: bool, order: &Order) -> Result<Status, Error> {
-    match word {
+fn trade_status(status: &str, paid: bool, order: &Order) -> Result<Status, Error> {
+    match status {
         "WAIT_BUYER_PAY" => Ok(Status::Pending),
         "TRADE_SUCCESS" | "TRADE_FINISHED" => Ok(Status::Succeeded),
         "TRADE_CLOSED" if paid && !order.method.is_scanned() => Ok(Status::Succeeded),

@@ -37,13 +37,13 @@ impl Bills for Alipay {
         BillEndpoint::Payments
     }
 
-    fn bill_request(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
-        let bill_type = match wanted.kind {
+    fn bill_request(&self, bill: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let bill_type = match bill.kind {
             TRADE => "trade",
             FUNDS => "signcustomer",
             other => return Err(Error::Unsupported(format!("Alipay provides no bill of the kind `{other}`"))),
         };
-        let content = Content { bill_type, bill_date: wanted.day.to_string() };
+        let content = Content { bill_type, bill_date: bill.day.to_string() };
         match self.account.protocol {
             Protocol::Form => {
                 let mut params = Fields::from([("method".to_owned(), SERVICE.to_owned())]);

@@ -51,17 +51,18 @@ impl PublishedKeys for Alipay {
     }
 
     fn read(&self, answer: &Response<Bytes>, _: &Keyring, now: u64) -> Result<Vec<Key>, NoKeys> {
-        let no_keys = |why: String, word| NoKeys { why, provider_error: word, advice: DOWNLOAD_ADVICE };
+        let no_keys = |why: String, provider_error| NoKeys { why, provider_error, advice: DOWNLOAD_ADVICE };
         let content = downloaded(answer.body());
         let Some(file) = content.alipay_cert_content.and_then(|text| STANDARD.decode(text).ok()) else {
-            let word = content.sub_code.or(content.code).map(|code| {
+            let provider_error = content.sub_code.or(content.code).map(|code| {
                 let message = content.sub_msg.or(content.message).unwrap_or_default();
                 ProviderError { code, message }
             });
-            let provider_message = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
+            let provider_message =
+                provider_error.as_ref().map(|provider_error| format!(" ({provider_error})")).unwrap_or_default();
             let status = answer.status().as_u16();
             let why = format!("Alipay did not return its new certificate: HTTP {status}{provider_message}");
-            return Err(no_keys(why, word));
+            return Err(no_keys(why, provider_error));
         };
         let roots = self.account.certificates.as_ref().map(|serials| serials.roots.as_slice());
         let key = verify_chain(&file, roots.unwrap_or_default(), now);

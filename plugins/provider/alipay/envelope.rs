@@ -34,28 +34,28 @@ impl<'a> Envelope<'a> {
     pub(super) fn read(body: &'a str) -> Option<Self> {
         let Members(mut members) = serde_json::from_str(body).ok()?;
         let mut take = |is_it: fn(&str) -> bool| {
-            let place = members.iter().position(|(name, _)| is_it(name))?;
-            Some(members.swap_remove(place))
+            let index = members.iter().position(|(name, _)| is_it(name))?;
+            Some(members.swap_remove(index))
         };
         let (name, value) = take(is_response)?;
         let is_only = take(is_response).is_none();
         let sign = take(|name| name == "sign").map(|(_, raw)| raw);
         let alipay_cert_sn = take(|name| name == "alipay_cert_sn").map(|(_, raw)| raw);
         let (name, value) = (name.as_written()?, value.get());
-        let member = Member { name: place(name, body)?, value: place(value, body)? };
+        let member = Member { name: range_of(name, body)?, value: range_of(value, body)? };
         is_only.then_some(Self { name, value, member, sign, alipay_cert_sn })
     }
 
     /// Returns the name and the signed text of a verified answer.
     pub(super) fn signed(answer: &Verified) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
         let Member { name, value } = answer.members().first()?;
-        let text = |place: &Range<usize>| answer.bytes().get(place.clone()).map(readable);
+        let text = |range: &Range<usize>| answer.bytes().get(range.clone()).map(readable);
         Some((text(name)?, text(value)?))
     }
 }
 
 /// Returns the byte range of a part within the whole text.
-fn place(part: &str, whole: &str) -> Option<Range<usize>> {
+fn range_of(part: &str, whole: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     Some(start..start.checked_add(part.len())?)
 }

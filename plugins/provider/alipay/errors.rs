@@ -48,16 +48,17 @@ impl Head<'_> {
     }
 }
 
-fn error(class: Class, word: ProviderError) -> Error {
+fn error(class: Class, provider_error: ProviderError) -> Error {
     match class {
-        Class::Unclear => {
-            Error::Unclear { why: "the answer does not contain the result".to_owned(), provider_error: Some(word) }
-        }
-        Class::Busy => Error::ProviderBusy(word),
-        Class::Conflict => Error::Conflict(word),
-        Class::Absent => Error::NotFound(word),
-        Class::Unauthorized => Error::Unauthorized(word),
-        Class::Declined => Error::Declined(word),
+        Class::Unclear => Error::Unclear {
+            why: "the answer does not contain the result".to_owned(),
+            provider_error: Some(provider_error),
+        },
+        Class::Busy => Error::ProviderBusy(provider_error),
+        Class::Conflict => Error::Conflict(provider_error),
+        Class::Absent => Error::NotFound(provider_error),
+        Class::Unauthorized => Error::Unauthorized(provider_error),
+        Class::Declined => Error::Declined(provider_error),
     }
 }
 
@@ -112,16 +113,18 @@ pub(super) fn v3(interface: Interface, status: StatusCode, body: &[u8], signed: 
         return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
     };
     let (gateway_class, interface_class) = (by_name(&code), interface.class(&code));
-    let word = ProviderError { code, message };
+    let provider_error = ProviderError { code, message };
     match (gateway_class, interface_class) {
-        (Some(class), _) if signed => error(class, word),
-        (None, Some(class)) if signed => error(class, word),
+        (Some(class), _) if signed => error(class, provider_error),
+        (None, Some(class)) if signed => error(class, provider_error),
         // A 5xx status means a failed server, whose code is not trusted.
-        (None, None) if signed && status.is_client_error() => Error::UnlistedRefusal(word),
-        (Some(class), _) if status.is_client_error() => error(trusted_if_unsigned(interface, class), word),
+        (None, None) if signed && status.is_client_error() => Error::UnlistedRefusal(provider_error),
+        (Some(class), _) if status.is_client_error() => error(trusted_if_unsigned(interface, class), provider_error),
         // A refund reported as absent releases its amount for another refund.
-        (None, Some(Class::Absent)) if matches!(interface, Interface::RefundQuery) => error(Class::Unclear, word),
-        (None, Some(class)) if !interface.moves_money() => error(class, word),
-        _ => error(Class::Unclear, word),
+        (None, Some(Class::Absent)) if matches!(interface, Interface::RefundQuery) => {
+            error(Class::Unclear, provider_error)
+        }
+        (None, Some(class)) if !interface.moves_money() => error(class, provider_error),
+        _ => error(Class::Unclear, provider_error),
     }
 }

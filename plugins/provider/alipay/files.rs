@@ -1,7 +1,7 @@
 //! Cross-checks of Alipay's key files: the app's key and its certificate, every certificate and its root, and the
 //! account ids.
 
-use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
+use super::super::inspect::{Facts, Finding, IdOf, Inspection, Location};
 use super::account::{APP_CERT, ROOT_CERT};
 use crate::signer::certificate::{Certificate, Chain};
 
@@ -39,12 +39,12 @@ fn run(facts: &Facts<'_>) -> Vec<Finding> {
 /// Checks the app's certificate: key, validity and app id.
 fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(leaf) = facts.secret(APP_CERT).first() else { return Vec::new() };
-    let place = Place::Secret(APP_CERT);
+    let location = Location::Secret(APP_CERT);
     let download = "download appCertPublicKey_….crt of this app from open.alipay.com (开发设置 → 接口加签方式)";
     let is_alipays = facts.verify.iter().any(|key| key.certificates.first().is_some_and(|one| one.der == leaf.der));
     if is_alipays {
-        return vec![Finding::mistake(
-            place,
+        return vec![Finding::error(
+            location,
             "this is the same certificate as Alipay's in `keys.verify`, and not the app's",
             download,
         )];
@@ -54,19 +54,19 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
         && leaf.public_key.as_ref() != Some(key)
     {
         let message = "this app certificate does not belong to the private key in `keys.sign`";
-        findings.push(Finding::mistake(
-            place,
+        findings.push(Finding::error(
+            location,
             message,
             format!("{download}, or configure the key with which it was requested"),
         ));
     }
     if let Err(message) = leaf.in_force(facts.now) {
-        findings.push(Finding::mistake(place, message, format!("Alipay refuses every request with it: {download}")));
+        findings.push(Finding::error(location, message, format!("Alipay refuses every request with it: {download}")));
     }
     let Some((owner, app)) = app_of(leaf) else { return findings };
     if let Some(app_id) = facts.account("app_id").filter(|id| *id != app) {
-        findings.push(Finding::mistake(
-            place,
+        findings.push(Finding::error(
+            location,
             format!("this certificate is of the app {app}, and `app_id` is {app_id}"),
             download,
         ));
@@ -82,7 +82,7 @@ fn app_certificate(facts: &Facts<'_>) -> Vec<Finding> {
         );
         let advice =
             format!("write seller_id = \"{owner}\", remove it, or ask Alipay whether this pair is arranged (收款关系)");
-        findings.push(Finding::note(Place::Account("seller_id"), message, advice));
+        findings.push(Finding::note(Location::Account("seller_id"), message, advice));
     }
     findings
 }
@@ -103,7 +103,7 @@ fn owners(facts: &Facts<'_>) -> Vec<Finding> {
             let message = format!(
                 "this certificate of Alipay's is for apps of {other}, and the one in `keys.app_cert` belongs to {owner}"
             );
-            Finding::note(Place::VerifyFile(index), message, INSPECTION.verify_from)
+            Finding::note(Location::VerifyFile(index), message, INSPECTION.verify_from)
         })
         .collect()
 }
@@ -123,7 +123,7 @@ fn provider_certificates(facts: &Facts<'_>) -> Vec<Finding> {
                 (false, true) => "this is the certificate of an authority, and Alipay's own belongs here".to_owned(),
                 (false, false) => return None,
             };
-            Some(Finding::mistake(Place::VerifyFile(index), message, INSPECTION.verify_from))
+            Some(Finding::error(Location::VerifyFile(index), message, INSPECTION.verify_from))
         })
         .collect()
 }
@@ -138,7 +138,7 @@ fn roots(facts: &Facts<'_>) -> Vec<Finding> {
         }
         () => "there is no root certificate in this file: none of its certificates signed itself",
     };
-    vec![Finding::mistake(Place::Secret(ROOT_CERT), message, "download alipayRootCert.crt from open.alipay.com")]
+    vec![Finding::error(Location::Secret(ROOT_CERT), message, "download alipayRootCert.crt from open.alipay.com")]
 }
 
 fn is_root(certificate: &Certificate) -> bool {
@@ -153,13 +153,13 @@ fn chains(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let all_certificates = facts.secret(APP_CERT).iter().chain(facts.verify.iter().flat_map(|key| &key.certificates));
     let known: Vec<&Certificate> = all_certificates.collect();
-    let app = facts.secret(APP_CERT).first().map(|leaf| (Place::Secret(APP_CERT), leaf));
+    let app = facts.secret(APP_CERT).first().map(|leaf| (Location::Secret(APP_CERT), leaf));
     let verify = facts.verify.iter().enumerate();
-    let verify = verify.filter_map(|(index, key)| Some((Place::VerifyFile(index), key.certificates.first()?)));
+    let verify = verify.filter_map(|(index, key)| Some((Location::VerifyFile(index), key.certificates.first()?)));
     let mut findings: Vec<Finding> = app
         .into_iter()
         .chain(verify)
-        .filter_map(|(place, leaf)| {
+        .filter_map(|(location, leaf)| {
             let message = match leaf.chain(&known, roots) {
                 Chain::Leads => return None,
                 // Alipay provides the app's certificate without its intermediate.
@@ -172,13 +172,13 @@ fn chains(facts: &Facts<'_>) -> Vec<Finding> {
                 }
             };
             let advice = "take all certificates from the same app and environment of open.alipay.com";
-            Some(Finding::mistake(place, message, advice))
+            Some(Finding::error(location, message, advice))
         })
         .collect();
     if !facts.verify.is_empty() && facts.verify.iter().all(|key| key.certificates.is_empty() && !key.has_id) {
         let message = "with `app_cert` Alipay signs with a certificate and sends its serial number, which a bare public key does not have";
         let advice = "configure alipayCertPublicKey_RSA2.crt from open.alipay.com here";
-        findings.push(Finding::note(Place::VerifyFile(0), message, advice));
+        findings.push(Finding::note(Location::VerifyFile(0), message, advice));
     }
     findings
 }
@@ -189,20 +189,20 @@ fn is_same_organization(leaf: &Certificate, root: &Certificate) -> bool {
 
 /// Notes keys under 2048 bits. Only old accounts have them, and only with SHA-1.
 fn short_keys(facts: &Facts<'_>) -> Vec<Finding> {
-    let own = facts.sign.as_ref().and_then(|sign| Some((Place::SignFile, sign.public_key?)));
-    let theirs = facts.verify.iter().enumerate().map(|(index, key)| (Place::VerifyFile(index), &key.public_key));
+    let own = facts.sign.as_ref().and_then(|sign| Some((Location::SignFile, sign.public_key?)));
+    let theirs = facts.verify.iter().enumerate().map(|(index, key)| (Location::VerifyFile(index), &key.public_key));
     let short = own
         .into_iter()
         .chain(theirs)
-        .filter_map(|(place, key)| Some((place, key.rsa_bits().filter(|bits| *bits < 2048)?)));
+        .filter_map(|(location, key)| Some((location, key.rsa_bits().filter(|bits| *bits < 2048)?)));
     short
         .filter(|_| facts.sign.as_ref().is_some_and(|sign| sign.algorithm == "rsa-sha1"))
-        .map(|(place, bits)| {
+        .map(|(location, bits)| {
             let message = format!(
                 "this key has only {bits} bits and signs with SHA-1, which Alipay accepts for old accounts only"
             );
             Finding::note(
-                place,
+                location,
                 message,
                 "switch the app to RSA2 with a 2048-bit key on open.alipay.com, and to rsa-sha256 here",
             )
@@ -221,19 +221,19 @@ fn gateway(facts: &Facts<'_>) -> Vec<Finding> {
             let message =
                 "the hosts are Alipay's sandbox, but links would lead payers to production: `gateway` is missing";
             let advice = format!("add gateway = \"https://{host}/gateway.do\" to `[account]`");
-            vec![Finding::mistake(Place::Hosts, message, advice)]
+            vec![Finding::error(Location::Hosts, message, advice)]
         }
         (Some(host), Some(gateway)) if is_production(gateway) => {
             let message = "the hosts are Alipay's sandbox, but `gateway` leads payers to production";
-            vec![Finding::mistake(
-                Place::Account("gateway"),
+            vec![Finding::error(
+                Location::Account("gateway"),
                 message,
                 format!("write gateway = \"https://{host}/gateway.do\""),
             )]
         }
         (None, Some(gateway)) if is_sandbox(gateway) && facts.hosts.iter().any(|host| is_production(host)) => {
             let message = "the hosts are Alipay's production, but `gateway` leads payers to the sandbox";
-            vec![Finding::mistake(Place::Account("gateway"), message, "remove `gateway`")]
+            vec![Finding::error(Location::Account("gateway"), message, "remove `gateway`")]
         }
         _ => Vec::new(),
     }
@@ -247,16 +247,16 @@ fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
         let advice = "copy the APPID from open.alipay.com, as in \"2021000000000001\"";
         if is_seller(id) {
             let message = format!("this {name} is a seller's number (PID, 2088…), and not an APPID");
-            findings.push(Finding::mistake(Place::Account(name), message, advice));
+            findings.push(Finding::error(Location::Account(name), message, advice));
         } else if id.starts_with("wx") {
-            findings.push(Finding::mistake(
-                Place::Account(name),
+            findings.push(Finding::error(
+                Location::Account(name),
                 format!("this {name} is an AppID of WeChat's"),
                 advice,
             ));
         } else if !is_number(id) {
             findings.push(Finding::note(
-                Place::Account(name),
+                Location::Account(name),
                 format!("APPIDs have 16 digits, and this {name} has not"),
                 advice,
             ));
@@ -264,16 +264,16 @@ fn numbers(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let seller = facts.account("seller_id").filter(|id| !id.is_empty() && !is_seller(id));
     findings.extend(seller.map(|id| {
-        let (place, advice) =
-            (Place::Account("seller_id"), "copy the seller's PID from open.alipay.com, as in \"2088000000000001\"");
+        let (location, advice) =
+            (Location::Account("seller_id"), "copy the seller's PID from open.alipay.com, as in \"2088000000000001\"");
         match () {
             () if is_app(id) || facts.account("app_id") == Some(id) => {
-                Finding::mistake(place, "this seller_id is an APPID; a seller's number (PID) begins with 2088", advice)
+                Finding::error(location, "this seller_id is an APPID; a seller's number (PID) begins with 2088", advice)
             }
             () if is_number(id) => {
-                Finding::note(place, "a seller's number (PID) begins with 2088, and this seller_id does not", advice)
+                Finding::note(location, "a seller's number (PID) begins with 2088, and this seller_id does not", advice)
             }
-            () => Finding::mistake(place, "a seller's number (PID) has 16 digits, and this seller_id has not", advice),
+            () => Finding::error(location, "a seller's number (PID) has 16 digits, and this seller_id has not", advice),
         }
     }));
     findings

@@ -35,7 +35,8 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
     if required("notify_type")? != "trade_status_sync" {
         return Err(Error::unclear("unknown notification type"));
     }
-    let (number, trade_no, word) = (required("out_trade_no")?, required("trade_no")?, required("trade_status")?);
+    let (number, trade_no, trade_status) =
+        (required("out_trade_no")?, required("trade_no")?, required("trade_status")?);
     let amount = Money::of_yuan(required("total_amount")?);
     let amount = amount.ok_or_else(|| Error::unclear("`total_amount` is not an amount in yuan"))?;
     let event_for = |id: String, refund_number: Option<&str>, outcome| Event {
@@ -52,21 +53,21 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
         // The notification contains the sum of all refunds, not the amount of this one, so Alipay is queried.
         let refund = given("out_biz_no");
         let (name, sum) = (refund.unwrap_or_default(), given("refund_fee").unwrap_or_default());
-        let event = event_for(format!("refund:{number}:{trade_no}:{name}:{sum}:{word}"), refund, None);
+        let event = event_for(format!("refund:{number}:{trade_no}:{name}:{sum}:{trade_status}"), refund, None);
         return Ok(Event { refunded: Money::of_yuan(sum).map(Refunded::Total), ..event });
     }
     let paid = given("gmt_payment");
-    let status = match word {
+    let status = match trade_status {
         "WAIT_BUYER_PAY" => Status::Pending,
         "TRADE_SUCCESS" | "TRADE_FINISHED" => Status::Succeeded,
         // Fully refunded, not closed.
         "TRADE_CLOSED" if paid.is_some() => {
-            let event = event_for(format!("{word}:{number}:{trade_no}"), None, None);
+            let event = event_for(format!("{trade_status}:{number}:{trade_no}"), None, None);
             return Ok(Event { refunded: Some(Refunded::Total(amount)), ..event });
         }
         "TRADE_CLOSED" => Status::Closed,
         // An unknown status is settled by a query.
-        _ => return Ok(event_for(format!("{word}:{number}:{trade_no}"), None, None)),
+        _ => return Ok(event_for(format!("{trade_status}:{number}:{trade_no}"), None, None)),
     };
     let outcome = Outcome {
         provider_id: Some(trade_no.to_owned()),
@@ -74,7 +75,7 @@ fn read(account: &Account, params: &Fields) -> Result<Event, Error> {
         at: paid.and_then(at),
         ..Outcome::of(status)
     };
-    Ok(event_for(format!("{word}:{number}:{trade_no}"), None, Some(outcome)))
+    Ok(event_for(format!("{trade_status}:{number}:{trade_no}"), None, Some(outcome)))
 }
 
 /// Describes a notification for log lines.

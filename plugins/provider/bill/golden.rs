@@ -54,10 +54,10 @@ pub(in super::super) fn check_golden_files(fixture: &GoldenFixture<'_>, needed: 
 fn encode_and_decode(fixture: &GoldenFixture<'_>, golden: &Golden) -> (Value, Value) {
     let bills = fixture.provider.bills().unwrap();
     let kind = bills.kinds().iter().find(|kind| **kind == golden.kind).unwrap();
-    let wanted = BillRequest { day: golden.day, kind };
+    let bill = BillRequest { day: golden.day, kind };
     let signed = |request| fixture.signed(request).unwrap();
-    let request = signed(fixture.with(|with| bills.bill_request(&wanted, with)).unwrap());
-    let found = match bills.decode_bill(&wanted, answer(fixture, &golden.answer)) {
+    let request = signed(fixture.with(|with| bills.bill_request(&bill, with)).unwrap());
+    let found = match bills.decode_bill(&bill, answer(fixture, &golden.answer)) {
         Ok(BillReply::File(BillFile { content, form, proof })) => {
             json!({"file": {"form": form.extension(), "proof": proof.as_str(), "content": content.escape_ascii().to_string()}})
         }

@@ -26,11 +26,11 @@ pub(super) fn decode(
     let subject = Subject::of(account, operation);
     let missing_field = subject.check(account, fields)?;
     let code = required(fields, "respCode")?;
-    let word = || codes::word(code, fields.get("respMsg").unwrap_or_default());
+    let provider_error = || codes::provider_error(code, fields.get("respMsg").unwrap_or_default());
     let is_past_timeout = is_past_timeout(account, operation, fields, now);
     // The order was reversed before. UnionPay identifies the reversal by the order's own number.
     let is_reversed = matches!(operation, Operation::Close(_)) && code == codes::REVERSED;
-    match codes::refusal(code, Request::of(operation), word) {
+    match codes::refusal(code, Request::of(operation), provider_error) {
         // Nobody has ever opened the order.
         Some(Error::NotFound(_)) if is_past_timeout && missing_field.is_none() => {
             return Ok(Outcome::of(Status::Closed));
@@ -46,7 +46,7 @@ pub(super) fn decode(
         Operation::Pay(pay) => accepted(pay, fields),
         Operation::Close(_) if is_reversed => Ok(Outcome::of(Status::Closed)),
         // UnionPay only accepted the reversal: its result comes from a query.
-        Operation::Close(_) => Err(Error::Conflict(word())),
+        Operation::Close(_) => Err(Error::Conflict(provider_error())),
         Operation::Refund(_) => Ok(Outcome { provider_id: own_id(fields), ..Outcome::of(Status::Pending) }),
         Operation::Query(order) => {
             trade_outcome(&subject, fields, Progress { is_past_timeout, may_retry: !order.method.is_scanned() })
@@ -57,12 +57,15 @@ pub(super) fn decode(
             }
             // These codes report that the payer was debited, which does not describe the refund.
             if let Some(code @ ("42" | "74" | "75")) = fields.get("origRespCode") {
-                return Err(Error::Conflict(codes::word(code, fields.get("origRespMsg").unwrap_or_default())));
+                return Err(Error::Conflict(codes::provider_error(
+                    code,
+                    fields.get("origRespMsg").unwrap_or_default(),
+                )));
             }
             let outcome = trade_outcome(&subject, fields, Progress { is_past_timeout: false, may_retry: false })?;
             let is_overdue = outcome.status == Status::Pending && is_older(refund.created_at, now, REFUND_REVIEW_AFTER);
             Ok(Outcome {
-                needs_person: is_overdue.then(|| OVERDUE_REFUND.to_owned()).or(outcome.needs_person.clone()),
+                needs_review: is_overdue.then(|| OVERDUE_REFUND.to_owned()).or(outcome.needs_review.clone()),
                 ..outcome
             })
         }
@@ -184,16 +187,16 @@ struct Progress {
 /// success has failed. An order on which the payer did not continue is closed then.
 fn trade_outcome(subject: &Subject<'_>, fields: &Message<'_>, progress: Progress) -> Result<Outcome, Error> {
     let code = required(fields, "origRespCode")?;
-    let word = || codes::word(code, fields.get("origRespMsg").unwrap_or_default());
-    let (status, needs_person) = match codes::trade(code) {
+    let provider_error = || codes::provider_error(code, fields.get("origRespMsg").unwrap_or_default());
+    let (status, needs_review) = match codes::trade(code) {
         Some(Trade::Succeeded) => (Status::Succeeded, None),
         Some(Trade::Review(why)) => (Status::Succeeded, Some(why.to_owned())),
         Some(Trade::Waiting | Trade::Absent) if progress.is_past_timeout => return Ok(Outcome::of(Status::Closed)),
-        Some(Trade::Absent) => return Err(Error::NotFound(word())),
+        Some(Trade::Absent) => return Err(Error::NotFound(provider_error())),
         _ if progress.is_past_timeout => (Status::Failed, None),
         Some(Trade::Failed) if !progress.may_retry => (Status::Failed, None),
         Some(Trade::Waiting | Trade::Open | Trade::Failed) => (Status::Pending, None),
-        None => return Err(Error::UnlistedRefusal(word())),
+        None => return Err(Error::UnlistedRefusal(provider_error())),
     };
     let amount = amount(fields)?;
     if status == Status::Succeeded && amount.is_none() {
@@ -203,8 +206,8 @@ fn trade_outcome(subject: &Subject<'_>, fields: &Message<'_>, progress: Progress
         provider_id: own_id(fields),
         amount,
         at: at(fields, subject.at),
-        needs_person,
-        reason: (status == Status::Failed).then(word),
+        needs_review,
+        reason: (status == Status::Failed).then(provider_error),
         ..Outcome::of(status)
     })
 }

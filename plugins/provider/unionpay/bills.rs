@@ -39,15 +39,15 @@ impl Bills for UnionPay {
         BillEndpoint::Files
     }
 
-    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+    fn bill_request(&self, bill: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
         let now = i64::try_from(with.stamp.unix_time).ok().and_then(|now| Timestamp::from_second(now).ok());
         let now =
             now.ok_or_else(|| Error::NotSent("the system clock is outside the representable range".to_owned()))?;
-        check_day(wanted.day, now)?;
-        request(Uri::from_static(FILE_PATH), self.0.codec, &fields(&self.0, wanted, now)?)
+        check_day(bill.day, now)?;
+        request(Uri::from_static(FILE_PATH), self.0.codec, &fields(&self.0, bill, now)?)
     }
 
-    fn decode_bill(&self, wanted: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
+    fn decode_bill(&self, bill: &BillRequest, answer: Answer) -> Result<BillReply, Error> {
         let status = answer.status;
         let reply = answer.verified_or(|status, body| {
             // Some refusals are not signed. An unsigned answer may refuse, but never deliver a bill.
@@ -65,15 +65,15 @@ impl Bills for UnionPay {
             return Err(Error::unclear(format!("HTTP {} answer with a file", status.as_u16())));
         }
         check_field(&fields, "txnType", "76")?;
-        check_field(&fields, "settleDate", &month_and_day(wanted.day))?;
+        check_field(&fields, "settleDate", &month_and_day(bill.day))?;
         let content = decompress(fields.get("fileContent").unwrap_or_default(), MAX_ARCHIVE_BYTES)?;
         bill::checked(BillFile { content, form: Form::Zip, proof: Proof::Signature }).map(BillReply::File)
     }
 }
 
-fn fields(account: &Account, wanted: &BillRequest, now: Timestamp) -> Result<Fields, Error> {
-    if wanted.kind != TRADE {
-        return Err(Error::Unsupported(format!("UnionPay provides no bill of the kind `{}`", wanted.kind)));
+fn fields(account: &Account, bill: &BillRequest, now: Timestamp) -> Result<Fields, Error> {
+    if bill.kind != TRADE {
+        return Err(Error::Unsupported(format!("UnionPay provides no bill of the kind `{}`", bill.kind)));
     }
     if account.sub_merchant.is_some() {
         // It is undocumented whether the bill would cover this sub-merchant or all of them.
@@ -92,7 +92,7 @@ fn fields(account: &Account, wanted: &BillRequest, now: Timestamp) -> Result<Fie
         ("accessType", "0"),
         ("merId", &account.mer_id),
         ("fileType", "00"),
-        ("settleDate", &month_and_day(wanted.day)),
+        ("settleDate", &month_and_day(bill.day)),
         ("txnTime", &time(now)),
     ] {
         fields.set(name, value);
@@ -124,7 +124,7 @@ fn month_and_day(day: Date) -> String {
 /// Returns the error in an answer; `None` if the answer contains a file.
 fn refusal(fields: &Message<'_>) -> Option<Error> {
     let (code, message) = (fields.get("respCode")?, fields.get("respMsg").unwrap_or_default());
-    match codes::refusal(code, codes::Request::File, || codes::word(code, message)) {
+    match codes::refusal(code, codes::Request::File, || codes::provider_error(code, message)) {
         None if fields.get("fileContent").is_none() => {
             Some(Error::unclear("the answer reports a file but contains none"))
         }

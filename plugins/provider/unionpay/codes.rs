@@ -208,29 +208,29 @@ pub(super) fn trade(code: &str) -> Option<Trade> {
 }
 
 /// Returns the error for a request that was not accepted; `None` if it was accepted.
-pub(super) fn refusal(code: &str, request: Request, word: impl FnOnce() -> ProviderError) -> Option<Error> {
+pub(super) fn refusal(code: &str, request: Request, provider_error: impl FnOnce() -> ProviderError) -> Option<Error> {
     match answer(code, request) {
         Accepted => None,
-        Unclear => Some(unclear(word())),
-        Busy => Some(Error::ProviderBusy(word())),
-        Conflict => Some(Error::Conflict(word())),
-        Absent => Some(Error::NotFound(word())),
-        Unauthorized => Some(Error::Unauthorized(word())),
-        Declined => Some(Error::Declined(word())),
-        Unlisted => Some(Error::UnlistedRefusal(word())),
+        Unclear => Some(unclear(provider_error())),
+        Busy => Some(Error::ProviderBusy(provider_error())),
+        Conflict => Some(Error::Conflict(provider_error())),
+        Absent => Some(Error::NotFound(provider_error())),
+        Unauthorized => Some(Error::Unauthorized(provider_error())),
+        Declined => Some(Error::Declined(provider_error())),
+        Unlisted => Some(Error::UnlistedRefusal(provider_error())),
     }
 }
 
 /// Returns the error of an unsigned answer. UnionPay may leave the answer unsigned when it rejects our signature. Only
 /// this refusal is trusted without a signature.
 pub(super) fn unsigned(code: &str, request: Request, message: &str) -> Option<Error> {
-    (answer(code, request) == Unauthorized).then(|| Error::Unauthorized(word(code, message)))
+    (answer(code, request) == Unauthorized).then(|| Error::Unauthorized(provider_error(code, message)))
 }
 
-fn unclear(word: ProviderError) -> Error {
-    Error::Unclear { why: format!("answer code {}", word.code), provider_error: Some(word) }
+fn unclear(provider_error: ProviderError) -> Error {
+    Error::Unclear { why: format!("answer code {}", provider_error.code), provider_error: Some(provider_error) }
 }
 
-pub(super) fn word(code: &str, message: &str) -> ProviderError {
+pub(super) fn provider_error(code: &str, message: &str) -> ProviderError {
     ProviderError { code: code.to_owned(), message: message.to_owned() }
 }

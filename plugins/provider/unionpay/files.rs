@@ -1,7 +1,7 @@
 //! Cross-checks of UnionPay's key files: the merchant's certificate and its validity, the CA certificates, and their
 //! environment.
 
-use super::super::inspect::{Facts, Finding, IdOf, Inspection, Place};
+use super::super::inspect::{Facts, Finding, IdOf, Inspection, Location};
 use super::account::{MIDDLE, ROOT};
 use crate::signer::certificate::Certificate;
 use crate::signer::key_file::KeyAlgorithm;
@@ -24,8 +24,8 @@ fn id(kind: IdOf, id: &str) -> Result<String, Finding> {
             "remove `id`, and configure the PFX file, or a PEM file with the certificate beside the key".to_owned()
         }
     };
-    Err(Finding::mistake(
-        Place::SignId,
+    Err(Finding::error(
+        Location::SignId,
         "UnionPay's certId must be the certificate's serial number in decimal digits",
         advice,
     ))
@@ -40,7 +40,7 @@ fn run(facts: &Facts<'_>) -> Vec<Finding> {
     if let Some(sign) = facts.sign.as_ref().filter(|sign| facts.account("merId") == Some(sign.id)) {
         let message = format!("this is the account's `merId`, and not the number of its certificate: {}", sign.id);
         let advice = "remove `id`, and configure the PFX file, or a PEM file with the certificate beside the key";
-        findings.push(Finding::mistake(Place::SignId, message, advice));
+        findings.push(Finding::error(Location::SignId, message, advice));
     }
     findings
 }
@@ -52,12 +52,12 @@ fn merchant(facts: &Facts<'_>) -> Option<Finding> {
     let message = leaf.in_force(facts.now).err()?;
     let message = format!("the merchant's certificate in this file cannot be used: {message}");
     let advice = "get its successor from cs.cfca.com.cn, and upload it at merchant.unionpay.com (证书管理)";
-    Some(Finding::mistake(Place::SignFile, message, advice))
+    Some(Finding::error(Location::SignFile, message, advice))
 }
 
 /// Checks a file of CA certificates. Old and new ones may be present; at least one must be valid.
 fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Finding> {
-    let place = Place::Secret(name);
+    let location = Location::Secret(name);
     let certificates = facts.secret(name);
     let own = facts.sign.as_ref().and_then(|sign| sign.public_key);
     let is_own = |one: &Certificate| own.is_some() && one.public_key.as_ref() == own;
@@ -96,12 +96,13 @@ fn authority(facts: &Facts<'_>, name: &'static str, is_test: bool) -> Vec<Findin
             }
         }
     };
-    let mut findings: Vec<Finding> = problem.map(|message| Finding::mistake(place, message, SDK)).into_iter().collect();
+    let mut findings: Vec<Finding> =
+        problem.map(|message| Finding::error(location, message, SDK)).into_iter().collect();
     let is_test_certificate = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
     let is_local = facts.hosts.iter().any(|host| host == "localhost" || host.parse::<std::net::IpAddr>().is_ok());
     if !is_test && !is_local && certificates.iter().any(is_test_certificate) {
         let message = "this is a certificate of UnionPay's test environment, and `environment` is \"production\"";
-        findings.push(Finding::mistake(place, message, SDK));
+        findings.push(Finding::error(location, message, SDK));
     }
     findings
 }
@@ -112,7 +113,7 @@ fn environment(facts: &Facts<'_>, is_test: bool) -> Option<Finding> {
     let is_production = |host: &&String| host.ends_with("95516.com") && !is_test_certificate(host);
     if let (false, Some(host)) = (is_test, facts.hosts.iter().find(is_test_certificate)) {
         let message = format!("{host} is UnionPay's test environment, and `environment` is \"production\"");
-        return Some(Finding::mistake(Place::Hosts, message, "add environment = \"test\" to `[account]`"));
+        return Some(Finding::error(Location::Hosts, message, "add environment = \"test\" to `[account]`"));
     }
     let middles = facts.secret(MIDDLE);
     let is_of_tests_ca = |one: &Certificate| one.common_name.starts_with("CFCA TEST");
@@ -123,11 +124,11 @@ fn environment(facts: &Facts<'_>, is_test: bool) -> Option<Finding> {
     {
         let message =
             "no certificate in this file is of UnionPay's test environment (CFCA TEST …), where the hosts are";
-        return Some(Finding::note(Place::Secret(MIDDLE), message, SDK));
+        return Some(Finding::note(Location::Secret(MIDDLE), message, SDK));
     }
     if let (true, Some(host)) = (is_test, facts.hosts.iter().find(is_production)) {
         let message = format!("{host} is UnionPay's production, and `environment` is \"test\"");
-        return Some(Finding::mistake(Place::Hosts, message, "remove `environment`"));
+        return Some(Finding::error(Location::Hosts, message, "remove `environment`"));
     }
     None
 }

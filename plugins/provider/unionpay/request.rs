@@ -110,7 +110,7 @@ pub(super) fn draft(account: &Account, operation: &Operation) -> Result<Draft, E
 /// Returns the error for a close request, for which nothing is sent. The gateway queries the order until it has ended.
 fn close_error() -> Error {
     let message = "UnionPay cannot close orders: an unpaid order ends when its payTimeout has passed";
-    Error::Conflict(codes::word("NO_CLOSE", message))
+    Error::Conflict(codes::provider_error("NO_CLOSE", message))
 }
 
 /// Returns the fields that every request contains.

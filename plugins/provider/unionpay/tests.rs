@@ -111,7 +111,7 @@ fn decode_at(operation: &Operation, fields: &Fields, now: u64) -> Result<Outcome
     signing_at(now, |with| provider().decode(operation, StatusCode::OK, reply, with))
 }
 
-fn word(code: &str) -> ProviderError {
+fn provider_error(code: &str) -> ProviderError {
     ProviderError { code: code.to_owned(), message: "成功[0000000]".to_owned() }
 }
 

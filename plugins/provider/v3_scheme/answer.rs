@@ -258,7 +258,7 @@ fn refunded(refund: &Refund, state: &RefundState) -> Result<Outcome, Error> {
         provider_id: state.refund_id.clone(),
         amount: Some(amount),
         at: at(state.success_time.as_deref()),
-        needs_person: review_advice(&state.status),
+        needs_review: review_advice(&state.status),
         ..Outcome::of(refund_status(&state.status)?)
     })
 }

@@ -69,19 +69,20 @@ struct Refusal {
 impl V3Scheme {
     /// Returns why the provider did not return the list.
     fn certificates_refused(&self, status: StatusCode, body: &[u8]) -> NoKeys {
-        let word = serde_json::from_slice::<Refusal>(body)
+        let provider_error = serde_json::from_slice::<Refusal>(body)
             .ok()
             .map(|detail| ProviderError { code: detail.code, message: detail.message });
-        let code = word.as_ref().map(|word| word.code.replace('_', "")).unwrap_or_default();
+        let code =
+            provider_error.as_ref().map(|provider_error| provider_error.code.replace('_', "")).unwrap_or_default();
         let advice = match (code.as_str(), status) {
             // WeChat Pay documents this code (404) with the advice to use the public key.
             ("RESOURCENOTEXISTS", _) => self.key_advice.use_public_key,
             ("SIGNERROR", _) | (_, StatusCode::UNAUTHORIZED) => self.key_advice.check_signer,
             _ => self.key_advice.ask_provider,
         };
-        let detail = word.as_ref().map(|word| format!(" ({word})")).unwrap_or_default();
+        let detail = provider_error.as_ref().map(|provider_error| format!(" ({provider_error})")).unwrap_or_default();
         let why = format!("{} returned no certificates: HTTP {}{detail}", self.company, status.as_u16());
-        NoKeys { why, provider_error: word, advice }
+        NoKeys { why, provider_error, advice }
     }
 }
 

@@ -103,7 +103,7 @@ fn refund(account: &Account, event_type: &str, notice: &RefundNotice) -> Result<
         provider_id: Some(notice.refund_id.clone()),
         amount: Some(amount),
         at: at(notice.success_time.as_deref()),
-        needs_person: review_advice(name),
+        needs_review: review_advice(name),
         ..Outcome::of(status)
     });
     Ok(Event {

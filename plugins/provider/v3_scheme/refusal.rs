@@ -36,8 +36,8 @@ impl AnswerCodes {
             return Error::unclear(format!("HTTP {} answer in an unknown format", status.as_u16()));
         };
         let class = refusal.class(self, interface, status);
-        let word = ProviderError { code: refusal.code, message: refusal.message };
-        table::error(class, interface, is_signed, word, format!("HTTP {} error answer", status.as_u16()))
+        let provider_error = ProviderError { code: refusal.code, message: refusal.message };
+        table::error(class, interface, is_signed, provider_error, format!("HTTP {} error answer", status.as_u16()))
     }
 }
 

@@ -194,7 +194,7 @@ impl Message<'_> {
         });
         let suffix = suffixes.next().ok_or_else(|| Error::Mismatch("`out_refund_no` does not match".to_owned()))?;
         let numbered = |name: &str| format!("{name}_{suffix}");
-        let (status, needs_person) = match self.required(&numbered("refund_status"))? {
+        let (status, needs_review) = match self.required(&numbered("refund_status"))? {
             "SUCCESS" => (Status::Succeeded, None),
             "PROCESSING" => (Status::Pending, None),
             "REFUNDCLOSE" => (Status::Failed, None),
@@ -212,7 +212,7 @@ impl Message<'_> {
             amount: Some(amount),
             at: time.and_then(|time| china_time::read(time, china_time::SPACED)),
             provider_id: self.field(&numbered("refund_id")).map(str::to_owned),
-            needs_person,
+            needs_review,
             ..Outcome::of(status)
         })
     }

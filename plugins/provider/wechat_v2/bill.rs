@@ -53,15 +53,15 @@ impl Bills for WechatV2 {
         BillEndpoint::Payments
     }
 
-    fn bill_request(&self, wanted: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
-        let interface = INTERFACES.iter().find(|(kind, ..)| *kind == wanted.kind && self.kinds().contains(kind));
+    fn bill_request(&self, bill: &BillRequest, with: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let interface = INTERFACES.iter().find(|(kind, ..)| *kind == bill.kind && self.kinds().contains(kind));
         let (_, path, name, choice) = interface.ok_or_else(|| {
-            Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}` for this account", wanted.kind))
+            Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}` for this account", bill.kind))
         })?;
         // Bills of funds require HMAC-SHA256, whatever the account's `sign_type`.
         let sign_type = if *path == FUND_FLOW { SignType::HmacSha256 } else { self.account.key.sign_type };
         let mut fields = Fields::new();
-        put(&mut fields, "bill_date", &wanted.day.strftime("%Y%m%d").to_string());
+        put(&mut fields, "bill_date", &bill.day.strftime("%Y%m%d").to_string());
         put(&mut fields, name, choice);
         put_common(&mut fields, &self.account, sign_type, with);
         Ok(post(path, &fields))
@@ -115,7 +115,7 @@ fn refusal(fields: &Fields) -> Error {
     let text = |name: &str| fields.get(name).map(String::as_str).filter(|text| !text.is_empty());
     let code = text("err_code").or_else(|| text("error_code")).or_else(|| text("return_code")).unwrap_or_default();
     let message = text("err_code_des").or_else(|| text("return_msg")).unwrap_or_default();
-    let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
+    let provider_error = ProviderError { code: code.to_owned(), message: message.to_owned() };
     let class = |code_text: &str| table::class(errors::CODES, code_text, Interface::Bill);
     let is_refused = text("return_code") != Some("SUCCESS") || text("result_code") == Some("FAIL");
     let listed = text("err_code").filter(|code| !table::has_several_causes(code)).and_then(class);
@@ -126,5 +126,5 @@ fn refusal(fields: &Fields) -> Error {
         None if is_refused => Some(Class::Final),
         class => class,
     };
-    table::error(class, Interface::Bill, false, word, "error answer".to_owned())
+    table::error(class, Interface::Bill, false, provider_error, "error answer".to_owned())
 }

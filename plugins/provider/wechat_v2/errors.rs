@@ -128,9 +128,9 @@ pub(super) fn unsigned(interface: Interface, status: StatusCode, body: &[u8]) ->
     };
     match error {
         // An unsigned NotFound would end a payment or a refund as if it had never existed.
-        Error::NotFound(word) => Error::Unclear {
+        Error::NotFound(provider_error) => Error::Unclear {
             why: "unsigned answer that the order or refund does not exist".to_owned(),
-            provider_error: Some(word),
+            provider_error: Some(provider_error),
         },
         error => error,
     }
@@ -152,22 +152,22 @@ fn html_error(status: StatusCode, body: &[u8]) -> Error {
 
 /// Returns the error of a `result_code` other than SUCCESS.
 pub(super) fn refusal(interface: Interface, fields: &Fields, is_signed: bool) -> Error {
-    let word =
+    let provider_error =
         ProviderError { code: text(fields, "err_code").to_owned(), message: text(fields, "err_code_des").to_owned() };
-    let class = table::class(CODES, &word.code, interface).map(|class| refine_class(class, &word));
-    table::error(class, interface, is_signed, word, "error answer".to_owned())
+    let class = table::class(CODES, &provider_error.code, interface).map(|class| refine_class(class, &provider_error));
+    table::error(class, interface, is_signed, provider_error, "error answer".to_owned())
 }
 
 /// Returns the class of a code whose official text names several causes: INVALID_REQUEST means
 /// "商户权限异常、重复请求支付、证书错误、频率限制等". Its description identifies the cause, as in "201 商户订单号重复".
-fn refine_class(class: Class, word: &ProviderError) -> Class {
-    let from_description = || class_of_message(&word.message).filter(|class| *class != Class::Final);
-    if table::has_several_causes(&word.code) { from_description().unwrap_or(class) } else { class }
+fn refine_class(class: Class, provider_error: &ProviderError) -> Class {
+    let from_description = || class_of_message(&provider_error.message).filter(|class| *class != Class::Final);
+    if table::has_several_causes(&provider_error.code) { from_description().unwrap_or(class) } else { class }
 }
 
 /// Returns whether the payer of a scanned code is entering the password.
-pub(super) fn awaits_password(word: &ProviderError) -> bool {
-    table::bare(&word.code) == "USERPAYING"
+pub(super) fn awaits_password(provider_error: &ProviderError) -> bool {
+    table::bare(&provider_error.code) == "USERPAYING"
 }
 
 /// Returns the error of a `return_code` other than SUCCESS: the request was rejected before it was executed.
@@ -187,8 +187,14 @@ pub(super) fn protocol_error(interface: Interface, status: StatusCode, fields: &
         None if interface == Interface::Prepay => Some(Class::Final),
         known => known,
     };
-    let word = ProviderError { code: code.to_owned(), message: message.to_owned() };
-    table::error(class, interface, is_signed, word, "the request was rejected with an unlisted message".to_owned())
+    let provider_error = ProviderError { code: code.to_owned(), message: message.to_owned() };
+    table::error(
+        class,
+        interface,
+        is_signed,
+        provider_error,
+        "the request was rejected with an unlisted message".to_owned(),
+    )
 }
 
 /// Returns the class of a message without a code; `None` if no row applies.

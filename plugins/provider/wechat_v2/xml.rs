@@ -112,9 +112,9 @@ mod tests {
     #[test]
     fn xml_that_is_not_flat_is_rejected() {
         let good = "<?xml version=\"1.0\"?>\n<xml>\n<a><![CDATA[1<2]]></a> <b>x &amp; y&#33;</b><c/><d></d></xml>\n";
-        let wanted = [("a", "1<2"), ("b", "x & y!"), ("c", ""), ("d", "")];
-        let wanted: Fields = wanted.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        assert_eq!(read("xml", good.as_bytes()), Some(wanted));
+        let expected = [("a", "1<2"), ("b", "x & y!"), ("c", ""), ("d", "")];
+        let expected: Fields = expected.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        assert_eq!(read("xml", good.as_bytes()), Some(expected));
         for bad in [
             "",
             "<xml>",

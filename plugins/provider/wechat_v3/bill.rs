@@ -42,11 +42,11 @@ impl Bills for WechatV3 {
         BillEndpoint::Payments
     }
 
-    fn bill_request(&self, wanted: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
-        let interface = interface(wanted.kind);
+    fn bill_request(&self, bill: &BillRequest, _: Signing<'_>) -> Result<Request<Bytes>, Error> {
+        let interface = interface(bill.kind);
         let (name, choice) = interface
-            .ok_or_else(|| Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}`", wanted.kind)))?;
-        request::uri(format!("/v3/bill/{name}?bill_date={}&{choice}", wanted.day)).map(request::get)
+            .ok_or_else(|| Error::Unsupported(format!("WeChat Pay provides no bill of the kind `{}`", bill.kind)))?;
+        request::uri(format!("/v3/bill/{name}?bill_date={}&{choice}", bill.day)).map(request::get)
     }
 
     fn decode_bill(&self, _: &BillRequest, answer: Answer) -> Result<BillReply, Error> {

@@ -208,7 +208,7 @@ fn unsupported_file_is_identified_and_its_content_never_repeated() {
 }
 
 #[test]
-fn damaged_block_is_reported_with_its_number_and_line() {
+fn damaged_pem_block_is_reported_with_its_number_and_line() {
     let bundle = String::from_utf8(golden("alipay/keys/alipayRootCert.crt")).unwrap();
     assert_eq!(KeyFile::read(bundle.as_bytes(), Password::Unsupported).unwrap().certificates().unwrap().len(), 4);
     let line_of_second =

@@ -20,11 +20,11 @@ use crate::telemetry::METRICS;
 /// Seconds of nonces that are evicted together.
 const PERIOD_SECONDS: u64 = 60;
 /// Seconds that a nonce is retained beyond its signature's validity, so that small steps of the wall clock do no harm.
-const SLACK_SECONDS: u64 = 60;
+const NONCE_SLACK_SECONDS: u64 = 60;
 /// Seconds by which two time measurements may differ without a step of the wall clock.
 const MAX_CLOCK_DRIFT: u64 = 2;
 /// Number of locks.
-const SHARDS: usize = 16;
+const NONCE_SHARDS: usize = 16;
 
 /// Maximum number of stored nonces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ struct Usage {
 impl Default for Nonces {
     fn default() -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..NONCE_SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             usage: Mutex::default(),
             floor: AtomicU64::new(0),
@@ -139,7 +139,7 @@ impl Nonces {
     /// valid for `window` seconds before and after their time.
     pub(super) fn open(directory: &Path, now: u64, window: u64) -> io::Result<Self> {
         // Taken together with `now`, because reading the log takes time.
-        let (started, retained) = (Instant::now(), 2 * window + SLACK_SECONDS);
+        let (started, retained) = (Instant::now(), 2 * window + NONCE_SLACK_SECONDS);
         let (log, Logged { marks, floor, missing }) = NonceLog::open(directory, now, window, retained)?;
         let before = (missing > 0).then_some(BeforeStart { end: missing, start: now, window });
         let mut nonces = Self { log: Some(log), floor: AtomicU64::new(floor), before, started, ..Self::default() };
@@ -190,7 +190,7 @@ impl Nonces {
             }
             if let Some(owner) = self.usage.lock().enter(merchant, capacity) {
                 shard.seen.insert(mark.hash);
-                let left = mark.end.saturating_sub(now.0) + SLACK_SECONDS;
+                let left = mark.end.saturating_sub(now.0) + NONCE_SLACK_SECONDS;
                 shard.list(mark, owner, (now.1.as_secs() + left) / PERIOD_SECONDS);
                 return Remembered::First;
             }
@@ -255,7 +255,7 @@ impl Nonces {
     }
 
     fn index(&self, mark: &NonceMark) -> usize {
-        self.hasher.hash_one(mark.hash) as usize % SHARDS
+        self.hasher.hash_one(mark.hash) as usize % NONCE_SHARDS
     }
 }
 

@@ -25,7 +25,7 @@ use super::nonce_mark::NonceMark;
 /// Time after which a new file is started. Files are deleted as a whole.
 const SEGMENT_AGE: Duration = Duration::from_secs(300);
 /// Time after a failed write in which none is attempted.
-const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+const WRITE_RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Maximum number of records of earlier processes that are copied into the own file, so that their files can be deleted.
 const MAX_COPIED: usize = 100_000;
 /// Seconds after which expired signatures in a file of an earlier process are dropped. A clock that is wrong by less at one start
@@ -134,7 +134,7 @@ impl NonceLog {
     pub(super) fn append(&self, mark: NonceMark, floor: u64, (now, elapsed): (u64, Duration)) {
         for _ in 0..2 {
             let state = self.state.read();
-            if state.failed.is_some_and(|failed| elapsed < failed + RETRY_INTERVAL) {
+            if state.failed.is_some_and(|failed| elapsed < failed + WRITE_RETRY_PAUSE) {
                 return;
             }
             let Some(segment) = state.active.as_ref().filter(|segment| elapsed < segment.began + SEGMENT_AGE) else {

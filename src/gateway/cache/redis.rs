@@ -18,7 +18,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
 /// Marker key. It contains the Unix second in which a gateway created it, and a random number.
 const MARKER: &str = "tollgate:mark";
 /// Time after a failure in which optional commands are not attempted.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const OPTIONAL_COMMAND_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks the form of an address. The error does not repeat it.
 pub fn check_redis_url(url: &Secret) -> Result<(), &'static str> {
@@ -57,9 +57,9 @@ impl Redis {
         }
     }
 
-    /// Returns whether a command failed within [`RETRY_INTERVAL`].
+    /// Returns whether a command failed within [`OPTIONAL_COMMAND_PAUSE`].
     pub(super) fn is_gone(&self) -> bool {
-        self.failed.lock().is_some_and(|failed| failed.elapsed() < RETRY_INTERVAL)
+        self.failed.lock().is_some_and(|failed| failed.elapsed() < OPTIONAL_COMMAND_PAUSE)
     }
 
     /// Like [`ask`](Self::ask), but fails at once if a command failed a moment ago. For callers that can do without Redis.

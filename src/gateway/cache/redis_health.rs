@@ -14,7 +14,7 @@ use super::memory::in_present_time;
 use crate::telemetry::METRICS;
 
 /// Seconds by which signatures may be older than the loss: callers sign whole seconds, and requests are on their way.
-const SLACK_SECONDS: u64 = 1;
+const LOSS_SLACK_SECONDS: u64 = 1;
 
 /// Observed state of the server.
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl RedisHealth {
         let lost_before = self.0.lock().lost_before;
         lost_before.is_some_and(|(then, since)| {
             let since = in_present_time(then, (now, at.saturating_duration_since(since)));
-            created < since.saturating_sub(SLACK_SECONDS)
+            created < since.saturating_sub(LOSS_SLACK_SECONDS)
         })
     }
 

@@ -19,7 +19,7 @@ use super::redis::Redis;
 /// Lifetime of the right to query. Longer than any provider query takes.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval at which a waiting gateway checks for the result.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const LEASE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Returns a stored status, or grants the right to query, or reports that another gateway queries. `ARGV[3]` names a lease whose
 /// status is not wanted; `*` means all so far.
@@ -111,7 +111,7 @@ impl RedisStatuses {
                     if unwanted == "*" {
                         unwanted = lease;
                     }
-                    tokio::time::sleep(POLL_INTERVAL).await;
+                    tokio::time::sleep(LEASE_POLL_INTERVAL).await;
                 }
             }
         }

@@ -50,9 +50,9 @@ const INVALIDATION_HOLD: Duration = Duration::from_secs(30);
 const MAX_STATUSES: u64 = 100_000;
 /// Maximum number of retained changes. Beyond it, the cache cannot determine which statuses are outdated.
 const MAX_CHANGES: usize = 1_000_000;
-const SHARDS: usize = 64;
+const STATUS_SHARDS: usize = 64;
 /// Wait after an error.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const CATCH_UP_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct StatusCache {
     /// Filter of existing orders.
@@ -101,13 +101,13 @@ impl StatusCache {
     pub(crate) fn new(redis: Option<Arc<Redis>>, now: Instant) -> Self {
         let shard = || Shard {
             epoch: 0,
-            changes: GenerationalMap::new(MAX_STATUS_TTL + PROPAGATION_SLACK * 2, MAX_CHANGES / SHARDS, now),
+            changes: GenerationalMap::new(MAX_STATUS_TTL + PROPAGATION_SLACK * 2, MAX_CHANGES / STATUS_SHARDS, now),
             blocked_until: None,
         };
         Self {
             existence: ExistenceFilter::default(),
             cached: Cache::builder().max_capacity(MAX_STATUSES).time_to_live(MAX_STATUS_TTL).build(),
-            shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
+            shards: (0..STATUS_SHARDS).map(|_| Mutex::new(shard())).collect(),
             hasher: RandomState::new(),
             subscription: RwLock::default(),
             shared: redis.map(RedisStatuses::new),
@@ -176,7 +176,7 @@ impl StatusCache {
                 self.existence.rebuild_needed().await;
                 while let Err(error) = self.catch_up(&ledger).await {
                     tracing::warn!(%error, "every status is read from the ledger until this succeeds");
-                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    tokio::time::sleep(CATCH_UP_RETRY_INTERVAL).await;
                 }
             }
         };
@@ -228,7 +228,7 @@ impl StatusCache {
     }
 
     fn shard(&self, RecordKey(name): RecordKey) -> &Mutex<Shard> {
-        &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
+        &self.shards[self.hasher.hash_one(name) as usize % STATUS_SHARDS]
     }
 
     /// Looks up a status of other gateways; waits for one that is being queried.

@@ -9,7 +9,7 @@ use super::redis::Redis;
 use crate::telemetry::METRICS;
 
 /// Interval at which writes and the marker are checked.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const REDIS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of checks after which the settings and counters are read.
 const CHECKS_PER_SETTINGS_READ: u32 = 30;
 
@@ -24,7 +24,7 @@ pub async fn run(redis: Option<Arc<Redis>>, mut stop: watch::Receiver<bool>) {
         }
         checks = if is_there { checks + 1 } else { 0 };
         tokio::select! {
-            () = tokio::time::sleep(CHECK_INTERVAL) => {}
+            () = tokio::time::sleep(REDIS_CHECK_INTERVAL) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

@@ -41,7 +41,7 @@ impl Decision {
             Self::Discarded => "discarded",
             Self::GiveUp => "given_up",
             Self::Again(_) => "failed",
-            Self::Defer(_) => "held",
+            Self::Defer(_) => "deferred",
         }
     }
 

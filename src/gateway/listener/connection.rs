@@ -21,7 +21,7 @@ use super::{ConnectionTerms, Kind};
 use crate::telemetry::METRICS;
 
 /// Maximum concurrent streams of an HTTP/2 connection.
-const MAX_STREAMS: u32 = 100;
+const MAX_STREAMS_PER_CLIENT: u32 = 100;
 /// Maximum size of the header fields of an HTTP/2 request, in bytes.
 const MAX_HEADER_LIST: u32 = 16 << 10;
 /// Maximum number of streams that were reset before they were accepted (rapid reset). Beyond it the connection is
@@ -158,7 +158,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
         options
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_streams(MAX_STREAMS_PER_CLIENT)
             .max_header_list_size(MAX_HEADER_LIST)
             .max_pending_accept_reset_streams(MAX_RESET_STREAMS);
         Some(options)

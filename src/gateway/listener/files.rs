@@ -10,7 +10,7 @@ const MIN_RESERVED: u64 = 256;
 pub struct Descriptors(Option<u64>);
 
 impl Descriptors {
-    /// Returns the maximum number of connections. A quarter of the descriptors, at least [`MIN_RESERVED`] but at most
+    /// Returns the maximum number of connections. A quarter of the descriptors, at least `MIN_RESERVED` but at most
     /// half, stay reserved.
     pub fn connections(self, requested: usize) -> usize {
         let Some(limit) = self.0 else { return requested };

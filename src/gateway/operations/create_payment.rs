@@ -121,11 +121,14 @@ async fn try_channels(
 ) -> Result<Outcome, Error> {
     let mut last = Err(Error::NotSent("no channel could be tried".to_owned()));
     for channel in &plan.channels {
-        if let Some(to) = another_destination(context, &plan.input, channel, permit) {
+        if let Some(to) = changed_destination(context, &plan.input, channel, permit) {
             match gateway.ledger.reroute(permit, to, clock::now()).await {
                 Ok(payment) => permit.payment = payment,
                 // Without a recorded channel nothing may be sent, and nothing was sent so far.
-                Err(error) => return Err(Error::NotSent(error.to_string())),
+                Err(error) => {
+                    tracing::error!(%error, order_id = permit.subject.order_id, "nothing is sent: the next channel could not be recorded");
+                    return Err(Error::NotSent("the gateway could not use its ledger".to_owned()));
+                }
             }
         }
         let operation = operation(context, &plan.input, channel, permit);
@@ -154,7 +157,7 @@ async fn try_channels(
 /// Returns the destination to record before sending, if the ledger does not have it yet. The destination must be
 /// durable first, so that a repeated create and the order's expiry equal the first ones. A queued payment may have
 /// been recorded for another account or `public_url`, or without the channel's expiry.
-fn another_destination(
+fn changed_destination(
     context: &ExecutionContext,
     input: &NewPayment,
     channel: &Channel,

@@ -41,7 +41,10 @@ impl Gateway {
     ) -> Result<Outcome, Error> {
         match self.ledger.may_send(permit.execution) {
             Ok(()) => self.provider_client.call(channel, operation, limit, &mut permit.evidence).await,
-            Err(error) => Err(Error::NotSent(error.to_string())),
+            Err(error) => {
+                tracing::error!(%error, order_id = permit.subject.order_id, "nothing is sent: this gateway may not execute the claim");
+                Err(Error::NotSent("the gateway could not use its ledger".to_owned()))
+            }
         }
     }
 }
@@ -86,7 +89,7 @@ pub(super) async fn settle_and_respond(
     let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
     let (record, answer) = match gateway.ledger.settle(permit, update, now, answer).await {
         Ok(settled) => settled,
-        // The request was sent and stays claimed: the resolver queries the outcome after the next start.
+        // The request was sent. The dropped permit ends the claim as unknown, and the resolver queries.
         Err(error) => {
             tracing::error!(%error, order_id = subject.order_id, "the outcome could not be recorded; the resolver will query the provider");
             return json_response(StatusCode::ACCEPTED, &with_unknown_outcome(claimed));

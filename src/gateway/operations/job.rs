@@ -9,7 +9,7 @@ use tollgate_ledger::{ExecutionPermit, IntentKind, Job, Payment, Reason};
 
 use super::execution::ExecutionContext;
 use super::request_body::NewPayment;
-use super::respond_async::{count, expire, requeue_untried};
+use super::respond_async::{count, fail_unsent, requeue_untried};
 use super::{Gateway, MAX_CLIENT_TIMEOUT, close, create_payment, refund};
 use crate::clock::{self, Reading};
 
@@ -31,7 +31,7 @@ pub(crate) async fn execute_job(gateway: &Arc<Gateway>, permit: ExecutionPermit)
     let snapshot = gateway.current.load_full();
     let ends_at = ends_at(&job, &permit.payment);
     if has_expired(&job, &permit.payment, ends_at, snapshot.process.queue.max_age, clock::reading()) {
-        if let Err(error) = expire(gateway, permit, action, Reason::sentence(expiry_reason(&job))).await {
+        if let Err(error) = fail_unsent(gateway, permit, action, Reason::sentence(expiry_reason(&job))).await {
             tracing::error!(%error, order_id, "an expired job could not be recorded as failed: the ledger failed");
         }
         return;

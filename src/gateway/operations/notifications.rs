@@ -116,7 +116,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
         }
     };
     let order_number = notification.order_number.clone();
-    let needs_person = notification.outcome.as_ref().and_then(|outcome| outcome.needs_person.clone());
+    let needs_review = notification.outcome.as_ref().and_then(|outcome| outcome.needs_review.clone());
     match gateway
         .ledger
         .record(&channel.name, Notification { event: notification, seen: Some(digest) }, clock::now())
@@ -124,7 +124,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
     {
         Ok(Recorded::Applied(subject)) => {
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
-            if let Some(why) = needs_person {
+            if let Some(why) = needs_review {
                 tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
                 METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
             }

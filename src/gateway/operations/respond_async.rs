@@ -60,7 +60,7 @@ pub(super) async fn requeue_or_release(
     match &permit.job {
         Some(job) if matches!(error, Error::Unsupported(_)) => {
             let action = job.action;
-            expire(gateway, permit, action, error.into()).await
+            fail_unsent(gateway, permit, action, error.into()).await
         }
         // Permission to send is never restored within one execution, so this check may be repeated here.
         Some(_) if gateway.ledger.may_send(permit.execution).is_err() && !has_evidence(&permit) => {
@@ -92,18 +92,19 @@ pub(super) async fn requeue_untried(gateway: &Gateway, permit: ExecutionPermit) 
 }
 
 /// Ends an expired or unsupported job as failed, with money state `not_sent`.
-pub(super) async fn expire(
+pub(super) async fn fail_unsent(
     gateway: &Gateway,
     permit: ExecutionPermit,
     action: IntentKind,
     reason: Reason,
 ) -> Result<(), LedgerError> {
     let order_id = permit.subject.order_id.clone();
+    let why = reason.sentence.clone().or_else(|| reason.provider_error.as_ref().map(ToString::to_string));
     // No caller waits. A repeated request gets the record's status.
     let answer = |record: &Record| Answer { status: 202, content_type: String::new(), body: body_of(record) };
     gateway.ledger.settle(permit, Update::NotSent(Status::Failed, reason), clock::now(), answer).await?;
-    tracing::warn!(order_id, ?action, "job expired: nothing could be sent");
-    count(action, "expired");
+    tracing::warn!(order_id, ?action, why, "job failed: nothing was sent");
+    count(action, "not_sent");
     Ok(())
 }
 

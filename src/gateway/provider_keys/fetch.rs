@@ -16,7 +16,7 @@ use crate::clock::{stamp, unix_now};
 use crate::snapshot::Channel;
 
 /// First and last retry interval after failed fetches; doubles in between, with 20 % jitter.
-const RETRY_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const KEY_RETRY_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 const CHECK_HOSTS: &str = "check that the channel's hosts are reachable: `tollgate check --probe` names the cause";
 const CHECK_SIGNING_KEY: &str = "check `keys.sign` of the channel";
 const ADD_VERIFY_KEY: &str = "add the provider's key to `keys.verify` of the channel";
@@ -89,7 +89,7 @@ impl Fetches {
 
 /// Returns the delay after `failures` failures; `random` is from 0 to 1.
 fn retry_delay(failures: u32, random: f64) -> Duration {
-    let (first, last) = RETRY_INTERVALS;
+    let (first, last) = KEY_RETRY_INTERVALS;
     let backoff = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(last);
     backoff.mul_f64(0.8 + 0.4 * random)
 }

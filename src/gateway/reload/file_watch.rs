@@ -17,7 +17,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Maximum wait, for files that change all the time.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Polling interval if the system cannot report changes.
-const POLL_INTERVAL: Duration = Duration::from_secs(2);
+const FILE_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Watches directories without their subdirectories: the ledger may lie inside the configuration directory, and it writes all the
 /// time. Directories are watched instead of files, because editors and secret stores replace files by new ones.
@@ -84,7 +84,7 @@ impl Watch {
     fn fall_back_to_polling(&mut self, error: &notify::Error) {
         tracing::warn!(%error, "the system cannot report changed files: polling every 2 seconds instead");
         self.polling = true;
-        let config = Config::default().with_poll_interval(POLL_INTERVAL);
+        let config = Config::default().with_poll_interval(FILE_POLL_INTERVAL);
         self.watcher = match PollWatcher::new(event_handler(self.events.clone()), config) {
             Ok(watcher) => Some(Box::new(watcher)),
             Err(error) => {

@@ -20,7 +20,7 @@ use crate::snapshot::{self, Snapshot};
 /// Maximum number of archived generations.
 pub(super) const MAX_STORED: usize = 20;
 /// File with the hash of the configuration that was rolled back, so that a restart does not put it in force again.
-const ROLLED_BACK_FILE: &str = "taken-back";
+const ROLLED_BACK_FILE: &str = "rolled-back";
 
 /// Suffixes of an archive and of the reload report beside it.
 const ARCHIVE_SUFFIX: &str = ".tar.lz4";

@@ -10,7 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::LABELS;
 
 /// Interval at which the reference count of an old snapshot is checked.
-const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+const RECLAIM_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Frees a snapshot once no request uses it. Freeing ten thousand channels takes a while, so it runs on a background thread.
 pub(super) async fn reclaim(mut old: Arc<Snapshot>) {
@@ -22,7 +22,7 @@ pub(super) async fn reclaim(mut old: Arc<Snapshot>) {
             }
             Err(used) => old = used,
         }
-        tokio::time::sleep(CHECK_INTERVAL).await;
+        tokio::time::sleep(RECLAIM_CHECK_INTERVAL).await;
     }
 }
 

@@ -89,9 +89,9 @@ pub(super) fn count_unchanged<T>(old: &BTreeMap<String, Arc<T>>, new: &BTreeMap<
 
 pub(super) fn log_result(running: &Snapshot, result: &Result<Report, Vec<Diagnostic>>) {
     let label = match result {
-        Err(_) => "refused",
+        Err(_) => "rejected",
         Ok(report) if report.changed.is_empty() => "unchanged",
-        Ok(_) => "taken",
+        Ok(_) => "applied",
     };
     METRICS.config_reloads_total.with_label_values(&[label]).inc();
     METRICS.config_last_reload_success.set(i64::from(result.is_ok()));

@@ -23,11 +23,11 @@ const NOT_FOUND_RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_EARLY_INTERVAL: Duration = Duration::from_secs(60);
 /// Bounds of the poll interval for pending outcomes. Within them the interval equals the record's age.
-const POLL_INTERVAL: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
+const PENDING_POLL_INTERVAL: [SignedDuration; 2] = [SignedDuration::from_mins(5), SignedDuration::from_hours(24)];
 /// Maximum interval while queries about a pending record fail, for example because its channel was removed.
 const MAX_FAILED_POLL_INTERVAL: Duration = Duration::from_hours(24);
 /// A record that is pending for this long is escalated to manual review, and polling continues. An inquiry about a
-/// final record ends.
+/// final record ends, and so does one about a refund made elsewhere that the provider still does not find.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// An outcome that is unknown for this long is escalated to manual review. Queries continue at the maximum interval.
 pub(super) const ESCALATE_AFTER: SignedDuration = SignedDuration::from_hours(24);
@@ -119,6 +119,8 @@ pub(super) enum Decision {
     Expired,
     /// No further answer is expected.
     Enough,
+    /// A success that a close may have reversed was not confirmed: manual review decides.
+    Unconfirmed,
     Again(Inquiry),
 }
 
@@ -151,7 +153,9 @@ pub(super) fn decide(
     // An accepted reversal may take time at the provider, so not-found answers are counted anew.
     let reversal_accepted = is_not_found && matches!(responses.close, Some(Err(Error::Conflict(_))));
     let (reversed, not_found) = if reversal_accepted { (true, 0) } else { (inquiry.reversed, not_found) };
-    if not_found >= MIN_NOT_FOUND_ANSWERS {
+    // A success that is being confirmed does not end by absence.
+    let is_confirming = inquiry.confirmations > 0 && status_of(record).is_final();
+    if not_found >= MIN_NOT_FOUND_ANSWERS && !is_confirming {
         if was_pending && !ends_by_absence {
             return Decision::Expired;
         }
@@ -164,7 +168,18 @@ pub(super) fn decide(
             return Decision::NeverHappened;
         }
     }
-    if status_of(record).is_final() && age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END {
+    let is_steady = time.steady_for >= MIN_STEADY_BEFORE_REVIEW;
+    let is_over = age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END;
+    if status_of(record).is_final() && is_over && !is_confirming {
+        return Decision::Enough;
+    }
+    if is_confirming && is_over && is_steady {
+        return Decision::Unconfirmed;
+    }
+    // A person was told twice: when the provider did not find the refund, and when it stayed open. Without an end the
+    // payment could never be purged.
+    let is_absent_elsewhere = is_not_found && matches!(record, Record::Refund(refund) if refund.is_elsewhere());
+    if is_absent_elsewhere && is_over && inquiry.needs_review {
         return Decision::Enough;
     }
     // As far as known nothing was sent on this abandoned channel, so no review is needed.
@@ -178,9 +193,8 @@ pub(super) fn decide(
     let age_interval = Duration::try_from(age / 4).unwrap_or_default();
     let backoff = backoff(inquiry.asked).min(age_interval.max(MAX_EARLY_INTERVAL));
     let until_settled = Duration::try_from(not_found_grace - certain_age).unwrap_or_default();
-    let is_steady = time.steady_for >= MIN_STEADY_BEFORE_REVIEW;
     let escalates_unknown = age >= ESCALATE_AFTER && inquiry.asked >= MIN_QUERIES_BEFORE_REVIEW && is_steady;
-    let escalates_pending = age >= MAX_AGE && inquiry.asked >= MIN_QUERIES_BEFORE_END && is_steady;
+    let escalates_pending = is_over && is_steady;
     // A failed query is repeated soon, then at intervals that grow with the order's age.
     let is_unanswered = matches!(&responses.query, Err(error) if !matches!(error, Error::NotFound(_)));
     let interval = if caller_waits && (still_open || was_pending || responses.close.is_some()) {
@@ -188,6 +202,8 @@ pub(super) fn decide(
             PollInterval::Steady(pause) => pause,
             PollInterval::Doubling => backoff,
         }
+    } else if is_confirming {
+        self::backoff(inquiry.asked).max(age_interval).min(MAX_FAILED_POLL_INTERVAL)
     } else if not_found > 0 && is_not_found && responses.close.is_none() {
         // The provider answers. Only the second not-found answer or the end of the grace period is missing.
         NOT_FOUND_RECHECK_INTERVAL
@@ -196,7 +212,8 @@ pub(super) fn decide(
     } else if was_pending && is_unanswered {
         self::backoff(inquiry.asked).max(age_interval).min(MAX_FAILED_POLL_INTERVAL)
     } else if was_pending && (still_open || !ends_by_absence) {
-        let poll_interval = Duration::try_from(age.clamp(POLL_INTERVAL[0], POLL_INTERVAL[1])).unwrap_or(MAX_INTERVAL);
+        let poll_interval =
+            Duration::try_from(age.clamp(PENDING_POLL_INTERVAL[0], PENDING_POLL_INTERVAL[1])).unwrap_or(MAX_INTERVAL);
         let until_expired = until_expired(record, policy, time).and_then(|left| Duration::try_from(left).ok());
         poll_interval.min(until_expired.map_or(poll_interval, |left| left.max(MIN_INTERVAL)))
     } else if is_not_found && responses.close.is_none() {
@@ -213,14 +230,17 @@ pub(super) fn decide(
     // Jitter from 75 % to 125 % spreads the queries of records that were opened together.
     let pause =
         SignedDuration::try_from(interval.mul_f64(0.75 + random / 2.0)).unwrap_or(SignedDuration::from_secs(30));
-    let needs_person = escalates_unknown && (ends_by_absence || is_scanned(record)) || escalates_pending;
+    let needs_review =
+        escalates_unknown && (ends_by_absence || is_scanned(record) || is_confirming) || escalates_pending;
     Decision::Again(Inquiry {
         due: now.checked_add(pause).unwrap_or(now),
         asked: inquiry.asked.saturating_add(1),
         absent: not_found,
         reversed,
-        needs_person: inquiry.needs_person
-            || (needs_person && (was_pending || !is_attempt(record)) && !status_of(record).is_final()),
+        needs_review: inquiry.needs_review
+            || (needs_review
+                && (was_pending || !is_attempt(record))
+                && (is_confirming || !status_of(record).is_final())),
         ..inquiry
     })
 }

@@ -22,7 +22,7 @@ use super::{Upstream, session};
 /// Maximum bytes of a response that are examined: some hosts report a missing certificate there, not in TLS.
 const MAX_EXAMINED_BYTES: usize = 4096;
 /// Timeout of a first DNS lookup.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+const PROBE_LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Successful probe of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Upstream {
     }
 
     async fn probe_host(&self, host: &KnownHost) -> Result<ProbeSuccess, ProbeError> {
-        let addresses = host.addresses(Round::All, Instant::now() + LOOKUP_TIMEOUT).await;
+        let addresses = host.addresses(Round::All, Instant::now() + PROBE_LOOKUP_TIMEOUT).await;
         let addresses = addresses.map_err(|lost| ProbeError::NoAddress(lost.why))?;
         let mut last = ProbeError::NoAddress("the name has no address".to_owned());
         for address in addresses {

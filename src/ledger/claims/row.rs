@@ -74,10 +74,10 @@ pub(super) struct ClaimRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bound_at: Option<Timestamp>,
     /// The job, until it ends.
-    #[serde(rename = "errand", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) job: Option<Job>,
     /// Number of the running execution of a job.
-    #[serde(rename = "turn", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "fencing_token", skip_serializing_if = "Option::is_none")]
     pub(super) execution: Option<Id>,
 }
 
@@ -138,9 +138,9 @@ impl ClaimRow {
         }
         let is_open = match self.refund {
             Some(refund) => TrackedRow::<RefundRow>::load(from, refund)?
-                .map(|tracked| retention::is_open(tracked.row.refund.status, tracked.row.refund.search.as_ref())),
+                .map(|tracked| retention::is_open(tracked.row.refund.status, tracked.row.refund.inquiry.as_ref())),
             None => TrackedRow::<PaymentRow>::load(from, self.payment)?
-                .map(|tracked| retention::is_open(tracked.row.payment.status, tracked.row.payment.search.as_ref())),
+                .map(|tracked| retention::is_open(tracked.row.payment.status, tracked.row.payment.inquiry.as_ref())),
         };
         Ok(is_open.unwrap_or(false))
     }

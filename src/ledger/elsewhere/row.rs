@@ -14,7 +14,7 @@ use super::super::timeline::{self, TimelineEvent};
 use super::super::transaction::{Space, Transaction};
 
 /// Type of the event.
-const KIND: &str = "payment.refunded_elsewhere";
+const REFUNDED_ELSEWHERE_EVENT: &str = "payment.refunded_elsewhere";
 const WHY: &str = "money went back to the payer by a refund that was not made here";
 /// Bounds of the delay before a result that cannot be applied yet is tried again. Between them: the record's age.
 const RETRY_DELAY: [SignedDuration; 2] = [SignedDuration::from_secs(2), SignedDuration::from_hours(1)];
@@ -24,8 +24,8 @@ const RETRY_DELAY: [SignedDuration; 2] = [SignedDuration::from_secs(2), SignedDu
 pub(super) enum Standing {
     /// The payment succeeded.
     Paid,
-    /// A scanned payment that was cancelled. The cancellation refunded it.
-    TakenBack,
+    /// A scanned payment that was reversed. The reversal refunded it.
+    Reversed,
     /// The payment is not known to be paid.
     NotPaid,
 }
@@ -33,7 +33,7 @@ pub(super) enum Standing {
 pub(super) fn standing(payment: &Payment) -> Standing {
     match payment.status {
         Status::Succeeded => Standing::Paid,
-        status if payment.method.is_scanned() && status.is_final() => Standing::TakenBack,
+        status if payment.method.is_scanned() && status.is_final() => Standing::Reversed,
         _ => Standing::NotPaid,
     }
 }
@@ -80,7 +80,7 @@ pub(super) fn create(
         state: RecordState {
             status: Status::Unknown,
             money_state: MoneyState::Unknown,
-            search: Some(Inquiry::new(now)),
+            inquiry: Some(Inquiry::new(now)),
             ..RecordState::new(now)
         },
     };
@@ -148,14 +148,14 @@ pub(super) fn credit(
     if payment.row.attempt_of.is_none() {
         let (subject, data) =
             (rows::payment_subject(&payment.row.payment), Record::Payment(payment.row.payment.clone()));
-        outbox::publish(tx, payment, KIND, subject, data, now)?;
+        outbox::publish(tx, payment, REFUNDED_ELSEWHERE_EVENT, subject, data, now)?;
     }
     Ok(())
 }
 
 pub(super) fn end(refund: &mut TrackedRow<RefundRow>, status: Status, money_state: MoneyState, now: Timestamp) {
     let record = &mut refund.row.refund;
-    (record.status, record.money_state, record.search) = (status, money_state, None);
+    (record.status, record.money_state, record.inquiry) = (status, money_state, None);
     record.version += 1;
     record.updated_at = now;
 }
@@ -173,9 +173,9 @@ pub(super) fn note(
 }
 
 pub(super) fn postpone(refund: &mut TrackedRow<RefundRow>, now: Timestamp) {
-    let search = refund.row.refund.search.get_or_insert_with(|| Inquiry::new(now));
+    let inquiry = refund.row.refund.inquiry.get_or_insert_with(|| Inquiry::new(now));
     let [least, most] = RETRY_DELAY;
-    let delay = now.duration_since(search.since).clamp(least, most);
-    search.asked = search.asked.saturating_add(1);
-    search.due = now.saturating_add(delay).unwrap_or(now);
+    let delay = now.duration_since(inquiry.since).clamp(least, most);
+    inquiry.asked = inquiry.asked.saturating_add(1);
+    inquiry.due = now.saturating_add(delay).unwrap_or(now);
 }

@@ -10,7 +10,7 @@ use super::super::rules::Change;
 use super::super::timeline::{self, TimelineEvent};
 use super::super::transaction::Transaction;
 use super::row::{Settled, Standing, credit, end, find, note, postpone, release, reserve, standing, state};
-use super::sums::{expect_missing, judge_sum, keep_sum, refresh_sum};
+use super::sums::{evaluate_sum, expect_missing, refresh_sum, store_sum};
 
 const ABSENT: &str = "the provider notified of a refund that was not made here, but its query does not find the refund: \
                       look it up in the provider's console";
@@ -18,7 +18,7 @@ const IMPOSSIBLE: &str =
     "a refund that was not made here exceeds what was left of the payment: compare it with the provider's console";
 const NOT_PAID: &str = "a payment that is not known to be paid was refunded: compare it with the provider's console";
 const MADE_HERE: &str = "it was made through this gateway";
-const CANCELLATION: &str = "it belongs to the cancellation of the payment";
+const REVERSAL: &str = "it belongs to the reversal of the payment";
 /// Delay before the first query about a refund that the provider has not finished.
 const UNFINISHED_WAIT: SignedDuration = SignedDuration::from_mins(5);
 /// Age at which a result that cannot be applied goes to manual review.
@@ -33,7 +33,7 @@ pub(in super::super) fn apply(
     now: Timestamp,
 ) -> Result<Change, LedgerError> {
     // The record may have been settled by a notification while the provider was queried.
-    if refund.row.refund.search.is_none() {
+    if refund.row.refund.inquiry.is_none() {
         return Ok(Change::default());
     }
     let mut payment = TrackedRow::<PaymentRow>::must(tx, refund.row.payment)?;
@@ -52,10 +52,12 @@ pub(in super::super) fn apply(
             (Status::Succeeded, Some(amount)) => succeed(tx, &mut payment, refund, amount, now)?,
             (Status::Failed | Status::Closed, _) => fail(tx, &mut payment, refund, now)?,
             (Status::Succeeded | Status::Pending | Status::Unknown, _) => {
-                remain_open(tx, &payment, refund, outcome.needs_person.as_deref(), now)?
+                remain_open(tx, &payment, refund, outcome.needs_review.as_deref(), now)?
             }
         },
-        Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => judge_sum(tx, &mut payment, refund, now)?,
+        Update::NotFoundAtProvider if refund.row.refund.is_known_by_sum() => {
+            evaluate_sum(tx, &mut payment, refund, now)?
+        }
         // A notification proved the amount; only the payment's own result was missing.
         Update::NotFoundAtProvider if known.value > 0 => succeed(tx, &mut payment, refund, known, now)?,
         Update::NotFoundAtProvider => {
@@ -65,7 +67,7 @@ pub(in super::super) fn apply(
                 // From here on the sum proves the amount and reserves it.
                 release(&mut payment, refund);
                 refund.save(tx)?;
-                keep_sum(tx, &mut payment, total, now, now)?.save(tx)?;
+                store_sum(tx, &mut payment, total, now, now)?.save(tx)?;
             }
             settled
         }
@@ -97,15 +99,18 @@ pub(super) fn ask(
         record.version += 1;
         record.updated_at = now;
     }
-    let search = record.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let is_open = record.status == Status::Pending;
+    let inquiry = record.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
+    // An open refund was named before, so "not found" never ends it.
+    inquiry.confirmed |= is_open;
     note(tx, payment, refund, now)
 }
 
 /// Makes the query of the payment due: only a paid order can be refunded.
 pub(super) fn query_payment(payment: &mut TrackedRow<PaymentRow>, now: Timestamp) {
-    let search = payment.row.payment.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = search.due.min(now);
+    let inquiry = payment.row.payment.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = inquiry.due.min(now);
 }
 
 /// Returns whether the refund fits into what is left of the payment.
@@ -125,9 +130,9 @@ pub(super) fn succeed(
 ) -> Result<Settled, LedgerError> {
     match standing(&payment.row.payment) {
         Standing::Paid => {}
-        Standing::TakenBack => {
+        Standing::Reversed => {
             release(payment, refund);
-            refund.row.refund.status_reason = Some(CANCELLATION.to_owned());
+            refund.row.refund.status_reason = Some(REVERSAL.to_owned());
             end(refund, Status::Closed, MoneyState::Moved, now);
             return note(tx, payment, refund, now).map(|()| Settled::Counted(0));
         }
@@ -175,7 +180,8 @@ pub(super) fn fail(
     Ok(Settled::Counted(0))
 }
 
-/// Keeps a refund whose result the provider does not give. It is queried at growing intervals, without end.
+/// Keeps a refund whose result the provider does not give. It is queried at growing intervals. The resolver ends the
+/// queries if the provider does not find the refund for a month.
 pub(super) fn remain_open(
     tx: &mut Transaction<'_>,
     payment: &TrackedRow<PaymentRow>,
@@ -190,7 +196,7 @@ pub(super) fn remain_open(
         record.updated_at = now;
         let due = now.saturating_add(UNFINISHED_WAIT).unwrap_or(now);
         // A verified notification named the refund, so "not found" never ends it.
-        record.search = Some(Inquiry { due, confirmed: true, ..Inquiry::new(now) });
+        record.inquiry = Some(Inquiry { due, confirmed: true, ..Inquiry::new(now) });
         note(tx, payment, refund, now)?;
     }
     if let Some(why) = why {
@@ -208,8 +214,8 @@ fn retry_later(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     postpone(refund, now);
-    let Some(search) = &mut refund.row.refund.search else { return Ok(()) };
-    if now.duration_since(search.since) < REVIEW_AGE || std::mem::replace(&mut search.needs_person, true) {
+    let Some(inquiry) = &mut refund.row.refund.inquiry else { return Ok(()) };
+    if now.duration_since(inquiry.since) < REVIEW_AGE || std::mem::replace(&mut inquiry.needs_review, true) {
         return Ok(());
     }
     timeline::add(tx, payment.id, None, TimelineEvent::ManualReview { why: why.to_owned() }, now)

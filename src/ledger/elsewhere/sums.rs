@@ -26,13 +26,13 @@ pub(super) fn expect_missing(
 ) -> Result<(), LedgerError> {
     if total > known(tx, &payment.row)? {
         let due = now.saturating_add(MISSING_NOTIFICATION_WAIT).unwrap_or(now);
-        keep_sum(tx, payment, total, due, now)?.save(tx)?;
+        store_sum(tx, payment, total, due, now)?.save(tx)?;
     }
     Ok(())
 }
 
-/// Keeps the highest sum in the record of the sums, to be judged when `due`. The caller saves both.
-pub(super) fn keep_sum(
+/// Keeps the highest sum in the record of the sums, to be evaluated when `due`. The caller saves both.
+pub(super) fn store_sum(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
     total: u64,
@@ -46,16 +46,16 @@ pub(super) fn keep_sum(
     note_total(&mut sum, total);
     let record = &mut sum.row.refund;
     (record.status, record.money_state) = (Status::Pending, MoneyState::NotMoved);
-    let is_asked = record.search.as_ref().is_some_and(|search| search.confirmed);
-    let search = record.search.get_or_insert_with(|| Inquiry::new(now));
-    search.due = if is_asked { search.due.min(due) } else { due };
-    search.confirmed = true;
+    let is_asked = record.inquiry.as_ref().is_some_and(|inquiry| inquiry.confirmed);
+    let inquiry = record.inquiry.get_or_insert_with(|| Inquiry::new(now));
+    inquiry.due = if is_asked { inquiry.due.min(due) } else { due };
+    inquiry.confirmed = true;
     reserve_missing(tx, payment, &mut sum)?;
     Ok(sum)
 }
 
 /// Counts what a sum proves, if every result is known.
-pub(super) fn judge_sum(
+pub(super) fn evaluate_sum(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
     sum: &mut TrackedRow<RefundRow>,
@@ -67,7 +67,7 @@ pub(super) fn judge_sum(
             postpone(sum, now);
             return Ok(Settled::Waiting);
         }
-        Standing::TakenBack => {
+        Standing::Reversed => {
             release(payment, sum);
             end(sum, Status::Closed, MoneyState::Moved, now);
             return Ok(Settled::Counted(0));
@@ -83,23 +83,23 @@ pub(super) fn judge_sum(
     Ok(Settled::Counted(missing))
 }
 
-/// Adjusts the kept sum to a refund that has become known. The sum ends if it is explained.
+/// Adjusts the stored sum to a refund that has become known. The sum ends if it is explained.
 pub(super) fn refresh_sum(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let sum = find(tx, &payment.row.payment, "")?.filter(|sum| sum.row.refund.search.is_some());
+    let sum = find(tx, &payment.row.payment, "")?.filter(|sum| sum.row.refund.inquiry.is_some());
     let Some(mut sum) = sum else { return Ok(()) };
     if state(&mut sum).total <= payment.row.payment.refunded {
-        judge_sum(tx, payment, &mut sum, now)?;
+        evaluate_sum(tx, payment, &mut sum, now)?;
     } else {
         reserve_missing(tx, payment, &mut sum)?;
     }
     sum.save(tx)
 }
 
-/// Reserves what a kept sum certainly exceeds all known refunds by.
+/// Reserves what a stored sum certainly exceeds all known refunds by.
 pub(super) fn reserve_missing(
     tx: &Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::RETRY_INTERVAL;
+use super::FULL_DISK_RECHECK_INTERVAL;
 use super::failure::Failure;
 use super::shared::Shared;
 use super::wal::Segment;
@@ -25,7 +25,7 @@ impl Shared {
                 if !self.is_disk_full() || self.requests.lock().is_none() {
                     return;
                 }
-                std::thread::sleep(RETRY_INTERVAL);
+                std::thread::sleep(FULL_DISK_RECHECK_INTERVAL);
             }
         }
     }

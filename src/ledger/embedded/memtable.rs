@@ -63,7 +63,7 @@ impl Memtable {
 
     /// Returns all rows of a space, in order.
     pub(super) fn of(&self, space: Space) -> impl Iterator<Item = (&Key, Option<&Value>)> {
-        self.range(space, ALL)
+        self.range(space, ALL_KEYS)
     }
 
     /// Removes all rows. The capacity stays.
@@ -147,7 +147,7 @@ impl Memtables {
 pub(crate) type Bounds<'a> = (std::ops::Bound<&'a [u8]>, std::ops::Bound<&'a [u8]>);
 
 /// The range of all keys.
-pub(super) const ALL: Bounds<'static> = (Unbounded, Unbounded);
+pub(super) const ALL_KEYS: Bounds<'static> = (Unbounded, Unbounded);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLockReadGuard;
 
-use super::memtable::{ALL, Bounds, Memtables};
+use super::memtable::{ALL_KEYS, Bounds, Memtables};
 use super::store::{Store, read_failed};
 use crate::error::LedgerError;
 use crate::transaction::{Key, Pair, Read, Space, Value};
@@ -33,7 +33,7 @@ impl<'a> View<'a> {
             let (key, value) = row.into_inner().map_err(read_failed)?;
             Ok((key.to_vec(), value.to_vec()))
         });
-        merged(self.memtables.overlay(space, ALL, |value| value.to_vec()), rows)
+        merged(self.memtables.overlay(space, ALL_KEYS, |value| value.to_vec()), rows)
     }
 
     /// Returns the keys of a space in a range. The view may be dropped while they are read.

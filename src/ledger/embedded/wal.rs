@@ -2,9 +2,9 @@
 //! tables later.
 //!
 //! ```text
-//! journal/manifest:  which segments exist and how long their files are
-//! journal/0:         record │ record │ record │ zeros        being written
-//! journal/1:         record │ record │ record │ zeros        full: written to the tables, then filled with zeros again
+//! wal/manifest:  which segments exist and how long their files are
+//! wal/0:         record │ record │ record │ zeros        being written
+//! wal/1:         record │ record │ record │ zeros        full: written to the tables, then filled with zeros again
 //! ```
 //! The two files alternate. They are filled with zeros in advance, so that a sync changes no metadata of the file
 //! system.

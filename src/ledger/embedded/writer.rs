@@ -14,7 +14,7 @@ use super::store::Store;
 use super::wal::Segment;
 use super::wal_sync::SyncRequest;
 use super::write_request::{PendingReplies, TransactionEnd, WriteRequest, panic_message};
-use super::{MAX_BATCH, MAX_SYNC_DELAY, RETRY_INTERVAL};
+use super::{FULL_DISK_RECHECK_INTERVAL, MAX_BATCH, MAX_SYNC_DELAY};
 use crate::change_feed::Changes;
 use crate::environment::Measurement;
 use crate::error::LedgerError;
@@ -49,7 +49,7 @@ impl Shared {
     fn rotate(&self, writer: &mut Writer) -> Result<(), Failure> {
         let (next, empty) = loop {
             let must = writer.log.len() >= 2 * self.segment;
-            match self.disk.take_free_segment(if must { RETRY_INTERVAL } else { Duration::ZERO }) {
+            match self.disk.take_free_segment(if must { FULL_DISK_RECHECK_INTERVAL } else { Duration::ZERO }) {
                 Some(next) => break next,
                 None if !must => return Ok(()),
                 None => {}
@@ -79,9 +79,9 @@ impl Shared {
         loop {
             let is_disk_full = self.is_disk_full();
             let first = match writer.unsynced {
-                _ if is_disk_full => requests.recv_timeout(RETRY_INTERVAL),
+                _ if is_disk_full => requests.recv_timeout(FULL_DISK_RECHECK_INTERVAL),
                 Some(since) => requests.recv_timeout(MAX_SYNC_DELAY.saturating_sub(since.elapsed())),
-                None => requests.recv_timeout(RETRY_INTERVAL),
+                None => requests.recv_timeout(FULL_DISK_RECHECK_INTERVAL),
             };
             // No requests arrive after another thread has met a full disk, so it is checked here as well.
             if !is_disk_full && writer.unsynced.is_none() && matches!(first, Err(RecvTimeoutError::Timeout)) {

@@ -19,7 +19,7 @@ impl Ledger {
     /// result nothing may be sent.
     ///
     /// If the permit is dropped without [`settle`](Self::settle) or [`release`](Self::release), because its task was
-    /// cancelled or panicked, the claim becomes unknown as after a crash. The provider is then asked.
+    /// cancelled or panicked, the claim becomes unknown as after a crash. The provider is then queried.
     pub async fn claim(&self, key: ClaimKey, intent: Intent, now: Timestamp) -> Result<ClaimResult, LedgerError> {
         let ledger = self.engine.holder();
         let scope = self.engine.lock_scope(|| LockScope::claim(&key, &intent));
@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// Releases a claim of which provably nothing was sent: the claim is deleted, or its job is requeued. If an
-    /// update of the payment or refund arrived meanwhile, the record stays and the provider is asked.
+    /// update of the payment or refund arrived meanwhile, the record stays and the provider is queried.
     pub async fn release(&self, permit: ExecutionPermit) -> Result<(), LedgerError> {
         self.release_after(Attempt::Made, permit).await
     }

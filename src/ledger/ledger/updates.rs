@@ -61,14 +61,19 @@ impl Ledger {
     /// Returns payments and refunds whose provider must be queried now, except those of `busy` channels. Unknown
     /// records and records that a caller waits for come before pending ones; within each group the longest due comes
     /// first. A record returned to one process is not returned to another for a while.
-    pub async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
-        self.engine.due_searches(now, limit, busy).await
+    pub async fn due_inquiries(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
+        self.engine.due_inquiries(now, limit, busy).await
     }
 
-    /// Saves the state of an inquiry, or ends it with `None`. The record's version stays. Returns false and changes
-    /// nothing if the inquiry has already ended.
-    pub async fn save_inquiry(&self, subject: &RecordId, search: Option<Inquiry>) -> Result<bool, LedgerError> {
-        let (scope, subject) = (LockScope::subject(subject), subject.clone());
-        self.engine.write(Durable, scope, move |tx| inquiries::save_inquiry(tx, &subject, search.clone())).await
+    /// Replaces the inquiry that was loaded, or ends it with `None`. The record's version stays. What was scheduled
+    /// meanwhile stays due. Returns false and changes nothing if the inquiry has ended or the record has succeeded.
+    pub async fn save_inquiry(
+        &self,
+        subject: &RecordId,
+        loaded: &Inquiry,
+        next: Option<Inquiry>,
+    ) -> Result<bool, LedgerError> {
+        let (scope, subject, loaded) = (LockScope::subject(subject), subject.clone(), loaded.clone());
+        self.engine.write(Durable, scope, move |tx| inquiries::save_inquiry(tx, &subject, &loaded, next.clone())).await
     }
 }

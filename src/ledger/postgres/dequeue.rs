@@ -56,7 +56,7 @@ impl DueScans {
 /// process is dead.
 macro_rules! free {
     () => {
-        "(owner IS NULL OR owner = $1 OR taken_until < clock_timestamp() OR NOT EXISTS (
+        "(owner IS NULL OR owner = $1 OR leased_until < clock_timestamp() OR NOT EXISTS (
             SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp()))"
     };
 }
@@ -69,8 +69,8 @@ pub(super) fn reserve_inquiries(
     limit: usize,
     busy: &[String],
 ) -> Result<Vec<Vec<u8>>, Failure> {
-    const TAKE: &str = concat!(
-        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+    const RESERVE_INQUIRIES: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, leased_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $6 AND key < $3
                 AND (substr(value, 1, 1) = $7) = $8 AND substr(value, 2) <> ALL ($9) AND ",
@@ -86,8 +86,8 @@ pub(super) fn reserve_inquiries(
         for DueRange { from, until } in ranges {
             let (left, time, patient) =
                 (many(limit.saturating_sub(reserved.len())), RESERVATION.as_secs_f64(), &patient[..]);
-            let rows =
-                session.query(TAKE, &[&owner, &space, until, &left, &time, from, &patient, &is_patient, &busy])?;
+            let rows = session
+                .query(RESERVE_INQUIRIES, &[&owner, &space, until, &left, &time, from, &patient, &is_patient, &busy])?;
             let mut keys: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
             keys.sort();
             reserved.extend(keys);
@@ -112,21 +112,25 @@ pub(super) fn due_by_subscription(
     ranges: &[DueRange],
 ) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
     // A loose index scan from subscription to subscription, so that a long queue costs no more than a short one.
-    const LOOK: &str = concat!(
-        "WITH RECURSIVE lanes AS (
-            (SELECT lane FROM tollgate_due WHERE lane IS NOT NULL ORDER BY lane LIMIT 1)
+    const DUE_BY_SUBSCRIPTION: &str = concat!(
+        "WITH RECURSIVE subscriptions AS (
+            (SELECT subscription FROM tollgate_due WHERE subscription IS NOT NULL ORDER BY subscription LIMIT 1)
             UNION ALL
-            SELECT (SELECT it.lane FROM tollgate_due AS it WHERE it.lane > lanes.lane ORDER BY it.lane LIMIT 1)
-            FROM lanes WHERE lanes.lane IS NOT NULL)
-        SELECT lanes.lane, due.key, due.value FROM lanes CROSS JOIN LATERAL (
-            SELECT key, value FROM tollgate_due AS it WHERE it.lane = lanes.lane AND key >= $4 AND key < $2 AND ",
+            SELECT (SELECT it.subscription FROM tollgate_due AS it
+                WHERE it.subscription > subscriptions.subscription ORDER BY it.subscription LIMIT 1)
+            FROM subscriptions WHERE subscriptions.subscription IS NOT NULL)
+        SELECT subscriptions.subscription, due.key, due.value FROM subscriptions CROSS JOIN LATERAL (
+            SELECT key, value FROM tollgate_due AS it
+            WHERE it.subscription = subscriptions.subscription AND key >= $4 AND key < $2 AND ",
         free!(),
         " ORDER BY key LIMIT $3) AS due
-        WHERE lanes.lane IS NOT NULL"
+        WHERE subscriptions.subscription IS NOT NULL"
     );
     let mut due_by_subscription = BTreeMap::<String, Vec<Pair>>::new();
     for DueRange { from, until } in ranges {
-        for row in session.query(LOOK, &[&i64::from(owner), until, &MAX_EVENTS_PER_SUBSCRIPTION, from])? {
+        for row in
+            session.query(DUE_BY_SUBSCRIPTION, &[&i64::from(owner), until, &MAX_EVENTS_PER_SUBSCRIPTION, from])?
+        {
             due_by_subscription.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
         }
     }
@@ -135,8 +139,8 @@ pub(super) fn due_by_subscription(
 
 /// Reserves the chosen outbox rows, except those reserved meanwhile.
 pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair]) -> Result<Vec<Pair>, Failure> {
-    const TAKE: &str = concat!(
-        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $4)
+    const RESERVE_DELIVERIES: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, leased_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $2 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $2 AND key = ANY ($3) AND ",
         free!(),
@@ -146,7 +150,7 @@ pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair])
     );
     let keys: Vec<&[u8]> = chosen.iter().map(|(key, _)| key.as_slice()).collect();
     let number = tables::number(Space::Outbox);
-    let rows = session.query(TAKE, &[&i64::from(owner), &number, &keys, &RESERVATION.as_secs_f64()])?;
+    let rows = session.query(RESERVE_DELIVERIES, &[&i64::from(owner), &number, &keys, &RESERVATION.as_secs_f64()])?;
     let mut reserved: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     reserved.sort();
     Ok(reserved)
@@ -176,8 +180,8 @@ pub(super) fn reserve_jobs(
     ranges: &[DueRange],
     limit: &DueLimit,
 ) -> Result<Vec<Pair>, Failure> {
-    const TAKE: &str = concat!(
-        "UPDATE tollgate_due SET owner = $1, taken_until = clock_timestamp() + make_interval(secs => $5)
+    const RESERVE_JOBS: &str = concat!(
+        "UPDATE tollgate_due SET owner = $1, leased_until = clock_timestamp() + make_interval(secs => $5)
         WHERE space = $2 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $2 AND key >= $7 AND key < $3 AND value <> ALL ($6) AND ",
         free!(),
@@ -191,7 +195,8 @@ pub(super) fn reserve_jobs(
     let mut reserved = Vec::new();
     for DueRange { from, until } in ranges {
         let left = many(limit.total.saturating_sub(reserved.len()));
-        let rows = session.query(TAKE, &[&owner, &space, until, &left, &RESERVATION.as_secs_f64(), &busy, from])?;
+        let rows =
+            session.query(RESERVE_JOBS, &[&owner, &space, until, &left, &RESERVATION.as_secs_f64(), &busy, from])?;
         let mut rows: Vec<Pair> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         rows.sort();
         reserved.extend(rows);
@@ -210,13 +215,13 @@ pub(super) fn reached_limit(
     limit: QueueLimit,
 ) -> Result<Option<QueueFull>, Failure> {
     // Arbitrary lock number that belongs to no order; the same in every version.
-    const LOCK: &str = "SELECT pg_advisory_xact_lock(7309453002178192741)";
+    const QUEUE_LOCK: &str = "SELECT pg_advisory_xact_lock(7309453002178192741)";
     let (total, own) = count_jobs(session, merchant)?;
     let is_near = total + MAX_CONCURRENT_ENQUEUES >= limit.total || own + MAX_CONCURRENT_ENQUEUES >= limit.each;
     if limit.reached(total, own).is_some() || !is_near {
         return Ok(limit.reached(total, own));
     }
-    session.query(LOCK, &[])?;
+    session.query(QUEUE_LOCK, &[])?;
     let (total, own) = count_jobs(session, merchant)?;
     Ok(limit.reached(total, own))
 }
@@ -224,11 +229,11 @@ pub(super) fn reached_limit(
 /// Counts queued and executing jobs: of all merchants, and of one.
 fn count_jobs(session: &Session, merchant: &str) -> Result<(u64, u64), Failure> {
     // In a row of a running job the merchant follows the 16 bytes of the execution number.
-    const COUNT: &str = "SELECT count(*), count(*) FILTER (WHERE merchant = $3) FROM (
+    const COUNT_JOBS: &str = "SELECT count(*), count(*) FILTER (WHERE merchant = $3) FROM (
         SELECT value AS merchant FROM tollgate_due WHERE space = $1
         UNION ALL SELECT substr(value, 17) FROM tollgate_due WHERE space = $2 AND length(value) > 16) AS it";
     let numbers = [Space::Jobs, Space::Running].map(tables::number);
-    let rows = session.query(COUNT, &[&numbers[0], &numbers[1], &merchant.as_bytes()])?;
+    let rows = session.query(COUNT_JOBS, &[&numbers[0], &numbers[1], &merchant.as_bytes()])?;
     let count = |column: usize| rows.first().map_or(0, |row| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0));
     Ok((count(0), count(1)))
 }

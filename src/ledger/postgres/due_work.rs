@@ -14,7 +14,7 @@ use crate::transaction::Space;
 use crate::{inquiries, outbox};
 
 impl Engine {
-    pub(crate) async fn due_searches(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
+    pub(crate) async fn due_inquiries(&self, now: Timestamp, limit: usize, busy: &[String]) -> Vec<Record> {
         let owner = self.shared.owner;
         let when = self.shared.due.ranges(Space::Inquiries, now, LATEST_DUE);
         let busy = busy.to_vec();

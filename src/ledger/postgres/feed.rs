@@ -45,14 +45,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Statement that tells every process to discard its caches.
-pub(super) const ALL: &str = "SELECT pg_notify('tollgate_changes', '*')";
+pub(super) const ANNOUNCE_ALL: &str = "SELECT pg_notify('tollgate_changes', '*')";
 
 /// Statement that sends notifications, and returns whether the server is read-only. A standby reaches no listeners.
 const NOTIFY: &str = "\
     SELECT current_setting('transaction_read_only')::bool, pg_notify(channel, message)
     FROM unnest($1::text[], $2::text[]) AS it (channel, message)";
 
-const CHANGES: &str = "tollgate_changes";
+const CHANGES_CHANNEL: &str = "tollgate_changes";
 
 /// Both directions of the feed of one process.
 #[derive(Default)]
@@ -223,7 +223,7 @@ fn send_echo_over_pool(shared: &Arc<Shared>, number: u64) {
 
 fn send_notifications(session: &Session, owner: u32, items: &[Item], echoes: &[u64]) -> Result<(), Failure> {
     let mut texts = messages(owner, items);
-    let mut channels = vec![CHANGES.to_owned(); texts.len()];
+    let mut channels = vec![CHANGES_CHANNEL.to_owned(); texts.len()];
     texts.extend(echoes.iter().map(u64::to_string));
     channels.resize(texts.len(), channel(owner));
     let rows = session.query(NOTIFY, &[&channels, &texts])?;
@@ -254,18 +254,18 @@ pub(super) fn listen(
 
 /// Waits until every transaction that is in progress has ended.
 pub(super) fn quiesce(session: &Session) -> Result<(), LedgerError> {
-    const UNTIL: Duration = Duration::from_secs(60);
-    const PAUSE: Duration = Duration::from_millis(20);
+    const TRANSACTION_END_TIMEOUT: Duration = Duration::from_secs(60);
+    const TRANSACTION_POLL_INTERVAL: Duration = Duration::from_millis(20);
     let number = |rows: Vec<tokio_postgres::Row>| rows.first().map(|row| row.get::<_, i64>(0)).unwrap_or_default();
     // Greater than the id of every transaction that has written anything so far.
     let next = number(session.query("SELECT pg_current_xact_id()::text::bigint", &[])?);
     let began = Instant::now();
     while number(session.query("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint", &[])?) < next {
-        if began.elapsed() > UNTIL {
+        if began.elapsed() > TRANSACTION_END_TIMEOUT {
             let why = "a transaction in PostgreSQL does not end".to_owned();
             return Err(LedgerError::Conflict { why, source: None });
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(TRANSACTION_POLL_INTERVAL);
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! Bulk import of another ledger's rows into an empty ledger, in one transaction.
 
 use super::address::Address;
-use super::feed::ALL;
+use super::feed::ANNOUNCE_ALL;
 use super::origin;
 use super::save::save;
 use super::schema;
 use super::session::Session;
-use super::tables::{self, ABOUT};
+use super::tables::{self, METADATA};
 use crate::error::LedgerError;
 use crate::retention::KNOWN_TIME_KEY;
 use crate::transaction::{Space, Writes};
@@ -33,12 +33,12 @@ impl Filling {
         schema::migrate(&session)?;
         // An interrupted migration may still be committing; the lock waits for its end.
         session.run("BEGIN; LOCK TABLE tollgate_records, tollgate_due IN EXCLUSIVE MODE")?;
-        if origin::moves(&session)?.iter().any(|known| known == id) {
+        if origin::migrations(&session)?.iter().any(|known| known == id) {
             return Ok(Begun::Complete);
         }
         // A gateway that was only started has written the ledger's clock and nothing else.
         if session
-            .query(USED, &[&ABOUT, &tables::number(Space::Expiry), &KNOWN_TIME_KEY])?
+            .query(USED, &[&METADATA, &tables::number(Space::Expiry), &KNOWN_TIME_KEY])?
             .first()
             .is_none_or(|row| row.get(0))
         {
@@ -55,8 +55,8 @@ impl Filling {
 
     /// Commits all rows with the id of the migration.
     pub(crate) fn end(self, id: &str) -> Result<(), LedgerError> {
-        origin::moved(&self.0, id)?;
+        origin::record_migration(&self.0, id)?;
         // Tells running gateways to discard their caches.
-        Ok(self.0.run(&format!("{ALL}; COMMIT"))?)
+        Ok(self.0.run(&format!("{ANNOUNCE_ALL}; COMMIT"))?)
     }
 }

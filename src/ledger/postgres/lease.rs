@@ -28,7 +28,7 @@ const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// Interval of renewals.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_secs(3);
 /// Interval of retries after a failed renewal.
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+const RENEWAL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Timeout of one renewal, in seconds. Several retries fit into a lease.
 pub(super) const RENEWAL_TIMEOUT_SECS: u64 = 3;
 
@@ -144,7 +144,7 @@ pub(super) fn keep(
                 }
             }
         }
-        let pause = if renewed.is_ok() { RENEWAL_INTERVAL } else { RETRY_INTERVAL };
+        let pause = if renewed.is_ok() { RENEWAL_INTERVAL } else { RENEWAL_RETRY_INTERVAL };
         let _ = ready.send(renewed);
         if stop.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             break;

@@ -2,43 +2,43 @@
 
 use super::failure::Failure;
 use super::session::Session;
-use super::tables::ABOUT;
+use super::tables::METADATA;
 use crate::error::LedgerError;
 
 /// Key of the ledger's name.
 const NAME: &[u8] = b"name";
 /// Key prefix of migrations.
-const MOVE: &[u8] = b"move:";
+const MIGRATION: &[u8] = b"migration:";
 
 /// Returns the ledger's name, which is created at the first call.
 pub(super) fn name(session: &Session) -> Result<String, Failure> {
-    const GIVE: &str = "\
+    const CREATE_NAME: &str = "\
         INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, decode(md5(gen_random_uuid()::text), 'hex'))
         ON CONFLICT (space, key) DO NOTHING";
-    const READ: &str = "SELECT encode(value, 'hex') FROM tollgate_records WHERE space = $1 AND key = $2";
-    let mut rows = session.query(READ, &[&ABOUT, &NAME])?;
+    const READ_NAME: &str = "SELECT encode(value, 'hex') FROM tollgate_records WHERE space = $1 AND key = $2";
+    let mut rows = session.query(READ_NAME, &[&METADATA, &NAME])?;
     if rows.is_empty() {
-        session.query(GIVE, &[&ABOUT, &NAME])?;
-        rows = session.query(READ, &[&ABOUT, &NAME])?;
+        session.query(CREATE_NAME, &[&METADATA, &NAME])?;
+        rows = session.query(READ_NAME, &[&METADATA, &NAME])?;
     }
     let name = rows.first().map(|row| row.get(0));
-    name.ok_or_else(|| Failure::other("PostgreSQL did not keep the name of the ledger"))
+    name.ok_or_else(|| Failure::other("PostgreSQL did not store the name of the ledger"))
 }
 
 /// Returns the ids of the migrations that filled this ledger.
-pub(super) fn moves(session: &Session) -> Result<Vec<String>, Failure> {
-    const READ: &str = "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3";
-    let until: &[u8] = b"move;";
-    let rows = session.query(READ, &[&ABOUT, &MOVE, &until])?;
-    let id = |key: &[u8]| String::from_utf8_lossy(key.get(MOVE.len()..).unwrap_or_default()).into_owned();
+pub(super) fn migrations(session: &Session) -> Result<Vec<String>, Failure> {
+    const READ_MIGRATIONS: &str = "SELECT key FROM tollgate_records WHERE space = $1 AND key >= $2 AND key < $3";
+    let until: &[u8] = b"migration;";
+    let rows = session.query(READ_MIGRATIONS, &[&METADATA, &MIGRATION, &until])?;
+    let id = |key: &[u8]| String::from_utf8_lossy(key.get(MIGRATION.len()..).unwrap_or_default()).into_owned();
     Ok(rows.iter().map(|row| id(row.get(0))).collect())
 }
 
 /// Records the migration that fills this ledger.
-pub(super) fn moved(session: &Session, id: &str) -> Result<(), Failure> {
-    const WRITE: &str = "INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, '')";
-    let key = [MOVE, id.as_bytes()].concat();
-    session.query(WRITE, &[&ABOUT, &key]).map(drop)
+pub(super) fn record_migration(session: &Session, id: &str) -> Result<(), Failure> {
+    const INSERT_MIGRATION: &str = "INSERT INTO tollgate_records (space, key, value) VALUES ($1, $2, '')";
+    let key = [MIGRATION, id.as_bytes()].concat();
+    session.query(INSERT_MIGRATION, &[&METADATA, &key]).map(drop)
 }
 
 /// Returns the id of the server, the database and the tables.

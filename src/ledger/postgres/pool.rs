@@ -28,7 +28,7 @@ use crate::error::LedgerError;
 
 /// Interval of connection attempts while no thread has a connection. Work is rejected meanwhile, so an outage of the
 /// gateway lasts up to this much longer than the server's.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 /// First and longest interval while other threads have a connection. The interval doubles.
 const CONNECTION_LIMIT_BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
 /// Idle time after which a connection is checked before use.
@@ -221,7 +221,7 @@ impl Queue {
         let is_alone = state.connected == 0;
         let doubled = CONNECTION_LIMIT_BACKOFF[0] * 2u32.saturating_pow(state.failures.min(8) - 1);
         state.retry_after =
-            Some(Instant::now() + if is_alone { RETRY_INTERVAL } else { doubled.min(CONNECTION_LIMIT_BACKOFF[1]) });
+            Some(Instant::now() + if is_alone { RECONNECT_INTERVAL } else { doubled.min(CONNECTION_LIMIT_BACKOFF[1]) });
         // A single failure may also be the network's.
         let is_limit = failure.kind == Kind::Crowded || state.failures > 2;
         let reported =

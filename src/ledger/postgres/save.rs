@@ -10,16 +10,16 @@ use crate::transaction::{Space, Writes};
 const SAVE: &str = "\
     WITH once AS (
         INSERT INTO tollgate_records (space, key, value) SELECT * FROM unnest($1::smallint[], $2::bytea[], $3::bytea[])),
-    kept AS (
+    upserted AS (
         INSERT INTO tollgate_records (space, key, value) SELECT * FROM unnest($4::smallint[], $5::bytea[], $6::bytea[])
         ON CONFLICT (space, key) DO UPDATE SET value = excluded.value),
     deleted AS (
         DELETE FROM tollgate_records AS it USING unnest($7::smallint[], $8::bytea[]) AS old (space, key)
         WHERE it.space = old.space AND it.key = old.key),
     due AS (
-        INSERT INTO tollgate_due (space, key, value, lane, owner)
+        INSERT INTO tollgate_due (space, key, value, subscription, owner)
         SELECT * FROM unnest($9::smallint[], $10::bytea[], $11::bytea[], $12::text[], $13::bigint[])
-        ON CONFLICT (space, key) DO UPDATE SET value = excluded.value, lane = excluded.lane),
+        ON CONFLICT (space, key) DO UPDATE SET value = excluded.value, subscription = excluded.subscription),
     done AS (
         DELETE FROM tollgate_due AS it USING unnest($14::smallint[], $15::bytea[]) AS old (space, key)
         WHERE it.space = old.space AND it.key = old.key)

@@ -10,21 +10,20 @@ use super::session::Session;
 /// release.
 const STEPS: [&str; 1] = [
     // Records are read by key only. Due rows are in a table of their own that stays small, so that its dead rows are
-    // few and vacuumed soon.
-    // done are few and soon gone.
+    // few and vacuumed soon. Only undelivered events have a subscription: merchant and sink.
     "CREATE TABLE tollgate_records (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (space, key));
      CREATE TABLE tollgate_due (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
-        lane text COLLATE \"C\", owner bigint, taken_until timestamptz, PRIMARY KEY (space, key)
+        subscription text COLLATE \"C\", owner bigint, leased_until timestamptz, PRIMARY KEY (space, key)
      ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-     CREATE INDEX tollgate_lanes ON tollgate_due (lane, key) WHERE lane IS NOT NULL;
+     CREATE INDEX tollgate_due_subscriptions ON tollgate_due (subscription, key) WHERE subscription IS NOT NULL;
      CREATE SEQUENCE tollgate_owner_numbers MAXVALUE 4294967295;
      CREATE TABLE tollgate_owners (owner bigint PRIMARY KEY, expires timestamptz NOT NULL);",
 ];
 
 /// Arbitrary lock number, the same in every version, so that only one process migrates at a time.
-const LOCK: i64 = 0x746f_6c6c_6761_7465;
+const MIGRATION_LOCK: i64 = 0x746f_6c6c_6761_7465;
 
 /// Migrates the tables.
 pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
@@ -35,7 +34,7 @@ pub(super) fn migrate(session: &Session) -> Result<(), Failure> {
         return Ok(());
     }
     session.run(&format!(
-        "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); CREATE TABLE IF NOT EXISTS tollgate_schema (
+        "BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK}); CREATE TABLE IF NOT EXISTS tollgate_schema (
             version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
     ))?;
     for (number, step) in (1..).zip(STEPS).skip(version(session)?.max(0) as usize) {

@@ -21,6 +21,9 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Timeout of the check that the server is writable.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Query whether the server takes no writes.
+pub(super) const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
+
 /// Settings of every session. Plans always use the indexes, because a plan made for empty tables would later scan
 /// them. `synchronous_commit = off` of the database is overridden, because it may lose commits.
 const SETTINGS: &str = "SET statement_timeout = '7s'; SET lock_timeout = '2s'; \
@@ -101,7 +104,6 @@ impl Session {
 
     /// Checks that the server responds and is writable. A server that became a standby keeps its connections.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
         let timeout = self.timeout.replace(CHECK_TIMEOUT);
         let answer = self.wait(self.client.simple_query(IS_READ_ONLY));
         self.timeout.set(timeout);

@@ -29,7 +29,7 @@ use crate::rows::{PaymentRow, TrackedRow};
 use crate::transaction::{Durability, Read, Space, Transaction, Value};
 
 /// Maximum number of claims ended in one transaction.
-const MAX_BATCH: i64 = 64;
+const MAX_SWEEP_BATCH: i64 = 64;
 /// Time for which a batch is reserved for a process.
 const CLAIM_LOCK_DURATION: Duration = Duration::from_secs(30);
 /// Delay between the expiry of a lease and the next sweep.
@@ -75,14 +75,14 @@ fn batch(shared: &Arc<Shared>) -> Duration {
 fn sweep(shared: &Arc<Shared>, session: &Session) -> Result<Duration, LedgerError> {
     const DELETE_EXPIRED: &str = "DELETE FROM tollgate_owners WHERE expires < clock_timestamp() - interval '1 day'";
     let expired_executions = take(shared, session)?;
-    let is_full = expired_executions.len() as i64 >= MAX_BATCH;
+    let is_full = expired_executions.len() as i64 >= MAX_SWEEP_BATCH;
     let mut executions: Vec<_> =
         expired_executions.into_iter().map(|execution| (execution, Abandoned::Interrupted)).collect();
     if !is_full {
         executions.extend(own(shared, session)?);
         session.query(DELETE_EXPIRED, &[])?;
     }
-    for executions in executions.chunks(MAX_BATCH as usize) {
+    for executions in executions.chunks(MAX_SWEEP_BATCH as usize) {
         end_all(shared, session, executions)?;
     }
     if is_full { Ok(Duration::ZERO) } else { Ok(pause(session, shared.owner)?) }
@@ -102,16 +102,17 @@ pub(super) fn pause(session: &Session, owner: u32) -> Result<Duration, Failure> 
 
 /// Reserves claims of processes whose lease has expired.
 fn take(shared: &Shared, session: &Session) -> Result<Vec<ExecutionId>, LedgerError> {
-    const TAKE: &str = "\
-        UPDATE tollgate_due SET taken_until = clock_timestamp() + make_interval(secs => $4)
+    const RESERVE_EXPIRED_CLAIMS: &str = "\
+        UPDATE tollgate_due SET leased_until = clock_timestamp() + make_interval(secs => $4)
         WHERE space = $1 AND key = ANY (ARRAY(
             SELECT key FROM tollgate_due AS it WHERE space = $1 AND owner IS DISTINCT FROM $2
-                AND (taken_until IS NULL OR taken_until < clock_timestamp()) AND NOT EXISTS (
+                AND (leased_until IS NULL OR leased_until < clock_timestamp()) AND NOT EXISTS (
                 SELECT FROM tollgate_owners AS alive WHERE alive.owner = it.owner AND alive.expires > clock_timestamp())
             ORDER BY key LIMIT $3 FOR UPDATE SKIP LOCKED))
         RETURNING key, value";
     let (space, owner) = (tables::number(Space::Running), i64::from(shared.owner));
-    let rows = session.query(TAKE, &[&space, &owner, &MAX_BATCH, &CLAIM_LOCK_DURATION.as_secs_f64()])?;
+    let rows = session
+        .query(RESERVE_EXPIRED_CLAIMS, &[&space, &owner, &MAX_SWEEP_BATCH, &CLAIM_LOCK_DURATION.as_secs_f64()])?;
     Ok(rows.iter().filter_map(|row| ExecutionId::listed(row.get(0), row.get(1)).ok()).collect())
 }
 

@@ -11,7 +11,7 @@ pub(super) fn number(space: Space) -> i16 {
 pub(super) const QUEUED: i16 = 100;
 
 /// Number of the ledger's own rows: its name and the migrations that filled it.
-pub(super) const ABOUT: i16 = 101;
+pub(super) const METADATA: i16 = 101;
 
 /// Returns whether rows of a space are due rows, which are in a table of their own.
 pub(super) fn is_due(space: Space) -> bool {

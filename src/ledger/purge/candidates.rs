@@ -39,7 +39,7 @@ pub(crate) fn expired(
 fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Expired>, LedgerError> {
     let Some(TrackedRow { row, .. }) = TrackedRow::<PaymentRow>::load(from, id)? else { return Ok(None) };
     let payment = &row.payment;
-    if !row.queues.is_empty() || is_open(payment.status, payment.search.as_ref()) || !is_over(payment.updated_at) {
+    if !row.queues.is_empty() || is_open(payment.status, payment.inquiry.as_ref()) || !is_over(payment.updated_at) {
         return Ok(None);
     }
     let mut claims = vec![row.claim];
@@ -47,7 +47,7 @@ fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Res
     let mut keys = vec![(Space::Payments, id), (Space::Timeline, id), (Space::Index, names::entry_of_payment(payment))];
     for tracked in refunds::of(from, &row) {
         let TrackedRow { id, row: RefundRow { refund, claim, .. }, .. } = tracked?;
-        if is_open(refund.status, refund.search.as_ref()) || !is_over(refund.updated_at) {
+        if is_open(refund.status, refund.inquiry.as_ref()) || !is_over(refund.updated_at) {
             return Ok(None);
         }
         claims.push(claim);

@@ -16,7 +16,7 @@ pub struct Inquiry {
     /// Number of "not found" answers since the grace period (`not_found_grace`) ended.
     pub absent: u32,
     /// Marked for manual review. Queries continue at long intervals.
-    pub needs_person: bool,
+    pub needs_review: bool,
     /// The order is to be closed (or reversed) as soon as it is known to be open.
     pub closing: bool,
     /// The provider has confirmed the record, so "not found" proves nothing any more.
@@ -45,7 +45,7 @@ impl Inquiry {
             due: now,
             asked: 0,
             absent: 0,
-            needs_person: false,
+            needs_review: false,
             closing: false,
             confirmed: false,
             reversed: false,

@@ -101,8 +101,8 @@ impl Payment {
 
     /// Returns whether the gateway still tries to obtain the lost `action` by repeating the identical create.
     pub fn awaits_action(&self) -> bool {
-        let may_repeat = |search: &Inquiry| search.repeated_creates < MAX_REPEATED_CREATES && !search.closing;
-        self.create_request.is_some() && self.search.as_ref().is_some_and(may_repeat)
+        let may_repeat = |inquiry: &Inquiry| inquiry.repeated_creates < MAX_REPEATED_CREATES && !inquiry.closing;
+        self.create_request.is_some() && self.inquiry.as_ref().is_some_and(may_repeat)
     }
 
     /// Returns whether this is an abandoned attempt on a channel that the payment was moved away from. No merchant

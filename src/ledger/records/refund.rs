@@ -53,7 +53,7 @@ impl Refund {
 
     /// Returns whether the provider has confirmed the refund, by a number of its own or in answer to a query.
     pub(crate) fn is_confirmed(&self) -> bool {
-        self.provider_refund_id.is_some() || self.search.as_ref().is_some_and(|search| search.confirmed)
+        self.provider_refund_id.is_some() || self.inquiry.as_ref().is_some_and(|inquiry| inquiry.confirmed)
     }
 }
 

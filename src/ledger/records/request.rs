@@ -18,11 +18,11 @@ pub struct ClaimKey {
     pub merchant: String,
     /// HTTP method, as in `POST`.
     pub method: String,
-    /// Path as received.
+    /// Canonical path.
     pub path: String,
     /// Value of `Idempotency-Key`.
     pub key: String,
-    /// SHA-256 over method, path and body as received.
+    /// SHA-256 over method, canonical path, query, and body as received.
     pub fingerprint: [u8; 32],
 }
 

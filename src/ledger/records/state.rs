@@ -34,7 +34,7 @@ pub struct RecordState {
     pub updated_at: Timestamp,
     /// State of the inquiry, while the result is open.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub search: Option<Inquiry>,
+    pub inquiry: Option<Inquiry>,
 }
 
 impl RecordState {
@@ -49,7 +49,7 @@ impl RecordState {
             created_at: now,
             sent_at: None,
             updated_at: now,
-            search: None,
+            inquiry: None,
         }
     }
 }

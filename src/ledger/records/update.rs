@@ -31,29 +31,29 @@ pub enum Update {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     /// The provider's code and message.
-    pub word: Option<ProviderError>,
+    pub provider_error: Option<ProviderError>,
     /// The gateway's sentence, where the provider gave no error.
     pub sentence: Option<String>,
 }
 
 /// Maximum length of a reason's sentence, in characters.
-const LONGEST_REASON: usize = 200;
+const MAX_REASON_CHARS: usize = 200;
 
 impl Reason {
     /// Returns a reason with a sentence of the gateway, cut to 200 characters.
     pub fn sentence(sentence: impl Into<String>) -> Self {
         let mut sentence = sentence.into();
-        if let Some((end, _)) = sentence.char_indices().nth(LONGEST_REASON) {
+        if let Some((end, _)) = sentence.char_indices().nth(MAX_REASON_CHARS) {
             sentence.truncate(end);
         }
-        Self { word: None, sentence: Some(sentence) }
+        Self { provider_error: None, sentence: Some(sentence) }
     }
 }
 
 impl From<&Error> for Reason {
     fn from(error: &Error) -> Self {
         match error.provider_error() {
-            Some(word) => Self { word: Some(word.clone()), sentence: None },
+            Some(provider_error) => Self { provider_error: Some(provider_error.clone()), sentence: None },
             None => Self::sentence(error.to_string()),
         }
     }

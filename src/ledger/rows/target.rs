@@ -71,10 +71,10 @@ impl Target {
         }
     }
 
-    pub(crate) fn search(&mut self) -> &mut Option<Inquiry> {
+    pub(crate) fn inquiry(&mut self) -> &mut Option<Inquiry> {
         match self {
-            Self::Payment(tracked) => &mut tracked.row.payment.search,
-            Self::Refund(tracked) => &mut tracked.row.refund.search,
+            Self::Payment(tracked) => &mut tracked.row.payment.inquiry,
+            Self::Refund(tracked) => &mut tracked.row.refund.inquiry,
         }
     }
 

@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::testing::{a_payment, a_refund, at, cny};
-use super::super::tests::{outcome, word};
+use super::super::tests::{outcome, provider_error};
 use super::Origin::{Notification, Query, Request};
 use super::*;
 use tollgate_plugins::error::ProviderError;
 
-const NEWS: [(&str, &str); 7] = [
+const UPDATES: [(&str, &str); 7] = [
     // Update, then its effect in each status: P, S, F, C, U; `-` is no change.
     // In the order Pending, Succeeded, Failed, Closed, Unknown.
     ("pending", "- - - - P"),
@@ -21,24 +21,24 @@ const STATUSES: [Status; 5] = [Status::Pending, Status::Succeeded, Status::Faile
 
 fn update(name: &str) -> Update {
     match name {
-        "declined" => Update::Declined(word()),
+        "declined" => Update::Declined(provider_error()),
         "unknown" => Update::Unknown(Reason::default()),
         "never" => Update::NotFoundAtProvider,
         _ => outcome(*STATUSES.iter().find(|status| status.as_str() == name).unwrap()),
     }
 }
 
-fn standing(status: Status) -> Payment {
-    let search = (!status.is_final()).then(|| Inquiry::new(at(1)));
+fn payment_in(status: Status) -> Payment {
+    let inquiry = (!status.is_final()).then(|| Inquiry::new(at(1)));
     Payment {
-        state: RecordState { status, money_state: money_state(status), version: 7, search, ..a_payment("o").state },
+        state: RecordState { status, money_state: money_state(status), version: 7, inquiry, ..a_payment("o").state },
         ..a_payment("o")
     }
 }
 
 #[test]
 fn transition_table_of_every_update_in_every_status_from_every_origin() {
-    for (name, row) in NEWS {
+    for (name, row) in UPDATES {
         for (from, to) in STATUSES.into_iter().zip(row.split(' ')) {
             for origin in [Request, Query, Notification] {
                 let only_own = from == Status::Pending && (name == "unknown" || name == "never");
@@ -46,7 +46,7 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                     Some(_) if only_own && origin != Request => None,
                     expected => expected,
                 };
-                let mut after = standing(from);
+                let mut after = payment_in(from);
                 let change = payment(&mut after, &update(name), origin, at(5));
                 let backend = format!("{name} from {origin:?} meets {from:?}");
                 assert_eq!(
@@ -58,12 +58,12 @@ fn transition_table_of_every_update_in_every_status_from_every_origin() {
                 assert_eq!(after.money_state, money_state(after.status), "{backend}");
                 assert_eq!(after.version, 7 + u64::from(expected.is_some()), "{backend}");
                 assert_eq!(after.updated_at, if expected.is_some() { at(5) } else { at(0) }, "{backend}");
-                assert_eq!(after.search.is_some(), !after.status.is_final(), "{backend}");
-                let has_word = expected == Some(Status::Failed) && name == "declined";
-                assert_eq!(after.state.provider_error, has_word.then(word), "{backend}");
+                assert_eq!(after.inquiry.is_some(), !after.status.is_final(), "{backend}");
+                let has_provider_error = expected == Some(Status::Failed) && name == "declined";
+                assert_eq!(after.state.provider_error, has_provider_error.then(provider_error), "{backend}");
 
                 let mut refunded = a_refund("o", "r", 5);
-                (refunded.status, refunded.state.search) = (from, standing(from).state.search);
+                (refunded.status, refunded.state.inquiry) = (from, payment_in(from).state.inquiry);
                 let became = refund(&mut refunded, &update(name), origin, at(5)).became;
                 let as_refund = if expected == Some(Status::Closed) { Some(Status::Failed) } else { expected };
                 assert_eq!(became, as_refund, "refund: {backend}");
@@ -109,8 +109,8 @@ fn first_answer_sets_fields_and_later_answers_only_fill_empty_ones() {
 #[test]
 fn success_after_decline_replaces_the_failure() {
     let mut it = a_payment("o");
-    payment(&mut it, &Update::Declined(word()), Request, at(1));
-    assert_eq!(it.state.provider_error, Some(word()));
+    payment(&mut it, &Update::Declined(provider_error()), Request, at(1));
+    assert_eq!(it.state.provider_error, Some(provider_error()));
     payment(&mut it, &outcome(Status::Succeeded), Notification, at(2));
     assert_eq!((it.status, it.money_state, it.state.provider_error), (Status::Succeeded, MoneyState::Moved, None));
 }
@@ -121,7 +121,7 @@ fn outcome_with_another_amount_is_rejected_from_every_origin() {
         for (origin, amount) in
             [(Request, cny(999)), (Query, cny(1001)), (Notification, Money { currency: usd(), ..cny(1000) })]
         {
-            let mut it = standing(status);
+            let mut it = payment_in(status);
             let update = Update::Outcome(Outcome { amount: Some(amount), ..Outcome::of(Status::Succeeded) });
             let change = payment(&mut it, &update, origin, at(5));
             assert!(change.mismatch);
@@ -136,46 +136,50 @@ fn outcome_with_another_amount_is_rejected_from_every_origin() {
 fn inquiry_continues_until_final_status_is_confirmed_by_query() {
     for origin in [Query, Notification] {
         for name in ["pending", "unknown", "never"] {
-            let mut it = standing(Status::Pending);
+            let mut it = payment_in(Status::Pending);
             let change = payment(&mut it, &update(name), origin, at(5));
-            let search = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
-            assert_eq!((&it.search, change.changed), (&Some(search), false), "{name} from {origin:?}");
+            let inquiry = Inquiry { confirmed: name == "pending", ..Inquiry::new(at(1)) };
+            assert_eq!((&it.inquiry, change.changed), (&Some(inquiry), false), "{name} from {origin:?}");
         }
-        let mut it = standing(Status::Pending);
+        let mut it = payment_in(Status::Pending);
         payment(&mut it, &outcome(Status::Closed), origin, at(5));
-        assert_eq!(it.state.search, None);
+        assert_eq!(it.state.inquiry, None);
     }
     // A doubt about a final record ends as soon as the provider answers a query.
     let mut doubted = Payment {
-        state: RecordState { search: Some(Inquiry::new(at(1))), ..standing(Status::Closed).state },
-        ..standing(Status::Closed)
+        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..payment_in(Status::Closed).state },
+        ..payment_in(Status::Closed)
     };
     payment(&mut doubted, &update("failed"), Notification, at(5));
-    assert!(doubted.search.is_some());
+    assert!(doubted.inquiry.is_some());
     payment(&mut doubted, &update("failed"), Query, at(5));
-    assert_eq!((doubted.state.search, doubted.state.status), (None, Status::Closed));
+    assert_eq!((doubted.state.inquiry, doubted.state.status), (None, Status::Closed));
 }
 
 #[test]
 fn scheduled_close_survives_while_the_payment_is_open() {
     let wanted = Inquiry { closing: true, ..Inquiry::new(at(1)) };
     let mut it = Payment {
-        state: RecordState { search: Some(wanted), ..standing(Status::Unknown).state },
-        ..standing(Status::Unknown)
+        state: RecordState { inquiry: Some(wanted), ..payment_in(Status::Unknown).state },
+        ..payment_in(Status::Unknown)
     };
     payment(&mut it, &update("pending"), Query, at(5));
-    assert_eq!(it.state.search, Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }), "due at once");
-    let mut it = standing(Status::Unknown);
+    assert_eq!(
+        it.state.inquiry,
+        Some(Inquiry { closing: true, confirmed: true, ..Inquiry::new(at(5)) }),
+        "due at once"
+    );
+    let mut it = payment_in(Status::Unknown);
     payment(&mut it, &update("pending"), Query, at(5));
     assert_eq!(
-        it.state.search,
+        it.state.inquiry,
         Some(Inquiry { confirmed: true, ..delayed_inquiry(at(5)) }),
         "the others wait for their notification"
     );
 }
 
 fn unclear() -> Update {
-    Update::Unknown(Reason { word: Some(word()), sentence: None })
+    Update::Unknown(Reason { provider_error: Some(provider_error()), sentence: None })
 }
 
 #[test]
@@ -183,7 +187,7 @@ fn final_status_without_reason_keeps_the_earlier_provider_error() {
     for end in [Update::NotFoundAtProvider, outcome(Status::Failed), outcome(Status::Closed)] {
         let mut it = a_payment("o");
         payment(&mut it, &unclear(), Request, at(1));
-        assert_eq!((it.status, &it.provider_error), (Status::Unknown, &Some(word())));
+        assert_eq!((it.status, &it.provider_error), (Status::Unknown, &Some(provider_error())));
         // Pending meanwhile, without new information.
         let mut open = it.clone();
         payment(&mut open, &outcome(Status::Pending), Query, at(2));
@@ -191,12 +195,16 @@ fn final_status_without_reason_keeps_the_earlier_provider_error() {
         for it in [&mut it, &mut open] {
             payment(it, &end, Query, at(4));
             assert!(it.status.is_final(), "{end:?}");
-            assert_eq!((&it.provider_error, &it.status_reason), (&Some(word()), &None), "{end:?}");
+            assert_eq!((&it.provider_error, &it.status_reason), (&Some(provider_error()), &None), "{end:?}");
         }
         let mut refunded = a_refund("o", "r", 5);
         refund(&mut refunded, &unclear(), Request, at(1));
         refund(&mut refunded, &end, Query, at(2));
-        assert_eq!((refunded.status, refunded.state.provider_error), (Status::Failed, Some(word())), "{end:?}");
+        assert_eq!(
+            (refunded.status, refunded.state.provider_error),
+            (Status::Failed, Some(provider_error())),
+            "{end:?}"
+        );
     }
 }
 
@@ -222,8 +230,8 @@ fn status_reason_is_set_when_the_provider_gave_no_error() {
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("no answer in time"));
     let mut it = Payment {
-        state: RecordState { search: Some(Inquiry::new(at(1))), ..standing(Status::Unknown).state },
-        ..standing(Status::Unknown)
+        state: RecordState { inquiry: Some(Inquiry::new(at(1))), ..payment_in(Status::Unknown).state },
+        ..payment_in(Status::Unknown)
     };
     payment(&mut it, &Update::NotFoundAtProvider, Query, at(2));
     assert!(sentence(&it).contains("does not have it"));
@@ -241,14 +249,14 @@ fn status_reason_is_set_when_the_provider_gave_no_error() {
 fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
     for (status, origin) in [(Status::Pending, Request), (Status::Unknown, Query), (Status::Pending, Query)] {
-        let mut it = Payment { method, ..standing(status) };
+        let mut it = Payment { method, ..payment_in(status) };
         let reason = Some(ProviderError { code: "PAYERROR".into(), message: String::new() });
         let wrong = Outcome { needs_reversal: true, reason: reason.clone(), ..Outcome::of(Status::Pending) };
         payment(&mut it, &Update::Outcome(wrong.clone()), origin, at(5));
         assert_eq!((it.status, it.money_state, &it.provider_error), (Status::Pending, MoneyState::Unknown, &reason));
-        let search = it.search.clone().unwrap();
-        assert!(search.closing && search.due <= at(5), "{search:?}");
-        assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "told once");
+        let inquiry = it.inquiry.clone().unwrap();
+        assert!(inquiry.closing && inquiry.due <= at(5), "{inquiry:?}");
+        assert!(!payment(&mut it, &Update::Outcome(wrong), Query, at(6)).changed, "reported once");
         let mut paid = it.clone();
         payment(&mut paid, &outcome(Status::Succeeded), Query, at(7));
         assert_eq!(
@@ -266,7 +274,7 @@ fn payment_that_needs_reversal_is_marked_closing_with_unknown_money_state() {
 #[test]
 fn only_a_sent_pending_payment_expires() {
     for status in STATUSES {
-        let mut it = standing(status);
+        let mut it = payment_in(status);
         let change = payment(&mut it, &Update::Expired, Query, at(5));
         let expected = (status == Status::Pending).then_some(Status::Closed);
         assert_eq!(change.became, expected, "{status:?}");
@@ -288,10 +296,10 @@ fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
         it
     };
     let mut it = accepted(None);
-    assert_eq!(it.state.search, Some(Inquiry::new(at(1))), "it is asked about at once");
+    assert_eq!(it.state.inquiry, Some(Inquiry::new(at(1))), "it is queried at once");
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)).became, Some(Status::Failed));
     let mut it = accepted(Some("50000"));
-    assert_eq!(it.state.search, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
+    assert_eq!(it.state.inquiry, Some(Inquiry { confirmed: true, ..delayed_inquiry(at(1)) }));
     assert_eq!(refund(&mut it, &Update::NotFoundAtProvider, Query, at(40)), Change::default());
     let mut it = accepted(None);
     refund(&mut it, &outcome(Status::Pending), Query, at(2));
@@ -301,7 +309,7 @@ fn accepted_unconfirmed_refund_fails_when_not_found_at_provider() {
 #[test]
 fn scanned_payment_waiting_for_password_fails_when_not_found_at_provider() {
     let method = tollgate_plugins::payment::Method::all().find(|method| method.is_scanned()).unwrap();
-    let mut it = Payment { method, ..standing(Status::Pending) };
+    let mut it = Payment { method, ..payment_in(Status::Pending) };
     assert_eq!(payment(&mut it, &Update::NotFoundAtProvider, Query, at(5)).became, Some(Status::Failed));
 }
 
@@ -323,10 +331,10 @@ fn create_request_is_retained_until_the_action_is_known() {
     payment(&mut it, &unclear(), Request, at(1));
     payment(&mut it, &outcome(Status::Pending), Query, at(2));
     assert!(it.lacks_action() && it.awaits_action());
-    assert_eq!(it.search.as_ref().map(|search| search.due), Some(at(2)), "the create is repeated at once");
+    assert_eq!(it.inquiry.as_ref().map(|inquiry| inquiry.due), Some(at(2)), "the create is repeated at once");
     payment(&mut it, &payable, Query, at(3));
     assert_eq!((it.create_request.is_some(), it.lacks_action(), it.state.provider_error), (false, false, None));
-    for end in [Update::Declined(word()), outcome(Status::Closed), outcome(Status::Succeeded)] {
+    for end in [Update::Declined(provider_error()), outcome(Status::Closed), outcome(Status::Succeeded)] {
         let mut it = begun.clone();
         payment(&mut it, &end, Request, at(1));
         assert_eq!(it.create_request, None, "{end:?}");

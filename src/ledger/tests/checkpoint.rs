@@ -5,9 +5,9 @@ use super::backends::Tables;
 use super::postgres_outage::until;
 use super::*;
 
-type Bench = super::Fixture<Tables>;
+type Fixture = super::Fixture<Tables>;
 
-impl Bench {
+impl Fixture {
     fn engine(&self) -> &Arc<embedded::Engine> {
         match &self.ledger.engine {
             engine::Engine::Embedded(engine) => engine,
@@ -23,7 +23,7 @@ impl Bench {
                 0 => self.ledger.release(permit).await.unwrap(),
                 1 => drop(self.settle(permit, outcome(Status::Succeeded)).await),
                 2 => drop(self.settle(permit, Update::Unknown(Reason::default())).await),
-                _ => drop(self.settle(permit, Update::Declined(word())).await),
+                _ => drop(self.settle(permit, Update::Declined(provider_error())).await),
             }
         }
     }
@@ -48,14 +48,14 @@ impl Bench {
 
 #[tokio::test]
 async fn rows_across_many_wal_segments_have_their_last_value() {
-    let mut bench = Bench::new();
+    let mut fixture = Fixture::new();
     for round in 1..=3 {
-        bench.fill((round - 1) * 40, round * 40).await;
-        bench.check(round * 40).await;
-        bench = bench.crash();
-        bench.check(round * 40).await;
+        fixture.fill((round - 1) * 40, round * 40).await;
+        fixture.check(round * 40).await;
+        fixture = fixture.crash();
+        fixture.check(round * 40).await;
     }
-    let tables = std::fs::read_dir(bench.backend.path().join("keyspaces")).unwrap();
+    let tables = std::fs::read_dir(fixture.backend.path().join("keyspaces")).unwrap();
     let size = |entry: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_dir(entry.unwrap().path().join("tables")).map_or(0, Iterator::count)
     };
@@ -64,65 +64,66 @@ async fn rows_across_many_wal_segments_have_their_last_value() {
 
 #[tokio::test]
 async fn failed_checkpoint_is_repeated_by_the_next_start() {
-    let bench = Bench::new();
-    bench.fill(0, 4).await;
-    bench.engine().failpoints().fail_next("checkpoint");
+    let fixture = Fixture::new();
+    fixture.fill(0, 4).await;
+    fixture.engine().failpoints().fail_next("checkpoint");
     let mut number = 4;
-    while bench.ledger.is_healthy() {
-        let claimed = bench.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
+    while fixture.ledger.is_healthy() {
+        let claimed =
+            fixture.ledger.claim(claim_key(&format!("k{number}"), ""), pay(&format!("p{number}")), at(0)).await;
         if let Ok(ClaimResult::Run(permit)) = claimed {
-            let _ = bench.ledger.settle(permit, outcome(Status::Pending), at(1), answer).await;
+            let _ = fixture.ledger.settle(permit, outcome(Status::Pending), at(1), answer).await;
         }
         number += 1;
     }
-    let refused = bench.ledger.claim(claim_key("k", ""), pay("k"), at(0)).await;
+    let refused = fixture.ledger.claim(claim_key("k", ""), pay("k"), at(0)).await;
     assert!(matches!(refused, Err(LedgerError::SyncFailed { step: "a checkpoint failed", .. })), "{refused:?}");
-    bench.check(4).await;
-    for bench in [bench.crash(), bench.crash().crash()] {
-        bench.check_each(4).await;
-        assert_eq!(bench.payment("p4").await.status, Status::Pending);
+    fixture.check(4).await;
+    for fixture in [fixture.crash(), fixture.crash().crash()] {
+        fixture.check_each(4).await;
+        assert_eq!(fixture.payment("p4").await.status, Status::Pending);
         // The claim that was running at the failure still has its keys.
-        bench.fill(1000, 1040).await;
-        bench.check_each(4).await;
-        assert_eq!(bench.payment("o1037").await.status, Status::Succeeded);
+        fixture.fill(1000, 1040).await;
+        fixture.check_each(4).await;
+        assert_eq!(fixture.payment("o1037").await.status, Status::Succeeded);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoint_on_a_full_disk_is_retried_until_space_is_free() {
-    let bench = Bench::new();
-    bench.engine().failpoints().fail_next_with_full_disk_at("checkpoint");
-    bench.engine().simulate_free(Some(RESERVE));
+    let fixture = Fixture::new();
+    fixture.engine().failpoints().fail_next_with_full_disk_at("checkpoint");
+    fixture.engine().simulate_free(Some(RESERVE));
     for number in 0..500 {
         let order = format!("o{number}");
-        match bench.ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await {
+        match fixture.ledger.claim(claim_key(&order, ""), pay(&order), at(0)).await {
             Ok(claimed) => std::mem::forget(claimed),
             Err(_) => break,
         }
     }
-    until("it is healthy", async || bench.ledger.is_healthy()).await;
+    until("it is healthy", async || fixture.ledger.is_healthy()).await;
     for number in 0..40 {
-        std::mem::forget(bench.run(&format!("later{number}"), pay(&format!("later{number}"))).await);
+        std::mem::forget(fixture.run(&format!("later{number}"), pay(&format!("later{number}"))).await);
     }
-    let again = bench.ledger.claim(claim_key("o0", ""), pay("o0"), at(0)).await.unwrap();
+    let again = fixture.ledger.claim(claim_key("o0", ""), pay("o0"), at(0)).await.unwrap();
     assert!(matches!(again, ClaimResult::Running), "{again:?}");
-    let after = bench.crash();
+    let after = fixture.crash();
     assert_eq!(after.payment("o0").await.status, Status::Unknown);
     assert_eq!(after.payment("later39").await.status, Status::Unknown);
 }
 
 /// Returns tables without a WAL, as if its directory had been removed.
-fn without_its_log(bench: &Bench) -> Tables {
-    let backend = bench.backend.copy();
-    std::fs::remove_dir_all(backend.path().join("journal")).unwrap();
+fn without_its_log(fixture: &Fixture) -> Tables {
+    let backend = fixture.backend.copy();
+    std::fs::remove_dir_all(backend.path().join("wal")).unwrap();
     backend
 }
 
 #[tokio::test]
 async fn tables_without_a_wal_are_rejected() {
-    let bench = Bench::new();
-    bench.fill(0, 20).await;
-    let backend = without_its_log(&bench);
+    let fixture = Fixture::new();
+    fixture.fill(0, 20).await;
+    let backend = without_its_log(&fixture);
     let refusal = Ledger::open(backend.path()).err().unwrap().to_string();
-    assert!(refusal.contains("journal/manifest") && refusal.contains("backup"), "{refusal}");
+    assert!(refusal.contains("wal/manifest") && refusal.contains("backup"), "{refusal}");
 }

@@ -13,14 +13,14 @@ const PAYMENTS: usize = 12;
 
 /// Returns a closed ledger with some rows in the tables and some in the WAL.
 async fn closed() -> Tables {
-    let bench = super::Fixture::<Tables>::new();
+    let fixture = super::Fixture::<Tables>::new();
     for number in 0..PAYMENTS {
-        bench.paid(&format!("o{number}")).await;
+        fixture.paid(&format!("o{number}")).await;
     }
-    let bench = bench.crash();
-    bench.paid("late").await;
-    let backend = bench.backend.copy();
-    drop(bench);
+    let fixture = fixture.crash();
+    fixture.paid("late").await;
+    let backend = fixture.backend.copy();
+    drop(fixture);
     backend
 }
 
@@ -97,12 +97,12 @@ async fn missing_tables_directory_is_rejected_before_any_change() {
 #[tokio::test]
 async fn corrupt_wal_is_rejected_with_file_and_position() {
     let backend = closed().await;
-    let file = backend.path().join("journal/0");
+    let file = backend.path().join("wal/0");
     let mut bytes = fs::read(&file).unwrap();
     bytes[9] ^= 1;
     fs::write(&file, bytes).unwrap();
     let refusal = open(&backend).err().unwrap().to_string();
-    assert!(refusal.contains("journal/0 at byte 0") && refusal.contains("backup"), "{refusal}");
+    assert!(refusal.contains("wal/0 at byte 0") && refusal.contains("backup"), "{refusal}");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn interrupted_creation_is_completed_by_the_next_start() {
     // Before anything was written, at different points.
     for left in ["version", "keyspaces/3/current"] {
         let copy = backend.copy();
-        fs::remove_dir_all(copy.path().join("journal")).unwrap();
+        fs::remove_dir_all(copy.path().join("wal")).unwrap();
         fs::remove_dir_all(copy.path().join("keyspaces")).unwrap();
         for name in ["lock", "version", "0.jnl"] {
             let _ = fs::remove_file(copy.path().join(name));
@@ -129,28 +129,28 @@ async fn interrupted_creation_is_completed_by_the_next_start() {
 
 #[tokio::test]
 async fn all_files_are_readable_by_the_owner_only() {
-    let bench = super::Fixture::<Tables>::new();
+    let fixture = super::Fixture::<Tables>::new();
     for number in 0..40 {
-        bench.paid(&format!("o{number}")).await;
+        fixture.paid(&format!("o{number}")).await;
     }
-    let backend = bench.backend.copy();
-    drop(bench);
+    let backend = fixture.backend.copy();
+    drop(fixture);
     let open_to_all = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     all_files(backend.path()).iter().for_each(|file| open_to_all(file, 0o644));
-    for folder in ["", "journal", "keyspaces"] {
+    for folder in ["", "wal", "keyspaces"] {
         open_to_all(&backend.path().join(folder), 0o755);
     }
-    let bench = super::Fixture { ledger: backend.open(), backend };
+    let fixture = super::Fixture { ledger: backend.open(), backend };
     for number in 40..80 {
-        bench.paid(&format!("o{number}")).await;
+        fixture.paid(&format!("o{number}")).await;
     }
     let mode = |path: &Path| fs::metadata(path).map(|found| found.permissions().mode() & 0o777);
     // Compaction may have removed a file meanwhile.
     let modes: Vec<_> =
-        all_files(bench.backend.path()).into_iter().filter_map(|file| Some((mode(&file).ok()?, file))).collect();
+        all_files(fixture.backend.path()).into_iter().filter_map(|file| Some((mode(&file).ok()?, file))).collect();
     assert!(modes.len() > 30 && modes.iter().all(|(mode, _)| mode & 0o077 == 0), "{modes:?}");
-    for folder in ["", "journal", "keyspaces", "keyspaces/1/tables"] {
-        assert_eq!(mode(&bench.backend.path().join(folder)).unwrap(), 0o700, "{folder}");
+    for folder in ["", "wal", "keyspaces", "keyspaces/1/tables"] {
+        assert_eq!(mode(&fixture.backend.path().join(folder)).unwrap(), 0o700, "{folder}");
     }
 }
 
@@ -164,23 +164,23 @@ fn engine(ledger: &Ledger) -> &embedded::Engine {
 #[tokio::test(flavor = "multi_thread")]
 async fn directory_removed_or_replaced_while_in_use_is_detected() {
     for is_removed in [true, false] {
-        let bench = super::Fixture::<Directory>::new();
-        bench.paid("o").await;
-        let (path, aside) = (bench.backend.path().to_owned(), tempfile::tempdir().unwrap());
+        let fixture = super::Fixture::<Directory>::new();
+        fixture.paid("o").await;
+        let (path, aside) = (fixture.backend.path().to_owned(), tempfile::tempdir().unwrap());
         match is_removed {
-            true => fs::remove_dir_all(path.join("journal")).unwrap(),
-            false => fs::rename(path.join("journal"), aside.path().join("journal")).unwrap(),
+            true => fs::remove_dir_all(path.join("wal")).unwrap(),
+            false => fs::rename(path.join("wal"), aside.path().join("wal")).unwrap(),
         }
         // A transaction that comes at once is not acknowledged as durable.
-        let claimed = bench.ledger.claim(claim_key("k", ""), pay("p"), at(0)).await;
+        let claimed = fixture.ledger.claim(claim_key("k", ""), pay("p"), at(0)).await;
         assert!(claimed.is_err());
-        assert!(!bench.ledger.is_healthy());
-        let refusal = engine(&bench.ledger).refusal();
+        assert!(!fixture.ledger.is_healthy());
+        let refusal = engine(&fixture.ledger).refusal();
         assert!(refusal.contains("removed, replaced or unmounted"), "{refusal}");
     }
     // The same without any transaction.
-    let bench = super::Fixture::<Directory>::new();
-    fs::remove_dir_all(bench.backend.path()).unwrap();
-    until("it is unhealthy", async || !bench.ledger.is_healthy()).await;
-    fs::create_dir(bench.backend.path()).unwrap();
+    let fixture = super::Fixture::<Directory>::new();
+    fs::remove_dir_all(fixture.backend.path()).unwrap();
+    until("it is unhealthy", async || !fixture.ledger.is_healthy()).await;
+    fs::create_dir(fixture.backend.path()).unwrap();
 }

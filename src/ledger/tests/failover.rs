@@ -37,21 +37,21 @@ impl Schema {
 async fn conflicts_and_lost_connections_are_retried() {
     for codes in [&["40001", "40P01", "55P03", "57014", "40001"][..], &["25006", "26000", "0A000", "57P01", "57P03"]] {
         let backend = Schema::new();
-        let bench = Fixture { ledger: backend.connect(2), backend };
-        bench.backend.refuse(codes);
-        bench.paid("o").await;
-        bench.backend.was_refused(codes.len());
-        assert!(bench.ledger.is_healthy());
+        let fixture = Fixture { ledger: backend.connect(2), backend };
+        fixture.backend.refuse(codes);
+        fixture.paid("o").await;
+        fixture.backend.was_refused(codes.len());
+        assert!(fixture.ledger.is_healthy());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn permanent_statement_error_is_not_retried() {
     let backend = Schema::new();
-    let bench = Fixture { ledger: backend.connect(1), backend };
-    bench.backend.refuse(&["23514", "23514"]);
-    assert!(bench.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await.is_err());
-    bench.backend.sql("SELECT 1 / (last_value = 1)::int FROM hits");
+    let fixture = Fixture { ledger: backend.connect(1), backend };
+    fixture.backend.refuse(&["23514", "23514"]);
+    assert!(fixture.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await.is_err());
+    fixture.backend.sql("SELECT 1 / (last_value = 1)::int FROM hits");
 }
 
 fn socket(server: &Server) -> &str {
@@ -85,28 +85,28 @@ fn pair() -> ([Server; 2], Address) {
 #[tokio::test(flavor = "multi_thread")]
 async fn switchover_to_a_standby_loses_nothing() {
     let ([first, second], both) = pair();
-    let bench = Fixture { ledger: Ledger::connect(both).unwrap(), backend: Schema::on(&first) };
+    let fixture = Fixture { ledger: Ledger::connect(both).unwrap(), backend: Schema::on(&first) };
     for number in 0..20 {
-        bench.paid(&format!("o{number}")).await;
+        fixture.paid(&format!("o{number}")).await;
     }
-    let open = bench.run("open", pay("open")).await;
+    let open = fixture.run("open", pay("open")).await;
     sql(&first, "ALTER SYSTEM RESET synchronous_standby_names");
     make_read_only(&first);
     second.promote();
-    until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
+    until("payments go on", async || fixture.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
     for number in 0..20 {
         let order = format!("o{number}");
-        assert!(matches!(bench.claim(&format!("pay {order}"), pay(&order)).await, ClaimResult::Replay(_)), "{order}");
+        assert!(matches!(fixture.claim(&format!("pay {order}"), pay(&order)).await, ClaimResult::Replay(_)), "{order}");
     }
-    bench.settle(open, outcome(Status::Succeeded)).await;
-    assert_eq!(bench.payment("open").await.status, Status::Succeeded);
-    until("it is ready", async || bench.ledger.not_ready().is_none()).await;
+    fixture.settle(open, outcome(Status::Succeeded)).await;
+    assert_eq!(fixture.payment("open").await.status, Status::Succeeded);
+    until("it is ready", async || fixture.ledger.not_ready().is_none()).await;
 }
 
 /// Prints how many payments a second were made over a switchover, and how many failed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
-async fn figures_of_a_switchover() {
+async fn payments_during_a_switchover_are_measured() {
     const RATE: u64 = 500;
     let ([first, second], both) = pair();
     let mut second = Some(second);
@@ -158,19 +158,19 @@ async fn read_only_server_is_replaced_by_the_writable_one() {
     let ledger = Ledger::connect(address(&both)).unwrap();
     let listener = Arc::new(RecordingListener::default());
     ledger.listen(Arc::clone(&listener) as Arc<dyn ChangeListener>).unwrap();
-    let bench = Fixture { ledger, backend: Schema::on(&other) };
-    bench.paid("before").await;
-    until("it hears", async || bench.ledger.caught_up().await).await;
+    let fixture = Fixture { ledger, backend: Schema::on(&other) };
+    fixture.paid("before").await;
+    until("the listener has caught up", async || fixture.ledger.caught_up().await).await;
     listener.0.lock().clear();
     make_read_only(&one);
     // The sockets stay open, but reads and writes go to the other server, which knows nothing of this ledger.
-    until("payments go on", async || bench.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
-    until("nobody reads the old one", async || bench.ledger.payment("shop", "before").await.unwrap().is_none()).await;
+    until("payments go on", async || fixture.ledger.claim(claim_key("k", ""), pay("after"), at(0)).await.is_ok()).await;
+    until("nobody reads the old one", async || fixture.ledger.payment("shop", "before").await.unwrap().is_none()).await;
     until("the listener is subscribed again", async || {
-        listener.0.lock().contains(&"disconnected") && bench.ledger.caught_up().await
+        listener.0.lock().contains(&"disconnected") && fixture.ledger.caught_up().await
     })
     .await;
-    until("it is ready", async || bench.ledger.not_ready().is_none()).await;
+    until("it is ready", async || fixture.ledger.not_ready().is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,16 +188,16 @@ async fn connection_limit_degrades_the_pool_without_errors() {
             backend.name()
         );
         let ledger = Ledger::connect(address(&url)).unwrap();
-        let bench = Arc::new(Fixture { ledger, backend });
+        let fixture = Arc::new(Fixture { ledger, backend });
         let payments = (0..60).map(|number| {
-            let bench = Arc::clone(&bench);
-            tokio::spawn(async move { bench.paid(&format!("o{number}")).await })
+            let fixture = Arc::clone(&fixture);
+            tokio::spawn(async move { fixture.paid(&format!("o{number}")).await })
         });
         for payment in payments.collect::<Vec<_>>() {
             payment.await.unwrap();
         }
-        assert!(bench.ledger.not_ready().is_none() && bench.ledger.is_healthy(), "{limit}");
-        let Ok(Fixture { ledger, backend }) = Arc::try_unwrap(bench) else { panic!() };
+        assert!(fixture.ledger.not_ready().is_none() && fixture.ledger.is_healthy(), "{limit}");
+        let Ok(Fixture { ledger, backend }) = Arc::try_unwrap(fixture) else { panic!() };
         drop(ledger);
         backend.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     }
@@ -228,7 +228,7 @@ async fn listener_with_swallowed_notifications_reports_disconnection() {
     let ledger = relay.ledger(&backend);
     let listener = Arc::new(RecordingListener::default());
     ledger.listen(Arc::clone(&listener) as Arc<dyn ChangeListener>).unwrap();
-    until("it hears", async || ledger.caught_up().await).await;
+    until("the listener has caught up", async || ledger.caught_up().await).await;
     relay.swallows.store(true, Ordering::SeqCst);
     until("the listener is disconnected", async || listener.0.lock().contains(&"disconnected")).await;
     let seen_before = listener.0.lock().len();

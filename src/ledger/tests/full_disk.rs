@@ -8,57 +8,57 @@ use std::process::Command;
 use super::postgres_outage::until;
 use super::*;
 
-type Bench = super::Fixture<Directory>;
+type Fixture = super::Fixture<Directory>;
 
 #[tokio::test]
 async fn nearly_full_disk_rejects_new_claims_and_completes_running_ones() {
-    let bench = Bench::new();
-    bench.paid("o").await;
-    let permit = bench.run("k", pay("p")).await;
-    let engine = bench.engine().clone();
+    let fixture = Fixture::new();
+    fixture.paid("o").await;
+    let permit = fixture.run("k", pay("p")).await;
+    let engine = fixture.engine().clone();
     engine.simulate_free(Some(RESERVE - 1));
-    for intent in [pay("new"), give_back("o", "r", 10)] {
-        let error = bench.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
+    for intent in [pay("new"), refund_intent("o", "r", 10)] {
+        let error = fixture.ledger.claim(claim_key("new", ""), intent, at(0)).await.unwrap_err();
         assert!(matches!(error, LedgerError::LowDiskSpace { reserve: RESERVE, .. }), "{error:?}");
         assert!(error.to_string().contains("256 MiB"), "{error}");
     }
-    assert!(bench.ledger.check_disk_space().is_err());
-    assert_eq!(bench.ledger.payment("shop", "new").await.unwrap(), None);
+    assert!(fixture.ledger.check_disk_space().is_err());
+    assert_eq!(fixture.ledger.payment("shop", "new").await.unwrap(), None);
     // All other operations work.
-    assert!(bench.ledger.is_healthy());
-    assert!(matches!(bench.claim("pay o", pay("o")).await, ClaimResult::Replay(_)));
-    assert!(matches!(bench.claim("k", pay("p")).await, ClaimResult::Running));
-    bench.settle(permit, outcome(Status::Pending)).await;
+    assert!(fixture.ledger.is_healthy());
+    assert!(matches!(fixture.claim("pay o", pay("o")).await, ClaimResult::Replay(_)));
+    assert!(matches!(fixture.claim("k", pay("p")).await, ClaimResult::Running));
+    fixture.settle(permit, outcome(Status::Pending)).await;
     let paid = notification("e", "p", None, Outcome::of(Status::Succeeded));
-    assert!(matches!(bench.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
-    assert_eq!(bench.kinds().await, ["payment.succeeded", "payment.succeeded"]);
+    assert!(matches!(fixture.ledger.record("wechat", paid, at(2)).await.unwrap(), Recorded::Applied(_)));
+    assert_eq!(fixture.kinds().await, ["payment.succeeded", "payment.succeeded"]);
     engine.simulate_free(Some(RESERVE));
-    bench.run("new", pay("new")).await;
+    fixture.run("new", pay("new")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_on_a_full_disk_blocks_writes_until_space_is_free() {
-    let bench = Bench::new();
-    bench.paid("o").await;
-    let [held, lost] = [bench.run("held", pay("held")).await, bench.run("lost", pay("lost")).await];
-    let engine = bench.engine().clone();
+    let fixture = Fixture::new();
+    fixture.paid("o").await;
+    let [held, lost] = [fixture.run("held", pay("held")).await, fixture.run("lost", pay("lost")).await];
+    let engine = fixture.engine().clone();
     engine.simulate_free(Some(0));
     engine.failpoints().fail_next_with_full_disk();
-    let settled = bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
+    let settled = fixture.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await;
     assert!(matches!(settled, Err(LedgerError::DiskFull { step: "a commit failed", .. })), "{settled:?}");
-    assert!(!bench.ledger.is_healthy());
-    let refused = bench.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await;
+    assert!(!fixture.ledger.is_healthy());
+    let refused = fixture.ledger.apply(&of("o"), outcome(Status::Succeeded), at(1)).await;
     assert!(matches!(refused, Err(LedgerError::DiskFull { .. })), "nothing is written while it is full");
-    assert!(bench.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
-    assert_eq!(bench.payment("o").await.status, Status::Succeeded, "reading goes on");
+    assert!(fixture.ledger.claim(claim_key("new", ""), pay("new"), at(0)).await.is_err());
+    assert_eq!(fixture.payment("o").await.status, Status::Succeeded, "reading goes on");
     engine.simulate_free(None);
-    until("it is healthy", async || bench.ledger.is_healthy()).await;
+    until("it is healthy", async || fixture.ledger.is_healthy()).await;
     // A permit stays valid. A claim whose end could not be written gets an inquiry.
-    bench.settle(held, outcome(Status::Succeeded)).await;
-    until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
-    assert_eq!(bench.due().await.len(), 1);
-    bench.run("new", pay("new")).await;
-    let mut kinds = bench.crash().kinds().await;
+    fixture.settle(held, outcome(Status::Succeeded)).await;
+    until("the lost one is unknown", async || fixture.payment("lost").await.status == Status::Unknown).await;
+    assert_eq!(fixture.due().await.len(), 1);
+    fixture.run("new", pay("new")).await;
+    let mut kinds = fixture.crash().kinds().await;
     kinds.sort();
     assert_eq!(kinds, ["payment.succeeded", "payment.succeeded", "payment.unknown", "payment.unknown"]);
 }
@@ -70,7 +70,7 @@ const SMALL: &str = "TOLLGATE_SMALL_DISK";
 #[test]
 fn small_disk_that_fills_up_loses_nothing_and_recovers() {
     const SCRIPT: &str = "mount -t tmpfs -o size=96m none \"$1\" || exit 77; \
-        exec \"$2\" --exact tests::full_disk::inside_a_small_disk --ignored --nocapture";
+        exec \"$2\" --exact tests::full_disk::ledger_on_a_full_small_disk_recovers --ignored --nocapture";
     let folder = tempfile::tempdir().unwrap();
     let mut inside = Command::new("unshare");
     inside.args(["-rm", "sh", "-c", SCRIPT, "sh"]).arg(folder.path()).arg(std::env::current_exe().unwrap());
@@ -111,7 +111,7 @@ fn free(folder: &Path) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by the test above, on a small disk"]
-async fn inside_a_small_disk() {
+async fn ledger_on_a_full_small_disk_recovers() {
     let folder = PathBuf::from(std::env::var(SMALL).unwrap());
     with_a_reserve(&folder).await;
     without_a_reserve(&folder).await;

@@ -66,8 +66,8 @@ fn refund_cost_is_constant_in_the_number_of_refunds() {
     ledger.settle(claimed, outcome(Status::Succeeded));
     let mut costs = Vec::new();
     for number in 0..600 {
-        let (claimed, claim) = ledger.claim(&format!("k{number:04}"), give_back("o", &format!("r{number:04}"), 1));
-        let update = if number < 300 { Update::Declined(word()) } else { Update::Unknown(Reason::default()) };
+        let (claimed, claim) = ledger.claim(&format!("k{number:04}"), refund_intent("o", &format!("r{number:04}"), 1));
+        let update = if number < 300 { Update::Declined(provider_error()) } else { Update::Unknown(Reason::default()) };
         costs.push((claim, ledger.settle(claimed, update)));
     }
     let sum = |(claim, settle): &([usize; 3], [usize; 3])| -> usize { claim.iter().chain(settle).sum() };
@@ -78,36 +78,36 @@ fn refund_cost_is_constant_in_the_number_of_refunds() {
 #[tokio::test]
 async fn released_refund_is_removed_at_any_position_of_the_list() {
     for released in ["a", "b", "c"] {
-        let bench = super::Fixture::<Directory>::new();
-        bench.paid("o").await;
+        let fixture = super::Fixture::<Directory>::new();
+        fixture.paid("o").await;
         let mut left = Vec::new();
         for refund in ["a", "b", "c"] {
-            let permit = bench.run(refund, give_back("o", refund, 300)).await;
+            let permit = fixture.run(refund, refund_intent("o", refund, 300)).await;
             left.push((refund, permit));
         }
         let at = left.iter().position(|(refund, _)| *refund == released).unwrap();
         let (_, permit) = left.remove(at);
-        bench.ledger.release(permit).await.unwrap();
-        assert!(bench.ledger.refund("shop", "o", released).await.unwrap().is_none());
+        fixture.ledger.release(permit).await.unwrap();
+        assert!(fixture.ledger.refund("shop", "o", released).await.unwrap().is_none());
         assert!(matches!(
-            bench.claim("much", give_back("o", "much", 401)).await,
+            fixture.claim("much", refund_intent("o", "much", 401)).await,
             ClaimResult::ExceedsBalance { left: 400 }
         ));
-        let refunds = async |bench: &super::Fixture<Directory>| -> Vec<String> {
-            let histories = bench.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
+        let refunds = async |fixture: &super::Fixture<Directory>| -> Vec<String> {
+            let histories = fixture.ledger.find_histories("o", vec!["shop".into()]).await.unwrap();
             histories[0].refunds.iter().map(|refund| refund.refund_id.clone()).collect()
         };
         let others: Vec<_> = left.iter().map(|(refund, _)| (*refund).to_owned()).collect();
-        assert_eq!(refunds(&bench).await, others);
+        assert_eq!(refunds(&fixture).await, others);
         // The same again, and this time it is executed.
-        let permit = bench.run("again", give_back("o", released, 400)).await;
-        bench.settle(permit, outcome(Status::Succeeded)).await;
+        let permit = fixture.run("again", refund_intent("o", released, 400)).await;
+        fixture.settle(permit, outcome(Status::Succeeded)).await;
         for (_, permit) in left {
-            bench.settle(permit, Update::Declined(word())).await;
+            fixture.settle(permit, Update::Declined(provider_error())).await;
         }
-        assert_eq!(refunds(&bench).await, [others, vec![released.to_owned()]].concat());
+        assert_eq!(refunds(&fixture).await, [others, vec![released.to_owned()]].concat());
         assert!(matches!(
-            bench.claim("rest", give_back("o", "rest", 601)).await,
+            fixture.claim("rest", refund_intent("o", "rest", 601)).await,
             ClaimResult::ExceedsBalance { left: 600 }
         ));
     }

@@ -6,7 +6,7 @@ use super::*;
 async fn migration_copies_the_whole_embedded_ledger() {
     let old = Fixture::<Directory>::new();
     old.paid("paid").await;
-    let permit = old.run("r", give_back("paid", "r", 300)).await;
+    let permit = old.run("r", refund_intent("paid", "r", 300)).await;
     old.settle(permit, outcome(Status::Succeeded)).await;
     let permit = old.run("unknown", pay("unknown")).await;
     old.settle(permit, Update::Unknown(Reason::default())).await;
@@ -36,24 +36,27 @@ async fn migration_copies_the_whole_embedded_ledger() {
         "refunds           2",
         "claims            6",
         "running           0",
-        "errands           1",
+        "jobs              1",
     ] {
         assert!(moved.contains(count), "{moved}");
     }
-    let bench = Fixture { ledger: backend.open(), backend };
-    assert_eq!((bench.payment("paid").await, bench.payment("unknown").await), (paid, unknown));
-    assert_eq!(bench.payment("running").await.status, Status::Unknown, "nobody runs it any more");
-    assert_eq!(bench.due().await.len(), 3);
-    let [claim] = bench.ledger.due_job_ids(at(9), 9).await[..] else { panic!() };
-    assert!(matches!(bench.claim("waits", pay("waits")).await, ClaimResult::Queued(_)));
-    let permit = bench.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
-    bench.settle(permit, outcome(Status::Pending)).await;
-    assert!(matches!(bench.claim("pay paid", pay("paid")).await, ClaimResult::Replay(_)));
-    assert!(matches!(bench.claim("running", pay("running")).await, ClaimResult::AlreadyExists(_)));
-    assert!(matches!(bench.claim("x", give_back("paid", "r2", 701)).await, ClaimResult::ExceedsBalance { left: 700 }));
-    assert_eq!(bench.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
-    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 6);
-    let mut kinds = bench.kinds().await;
+    let fixture = Fixture { ledger: backend.open(), backend };
+    assert_eq!((fixture.payment("paid").await, fixture.payment("unknown").await), (paid, unknown));
+    assert_eq!(fixture.payment("running").await.status, Status::Unknown, "nobody runs it any more");
+    assert_eq!(fixture.due().await.len(), 3);
+    let [claim] = fixture.ledger.due_job_ids(at(9), 9).await[..] else { panic!() };
+    assert!(matches!(fixture.claim("waits", pay("waits")).await, ClaimResult::Queued(_)));
+    let permit = fixture.ledger.dequeue(claim, "here", at(9)).await.unwrap().unwrap();
+    fixture.settle(permit, outcome(Status::Pending)).await;
+    assert!(matches!(fixture.claim("pay paid", pay("paid")).await, ClaimResult::Replay(_)));
+    assert!(matches!(fixture.claim("running", pay("running")).await, ClaimResult::AlreadyExists(_)));
+    assert!(matches!(
+        fixture.claim("x", refund_intent("paid", "r2", 701)).await,
+        ClaimResult::ExceedsBalance { left: 700 }
+    ));
+    assert_eq!(fixture.ledger.record("wechat", event, at(3)).await.unwrap(), Recorded::Duplicate);
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 6);
+    let mut kinds = fixture.kinds().await;
     kinds.sort();
     assert_eq!(
         kinds,
@@ -66,12 +69,12 @@ async fn migration_copies_the_whole_embedded_ledger() {
             "refund.succeeded"
         ]
     );
-    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 0);
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 0);
     let counted = Update::Outcome(Outcome { amount: Some(cny(300)), ..Outcome::of(Status::Succeeded) });
-    bench.ledger.apply(&of_refund("refunded", "elsewhere/CONSOLE-1"), counted, at(9)).await.unwrap();
-    assert_eq!(bench.payment("refunded").await.refunded_elsewhere, 300);
+    fixture.ledger.apply(&of_refund("refunded", "elsewhere/CONSOLE-1"), counted, at(9)).await.unwrap();
+    assert_eq!(fixture.payment("refunded").await.refunded_elsewhere, 300);
 
-    let again = migrate(old.path(), bench.backend.address());
+    let again = migrate(old.path(), fixture.backend.address());
     assert!(again.unwrap_err().to_string().contains("was moved to PostgreSQL at"));
 }
 
@@ -118,14 +121,14 @@ async fn crash_after_the_commit_is_completed_by_retry_without_a_second_copy() {
     migrate(old.path(), backend.address()).unwrap();
     let mark = moved::Mark::read(old.path()).unwrap().unwrap();
     moved::Mark { complete: false, ..mark.clone() }.write(old.path()).unwrap();
-    let bench = Fixture { ledger: backend.open(), backend };
-    bench.paid("later").await;
-    let moved = migrate(old.path(), bench.backend.address()).unwrap().to_string();
+    let fixture = Fixture { ledger: backend.open(), backend };
+    fixture.paid("later").await;
+    let moved = migrate(old.path(), fixture.backend.address()).unwrap().to_string();
     assert!(moved.contains("payments          1"), "{moved}");
     assert_eq!(moved::Mark::read(old.path()).unwrap().unwrap(), mark);
     // The migration cannot be completed in another database, because the first may have all rows.
     moved::Mark { complete: false, to: "PostgreSQL elsewhere".into(), ..mark }.write(old.path()).unwrap();
-    let refused = migrate(old.path(), bench.backend.address()).unwrap_err().to_string();
+    let refused = migrate(old.path(), fixture.backend.address()).unwrap_err().to_string();
     assert!(refused.contains("a move to PostgreSQL elsewhere began"), "{refused}");
 }
 
@@ -163,14 +166,14 @@ async fn migration_copies_the_queue_of_every_sink() {
     drop(ledger);
     let backend = Schema::new();
     migrate(old.path(), backend.address()).unwrap();
-    let bench = Fixture { ledger: backend.open(), backend };
-    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 4);
-    let due = bench.deliveries(at(9), 10).await;
+    let fixture = Fixture { ledger: backend.open(), backend };
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 4);
+    let due = fixture.deliveries(at(9), 10).await;
     let mut sinks: Vec<_> = due.iter().map(|delivery| delivery.sink.as_str()).collect();
     sinks.sort_unstable();
     assert_eq!(sinks, ["mq", "webhook"]);
     for delivery in due {
-        bench.ledger.delivered(&delivery.event.id, &delivery.sink, at(10)).await.unwrap();
+        fixture.ledger.delivered(&delivery.event.id, &delivery.sink, at(10)).await.unwrap();
     }
-    assert_eq!(bench.ledger.waiting().await.unwrap().deliveries, 2);
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 2);
 }

@@ -84,7 +84,7 @@ struct Machine {
 /// Bounds of otherwise endless steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Left {
-    asks: u8,
+    requests: u8,
     faults: u8,
     returns: u8,
     moves: u8,
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// Records what the merchant sees, and returns a violated invariant.
-    fn judge(&mut self) -> Option<&'static str> {
+    fn violation(&mut self) -> Option<&'static str> {
         let ended = self.rows.payment().map(|row| row.payment.status);
         self.rejected |= matches!(ended, Some(Status::Failed | Status::Closed));
         if self.executed > 1 {
@@ -208,7 +208,7 @@ impl World {
                 let state = claim["state"].as_str().unwrap_or("done").to_owned();
                 let owner =
                     self.owners.get(id).map(|(owner, history)| (*owner, self.machines[*owner].history == *history));
-                (state, claim["errand"].is_null(), claim["names"].as_array().map(Vec::len), owner)
+                (state, claim["job"].is_null(), claim["names"].as_array().map(Vec::len), owner)
             })
             .collect();
         let payments: Vec<_> = self
@@ -216,8 +216,8 @@ impl World {
             .of(Space::Payments)
             .map(|(_, row)| {
                 let row: PaymentRow = serde_json::from_slice(row).unwrap();
-                let Payment { channel, state: RecordState { status, money_state, search, .. }, .. } = row.payment;
-                let closing = search.map(|search| search.closing);
+                let Payment { channel, state: RecordState { status, money_state, inquiry, .. }, .. } = row.payment;
+                let closing = inquiry.map(|inquiry| inquiry.closing);
                 (status, money_state, closing, channel, row.queues.is_empty(), rank(row.claim), row.attempts.len())
             })
             .collect();
@@ -258,7 +258,7 @@ fn walk(broken: Broken, left: Left) -> Result<Met, String> {
             .map_or("none".to_owned(), |row| format!("{} {:?}", row.payment.status.as_str(), row.payment.money_state));
         *met.ends.entry((state, world.executed)).or_default() += 1;
         for (step, mut after) in world.steps() {
-            let wrong = after.judge();
+            let wrong = after.violation();
             if wrong.is_none() && !seen.insert(after.essence()) {
                 continue;
             }
@@ -284,7 +284,9 @@ fn walk(broken: Broken, left: Left) -> Result<Met, String> {
 fn no_interleaving_executes_twice_or_after_a_reported_rejection() {
     // With a second channel, and with a second fault: both at once would take minutes.
     let mut ends = BTreeSet::new();
-    for left in [Left { asks: 2, faults: 1, returns: 1, moves: 1 }, Left { asks: 2, faults: 2, returns: 1, moves: 0 }] {
+    for left in
+        [Left { requests: 2, faults: 1, returns: 1, moves: 1 }, Left { requests: 2, faults: 2, returns: 1, moves: 0 }]
+    {
         let met = walk(Broken::Nothing, left).unwrap_or_else(|way| panic!("{way}"));
         println!("{left:?}: {met:?}");
         assert!(met.worlds > 1000, "{met:?}");
@@ -306,7 +308,7 @@ fn no_interleaving_executes_twice_or_after_a_reported_rejection() {
 #[test]
 fn model_detects_every_injected_rule_violation() {
     for broken in [Broken::Turns, Broken::Terms, Broken::Losses] {
-        let left = Left { asks: 1, faults: 2, returns: 2, moves: 0 };
+        let left = Left { requests: 1, faults: 2, returns: 2, moves: 0 };
         let way = walk(broken, left).err().unwrap_or_else(|| panic!("{broken:?} was not found"));
         println!("without {broken:?}: {way}\n");
     }

@@ -50,7 +50,7 @@ fn update(number: u8) -> Update {
         1 | 2 => outcome(Status::Succeeded),
         3 => outcome(Status::Failed),
         4 => outcome(Status::Closed),
-        5 => Update::Declined(word()),
+        5 => Update::Declined(provider_error()),
         6 => Update::Unknown(Reason::default()),
         _ => Update::NotFoundAtProvider,
     }
@@ -58,7 +58,7 @@ fn update(number: u8) -> Update {
 
 /// History so far.
 struct History {
-    bench: Bench,
+    fixture: Fixture,
     permits: Vec<ExecutionPermit>,
     /// Number of executions that each payment or refund may still have.
     rights: BTreeMap<RecordId, i32>,
@@ -74,14 +74,14 @@ impl History {
         match step {
             Step::Pay { order, key, later } => self.claim(&format!("p{key}"), pay(&format!("o{order}")), later).await,
             Step::Refund { order, refund, key, later } => {
-                let intent = give_back(&format!("o{order}"), &format!("r{refund}"), 400);
+                let intent = refund_intent(&format!("o{order}"), &format!("r{refund}"), 400);
                 self.claim(&format!("r{key}"), intent, later).await;
             }
             Step::Close { order, key, later } => {
                 self.claim(&format!("c{key}"), close(&format!("o{order}")), later).await;
             }
             Step::Take => {
-                if let Some(permit) = self.bench.take().await {
+                if let Some(permit) = self.fixture.take().await {
                     let is_close = permit.job.as_ref().is_some_and(|job| job.action == IntentKind::Close);
                     self.given(permit, is_close);
                 }
@@ -100,8 +100,8 @@ impl History {
             Step::Release { permit } => {
                 let Some(permit) = self.permit(permit) else { return };
                 let (subject, claim, job) = (permit.subject.clone(), permit.execution.claim, permit.job.clone());
-                self.bench.ledger.release(permit).await.unwrap();
-                let waits = self.bench.ledger.due_job_ids(at(1_000_000_000), 1000).await.contains(&claim);
+                self.fixture.ledger.release(permit).await.unwrap();
+                let waits = self.fixture.ledger.due_job_ids(at(1_000_000_000), 1000).await.contains(&claim);
                 assert!(!waits || job.is_some(), "it was never accepted to be made later");
                 if self.look(&subject).await.is_none() {
                     *self.rights.entry(subject.clone()).or_insert(1) += 1;
@@ -113,7 +113,7 @@ impl History {
             Step::Lose { permit } => drop(self.permit(permit)),
             Step::Apply { order, refund, update: number } => {
                 let subject = subject(order, refund);
-                let applied = self.bench.ledger.apply(&subject, update(number), at(2)).await.unwrap();
+                let applied = self.fixture.ledger.apply(&subject, update(number), at(2)).await.unwrap();
                 assert_eq!(applied, self.look(&subject).await);
             }
             Step::Notify { order, refund, update: number, id } => {
@@ -124,13 +124,13 @@ impl History {
                 }
                 let refund = refund.map(|refund| format!("r{refund}"));
                 let event = notification(&format!("{id}"), &format!("o{order}"), refund.as_deref(), outcome);
-                self.bench.ledger.record("wechat", event, at(3)).await.unwrap();
+                self.fixture.ledger.record("wechat", event, at(3)).await.unwrap();
             }
             Step::Deliver => self.deliver_next().await,
             Step::Crash => {
-                let after = self.bench.crash();
+                let after = self.fixture.crash();
                 self.permits.clear();
-                self.bench = after;
+                self.fixture = after;
             }
         }
         self.check().await;
@@ -138,7 +138,7 @@ impl History {
 
     async fn claim(&mut self, key: &str, intent: Intent, later: bool) {
         let is_close = matches!(intent, Intent::Close(_));
-        let claimed = if later { self.bench.accept(key, intent).await } else { self.bench.claim(key, intent).await };
+        let claimed = if later { self.fixture.accept(key, intent).await } else { self.fixture.claim(key, intent).await };
         match claimed {
             ClaimResult::Run(permit) if !later => self.given(permit, is_close),
             ClaimResult::Run(permit) => panic!("what is to be made later runs: {permit:?}"),
@@ -162,7 +162,7 @@ impl History {
     async fn settle(&mut self, permit: ExecutionPermit, update: Update) {
         let (subject, job) = (permit.subject.clone(), permit.job.clone());
         let is_unclear = update == Update::Unknown(Reason::default());
-        let record = self.bench.settle(permit, update).await;
+        let record = self.fixture.settle(permit, update).await;
         // No caller waits for its response, so it is published even if the status is the same.
         if job.is_some() && !is_unclear && matches!(&record, Record::Payment(it) if it.status == Status::Pending) {
             self.changes.push((subject, Status::Pending));
@@ -177,29 +177,29 @@ impl History {
     async fn look(&self, subject: &RecordId) -> Option<Record> {
         let RecordId { merchant, order_id, refund_id } = subject;
         match refund_id {
-            Some(refund) => self.bench.ledger.refund(merchant, order_id, refund).await.unwrap().map(Record::Refund),
-            None => self.bench.ledger.payment(merchant, order_id).await.unwrap().map(Record::Payment),
+            Some(refund) => self.fixture.ledger.refund(merchant, order_id, refund).await.unwrap().map(Record::Refund),
+            None => self.fixture.ledger.payment(merchant, order_id).await.unwrap().map(Record::Payment),
         }
     }
 
     async fn deliver_next(&mut self) {
-        for event in self.bench.hear_all().await {
+        for event in self.fixture.deliver_all().await {
             self.published.push((event.subject, facts(&event.data).0));
         }
     }
 
     async fn check(&mut self) {
         // The drop of a permit takes effect before a later request is answered.
-        self.bench.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
-        let (mut unknown, mut searched) = (0, 0);
+        self.fixture.ledger.mismatch(&of("nothing"), at(4)).await.unwrap();
+        let (mut unknown, mut inquiries) = (0, 0);
         for order in 0..2 {
             let mut given = 0;
             for refund in [Some(0), Some(1), Some(2), None] {
                 let subject = subject(order, refund);
                 let Some(record) = self.look(&subject).await else { continue };
-                let (status, version, has_search, money) = facts(&record);
+                let (status, version, has_inquiry, money) = facts(&record);
                 unknown += u64::from(status == Status::Unknown);
-                searched += usize::from(has_search);
+                inquiries += usize::from(has_inquiry);
                 if status == Status::Succeeded && refund.is_some() {
                     given += 400;
                 }
@@ -224,10 +224,10 @@ impl History {
                 self.last.insert(subject, record);
             }
         }
-        let waiting = self.bench.ledger.waiting().await.unwrap();
+        let waiting = self.fixture.ledger.waiting().await.unwrap();
         assert_eq!(
-            (waiting.unknown, self.bench.ledger.due_searches(at(1_000_000_000), 1000, &[]).await.len()),
-            (unknown, searched)
+            (waiting.unknown, self.fixture.ledger.due_inquiries(at(1_000_000_000), 1000, &[]).await.len()),
+            (unknown, inquiries)
         );
         assert_eq!(waiting.deliveries as usize, self.changes.len() - self.published.len());
     }
@@ -239,8 +239,8 @@ fn subject(order: u8, refund: Option<u8>) -> RecordId {
 
 fn facts(record: &Record) -> (Status, u64, bool, MoneyState) {
     match record {
-        Record::Payment(it) => (it.status, it.version, it.search.is_some(), it.money_state),
-        Record::Refund(it) => (it.status, it.version, it.search.is_some(), it.money_state),
+        Record::Payment(it) => (it.status, it.version, it.inquiry.is_some(), it.money_state),
+        Record::Refund(it) => (it.status, it.version, it.inquiry.is_some(), it.money_state),
     }
 }
 
@@ -248,11 +248,11 @@ proptest! {
     #![proptest_config(super::proptest_config(24))]
 
     #[test]
-    fn nothing_runs_twice_and_nothing_goes_back(steps in proptest::collection::vec(step(), 1..40)) {
+    fn claims_execute_once_and_records_never_regress(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut history = History {
-                bench: Bench::new(),
+                fixture: Fixture::new(),
                 permits: Vec::new(),
                 rights: BTreeMap::new(),
                 last: BTreeMap::new(),

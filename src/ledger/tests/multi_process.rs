@@ -58,7 +58,7 @@ async fn refunds_over_two_processes_never_exceed_what_was_paid() {
     let tasks = (0..40).map(|number| {
         let ledger = ledgers[number % 2].clone();
         tokio::spawn(async move {
-            let intent = give_back("o", &format!("r{number}"), 70);
+            let intent = refund_intent("o", &format!("r{number}"), 70);
             let claimed = ledger.claim(claim_key(&format!("r{number}"), ""), intent, at(0)).await.unwrap();
             let ClaimResult::Run(permit) = claimed else { return 0 };
             ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
@@ -96,36 +96,36 @@ async fn unique_keys_reject_the_second_writer_without_locks() {
 
 #[tokio::test]
 async fn claims_of_a_living_process_are_untouched_when_others_start() {
-    let bench = Fixture::<Schema>::new();
-    let permit = bench.run("k", pay("o")).await;
-    let other = bench.backend.join();
+    let fixture = Fixture::<Schema>::new();
+    let permit = fixture.run("k", pay("o")).await;
+    let other = fixture.backend.join();
     assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Running));
     assert_eq!(other.payment("o").await.version, 1);
-    bench.settle(permit, outcome(Status::Pending)).await;
+    fixture.settle(permit, outcome(Status::Pending)).await;
     assert!(matches!(other.claim("k", pay("o")).await, ClaimResult::Replay(_)));
 }
 
 #[tokio::test]
 async fn claims_after_a_clean_shutdown_are_taken_over_at_once() {
-    let bench = Fixture::<Schema>::new();
+    let fixture = Fixture::<Schema>::new();
     // The task never ends, like one that is cut off with its process.
-    std::mem::forget(bench.run("k", pay("o")).await);
-    let backend = bench.backend.again();
-    drop(bench.ledger);
+    std::mem::forget(fixture.run("k", pay("o")).await);
+    let backend = fixture.backend.again();
+    drop(fixture.ledger);
     let other = Fixture { ledger: backend.open(), backend };
     assert_eq!(other.payment("o").await.status, Status::Unknown);
 }
 
 #[tokio::test]
 async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing() {
-    let bench = Fixture::<Schema>::new();
+    let fixture = Fixture::<Schema>::new();
     let mut permits = Vec::new();
     for order in ["paid", "open", "refused", "lost"] {
-        permits.push(bench.run(order, pay(order)).await);
+        permits.push(fixture.run(order, pay(order)).await);
     }
-    let other = bench.backend.join();
-    bench.backend.silence_the_first();
-    let third = bench.backend.join();
+    let other = fixture.backend.join();
+    fixture.backend.silence_the_first();
+    let third = fixture.backend.join();
     for order in ["paid", "open", "refused", "lost"] {
         assert_eq!(other.payment(order).await.status, Status::Unknown);
         assert!(
@@ -133,18 +133,18 @@ async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing()
             "it is never sent again"
         );
     }
-    assert_eq!((other.due().await.len(), third.due().await.len()), (4, 0), "one of them asks");
+    assert_eq!((other.due().await.len(), third.due().await.len()), (4, 0), "one of them queries");
     // The provider's answer meanwhile.
     other.ledger.apply(&of("paid"), outcome(Status::Succeeded), at(5)).await.unwrap();
     other.ledger.apply(&of("refused"), outcome(Status::Pending), at(5)).await.unwrap();
     let late = [
         outcome(Status::Closed),
         outcome(Status::Pending),
-        Update::Declined(word()),
+        Update::Declined(provider_error()),
         Update::Unknown(Reason::default()),
     ];
     for (permit, update) in permits.into_iter().zip(late) {
-        bench.settle(permit, update).await;
+        fixture.settle(permit, update).await;
     }
     let mut statuses = Vec::new();
     for order in ["paid", "open", "refused", "lost"] {
@@ -159,30 +159,33 @@ async fn expired_lease_makes_claims_unknown_and_late_results_overwrite_nothing()
 
 #[tokio::test]
 async fn permit_of_an_expired_lease_can_neither_reroute_nor_release() {
-    let bench = Fixture::<Schema>::new();
-    let mut permit = bench.run("k", pay("o")).await;
-    bench.backend.silence_the_first();
-    let other = bench.backend.join();
+    let fixture = Fixture::<Schema>::new();
+    let mut permit = fixture.run("k", pay("o")).await;
+    fixture.backend.silence_the_first();
+    let other = fixture.backend.join();
     assert!(
-        bench.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
+        fixture.ledger.reroute(&mut permit, destination("backup", "wechat-v3:2"), at(1)).await.is_err(),
         "nothing may be sent"
     );
-    bench.ledger.release(permit).await.unwrap();
-    assert_eq!(other.payment("o").await.status, Status::Unknown, "it is being asked about");
+    fixture.ledger.release(permit).await.unwrap();
+    assert_eq!(other.payment("o").await.status, Status::Unknown, "it is being queried");
 }
 
 #[tokio::test]
 async fn expired_lease_forbids_sending() {
-    let bench = Fixture::<Schema>::new();
-    let permit = bench.run("k", pay("o")).await;
-    assert!(bench.ledger.may_send(permit.execution).is_ok());
-    let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
+    let fixture = Fixture::<Schema>::new();
+    let permit = fixture.run("k", pay("o")).await;
+    assert!(fixture.ledger.may_send(permit.execution).is_ok());
+    let Engine::Postgres(engine) = &fixture.ledger.engine else { panic!() };
     engine.lease().start_new_term();
-    assert!(bench.ledger.may_send(permit.execution).is_err(), "others may have ended it before the lease was renewed");
-    let later = bench.run("k2", pay("o2")).await;
-    assert!(bench.ledger.may_send(later.execution).is_ok());
+    assert!(
+        fixture.ledger.may_send(permit.execution).is_err(),
+        "others may have ended it before the lease was renewed"
+    );
+    let later = fixture.run("k2", pay("o2")).await;
+    assert!(fixture.ledger.may_send(later.execution).is_ok());
     engine.lease().expire();
-    assert!(bench.ledger.may_send(later.execution).is_err());
+    assert!(fixture.ledger.may_send(later.execution).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +230,7 @@ async fn concurrent_schema_migrations_succeed_and_older_versions_run_on_newer_ta
         ledger.join().unwrap().unwrap();
     }
     backend.sql("INSERT INTO tollgate_schema (version) VALUES (99); ALTER TABLE tollgate_due ADD COLUMN newer text");
-    let bench = backend.join();
-    bench.paid("o").await;
-    assert_eq!(bench.kinds().await, ["payment.succeeded"]);
+    let fixture = backend.join();
+    fixture.paid("o").await;
+    assert_eq!(fixture.kinds().await, ["payment.succeeded"]);
 }

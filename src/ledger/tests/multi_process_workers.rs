@@ -17,7 +17,7 @@ async fn two_processes_never_query_the_same_record() {
     }
     let looks = (0..8).map(|number| {
         let ledger = ledgers[number % 2].clone();
-        tokio::spawn(async move { (number % 2, ledger.due_searches(at(10), 16, &[]).await) })
+        tokio::spawn(async move { (number % 2, ledger.due_inquiries(at(10), 16, &[]).await) })
     });
     let mut taken = [BTreeSet::new(), BTreeSet::new()];
     for look in looks.collect::<Vec<_>>() {
@@ -31,9 +31,10 @@ async fn two_processes_never_query_the_same_record() {
     assert!(taken.iter().all(|taken| taken.len() >= 16), "{taken:?}");
     // A process that got an inconclusive answer releases its reservation; then any process may query.
     let mine = taken[0].first().unwrap();
-    let search = ledgers[0].payment("shop", mine).await.unwrap().unwrap().state.search.unwrap();
-    ledgers[0].save_inquiry(&of(mine), Some(Inquiry { due: at(2), ..search })).await.unwrap();
-    let mut theirs = ledgers[1].due_searches(at(10), 100, &[]).await;
+    let inquiry = ledgers[0].payment("shop", mine).await.unwrap().unwrap().state.inquiry.unwrap();
+    let postponed = Inquiry { due: at(2), ..inquiry.clone() };
+    ledgers[0].save_inquiry(&of(mine), &inquiry, Some(postponed)).await.unwrap();
+    let mut theirs = ledgers[1].due_inquiries(at(10), 100, &[]).await;
     theirs.retain(|record| matches!(record, Record::Payment(payment) if payment.order_id == *mine));
     assert_eq!(theirs.len(), 1);
 }
@@ -85,24 +86,24 @@ async fn job_is_executed_by_one_of_two_processes() {
 
 #[tokio::test]
 async fn jobs_of_a_dead_process_become_unknown_and_queued_ones_execute() {
-    let bench = Fixture::<Schema>::new();
+    let fixture = Fixture::<Schema>::new();
     for order in ["taken", "waits"] {
         let key = claim_key(order, "");
-        bench.ledger.enqueue(key, pay(order), "{}".into(), 100, at(0)).await.unwrap();
+        fixture.ledger.enqueue(key, pay(order), "{}".into(), 100, at(0)).await.unwrap();
         if order == "taken" {
-            let [claim] = bench.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
-            std::mem::forget(bench.ledger.dequeue(claim, "first", at(1)).await.unwrap().unwrap());
+            let [claim] = fixture.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
+            std::mem::forget(fixture.ledger.dequeue(claim, "first", at(1)).await.unwrap().unwrap());
         }
     }
-    drop(bench.ledger.due_job_ids(at(1), 9).await);
-    bench.backend.silence_the_first();
-    let other = bench.backend.join();
+    drop(fixture.ledger.due_job_ids(at(1), 9).await);
+    fixture.backend.silence_the_first();
+    let other = fixture.backend.join();
     assert_eq!(other.payment("taken").await.status, Status::Unknown);
     let [claim] = other.ledger.due_job_ids(at(1), 9).await[..] else { panic!() };
     let permit = other.ledger.dequeue(claim, "second", at(1)).await.unwrap().unwrap();
     assert_eq!(permit.subject, of("waits"));
     other.settle(permit, outcome(Status::Succeeded)).await;
-    assert!(bench.ledger.dequeue(claim, "first", at(1)).await.unwrap().is_none());
+    assert!(fixture.ledger.dequeue(claim, "first", at(1)).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +129,7 @@ async fn two_processes_never_deliver_the_same_event() {
             looks.push(look(number));
         }
         let (side, deliveries) = (&mut looks[number]).await.unwrap();
-        assert!(deliveries.len() <= 8, "no more than it has places for");
+        assert!(deliveries.len() <= 8, "no more than it has slots for");
         assert!(deliveries.iter().all(|delivery| delivery.event.kind == "payment.unknown"), "only heads");
         taken[side].extend(deliveries.into_iter().map(|delivery| delivery.event.id));
     }

@@ -2,6 +2,6 @@
 
 use super::*;
 
-type Bench = super::Fixture<Directory>;
+type Fixture = super::Fixture<Directory>;
 
 suite!();

@@ -2,6 +2,6 @@
 
 use super::*;
 
-type Bench = super::Fixture<Schema>;
+type Fixture = super::Fixture<Schema>;
 
 suite!();

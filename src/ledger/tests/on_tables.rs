@@ -3,6 +3,6 @@
 use super::backends::Tables;
 use super::*;
 
-type Bench = super::Fixture<Tables>;
+type Fixture = super::Fixture<Tables>;
 
 suite!();

@@ -21,37 +21,37 @@ pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
 async fn postgres_outage_rejects_claims_then_recovers() {
     let server = Server::start(&[]);
     let backend = Schema::on(&server);
-    let bench = Fixture { ledger: backend.connect(3), backend };
-    bench.paid("before").await;
-    let [held, lost] = [bench.run("held", pay("held")).await, bench.run("lost", pay("lost")).await];
+    let fixture = Fixture { ledger: backend.connect(3), backend };
+    fixture.paid("before").await;
+    let [held, lost] = [fixture.run("held", pay("held")).await, fixture.run("lost", pay("lost")).await];
     server.crash();
     for number in 0..5 {
         let key = format!("while {number}");
-        assert!(bench.ledger.claim(claim_key(&key, ""), pay(&key), at(0)).await.is_err());
+        assert!(fixture.ledger.claim(claim_key(&key, ""), pay(&key), at(0)).await.is_err());
     }
-    assert!(bench.ledger.payment("shop", "before").await.is_err());
+    assert!(fixture.ledger.payment("shop", "before").await.is_err());
     assert!(
-        bench
+        fixture
             .ledger
             .record("wechat", notification("e", "before", None, Outcome::of(Status::Closed)), at(1))
             .await
             .is_err()
     );
-    assert!(bench.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await.is_err());
-    assert!(bench.ledger.due_searches(at(10), 10, &[]).await.is_empty());
-    assert!(!bench.ledger.is_healthy());
+    assert!(fixture.ledger.settle(lost, outcome(Status::Succeeded), at(1), answer).await.is_err());
+    assert!(fixture.ledger.due_inquiries(at(10), 10, &[]).await.is_empty());
+    assert!(!fixture.ledger.is_healthy());
     server.revive();
-    until("it is healthy", async || bench.ledger.is_healthy()).await;
-    until("connections are back", async || bench.ledger.payment("shop", "before").await.is_ok()).await;
-    assert_eq!(bench.payment("before").await.status, Status::Succeeded);
-    bench.paid("after").await;
+    until("it is healthy", async || fixture.ledger.is_healthy()).await;
+    until("connections are back", async || fixture.ledger.payment("shop", "before").await.is_ok()).await;
+    assert_eq!(fixture.payment("before").await.status, Status::Succeeded);
+    fixture.paid("after").await;
     // A claim whose end could not be written gets an inquiry; one with a permit stays as it is.
-    until("the lost one is unknown", async || bench.payment("lost").await.status == Status::Unknown).await;
-    assert_eq!(bench.due().await.len(), 1);
-    assert_eq!(bench.payment("held").await.version, 1);
-    bench.settle(held, outcome(Status::Pending)).await;
+    until("the lost one is unknown", async || fixture.payment("lost").await.status == Status::Unknown).await;
+    assert_eq!(fixture.due().await.len(), 1);
+    assert_eq!(fixture.payment("held").await.version, 1);
+    fixture.settle(held, outcome(Status::Pending)).await;
     for number in 0..5 {
-        bench.run(&format!("while {number}"), pay(&format!("while {number}"))).await;
+        fixture.run(&format!("while {number}"), pay(&format!("while {number}"))).await;
     }
 }
 
@@ -59,29 +59,29 @@ async fn postgres_outage_rejects_claims_then_recovers() {
 async fn claim_with_unconfirmed_commit_sends_nothing_and_is_rolled_back() {
     let backend = Schema::new();
     let relay = Relay::new(shared());
-    let bench = Fixture { ledger: relay.ledger(&backend), backend };
-    bench.paid("warm").await;
-    let looker = bench.backend.connect(1);
+    let fixture = Fixture { ledger: relay.ledger(&backend), backend };
+    fixture.paid("warm").await;
+    let looker = fixture.backend.connect(1);
     relay.cuts.store(true, Ordering::SeqCst);
-    let claimed = bench.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await;
+    let claimed = fixture.ledger.claim(claim_key("k", ""), pay("o"), at(0)).await;
     assert!(claimed.is_err(), "{claimed:?}");
     assert!(!relay.cuts.load(Ordering::SeqCst), "it was the commit that was cut");
     until("it is taken back", async || looker.payment("shop", "o").await.unwrap().is_none()).await;
-    bench.run("k", pay("o")).await;
+    fixture.run("k", pay("o")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settlement_with_unconfirmed_commit_stays_as_committed() {
     let backend = Schema::new();
     let relay = Relay::new(shared());
-    let bench = Fixture { ledger: relay.ledger(&backend), backend };
-    let permit = bench.run("k", pay("o")).await;
+    let fixture = Fixture { ledger: relay.ledger(&backend), backend };
+    let permit = fixture.run("k", pay("o")).await;
     relay.cuts.store(true, Ordering::SeqCst);
-    assert!(bench.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.is_err());
+    assert!(fixture.ledger.settle(permit, outcome(Status::Succeeded), at(1), answer).await.is_err());
     // The drop of the permit finds no running claim any more.
-    let claimed = bench.claim("k", pay("o")).await;
+    let claimed = fixture.claim("k", pay("o")).await;
     assert!(matches!(claimed, ClaimResult::Replay(_)), "{claimed:?}");
-    assert_eq!(bench.payment("o").await.status, Status::Succeeded);
+    assert_eq!(fixture.payment("o").await.status, Status::Succeeded);
 }
 
 /// Returns a ledger with one connection for requests, and a session that locks its records.

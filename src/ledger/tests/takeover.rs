@@ -54,12 +54,12 @@ async fn sweep_runs_when_the_lease_of_a_dead_process_expires() {
     let survivor = backend.connect(2);
     let Engine::Postgres(engine) = &survivor.engine else { panic!() };
     backend.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '1 hour' WHERE owner = 1");
-    let beat = engine.sweep_pause().await;
-    assert!(!beat.is_zero());
+    let pause = engine.sweep_pause().await;
+    assert!(!pause.is_zero());
     // A busy machine may take longer than the lease lasts.
-    until("the lease ends before the next beat", async || {
+    until("the lease ends before the next sweep", async || {
         backend.sql("UPDATE tollgate_owners SET expires = clock_timestamp() + interval '2 s' WHERE owner = 1");
-        engine.sweep_pause().await < beat
+        engine.sweep_pause().await < pause
     })
     .await;
 }
@@ -67,7 +67,7 @@ async fn sweep_runs_when_the_lease_of_a_dead_process_expires() {
 /// Prints how long a takeover lasts, and what the survivors do meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
-async fn figures_of_a_takeover() {
+async fn duration_of_a_takeover_is_measured() {
     const CLAIMS: usize = 4000;
     let backend = left_behind(CLAIMS).await;
     let survivors = [backend.connect(12), backend.connect(12)];
@@ -125,16 +125,16 @@ async fn lease_is_renewed_while_the_sweeper_is_blocked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn process_with_an_expired_lease_is_not_ready_and_says_why() {
-    let bench = Fixture::<Schema>::new();
-    let permit = bench.run("k", pay("o")).await;
-    assert!(bench.ledger.not_ready().is_none());
-    let Engine::Postgres(engine) = &bench.ledger.engine else { panic!() };
+    let fixture = Fixture::<Schema>::new();
+    let permit = fixture.run("k", pay("o")).await;
+    assert!(fixture.ledger.not_ready().is_none());
+    let Engine::Postgres(engine) = &fixture.ledger.engine else { panic!() };
     engine.lease().expire();
-    assert!(!bench.ledger.may_work(), "what it took now it could not send");
-    let why = bench.ledger.not_ready().unwrap();
+    assert!(!fixture.ledger.may_work(), "what it took now it could not send");
+    let why = fixture.ledger.not_ready().unwrap();
     assert!(matches!(why, LedgerError::LeaseLost(_)), "{why:?}");
     assert!(why.to_string().contains("the lease of this gateway in PostgreSQL ended"), "{why}");
-    assert!(matches!(bench.ledger.may_send(permit.execution), Err(LedgerError::LeaseLost(_))));
-    until("it is renewed", async || bench.ledger.not_ready().is_none()).await;
-    assert!(bench.ledger.may_send(permit.execution).is_err(), "others may have ended it meanwhile");
+    assert!(matches!(fixture.ledger.may_send(permit.execution), Err(LedgerError::LeaseLost(_))));
+    until("it is renewed", async || fixture.ledger.not_ready().is_none()).await;
+    assert!(fixture.ledger.may_send(permit.execution).is_err(), "others may have ended it meanwhile");
 }

@@ -10,7 +10,7 @@ use crate::records::money_state::MoneyState;
 use crate::records::sink_name::SinkName;
 
 /// Maximum length of a text in an entry, in characters.
-const LONGEST_TEXT: usize = 200;
+const MAX_TEXT_CHARS: usize = 200;
 
 /// Timeline event. Contains no secrets, personal data or bodies; of bodies only length and digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub enum TimelineEvent {
         /// Operation.
         action: IntentKind,
     },
-    /// The result of an execution is unknown, so the provider is asked.
+    /// The result of an execution is unknown, so the provider is queried.
     Interrupted {
         /// Operation.
         action: IntentKind,
@@ -72,7 +72,7 @@ pub enum TimelineEvent {
         /// Number of the refund at the provider.
         number: String,
         /// `unknown` while the provider is queried, `pending` where the provider has not finished it, or its result.
-        /// `closed` if it belongs to the payment's own cancellation.
+        /// `closed` if it belongs to the payment's own reversal.
         status: Status,
     },
     /// The record has changed.
@@ -176,7 +176,7 @@ impl LossCause {
                 "the gateway that ran it stopped or lost the ledger, so it is not known whether it was sent"
             }
             Self::NoResult => "it ended in the gateway without a result, so it is not known whether it was sent",
-            Self::KnownToProvider => "this gateway sent nothing, but the provider has told of it",
+            Self::KnownToProvider => "this gateway sent nothing, but the provider knows the request",
         }
     }
 }
@@ -262,15 +262,17 @@ impl ProviderCall {
                 | Error::Mismatch(why),
             ) => Some(why.clone()),
             Err(Error::Unclear { why, provider_error: None }) => Some(why.clone()),
-            Err(Error::Unclear { why, provider_error: Some(word) }) => Some(format!("{why} ({})", word.code)),
+            Err(Error::Unclear { why, provider_error: Some(provider_error) }) => {
+                Some(format!("{why} ({})", provider_error.code))
+            }
             Err(
-                Error::ProviderBusy(word)
-                | Error::Unauthorized(word)
-                | Error::Declined(word)
-                | Error::Conflict(word)
-                | Error::NotFound(word)
-                | Error::UnlistedRefusal(word),
-            ) => Some(word.code.clone()),
+                Error::ProviderBusy(provider_error)
+                | Error::Unauthorized(provider_error)
+                | Error::Declined(provider_error)
+                | Error::Conflict(provider_error)
+                | Error::NotFound(provider_error)
+                | Error::UnlistedRefusal(provider_error),
+            ) => Some(provider_error.code.clone()),
         };
     }
 
@@ -349,7 +351,7 @@ impl TimelineEvent {
             Self::RefundElsewhere { number, .. } => number,
             _ => return,
         };
-        if let Some((end, _)) = why.char_indices().nth(LONGEST_TEXT) {
+        if let Some((end, _)) = why.char_indices().nth(MAX_TEXT_CHARS) {
             why.truncate(end);
         }
     }

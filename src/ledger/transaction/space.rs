@@ -70,12 +70,12 @@ impl Space {
             Self::Index => "index",
             Self::Events => "events",
             Self::Outbox => "outbox",
-            Self::Inquiries => "searches",
+            Self::Inquiries => "inquiries",
             Self::Unknown => "unknown",
             Self::Notifications => "seen",
             Self::Timeline => "timeline",
             Self::Expiry => "ages",
-            Self::Jobs => "errands",
+            Self::Jobs => "jobs",
         }
     }
 }

@@ -25,7 +25,7 @@ fn altered(messages: &[Value]) -> Vec<Value> {
 }
 
 /// Asserts that all messages verify, and that none does with another account.
-async fn judged(script: &'static str, folder: &str, pointer: &str, keys: &Value) {
+async fn check_with_sdk(script: &'static str, folder: &str, pointer: &str, keys: &Value) {
     let (names, messages) = messages(folder, pointer);
     for (verdict, messages) in [(true, messages.clone()), (false, altered(&messages))] {
         let mut question = keys.clone();
@@ -38,12 +38,12 @@ async fn judged(script: &'static str, folder: &str, pointer: &str, keys: &Value)
 async fn unionpay_signatures_verify_in_every_sign_method() {
     let key = json!({"secureKey": "88888888"});
     let certificate = |name: &str| json!({"certificate": golden_key("unionpay", name)});
-    judged("unionpay.mjs", "unionpay", "/request/body", &certificate("up_merchant.crt.pem")).await;
-    judged("unionpay.mjs", "unionpay", "/outcome/action/fields", &certificate("up_merchant.crt.pem")).await;
-    judged("unionpay.mjs", "unionpay-sm2", "/request/body", &certificate("sm2_leaf.crt.pem")).await;
+    check_with_sdk("unionpay.mjs", "unionpay", "/request/body", &certificate("up_merchant.crt.pem")).await;
+    check_with_sdk("unionpay.mjs", "unionpay", "/outcome/action/fields", &certificate("up_merchant.crt.pem")).await;
+    check_with_sdk("unionpay.mjs", "unionpay-sm2", "/request/body", &certificate("sm2_leaf.crt.pem")).await;
     for pointer in ["/request/body", "/answer/body"] {
-        judged("unionpay.mjs", "unionpay-sm3-json", pointer, &key).await;
-        judged("unionpay.py", "unionpay-sm3-json", pointer, &key).await;
+        check_with_sdk("unionpay.mjs", "unionpay-sm3-json", pointer, &key).await;
+        check_with_sdk("unionpay.py", "unionpay-sm3-json", pointer, &key).await;
     }
 }
 

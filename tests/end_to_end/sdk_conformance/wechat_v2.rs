@@ -12,7 +12,7 @@ async fn wechat_v2_sdk_works_against_sandbox_in_both_sign_types() {
     let world = World::for_provider("wechat-v2").await;
     let (folder, account) = account(&world);
     for (sign_type, code) in SIGN_TYPES.into_iter().zip(["131234567890123456", "131234567890123457"]) {
-        let number = format!("judge-{sign_type}");
+        let number = format!("sdk-{sign_type}");
         let question = json!({
             "url": format!("https://{}", world.sandbox.address()),
             "folder": folder,

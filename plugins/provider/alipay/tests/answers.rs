@@ -20,7 +20,7 @@ fn trade(status: &str) -> Value {
 
 #[test]
 fn every_trade_status_is_decoded() {
-    for (method, word, paid, status) in [
+    for (method, trade_status, paid, status) in [
         ("alipay.qr", "WAIT_BUYER_PAY", false, Status::Pending),
         ("alipay.qr", "TRADE_SUCCESS", true, Status::Succeeded),
         ("alipay.qr", "TRADE_SUCCESS", false, Status::Succeeded),
@@ -30,8 +30,9 @@ fn every_trade_status_is_decoded() {
         ("alipay.barcode", "TRADE_CLOSED", true, Status::Closed),
     ] {
         let paid = if paid { "2023-11-15 06:13:25" } else { "" };
-        let outcome = decode(&Operation::Query(order(method)), &with(trade(word), "send_pay_date", paid)).unwrap();
-        assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{method} {word}");
+        let outcome =
+            decode(&Operation::Query(order(method)), &with(trade(trade_status), "send_pay_date", paid)).unwrap();
+        assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{method} {trade_status}");
         assert_eq!(outcome.at.is_some(), !paid.is_empty());
         assert_eq!(outcome.provider_id.as_deref(), Some("42"));
     }
@@ -39,8 +40,11 @@ fn every_trade_status_is_decoded() {
     for (name, other) in
         [("out_trade_no", json!("T")), ("total_amount", json!("68.01")), ("total_amount", json!(68.01))]
     {
-        for word in ["TRADE_SUCCESS", "WAIT_BUYER_PAY", "TRADE_CLOSED"] {
-            assert!(is_mismatch(&decode(&query, &with(trade(word), name, other.clone()))), "{word} {name}");
+        for trade_status in ["TRADE_SUCCESS", "WAIT_BUYER_PAY", "TRADE_CLOSED"] {
+            assert!(
+                is_mismatch(&decode(&query, &with(trade(trade_status), name, other.clone()))),
+                "{trade_status} {name}"
+            );
         }
     }
     assert!(decode(&query, &with(trade("TRADE_SUCCESS"), "total_amount", 68)).is_ok(), "a number is read too");
@@ -50,8 +54,8 @@ fn every_trade_status_is_decoded() {
     for name in ["total_amount", "trade_status", "out_trade_no"] {
         assert!(is_unclear(&decode(&query, &without(trade("TRADE_SUCCESS"), name))), "{name}");
     }
-    for word in ["", "TRADE_PENDING", "trade_success"] {
-        assert!(is_unclear(&decode(&query, &trade(word))), "{word}");
+    for trade_status in ["", "TRADE_PENDING", "trade_success"] {
+        assert!(is_unclear(&decode(&query, &trade(trade_status))), "{trade_status}");
     }
     let twice =
         trade("TRADE_SUCCESS").to_string().replace("\"trade_no\"", "\"trade_status\":\"TRADE_SUCCESS\",\"trade_no\"");
@@ -109,8 +113,8 @@ fn refund_succeeds_only_if_funds_changed_and_numbers_match() {
     assert_eq!(result("Y", "3.00"), Ok(Status::Succeeded));
     assert_eq!(result("Y", "68.00"), Ok(Status::Succeeded), "the sum of several");
     for sum in ["3.00", "0.00"] {
-        let Err(Error::Conflict(word)) = result("N", sum) else { panic!("only a query decides") };
-        assert_eq!(word.code, "fund_change=N");
+        let Err(Error::Conflict(provider_error)) = result("N", sum) else { panic!("only a query decides") };
+        assert_eq!(provider_error.code, "fund_change=N");
     }
     assert!(is_mismatch(&result("Y", "2.99")) && is_mismatch(&result("Y", "68.01")));
     assert!(is_unclear(&result("", "3.00")) && is_unclear(&result("y", "3.00")) && is_unclear(&result("Y", "x")));
@@ -132,8 +136,8 @@ fn refund_succeeds_only_if_funds_changed_and_numbers_match() {
     for name in ["out_request_no", "refund_amount", "out_trade_no"] {
         assert!(is_unclear(&decode(&query, &without(trade.clone(), name))), "{name}");
     }
-    for (word, status) in [("REFUND_PROCESSING", Status::Pending), ("REFUND_FAIL", Status::Failed)] {
-        assert_eq!(decode(&query, &with(trade.clone(), "refund_status", word)).unwrap().status, status);
+    for (trade_status, status) in [("REFUND_PROCESSING", Status::Pending), ("REFUND_FAIL", Status::Failed)] {
+        assert_eq!(decode(&query, &with(trade.clone(), "refund_status", trade_status)).unwrap().status, status);
     }
     assert!(is_unclear(&decode(&query, &with(trade.clone(), "refund_status", "REFUND_CLOSED"))));
     let dated = with(without(trade.clone(), "refund_status"), "gmt_refund_pay", "2023-11-15 06:20:00");
@@ -167,7 +171,7 @@ fn nonexistent_order_is_closed_after_expiry() {
             let expected = if ends { Ok(Outcome::of(Status::Closed)) } else { result.clone() };
             assert_eq!((result.is_ok(), &result), (ends, &expected), "{method} {expires_at:?}");
             let close = decode(&Operation::Close(order), &content);
-            assert!(matches!(close, Err(Error::NotFound(_))), "a close is judged by a clock that may be wrong");
+            assert!(matches!(close, Err(Error::NotFound(_))), "a close is decided by a clock that may be wrong");
         }
     }
     assert!(provider().default_expiry().is_some(), "an order without an end gets one");
@@ -175,7 +179,9 @@ fn nonexistent_order_is_closed_after_expiry() {
 
 #[test]
 fn query_of_jsapi_trade_restores_lost_action() {
-    let query = |method: &str, word: &str| decode(&Operation::Query(order(method)), &trade(word)).unwrap().action;
+    let query = |method: &str, trade_status: &str| {
+        decode(&Operation::Query(order(method)), &trade(trade_status)).unwrap().action
+    };
     let params = [("tradeNO".to_owned(), "42".to_owned())].into();
     assert_eq!(query("alipay.jsapi", "WAIT_BUYER_PAY"), Some(NextAction::Jsapi { params }));
     assert_eq!(query("alipay.jsapi", "TRADE_SUCCESS"), None);

@@ -168,7 +168,7 @@ fn credential_error_is_never_unclear_or_declined() {
 }
 
 #[test]
-fn number_decides_if_name_is_unknown() {
+fn numeric_code_decides_if_sub_code_is_unknown() {
     let write = Operation::Pay(pay("alipay.qr"));
     let result = |number: &str, name: &str| {
         let content = json!({"code": number, "msg": "m", "sub_code": name, "sub_msg": "m"});
@@ -299,5 +299,5 @@ fn unlisted_isp_name_is_unclear() {
         }
     }
     assert_eq!(v3_error(&operation, 400, "isp.remote-connection-timeout").code(), "unclear");
-    assert_eq!(v3_error(&operation, 400, "isv.something-new").code(), "declined", "a mistake in our request");
+    assert_eq!(v3_error(&operation, 400, "isv.something-new").code(), "declined", "an error in our request");
 }

@@ -25,33 +25,37 @@ fn decode(changes: &[(&str, &str)]) -> Result<Event, Error> {
 
 #[test]
 fn every_notified_status_is_decoded() {
-    for (word, status) in [
+    for (trade_status, status) in [
         ("WAIT_BUYER_PAY", Status::Pending),
         ("TRADE_SUCCESS", Status::Succeeded),
         ("TRADE_FINISHED", Status::Succeeded),
         ("TRADE_CLOSED", Status::Closed),
     ] {
-        let event = decode(&[("trade_status", word), ("refund_fee", "0.00"), ("gmt_refund", "")]).unwrap();
+        let event = decode(&[("trade_status", trade_status), ("refund_fee", "0.00"), ("gmt_refund", "")]).unwrap();
         let outcome = event.outcome.unwrap();
-        assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{word}");
+        assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{trade_status}");
         assert_eq!((event.order_number.as_str(), event.refund_number), (NUMBER, None));
     }
     assert!(is_unclear(&decode(&[("trade_status", "")])));
     // A rejected notification is repeated for a day, so an unknown status is accepted and settled by a query.
-    for word in ["PAID", "TRADE_PENDING"] {
-        let event = decode(&[("trade_status", word)]).unwrap();
-        assert_eq!((event.order_number.as_str(), event.outcome, event.refunded), (NUMBER, None, None), "{word}");
+    for trade_status in ["PAID", "TRADE_PENDING"] {
+        let event = decode(&[("trade_status", trade_status)]).unwrap();
+        assert_eq!(
+            (event.order_number.as_str(), event.outcome, event.refunded),
+            (NUMBER, None, None),
+            "{trade_status}"
+        );
     }
 }
 
 #[test]
 fn refund_notification_triggers_query_and_never_closes_payment() {
-    for word in ["TRADE_SUCCESS", "TRADE_CLOSED", "TRADE_FINISHED", "NEW"] {
+    for trade_status in ["TRADE_SUCCESS", "TRADE_CLOSED", "TRADE_FINISHED", "NEW"] {
         for (name, value) in [("refund_fee", "3.00"), ("gmt_refund", "2023-11-15 06:20:00.1"), ("refund_fee", "x")] {
-            let part = decode(&[("trade_status", word), (name, value), ("out_biz_no", REFUND)]).unwrap();
-            assert_eq!((part.outcome, part.refund_number.as_deref()), (None, Some(REFUND)), "{word} {name}");
-            let whole = decode(&[("trade_status", word), (name, value)]).unwrap();
-            assert_eq!((whole.outcome, whole.refund_number), (None, None), "{word} {name}");
+            let part = decode(&[("trade_status", trade_status), (name, value), ("out_biz_no", REFUND)]).unwrap();
+            assert_eq!((part.outcome, part.refund_number.as_deref()), (None, Some(REFUND)), "{trade_status} {name}");
+            let whole = decode(&[("trade_status", trade_status), (name, value)]).unwrap();
+            assert_eq!((whole.outcome, whole.refund_number), (None, None), "{trade_status} {name}");
         }
     }
     let closed = decode(&[("trade_status", "TRADE_CLOSED"), ("gmt_payment", "2023-11-15 06:13:25")]).unwrap();

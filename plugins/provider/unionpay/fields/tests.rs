@@ -54,7 +54,7 @@ fn json_must_be_an_object_of_strings() {
 }
 
 #[test]
-fn names_are_sorted_by_bytes_and_empty_values_are_ignored() {
+fn signed_fields_are_sorted_by_bytes_without_empty_values() {
     let fields = of_form("orderId=1&orderDesc=2&Zero=3&empty=&signature=x").unwrap();
     assert_eq!(fields.signed_text(), "Zero=3&orderDesc=2&orderId=1");
     let trimmed = of_form("a=+1+&b=++").unwrap().trimmed();

@@ -48,17 +48,17 @@ const UNLISTED: &str = "07 08 09 15 29 47 59 97 A5 a6 B1 0 000 6A 8A 3４";
 type Row = (&'static str, fn(&str) -> Error, bool, bool);
 
 fn unclear(code: &str) -> Error {
-    Error::Unclear { why: format!("answer code {code}"), provider_error: Some(word(code)) }
+    Error::Unclear { why: format!("answer code {code}"), provider_error: Some(provider_error(code)) }
 }
 
 const WRITE_ROWS: [Row; 7] = [
-    (DECLINED, |code| Error::Declined(word(code)), false, false),
-    ("11", |code| Error::Unauthorized(word(code)), true, true),
+    (DECLINED, |code| Error::Declined(provider_error(code)), false, false),
+    ("11", |code| Error::Unauthorized(provider_error(code)), true, true),
     (SYSTEM_ERROR, unclear, true, false),
-    (UNLISTED, |code| Error::UnlistedRefusal(word(code)), false, false),
-    (LATER, |code| Error::ProviderBusy(word(code)), false, true),
-    (OTHER_STATE, |code| Error::Conflict(word(code)), false, false),
-    ("34", |code| Error::NotFound(word(code)), false, false),
+    (UNLISTED, |code| Error::UnlistedRefusal(provider_error(code)), false, false),
+    (LATER, |code| Error::ProviderBusy(provider_error(code)), false, true),
+    (OTHER_STATE, |code| Error::Conflict(provider_error(code)), false, false),
+    ("34", |code| Error::NotFound(provider_error(code)), false, false),
 ];
 
 #[test]
@@ -80,13 +80,17 @@ fn every_code_is_classified_for_each_write() {
             for name in WRITES {
                 // The merchant's balance is too low: the refund can be repeated once the balance suffices.
                 let is_short = name == "refund" && code == "90";
-                let expected = if is_short { Error::ProviderBusy(word(&code)) } else { make(&code) };
+                let expected = if is_short { Error::ProviderBusy(provider_error(&code)) } else { make(&code) };
                 let (operation, answer) = write(name);
                 let error = decode(&operation, &with(answer, "respCode", &code)).unwrap_err();
                 assert_eq!(error, expected, "{name} {code}");
                 assert_eq!(error.is_channel_failure(), is_failure, "{name} {code}");
                 assert_eq!(error.provably_not_executed(), is_repeatable || is_short, "{name} {code}");
-                assert_eq!(error.provider_error(), Some(&word(&code)), "the error contains the code: {name} {code}");
+                assert_eq!(
+                    error.provider_error(),
+                    Some(&provider_error(&code)),
+                    "the error contains the code: {name} {code}"
+                );
             }
         }
     }
@@ -115,7 +119,7 @@ fn unsigned_answer_is_trusted_only_if_it_rejects_our_signature() {
 }
 
 #[test]
-fn accepted_write_is_pending() {
+fn accepted_payment_or_refund_is_pending() {
     for code in ["00", "A6", "05", "70", "83"] {
         for name in WRITES {
             let (operation, answer) = write(name);
@@ -201,9 +205,10 @@ fn every_trade_code_is_decoded() {
             let outcome = decode(&Operation::Query(order("barcode")), &queried(&code)).unwrap();
             assert_eq!((outcome.status, outcome.amount), (status, Some(cny(6800))), "{code}");
             assert_eq!(outcome.provider_id.as_deref(), Some(QUERY_ID));
-            let reason = (status == Status::Failed).then(|| ProviderError { message: String::new(), ..word(&code) });
+            let reason =
+                (status == Status::Failed).then(|| ProviderError { message: String::new(), ..provider_error(&code) });
             assert_eq!(outcome.reason, reason, "the outcome contains the code: {code}");
-            assert_eq!(outcome.needs_person.is_some(), status == Status::Succeeded && code != "00", "{code}");
+            assert_eq!(outcome.needs_review.is_some(), status == Status::Succeeded && code != "00", "{code}");
             let outcome = decode(&Operation::QueryRefund(refund()), &refunded(&code));
             if ["42", "74", "75"].contains(&code.as_str()) {
                 assert!(matches!(outcome, Err(Error::Conflict(_))), "a debit does not describe the refund: {code}");
@@ -297,12 +302,12 @@ fn refund_pending_for_a_week_needs_manual_review() {
     let week = u64::try_from(ORDERED).unwrap() + 7 * 86400;
     for code in codes("03 04 05 06 12 37 70 83 99") {
         let at = |now| decode_at(&Operation::QueryRefund(refund()), &answer(code.as_str()), now).unwrap();
-        assert_eq!((at(week).status, at(week).needs_person), (Status::Pending, None), "{code}");
+        assert_eq!((at(week).status, at(week).needs_review), (Status::Pending, None), "{code}");
         assert_eq!(at(week + 1).status, Status::Pending, "{code}");
-        assert!(at(week + 1).needs_person.is_some(), "{code}");
+        assert!(at(week + 1).needs_review.is_some(), "{code}");
     }
     let done = decode_at(&Operation::QueryRefund(refund()), &answer("00"), week + 1).unwrap();
-    assert_eq!((done.status, done.needs_person), (Status::Succeeded, None));
+    assert_eq!((done.status, done.needs_review), (Status::Succeeded, None));
 }
 
 #[test]

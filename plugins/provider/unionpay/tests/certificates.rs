@@ -138,9 +138,9 @@ fn unusable_certificate_in_file_is_rejected() {
     let wrong = |middles: String, roots: &str| {
         Chain::new(middles.as_bytes(), roots.as_bytes(), Owners::Test).err().unwrap_or_default()
     };
-    let stray = wrong(text("up_middle.crt.pem") + &text("sm2_middle.crt.pem"), &root);
-    assert!(stray.starts_with("certificate 2 of 2 in `keys.middle_cert` ("), "{stray}");
-    assert!(stray.ends_with("was not signed by `keys.root_cert`"), "{stray}");
+    let unrelated = wrong(text("up_middle.crt.pem") + &text("sm2_middle.crt.pem"), &root);
+    assert!(unrelated.starts_with("certificate 2 of 2 in `keys.middle_cert` ("), "{unrelated}");
+    assert!(unrelated.ends_with("was not signed by `keys.root_cert`"), "{unrelated}");
     let leaf = wrong(text("up_acp.crt.pem") + &text("up_middle.crt.pem"), &(text("up_middle.crt.pem") + &root));
     assert!(leaf.starts_with("certificate 1 of 2") && leaf.ends_with("may not sign certificates"), "{leaf}");
     let key = wrong(text("up_middle.crt.pem") + &text("up_acp.key.pem"), &root);

@@ -26,7 +26,10 @@ fn code_00_with_failed_trade_is_not_success() {
     let query = decode_at(&Operation::Query(order("page")), &answer, ORDERED.unsigned_abs()).unwrap();
     assert_eq!(query.status, Status::Pending, "the payer may take another card");
     let barcode = decode(&Operation::Query(order("barcode")), &answer).unwrap();
-    assert_eq!((barcode.status, barcode.reason.map(|word| word.code).as_deref()), (Status::Failed, Some("66")));
+    assert_eq!(
+        (barcode.status, barcode.reason.map(|provider_error| provider_error.code).as_deref()),
+        (Status::Failed, Some("66"))
+    );
     let body = format!(
         "txnType=01&merId={MER_ID}&orderId={NUMBER}&txnTime={ORDERED_TEXT}&txnAmt=6800&respCode=00&origRespCode=66"
     );

@@ -71,8 +71,8 @@ fn each_operation_has_its_path() {
 fn close_is_rejected_without_request() {
     for method in ["page", "app", "qr"] {
         let result = signing(|with| provider().encode(&Operation::Close(order(method)), with));
-        let Err(Error::Conflict(word)) = result else { panic!("{method}: {result:?}") };
-        assert!(word.message.contains("payTimeout"), "{word}");
+        let Err(Error::Conflict(provider_error)) = result else { panic!("{method}: {result:?}") };
+        assert!(provider_error.message.contains("payTimeout"), "{provider_error}");
     }
 }
 

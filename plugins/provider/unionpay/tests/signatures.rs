@@ -153,7 +153,7 @@ fn invalid_signature_error_names_the_cause() {
 
 /// Two signed texts may be equal though their fields differ. Such a form is rejected, even with a valid signature.
 #[test]
-fn field_folded_into_another_is_rejected() {
+fn field_hidden_in_another_field_is_rejected() {
     let right = signed_by_unionpay(with(answer_fields("00"), "signMethod", "01"));
     let text = right.signed_text();
     let (head, tail) = text.split_once("&orderId=").unwrap();

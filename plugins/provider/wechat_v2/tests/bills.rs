@@ -8,21 +8,21 @@ use super::*;
 
 const TEXT: &str = "\u{feff}交易时间,商户号\r\n`2023-11-13 10:00:00,`10000100\r\n总交易单数\r\n`1\r\n";
 
-fn wanted(kind: &'static str) -> BillRequest {
+fn bill(kind: &'static str) -> BillRequest {
     BillRequest { day: jiff::civil::date(2023, 11, 13), kind }
 }
 
 fn find(status: u16, body: &[u8]) -> Result<BillReply, Error> {
     let status = StatusCode::from_u16(status).unwrap();
     let checked = verify(Source::Answer, body);
-    provider().decode_bill(&wanted(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
+    provider().decode_bill(&bill(TRADE), Answer { status, body: Bytes::copy_from_slice(body), checked })
 }
 
 /// Returns path and fields of the request for a bill.
 fn encoded(provider: &WechatV2, kind: &'static str) -> Result<(String, Fields), Error> {
     let stamp = Stamp { unix_time: NOW, nonce: "ibuaiVcKdpRxkhJA".to_owned() };
     let with = Signing { signer: &*crate::signer::none(), keys: &Keyring::default(), stamp: &stamp };
-    let mut request = provider.bill_request(&wanted(kind), with)?;
+    let mut request = provider.bill_request(&bill(kind), with)?;
     provider.sign(&mut request, with)?;
     Ok((request.uri().to_string(), xml::read("xml", request.body()).unwrap()))
 }
@@ -146,8 +146,10 @@ fn bill_error_is_decoded_in_either_layer() {
     ] {
         assert_eq!(refused(&pairs).code(), code, "{pairs:?}");
     }
-    let Error::Unauthorized(word) = refused(&[fail, ("return_msg", "签名错误")]) else { panic!("not our key") };
-    assert_eq!((word.code.as_str(), word.message.as_str()), ("FAIL", "签名错误"));
+    let Error::Unauthorized(provider_error) = refused(&[fail, ("return_msg", "签名错误")]) else {
+        panic!("not our key")
+    };
+    assert_eq!((provider_error.code.as_str(), provider_error.message.as_str()), ("FAIL", "签名错误"));
 }
 
 #[test]

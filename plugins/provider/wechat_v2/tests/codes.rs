@@ -70,7 +70,7 @@ fn refused(operation: &Operation, code: &str) -> Error {
 #[test]
 fn every_listed_code_is_classified_in_every_interface() {
     let mut seen = BTreeSet::new();
-    for (interfaces, codes, wanted) in LISTED {
+    for (interfaces, codes, expected) in LISTED {
         for (name, operation) in operations()
             .iter()
             .filter(|(name, _)| interfaces.iter().any(|names| names.split(' ').any(|it| it == *name)))
@@ -78,12 +78,16 @@ fn every_listed_code_is_classified_in_every_interface() {
             for code in codes.split_whitespace() {
                 seen.insert(table::bare(code));
                 let error = refused(operation, code);
-                assert_eq!(error.code(), *wanted, "{name} {code}");
-                let word = error.provider_error().unwrap();
-                assert_eq!((word.code.as_str(), word.message.as_str()), (code, "余额不足"), "{name} {code}");
-                let is_ill = matches!(*wanted, "unclear" | "unauthorized");
+                assert_eq!(error.code(), *expected, "{name} {code}");
+                let provider_error = error.provider_error().unwrap();
+                assert_eq!(
+                    (provider_error.code.as_str(), provider_error.message.as_str()),
+                    (code, "余额不足"),
+                    "{name} {code}"
+                );
+                let is_ill = matches!(*expected, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {code}");
-                let is_released = matches!(*wanted, "provider_busy" | "unauthorized");
+                let is_released = matches!(*expected, "provider_busy" | "unauthorized");
                 assert_eq!(error.provably_not_executed(), is_released, "the same key sends again: {name} {code}");
             }
         }
@@ -149,7 +153,7 @@ fn message_about_our_key_or_certificate_is_unauthorized() {
                 let body = protocol_error(code, message);
                 let error = provider().decode_unsigned_error(&operation, StatusCode::OK, body.as_bytes());
                 assert!(
-                    matches!(&error, Error::Unauthorized(word) if word.message == message),
+                    matches!(&error, Error::Unauthorized(provider_error) if provider_error.message == message),
                     "{name} {code} {error}"
                 );
             }
@@ -206,8 +210,8 @@ fn rejected_order_is_declined_and_request_that_moves_money_is_unclear() {
             if name == "unifiedorder" {
                 assert_eq!(error.code(), prepaid, "{message}");
             } else if ["micropay", "reverse", "refund"].contains(&name) {
-                let wanted = if prepaid == "declined" { "unclear" } else { prepaid };
-                assert_eq!(error.code(), wanted, "{name} {message}");
+                let expected = if prepaid == "declined" { "unclear" } else { prepaid };
+                assert_eq!(error.code(), expected, "{name} {message}");
                 assert!(error.to_string().contains(message), "the error contains the message: {error}");
                 assert!(!matches!(error, Error::Declined(_) | Error::NotFound(_)), "{name} {message}");
             }
@@ -273,13 +277,13 @@ fn code_with_several_causes_is_classified_by_description() {
             ("该订单已支付", "conflict"),
             ("累计退款金额大于支付金额", "declined"),
         ];
-        for (words, wanted) in cases {
+        for (words, expected) in cases {
             for code in ["INVALID_REQUEST", "ERROR"] {
                 let fields = [("result_code", "FAIL"), ("err_code", code), ("err_code_des", words), ("recall", "N")];
-                assert_eq!(answered(&operation, &fields).unwrap_err().code(), wanted, "{name} {code} {words}");
+                assert_eq!(answered(&operation, &fields).unwrap_err().code(), expected, "{name} {code} {words}");
             }
         }
-        for (words, wanted) in [
+        for (words, expected) in [
             ("201 商户订单号重复", "conflict"),
             ("证书校验错误", "unauthorized"),
             ("调用频率过高", "provider_busy"),
@@ -287,7 +291,7 @@ fn code_with_several_causes_is_classified_by_description() {
         ] {
             let fields =
                 [("result_code", "FAIL"), ("err_code", "INVALID_REQUEST"), ("err_code_des", words), ("recall", "N")];
-            assert_eq!(answered(&operation, &fields).unwrap_err().code(), wanted, "{name} {words}");
+            assert_eq!(answered(&operation, &fields).unwrap_err().code(), expected, "{name} {words}");
         }
     }
 }

@@ -140,7 +140,7 @@ fn refusals_keep_code_and_message() {
     );
     for words in ["101 付款码已过期,请退出重试", "101 每个二维码仅限使用一次,请刷新再试"] {
         let error = result(&golden::pay("wechat.codepay"), "AUTH_CODE_INVALID", words);
-        assert!(matches!(&error, Error::Declined(word) if word.message == words), "{error}");
+        assert!(matches!(&error, Error::Declined(provider_error) if provider_error.message == words), "{error}");
     }
     for (sentence, field) in [
         ("商户号该产品权限未开通，请前往商户平台>产品中心检查后重试", "return_msg"),
@@ -150,10 +150,10 @@ fn refusals_keep_code_and_message() {
     ] {
         let body = format!("<xml><return_code>FAIL</return_code><{field}><![CDATA[{sentence}]]></{field}></xml>");
         let error = provider().decode_unsigned_error(&golden::pay("wechat.native"), StatusCode::OK, body.as_bytes());
-        assert!(matches!(&error, Error::Declined(word) if word.message == sentence), "{error}");
+        assert!(matches!(&error, Error::Declined(provider_error) if provider_error.message == sentence), "{error}");
         let error = provider().decode_unsigned_error(&refund, StatusCode::OK, body.as_bytes());
         assert!(
-            matches!(&error, Error::Unclear { provider_error: Some(word), .. } if word.message == sentence),
+            matches!(&error, Error::Unclear { provider_error: Some(provider_error), .. } if provider_error.message == sentence),
             "{error}"
         );
     }

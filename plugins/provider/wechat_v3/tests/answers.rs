@@ -111,16 +111,16 @@ fn every_trade_state_is_decoded() {
 #[test]
 fn every_refund_status_is_decoded() {
     for operation in [Operation::Refund(refund()), Operation::QueryRefund(refund())] {
-        for (word, status) in [
+        for (refund_status, status) in [
             ("PROCESSING", Status::Pending),
             ("ABNORMAL", Status::Pending),
             ("SUCCESS", Status::Succeeded),
             ("CLOSED", Status::Failed),
         ] {
-            let outcome = decode(&operation, 200, &refund_state(word)).unwrap();
-            assert_eq!((outcome.status, outcome.amount), (status, Some(cny(300))), "{word}");
+            let outcome = decode(&operation, 200, &refund_state(refund_status)).unwrap();
+            assert_eq!((outcome.status, outcome.amount), (status, Some(cny(300))), "{refund_status}");
             assert_eq!(outcome.provider_id.as_deref(), Some("50"));
-            assert_eq!(outcome.needs_person.is_some(), word == "ABNORMAL");
+            assert_eq!(outcome.needs_review.is_some(), refund_status == "ABNORMAL");
         }
         assert!(is_unclear(&decode(&operation, 200, &refund_state("DONE"))));
         assert!(is_unclear(&decode(&operation, 200, &without(refund_state("SUCCESS"), "amount"))));

@@ -14,8 +14,8 @@ fn read(body: &str, change: impl FnOnce(&mut Message)) -> Result<BillReply, Erro
     let body = Bytes::from(message.body.clone());
     let checked = provider().verify(Source::Answer, &message.header_map(), body.clone(), &keyring(), NOW);
     let status = StatusCode::from_u16(message.status.unwrap()).unwrap();
-    let wanted = BillRequest { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
-    provider().decode_bill(&wanted, Answer { status, body, checked })
+    let bill = BillRequest { day: jiff::civil::date(2023, 11, 13), kind: TRADE };
+    provider().decode_bill(&bill, Answer { status, body, checked })
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn bill_link_without_signature_or_hash_is_rejected() {
 fn every_bill_kind_has_its_own_parameters() {
     let provider = provider();
     let uri = |kind| {
-        let wanted = BillRequest { day: jiff::civil::date(2023, 1, 2), kind };
-        signing(|with| provider.bill_request(&wanted, with)).unwrap().uri().to_string()
+        let bill = BillRequest { day: jiff::civil::date(2023, 1, 2), kind };
+        signing(|with| provider.bill_request(&bill, with)).unwrap().uri().to_string()
     };
     let uris: std::collections::BTreeSet<_> = provider.kinds().iter().map(|kind| uri(kind)).collect();
     assert_eq!(uris.len(), provider.kinds().len());

@@ -90,22 +90,26 @@ const LISTED: &[(&[&str], u16, &str, &str)] = &[
 #[test]
 fn every_listed_code_is_classified_in_every_interface() {
     let mut seen = BTreeSet::new();
-    for (names, status, codes, wanted) in LISTED {
+    for (names, status, codes, expected) in LISTED {
         let named = |name: &str| names.iter().any(|names| names.split(' ').any(|it| it == name));
         for (name, operation) in interfaces().iter().filter(|(name, _)| named(name)) {
             for code in codes.split_whitespace().flat_map(|code| [code.to_owned(), code.replace('_', "")]) {
                 seen.insert(bare(&code));
                 let body = json!({"code": code, "message": "余额不足", "detail": {"field": "x"}});
                 let error = signed(operation, *status, &body).unwrap_err();
-                assert_eq!(error.code(), *wanted, "{name} {status} {code}");
-                if *status == 202 && *wanted == "unclear" {
+                assert_eq!(error.code(), *expected, "{name} {status} {code}");
+                if *status == 202 && *expected == "unclear" {
                     continue;
                 }
-                let word = error.provider_error().unwrap();
-                assert_eq!((word.code.as_str(), word.message.as_str()), (code.as_str(), "余额不足"), "{name}");
-                let is_ill = matches!(*wanted, "unclear" | "unauthorized");
+                let provider_error = error.provider_error().unwrap();
+                assert_eq!(
+                    (provider_error.code.as_str(), provider_error.message.as_str()),
+                    (code.as_str(), "余额不足"),
+                    "{name}"
+                );
+                let is_ill = matches!(*expected, "unclear" | "unauthorized");
                 assert_eq!(error.is_channel_failure(), is_ill, "what a breaker counts: {name} {status} {code}");
-                let is_released = matches!(*wanted, "provider_busy" | "unauthorized");
+                let is_released = matches!(*expected, "provider_busy" | "unauthorized");
                 assert_eq!(error.provably_not_executed(), is_released, "the same key sends again: {name} {code}");
             }
         }
@@ -177,8 +181,8 @@ fn code_with_several_causes_is_classified_by_message() {
             for code in ["INVALID_REQUEST", "ERROR"] {
                 let body = json!({"code": code, "message": message});
                 let is_other = code == "ERROR" && prepaid == "conflict";
-                let wanted = if is_other { "declined" } else { prepaid };
-                assert_eq!(signed(&operation, 400, &body).unwrap_err().code(), wanted, "{name} {code} {message}");
+                let expected = if is_other { "declined" } else { prepaid };
+                assert_eq!(signed(&operation, 400, &body).unwrap_err().code(), expected, "{name} {code} {message}");
             }
             let other = json!({"code": "PARAM_ERROR", "message": message});
             assert_eq!(signed(&operation, 400, &other).unwrap_err().code(), "declined", "{name} {message}");
@@ -211,6 +215,9 @@ fn refusal_is_decoded_with_any_detail() {
     ] {
         let body = json!({"code": "PARAM_ERROR", "detail": detail, "message": "请求中含有未在API文档中定义的参数"});
         let error = unsigned(&Operation::Pay(pay("wechat.jsapi")), 400, &body);
-        assert!(matches!(&error, Error::Declined(word) if word.code == "PARAM_ERROR"), "{detail}: {error}");
+        assert!(
+            matches!(&error, Error::Declined(provider_error) if provider_error.code == "PARAM_ERROR"),
+            "{detail}: {error}"
+        );
     }
 }

@@ -133,23 +133,23 @@ fn notification_for_another_account_or_of_unknown_type_is_rejected() {
         json!({"mchid": "1234567891", "out_trade_no": NUMBER, "refund_id": "50", "out_refund_no": "R1",
                "refund_status": status, "amount": {"total": 6800, "refund": 300}})
     };
-    for (word, status) in [
+    for (refund_status, status) in [
         ("SUCCESS", Status::Succeeded),
         ("CLOSED", Status::Failed),
         ("ABNORMAL", Status::Pending),
         ("PROCESSING", Status::Pending),
     ] {
-        let known = event(&format!("REFUND.{word}"), "refund", &notice(word)).unwrap();
+        let known = event(&format!("REFUND.{refund_status}"), "refund", &notice(refund_status)).unwrap();
         let outcome = known.outcome.unwrap();
         assert_eq!((outcome.status, outcome.amount), (status, Some(cny(300))));
         assert_eq!(known.refund_number.as_deref(), Some("R1"));
-        let elsewhere = match word {
+        let elsewhere = match refund_status {
             "SUCCESS" => Refunded::Part(cny(300)),
             "CLOSED" => Refunded::Failed,
             "ABNORMAL" => Refunded::Abnormal,
             _ => Refunded::Open,
         };
-        assert_eq!(known.refunded, Some(elsewhere), "{word}: it counts should the refund be none of ours");
+        assert_eq!(known.refunded, Some(elsewhere), "{refund_status}: it counts should the refund be none of ours");
     }
     assert!(is_mismatch(&event("REFUND.SUCCESS", "refund", &with(notice("SUCCESS"), "/mchid", json!("1")))));
     let new = event("REFUND.NEW", "refund", &notice("NEW")).unwrap();

@@ -63,7 +63,7 @@ async fn one_gateway_queries_and_all_get_the_result() {
     // A gateway that comes meanwhile waits for the result.
     let waiting = async { finds(&other, false).await };
     let answering = async {
-        tokio::time::sleep(POLL_INTERVAL * 3).await;
+        tokio::time::sleep(LEASE_POLL_INTERVAL * 3).await;
         store(&one, lease, &answer(2)).await;
     };
     let ((found, left), ()) = tokio::join!(waiting, answering);
@@ -74,7 +74,7 @@ async fn one_gateway_queries_and_all_get_the_result() {
     let lease = asks(&one, true).await;
     let waiting = async { finds(&other, true).await };
     let answering = async {
-        tokio::time::sleep(POLL_INTERVAL * 3).await;
+        tokio::time::sleep(LEASE_POLL_INTERVAL * 3).await;
         store(&one, lease, &answer(3)).await;
     };
     let ((found, _), ()) = tokio::join!(waiting, answering);
@@ -83,7 +83,7 @@ async fn one_gateway_queries_and_all_get_the_result() {
     let lease = asks(&one, true).await;
     let waiting = async { asks(&other, true).await };
     let answering = async {
-        tokio::time::sleep(POLL_INTERVAL * 3).await;
+        tokio::time::sleep(LEASE_POLL_INTERVAL * 3).await;
         store(&one, lease, &CachedStatus { is_from_provider: false, ..answer(3) }).await;
     };
     let (lease, ()) = tokio::join!(waiting, answering);

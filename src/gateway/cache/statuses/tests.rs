@@ -217,7 +217,8 @@ async fn every_visible_ledger_change_evicts_the_status() {
     assert!(!is_kept(), "settled");
 
     assert!(kept(3));
-    ledger.save_inquiry(&subject("o"), None).await.unwrap();
+    let loaded = tollgate_ledger::Inquiry::new(now);
+    assert!(ledger.save_inquiry(&subject("o"), &loaded, None).await.unwrap());
     assert!(is_kept(), "an invisible change does not evict");
     ledger.apply(&subject("o"), Update::Outcome(Outcome::of(Came::Succeeded)), now).await.unwrap();
     assert!(!is_kept(), "a provider update evicts");

@@ -177,7 +177,7 @@ fn rolled_back_configuration_is_used_if_nothing_else_is_readable() {
     let dir = sandbox();
     let archived = dir.path().with_file_name("conf.generations");
     fs::create_dir(&archived).unwrap();
-    fs::write(archived.join("taken-back"), snapshot::load(dir.path(), None).unwrap().config.hash).unwrap();
+    fs::write(archived.join("rolled-back"), snapshot::load(dir.path(), None).unwrap().config.hash).unwrap();
     assert_eq!(load_first(dir.path()).unwrap().load().generation, 1);
 }
 

@@ -256,12 +256,12 @@ async fn http2_connection_is_shared_and_abandoned_after_an_unclear_error() {
     }
     assert_eq!(host.counts(), (1, 5));
     let mut payments = tokio::task::JoinSet::new();
-    for _ in 0..3 * MAX_STREAMS {
+    for _ in 0..3 * MAX_STREAMS_PER_CONNECTION {
         let upstream = upstream.clone();
         payments.spawn(async move { pay(&upstream).await });
     }
     assert!(payments.join_all().await.iter().all(|answer| *answer == Ok(200)));
-    assert_eq!(host.counts().1, 5 + 3 * MAX_STREAMS);
+    assert_eq!(host.counts().1, 5 + 3 * MAX_STREAMS_PER_CONNECTION);
 
     let host = RawHost::start(&[Act::Answer, Act::Hang], &[b"h2"]).await;
     let upstream = host.upstream(1);

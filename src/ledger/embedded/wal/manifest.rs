@@ -25,7 +25,7 @@ const MAGIC: [u8; 8] = *b"tollwal2";
 const PAGE: usize = 4096;
 const LENGTH: usize = 4 * PAGE;
 /// Size in bytes of a copy or mark with its checksum: one sector.
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 /// Maximum number of table directories in a manifest.
 const MAX_TABLES: usize = 64;
 

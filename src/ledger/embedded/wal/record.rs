@@ -18,12 +18,11 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Position;
-use super::manifest::Slot;
+use super::manifest::{SECTOR, Slot};
 
 /// Alignment of heads in bytes, so that no head spans two sectors.
 const ALIGN: usize = 32;
 const HEAD: usize = 32;
-const SECTOR: usize = 512;
 const PADDING: u8 = 0xa5;
 
 /// Prepares a buffer to which rows are appended before [`finish`].

@@ -9,7 +9,7 @@ use crate::embedded::memtable::Memtable;
 use crate::transaction::{Rows, Space};
 
 /// Length field that marks a deleted row.
-const DELETED: u32 = u32::MAX;
+const DELETED_LENGTH: u32 = u32::MAX;
 /// Minimum and maximum growth of a file in bytes. Small in tests, which read thousands of WALs.
 const GROWTH: (u64, u64) = if cfg!(test) { (1 << 12, 1 << 16) } else { (1 << 20, 16 << 20) };
 
@@ -58,7 +58,7 @@ impl Segment {
         let mut bytes = std::mem::take(&mut self.bytes);
         record::begin(&mut bytes);
         for (space, key, value) in rows.iter() {
-            let length = value.map_or(Ok(DELETED), |value| u32::try_from(value.len()));
+            let length = value.map_or(Ok(DELETED_LENGTH), |value| u32::try_from(value.len()));
             let (Ok(key_length), Ok(length)) = (u8::try_from(key.len()), length) else {
                 return Err(invalid("a row is too long"));
             };
@@ -123,8 +123,8 @@ pub(super) fn take(mut body: &[u8], rows: &mut Memtable) -> Option<()> {
         let (length, rest) = rest.split_first_chunk()?;
         let (key, rest) = rest.split_at_checked(usize::from(key_length))?;
         let length = u32::from_le_bytes(*length);
-        let (value, rest) = rest.split_at_checked(if length == DELETED { 0 } else { length as usize })?;
-        rows.insert(space, key, (length != DELETED).then(|| value.into()));
+        let (value, rest) = rest.split_at_checked(if length == DELETED_LENGTH { 0 } else { length as usize })?;
+        rows.insert(space, key, (length != DELETED_LENGTH).then(|| value.into()));
         body = rest;
     }
     Some(())

@@ -9,9 +9,8 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::manifest::SECTOR;
 use super::storage::Storage;
-
-const SECTOR: usize = 512;
 
 #[derive(Clone, Default)]
 struct Inode {

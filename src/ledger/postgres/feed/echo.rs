@@ -14,7 +14,7 @@ use crate::postgres::session::Session;
 /// Timeout of the probe at a start.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 10 });
 /// Maximum number of outstanding echoes. More exist only if none returns.
-const MOST: usize = 16;
+const MAX_OUTSTANDING_ECHOES: usize = 16;
 
 /// Returns the channel of a process's echoes.
 pub(super) fn channel(owner: u32) -> String {
@@ -40,7 +40,7 @@ impl Echoes {
     pub(super) fn next(&mut self) -> u64 {
         self.last += 1;
         self.sent.push_back((self.last, Instant::now()));
-        if self.sent.len() > MOST {
+        if self.sent.len() > MAX_OUTSTANDING_ECHOES {
             self.sent.pop_front();
         }
         self.last
@@ -48,9 +48,9 @@ impl Echoes {
 
     /// Records a returned echo and returns when it was sent. `None` for an echo of an earlier connection.
     pub(super) fn returned(&mut self, number: u64) -> Option<Instant> {
-        let place = self.sent.iter().position(|(sent, _)| *sent == number)?;
-        let (_, sent) = *self.sent.get(place)?;
-        self.sent.drain(..=place);
+        let position = self.sent.iter().position(|(sent, _)| *sent == number)?;
+        let (_, sent) = *self.sent.get(position)?;
+        self.sent.drain(..=position);
         self.last_returned = Some(sent);
         self.last_returned
     }
@@ -91,7 +91,7 @@ pub(in crate::postgres) fn prove(address: &Address, session: &Session, owner: u3
     let listen = format!("LISTEN {channel}");
     runtime.block_on(client.batch_execute(&listen)).map_err(Failure::of)?;
     session.run(&format!("NOTIFY {channel}, 'start'"))?;
-    let hearing = async {
+    let receiving = async {
         while let Some(name) = last_returned.recv().await {
             if name == channel {
                 return true;
@@ -99,8 +99,8 @@ pub(in crate::postgres) fn prove(address: &Address, session: &Session, owner: u3
         }
         false
     };
-    let is_heard = runtime.block_on(async { tokio::time::timeout(PROBE_TIMEOUT, hearing).await });
-    if is_heard == Ok(true) { Ok(()) } else { Err(Failure::other(POOLER)) }
+    let is_received = runtime.block_on(async { tokio::time::timeout(PROBE_TIMEOUT, receiving).await });
+    if is_received == Ok(true) { Ok(()) } else { Err(Failure::other(POOLER)) }
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
 use super::echo::{Echoes, channel};
 use super::wire::{changes, read};
-use super::{ANSWER_TIMEOUT, CHANGES, OutgoingMessage};
+use super::{ANSWER_TIMEOUT, CHANGES_CHANNEL, OutgoingMessage};
 use crate::change_feed::ChangeListener;
 use crate::postgres::Shared;
 use crate::postgres::address::chain;
 use crate::postgres::connect::{Link, connect};
-use crate::postgres::session::is_true;
+use crate::postgres::session::{IS_READ_ONLY, is_true};
 
 /// Maximum age of the last returned echo, from its sending. After that, changes may have been missed.
 const MAX_ECHO_AGE: Duration = Duration::from_secs(3);
@@ -63,15 +63,15 @@ impl NotificationListener<'_> {
     /// Receives until the connection fails.
     async fn listen(&mut self, client: &Client, link: &mut Link) -> Result<(), String> {
         let echo = channel(self.shared.owner);
-        let begin = format!("SET application_name = 'tollgate feed'; LISTEN {CHANGES}; LISTEN {echo}");
+        let begin = format!("SET application_name = 'tollgate feed'; LISTEN {CHANGES_CHANNEL}; LISTEN {echo}");
         self.ask(client, link, &begin).await?;
-        let mut beat = tokio::time::interval(ECHO_INTERVAL);
+        let mut echo_timer = tokio::time::interval(ECHO_INTERVAL);
         loop {
             tokio::select! {
                 biased;
                 message = poll_fn(|context| link.poll_message(context)) => self.handle_message(message)?,
                 () = self.shared.feed.catch_up_requested.notified() => self.answer_catch_up(client, link).await?,
-                _ = beat.tick() => {
+                _ = echo_timer.tick() => {
                     if self.echoes.are_missing(MAX_ECHO_AGE) {
                         return Err("this process's own notifications do not come back to it".to_owned());
                     }
@@ -84,7 +84,6 @@ impl NotificationListener<'_> {
     /// Sends a query whose answer follows every earlier notification. Done only if the last echo returned recently,
     /// and fails if the server is read-only.
     async fn answer_catch_up(&mut self, client: &Client, link: &mut Link) -> Result<(), String> {
-        const IS_READ_ONLY: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool";
         if self.echoes.last_returned().is_none_or(|sent| sent.elapsed() > MAX_ECHO_AGE) {
             // The next echo triggers it again.
             return Ok(());
@@ -119,7 +118,7 @@ impl NotificationListener<'_> {
     fn handle_message(&mut self, message: Option<Result<AsyncMessage, tokio_postgres::Error>>) -> Result<(), String> {
         let message = message.ok_or("the connection was closed")?.map_err(|error| chain(&error))?;
         let AsyncMessage::Notification(waiters) = message else { return Ok(()) };
-        if waiters.channel() != CHANGES {
+        if waiters.channel() != CHANGES_CHANNEL {
             if let Some(sent) = waiters.payload().parse().ok().and_then(|number| self.echoes.returned(number)) {
                 self.listener.subscribed(Some(sent + MAX_ECHO_AGE));
                 if !self.shared.feed.catch_up_waiters.lock().is_empty() {

@@ -7,32 +7,32 @@ use crate::change_feed::Changes;
 use crate::record_key::{RecordKey, Version};
 
 /// Maximum number of items in a message. PostgreSQL accepts payloads below 8,000 bytes.
-const TOGETHER: usize = 170;
+const MAX_ITEMS_PER_MESSAGE: usize = 170;
 
 /// One change, in a fixed number of bytes.
 pub(super) type Item = [u8; SIZE];
 const SIZE: usize = 33;
 
-const BORN: u8 = b'b';
-const GONE: u8 = b'g';
-const CHANGES: u8 = b'c';
-const BECAME: u8 = b'v';
+const INSERTED_ITEM: u8 = b'b';
+const DELETED_ITEM: u8 = b'g';
+const UPDATING_ITEM: u8 = b'c';
+const UPDATED_ITEM: u8 = b'v';
 
 pub(super) fn items(changes: &Changes, is_done: bool) -> Vec<Item> {
-    let item = |kind, name: RecordKey, age: Version| {
+    let item = |kind, name: RecordKey, version: Version| {
         let mut item = [kind; SIZE];
         item[1..17].copy_from_slice(&name.0);
-        item[17..25].copy_from_slice(&age.created.to_be_bytes());
-        item[25..].copy_from_slice(&age.version.to_be_bytes());
+        item[17..25].copy_from_slice(&version.created.to_be_bytes());
+        item[25..].copy_from_slice(&version.version.to_be_bytes());
         item
     };
-    let became = changes.updated.iter();
+    let updated = changes.updated.iter();
     if is_done {
-        return became.map(|(name, age)| item(BECAME, *name, *age)).collect();
+        return updated.map(|(name, version)| item(UPDATED_ITEM, *name, *version)).collect();
     }
-    let born = changes.inserted.iter().map(|name| item(BORN, *name, Version::DELETED));
-    let gone = changes.deleted.iter().map(|name| item(GONE, *name, Version::DELETED));
-    born.chain(gone).chain(became.map(|(name, age)| item(CHANGES, *name, *age))).collect()
+    let inserted = changes.inserted.iter().map(|name| item(INSERTED_ITEM, *name, Version::DELETED));
+    let deleted = changes.deleted.iter().map(|name| item(DELETED_ITEM, *name, Version::DELETED));
+    inserted.chain(deleted).chain(updated.map(|(name, version)| item(UPDATING_ITEM, *name, *version))).collect()
 }
 
 /// Splits items into changes before and after the commit.
@@ -44,19 +44,19 @@ pub(super) fn changes(items: &[Item]) -> (Changes, Changes) {
         number.copy_from_slice(&item[17..25]);
         let created = u64::from_be_bytes(number);
         number.copy_from_slice(&item[25..]);
-        let (name, age) = (RecordKey(name), Version { created, version: u64::from_be_bytes(number) });
+        let (name, version) = (RecordKey(name), Version { created, version: u64::from_be_bytes(number) });
         match item[0] {
-            BORN => before.inserted.push(name),
-            GONE => before.deleted.push(name),
-            CHANGES => before.updated.push((name, age)),
-            _ => after.updated.push((name, age)),
+            INSERTED_ITEM => before.inserted.push(name),
+            DELETED_ITEM => before.deleted.push(name),
+            UPDATING_ITEM => before.updated.push((name, version)),
+            _ => after.updated.push((name, version)),
         }
     }
     (before, after)
 }
 
 pub(super) fn messages(owner: u32, items: &[Item]) -> Vec<String> {
-    items.chunks(TOGETHER).map(|part| format!("{owner} {}", BASE64.encode(part.concat()))).collect()
+    items.chunks(MAX_ITEMS_PER_MESSAGE).map(|part| format!("{owner} {}", BASE64.encode(part.concat()))).collect()
 }
 
 pub(super) fn read(message: &str) -> Option<(u32, Vec<Item>)> {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn encoded_changes_decode_to_the_same_and_fit_into_messages() {
-        let name = |number: u16| RecordKey(std::array::from_fn(|place| number.to_be_bytes()[place % 2]));
+        let name = |number: u16| RecordKey(std::array::from_fn(|index| number.to_be_bytes()[index % 2]));
         let announced = Changes {
             inserted: (0..200).map(name).collect(),
             deleted: (200..300).map(name).collect(),

@@ -27,10 +27,12 @@ impl World {
         for (later, visibility) in
             [false, true].into_iter().flat_map(|later| Visibility::ANY.map(|visibility| (later, visibility)))
         {
-            let (Some(asks), Some(mut next)) = (self.left.asks.checked_sub(1), self.with_visibility(visibility)) else {
+            let (Some(requests), Some(mut next)) =
+                (self.left.requests.checked_sub(1), self.with_visibility(visibility))
+            else {
                 continue;
             };
-            next.left.asks = asks;
+            next.left.requests = requests;
             // After a response that nothing was sent, a merchant retries.
             next.rejected &= self.rows.payment().is_some();
             let waits = later.then(|| AsyncRequest { body: "{}".into(), full: None });
@@ -40,14 +42,14 @@ impl World {
             } else if visibility != Visibility::All && !later {
                 continue;
             }
-            steps.push((format!("{machine} is asked, later {later}, hears {visibility:?}"), next));
+            steps.push((format!("{machine} is asked, later {later}, sees {visibility:?}"), next));
         }
-        if let Some(asks) = self.left.asks.checked_sub(1) {
-            let mut next = Self { left: Left { asks, ..self.left }, ..self.clone() };
+        if let Some(requests) = self.left.requests.checked_sub(1) {
+            let mut next = Self { left: Left { requests, ..self.left }, ..self.clone() };
             let claimed = next.write(machine, Visibility::All, |tx| claim(tx, "c", close("o"), None));
             // A close does not change how often the payment is executed.
             if matches!(claimed, Ok(ClaimResult::AlreadyExists(_))) {
-                steps.push((format!("{machine} is asked to close it"), next));
+                steps.push((format!("{machine} is requested to close it"), next));
             }
         }
         let waiting: Vec<_> = self.rows.of(Space::Jobs).map(|(key, _)| key.clone()).collect();
@@ -58,7 +60,7 @@ impl World {
             let taken = next.write(machine, visibility, |tx| jobs::take(tx, claim, "here", at(0))).unwrap();
             if let Some(permit) = taken {
                 next.give(machine, permit.execution, true, visibility);
-                steps.push((format!("{machine} takes it, hears {visibility:?}"), next));
+                steps.push((format!("{machine} takes it, sees {visibility:?}"), next));
             } else {
                 steps.push((format!("{machine} finds nothing to be made"), next));
             }
@@ -80,7 +82,7 @@ impl World {
         if hand.sent {
             for (update, name) in [
                 (outcome(Status::Succeeded), "an answer: done"),
-                (Update::Declined(word()), "an answer: refused"),
+                (Update::Declined(provider_error()), "an answer: refused"),
                 (Update::Unknown(Reason::default()), "no answer"),
             ] {
                 let is_possible = match update {
@@ -125,7 +127,7 @@ impl World {
             } else {
                 next.lose(machine, hand.execution);
             }
-            steps.push((format!("{machine} settles it ({name}), hears {visibility:?}"), next));
+            steps.push((format!("{machine} settles it ({name}), sees {visibility:?}"), next));
         }
     }
 
@@ -156,7 +158,7 @@ impl World {
             } else {
                 next.lose(machine, hand.execution);
             }
-            steps.push((format!("{machine} gives it back, hears {visibility:?}"), next));
+            steps.push((format!("{machine} gives it back, sees {visibility:?}"), next));
         }
     }
 
@@ -209,7 +211,7 @@ impl World {
             Broken::Turns => self.rows.execution(execution.claim).unwrap_or(execution),
             _ => execution,
         };
-        let is_job = !self.rows.claim(execution.claim)["errand"].is_null();
+        let is_job = !self.rows.claim(execution.claim)["job"].is_null();
         let end = if self.broken == Broken::Losses && is_job { Abandoned::NotSent } else { end };
         self.write(machine, Visibility::All, |tx| end.of(tx, execution, Timestamp::now())).unwrap();
     }
@@ -223,7 +225,7 @@ impl World {
         let update = if self.executed > 0 { outcome(Status::Succeeded) } else { Update::NotFoundAtProvider };
         let mut next = self.clone();
         next.write(0, Visibility::All, |tx| apply::apply(tx, &of("o"), update.clone().into(), at(2))).unwrap();
-        steps.push((format!("the provider is asked: {update:?}"), next));
+        steps.push((format!("the provider is queried: {update:?}"), next));
     }
 }
 
