@@ -76,7 +76,7 @@ pub(crate) fn bind(conf: PathBuf) -> Result<Bound, String> {
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
     let in_use = Generations::of(&conf).in_use();
     in_use.admit(&process.ledger)?;
-    let ledger = open_ledger(&process)?;
+    let ledger = open_ledger(&process, &current)?;
     in_use.confirm(&process.ledger, &ledger)?;
     let nonces = match &process.ledger {
         LedgerConfig::Embedded(path) => path.join("nonces"),

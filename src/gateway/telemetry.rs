@@ -102,9 +102,9 @@ pub struct Metrics {
     pub queue_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
-    /// Events waiting to be delivered.
-    pub delivery_queue_depth: IntGauge,
-    /// Delivery attempts by merchant and result.
+    /// Events waiting to be delivered, by sink.
+    pub delivery_queue_depth: IntGaugeVec,
+    /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,

@@ -7,7 +7,7 @@
 //! ```
 //! [`Ledger`] is the handle; each of its methods is one transaction. A method returns after its writes are durable,
 //! except where its documentation says otherwise. The crate knows no configuration, no HTTP and no metrics library:
-//! [`Environment`] brings the process's clock and takes measurements.
+//! [`Environment`] brings the process's clock, takes measurements, and names the sinks that get an event.
 //!
 //! Modules, in reading order:
 //!
@@ -69,7 +69,7 @@ mod transaction;
 
 pub use self::change_feed::{ChangeListener, Changes};
 pub use self::claim_guard::ExecutionId;
-pub use self::environment::{Clock, Environment, Measurement, Metrics, Reading};
+pub use self::environment::{Clock, Environment, Measurement, Metrics, Reading, Subscriptions, WebhookOnly};
 pub use self::error::{Cause, Corruption, LedgerError};
 pub use self::event_reads::EventCursor;
 pub use self::histories::PaymentHistory;
@@ -85,7 +85,7 @@ pub use self::record_key::{MerchantKey, RecordKey, Version};
 pub use self::records::{
     Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, ELSEWHERE_PREFIX, Event, EventPage,
     ExecutionPermit, Inquiry, Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId,
-    RecordState, Recorded, Redelivered, Refund, Update, merchants_order_id,
+    RecordState, Recorded, Redelivered, Refund, SinkName, Update, merchants_order_id,
 };
 pub use self::retention::RetentionPolicy;
 pub use self::timeline::{

@@ -32,6 +32,8 @@ macro_rules! suite {
         mod model_based;
         #[path = "retention.rs"]
         mod retention;
+        #[path = "sinks.rs"]
+        mod sinks;
         #[path = "timelines.rs"]
         mod timelines;
     };
@@ -93,8 +95,28 @@ impl Metrics for Recorder {
     }
 }
 
+/// Sinks of the merchants in tests. All have a webhook, except `none`.
+struct TestSinks;
+
+impl Subscriptions for TestSinks {
+    fn sinks(&self, merchant: &str, event_type: &str) -> Vec<SinkName> {
+        let mut sinks = vec![SinkName::WEBHOOK];
+        match merchant {
+            "none" => sinks.clear(),
+            "many" => sinks.push("mq".into()),
+            // Stands for a sink that is added between two events of a payment.
+            "late" if event_type == "payment.succeeded" => sinks.push("mq".into()),
+            _ => {}
+        }
+        if merchant == "many" && event_type.starts_with("refund.") {
+            sinks.push("refunds".into());
+        }
+        sinks
+    }
+}
+
 fn environment() -> Environment {
-    Environment { metrics: Arc::new(Recorder), ..testing::environment() }
+    Environment { metrics: Arc::new(Recorder), subscriptions: Arc::new(TestSinks), ..testing::environment() }
 }
 
 /// Returns a configuration with this many cases. Failing seeds are stored beside the source file.
@@ -175,7 +197,7 @@ impl<P: Backend> Fixture<P> {
                 return events;
             }
             for delivery in due {
-                self.ledger.delivered(&delivery.event.id, at(2)).await.unwrap();
+                self.ledger.delivered(&delivery.event.id, &SinkName::WEBHOOK, at(2)).await.unwrap();
                 events.push(delivery.event);
             }
             assert!(events.len() < 1000, "they never end");

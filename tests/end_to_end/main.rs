@@ -44,6 +44,7 @@ mod payer;
 mod payments;
 mod providers;
 mod queue;
+mod rabbitmq;
 mod receiver;
 mod redis;
 mod reload;
@@ -53,6 +54,7 @@ mod sdk_conformance;
 #[path = "../servers/server.rs"]
 mod server;
 mod shutdown;
+mod sinks;
 mod status_cache;
 mod stores;
 mod timeline;

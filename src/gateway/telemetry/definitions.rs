@@ -197,11 +197,15 @@ impl Metrics {
                 Opts::new("notifications_total", "Provider notifications by result"),
                 &["channel", "result"]
             ),
-            delivery_queue_depth: add!(IntGauge, Opts::new("delivery_queue_depth", "Events waiting to be delivered")),
+            delivery_queue_depth: add_vec!(
+                IntGaugeVec,
+                Opts::new("delivery_queue_depth", "Events waiting to be delivered"),
+                &["sink"]
+            ),
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Delivery attempts by result"),
-                &["merchant", "result"]
+                &["merchant", "sink", "result"]
             ),
             config_generation: add!(
                 IntGauge,

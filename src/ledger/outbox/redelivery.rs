@@ -1,14 +1,17 @@
-//! Redelivery of an event at its merchant's request. A redelivery is a row of its own in the outbox, beside the
-//! payment's queue, so that it neither waits for the payment's other events nor delays them.
+//! Redelivery of an event at its merchant's request, to every sink that gets events of its type. A redelivery is a row
+//! of its own in the outbox, beside the payment's queues, so that it neither waits for the payment's other events nor
+//! delays them.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{EventRow, is_waiting, named, schedule, unschedule};
+use super::{EventRow, named, schedule};
 use crate::due_index::outbox_key;
 use crate::error::LedgerError;
 use crate::ids::{Id, index, millis};
-use crate::records::Redelivered;
+use crate::records::{Redelivered, SinkName};
 use crate::rows::{PaymentRow, TrackedRow};
 use crate::timeline::{self, TimelineEvent};
 use crate::transaction::{Read, Space, Transaction};
@@ -19,9 +22,9 @@ const MAX_KEYS: usize = 16;
 /// Redeliveries of one event.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Redelivery {
-    /// Due time of the present one, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    due: Option<u64>,
+    /// Due time of the present one to each sink, in milliseconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    due: BTreeMap<SinkName, u64>,
     /// Hashes of the idempotency keys of the requests, oldest first.
     #[serde(default)]
     keys: Vec<Id>,
@@ -30,12 +33,12 @@ pub(super) struct Redelivery {
 impl Redelivery {
     /// Returns whether the event was never requested again.
     pub(super) fn is_empty(&self) -> bool {
-        self.due.is_none() && self.keys.is_empty()
+        self.due.is_empty() && self.keys.is_empty()
     }
 
     /// Returns whether the event is in the outbox again.
     pub(super) fn is_due(&self) -> bool {
-        self.due.is_some()
+        !self.due.is_empty()
     }
 }
 
@@ -61,72 +64,92 @@ pub(crate) fn redeliver(
     }
     row.redelivery.keys.push(key);
     let requested = TimelineEvent::RedeliveryRequested { id: event_id.to_owned() };
-    let payment = add_to_timeline(tx, &row, requested, now)?;
-    match payment.filter(|payment| is_waiting(&payment.row, id)) {
-        // The event was never delivered, and must follow the earlier ones of its payment: the queue is tried at once.
-        Some(mut payment) => {
-            if let Some(head) = payment.row.first_event {
-                unschedule(tx, &mut payment, head);
-                schedule(tx, &mut payment, now, 0);
-                payment.save(tx)?;
-            }
+    let mut payment = add_to_timeline(tx, &row, requested, now)?;
+    for sink in tx.sinks(merchant, &row.event.kind) {
+        // An event that a sink never received must follow the earlier ones of its payment: its queue is tried at once.
+        let is_queued = payment.as_mut().is_some_and(|payment| try_queue(tx, payment, id, &sink, now));
+        if !is_queued {
+            put_in_outbox(tx, &mut row, id, &sink, now, 0);
         }
-        None => put_in_outbox(tx, &mut row, id, now, 0),
+    }
+    if let Some(payment) = &mut payment {
+        payment.save(tx)?;
     }
     tx.wake();
     tx.put_row(Space::Events, &id.0, &row)?;
     Ok(Redelivered::Accepted)
 }
 
-/// Removes a redelivered event from the outbox. Does nothing for any other event.
+/// Makes the head of a sink's queue due now. Returns false if the event is not in the queue.
+fn try_queue(
+    tx: &mut Transaction<'_>,
+    payment: &mut TrackedRow<PaymentRow>,
+    id: Id,
+    sink: &SinkName,
+    now: Timestamp,
+) -> bool {
+    // Ids grow, and only the head leaves a queue.
+    let queue = payment.row.queues.iter_mut().find(|queue| queue.sink == *sink && id >= queue.first);
+    let Some(queue) = queue else { return false };
+    tx.remove(Space::Outbox, &outbox_key(queue.due, queue.first, sink));
+    queue.due = millis(now);
+    let queue = queue.clone();
+    schedule(tx, payment, &queue, 0);
+    true
+}
+
+/// Removes a redelivered event of a sink from the outbox. Does nothing for any other event.
 pub(super) fn complete(
     tx: &mut Transaction<'_>,
     event_id: &str,
+    sink: &SinkName,
     dropped: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some((id, mut row)) = redelivered(tx, event_id)? else { return Ok(()) };
-    remove_from_outbox(tx, &mut row, id);
-    let named = event_id.to_owned();
+    let Some((id, mut row)) = redelivered(tx, event_id, sink)? else { return Ok(()) };
+    remove_from_outbox(tx, &mut row, id, sink);
+    let (named, sink) = (event_id.to_owned(), sink.clone());
     let what = match dropped {
-        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why },
-        None => TimelineEvent::Delivered { id: named },
+        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why, sink },
+        None => TimelineEvent::Delivered { id: named, sink },
     };
     add_to_timeline(tx, &row, what, now)?;
     tx.put_row(Space::Events, &id.0, &row)
 }
 
-/// Postpones a redelivered event. Does nothing for any other event.
+/// Postpones a redelivered event of a sink. Does nothing for any other event.
 pub(super) fn postpone(
     tx: &mut Transaction<'_>,
     event_id: &str,
+    sink: &SinkName,
     due: Timestamp,
     tries: u32,
 ) -> Result<(), LedgerError> {
-    let Some((id, mut row)) = redelivered(tx, event_id)? else { return Ok(()) };
-    put_in_outbox(tx, &mut row, id, due, tries);
+    let Some((id, mut row)) = redelivered(tx, event_id, sink)? else { return Ok(()) };
+    put_in_outbox(tx, &mut row, id, sink, due, tries);
     tx.put_row(Space::Events, &id.0, &row)
 }
 
-/// Returns an event that is being redelivered.
-fn redelivered(tx: &Transaction<'_>, event_id: &str) -> Result<Option<(Id, EventRow)>, LedgerError> {
+/// Returns an event that is being redelivered to a sink.
+fn redelivered(tx: &Transaction<'_>, event_id: &str, sink: &SinkName) -> Result<Option<(Id, EventRow)>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     let row = tx.row::<EventRow>(Space::Events, &id.0)?;
-    Ok(row.filter(|row| row.redelivery.is_due()).map(|row| (id, row)))
+    Ok(row.filter(|row| row.redelivery.due.contains_key(sink)).map(|row| (id, row)))
 }
 
-/// Puts the event in the outbox, in the place of an earlier redelivery.
-fn put_in_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, due: Timestamp, tries: u32) {
-    remove_from_outbox(tx, row, id);
-    let value = [&tries.to_be_bytes()[..], &row.payment.0, row.event.subject.merchant.as_bytes()].concat();
+/// Puts the event in the outbox, in the place of an earlier redelivery to the sink.
+fn put_in_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, sink: &SinkName, due: Timestamp, tries: u32) {
+    remove_from_outbox(tx, row, id, sink);
+    let subscription = sink.subscription(&row.event.subject.merchant);
+    let value = [&tries.to_be_bytes()[..], &row.payment.0, subscription.as_bytes()].concat();
     let due = millis(due);
-    tx.put(Space::Outbox, &outbox_key(due, id), value);
-    row.redelivery.due = Some(due);
+    tx.put(Space::Outbox, &outbox_key(due, id, sink), value);
+    row.redelivery.due.insert(sink.clone(), due);
 }
 
-fn remove_from_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id) {
-    if let Some(due) = row.redelivery.due.take() {
-        tx.remove(Space::Outbox, &outbox_key(due, id));
+fn remove_from_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, sink: &SinkName) {
+    if let Some(due) = row.redelivery.due.remove(sink) {
+        tx.remove(Space::Outbox, &outbox_key(due, id, sink));
     }
 }
 

@@ -7,7 +7,7 @@ pub(super) fn number(space: Space) -> i16 {
     space as i16
 }
 
-/// Number of the undelivered events, which are only counted.
+/// Number of the undelivered events, one for each sink, which are only counted.
 pub(super) const QUEUED: i16 = 100;
 
 /// Number of the ledger's own rows: its name and the migrations that filled it.

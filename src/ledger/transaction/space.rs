@@ -17,7 +17,8 @@ pub(crate) enum Space {
     Index,
     /// Id → event.
     Events,
-    /// Due time, id of the event → attempts, id of the payment. Contains only the head of each payment's queue.
+    /// Due time, id of the event, sink → attempts, id of the payment, subscription. Contains only the heads of the
+    /// payments' queues, one for each sink.
     Outbox,
     /// Due time, tag, id: pending inquiries.
     Inquiries,
