@@ -190,3 +190,26 @@ async fn timeline_names_the_sink_unless_it_is_the_webhook() {
     assert!(of("delivered").get("sink").is_none());
     assert_eq!(of("delivery_abandoned")["sink"], "mq");
 }
+
+#[tokio::test]
+async fn redelivery_reaches_each_sink_and_keeps_the_order_of_one_that_never_got_the_event() {
+    let fixture = Fixture::new();
+    three(&fixture, "many", "o").await;
+    let mq = SinkName::from("mq");
+    assert_eq!(deliver_all(&fixture, &WEBHOOK).await, ALL_THREE);
+    let head = fixture.deliveries(at(10), 100).await.remove(0);
+    fixture.ledger.postpone(&head.event.id, &mq, at(50_000), 4).await.unwrap();
+    let events = loop {
+        let page = fixture.ledger.events("many", None, 100).await.unwrap();
+        if !page.is_withheld {
+            break page.events;
+        }
+    };
+    let failed = events.iter().find(|event| event.kind == "payment.failed").unwrap();
+    assert_eq!(fixture.ledger.redeliver("many", &failed.id, "k", at(20)).await.unwrap(), Redelivered::Accepted);
+    assert_eq!(heads(&fixture, at(20)).await, ["mq payment.unknown", "webhook payment.failed"]);
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 3, "only queues are counted");
+    assert_eq!(deliver_all(&fixture, &mq).await, ALL_THREE);
+    assert_eq!(deliver_all(&fixture, &WEBHOOK).await, ["payment.failed"]);
+    assert_eq!(fixture.ledger.waiting().await.unwrap(), Backlog::default());
+}
