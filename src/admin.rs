@@ -181,7 +181,9 @@ impl Admin {
     /// Updates the gauges that are computed on demand.
     async fn collect(&self) {
         if let Ok(waiting) = self.gateway.ledger.waiting().await {
-            METRICS.delivery_queue_depth.set(i64::try_from(waiting.deliveries).unwrap_or(i64::MAX));
+            let snapshot = self.gateway.current.load();
+            let sinks = snapshot.config.merchants.values().flat_map(|merchant| &merchant.sinks);
+            METRICS.set_delivery_queue_depth(&waiting.deliveries_by_sink, sinks.map(|sink| sink.name.as_str()));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
             METRICS.unknown_oldest_seconds.set(seconds_since(waiting.oldest_unknown));
             METRICS.queue_depth.set(i64::try_from(waiting.jobs).unwrap_or(i64::MAX));

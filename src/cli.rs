@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tollgate_config::LedgerConfig;
-use tollgate_gateway::open_ledger::postgres_address;
+use tollgate_gateway::open_ledger::{environment, postgres_address};
 
 use crate::output::{complain, say};
 use crate::{explain, output, server};
@@ -149,10 +149,13 @@ fn migrate(conf: &std::path::Path, from: &std::path::Path) -> Result<(), String>
         let lines: String = mistakes.iter().map(|mistake| format!("\n{mistake}")).collect();
         format!("the configuration has errors, nothing was moved:{lines}")
     })?;
-    let LedgerConfig::Postgres(to) = &snapshot.process.ledger else {
+    let current = snapshot::put_in_force(snapshot);
+    let process = std::sync::Arc::clone(&current.load().process);
+    let LedgerConfig::Postgres(to) = &process.ledger else {
         return Err("set the destination in tollgate.toml: [ledger] kind = \"postgres\", url = \"env:…\"".to_owned());
     };
-    let moved = tollgate_ledger::migrate(from, postgres_address(to)?, tollgate_gateway::open_ledger::environment())
+    let address = postgres_address(to)?;
+    let moved = tollgate_ledger::migrate(from, address, environment(&current))
         .map_err(|error| format!("the ledger was not moved: {error}"))?;
     say!("{moved}are in the {to} now.");
     say!("{} is marked as moved and can no longer be opened; keep it as a backup.", from.display());

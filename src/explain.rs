@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use tollgate_gateway::open_ledger::open_ledger;
-use tollgate_gateway::snapshot::Snapshot;
+use tollgate_gateway::snapshot::{Current, Snapshot, put_in_force};
 use tollgate_gateway::view::lost_action;
 use tollgate_ledger::{ELSEWHERE_PREFIX, Inquiry, Ledger, LedgerError, MoneyState, PaymentHistory, Refund, Timeline};
 use tollgate_plugins::payment::{Money, Status};
@@ -38,14 +38,15 @@ pub(crate) struct ExplainArgs {
 
 /// Prints everything known about the payment.
 pub(crate) async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), String> {
-    let snapshot = in_force(conf)?;
+    let current = put_in_force(in_force(conf)?);
+    let snapshot = current.load_full();
     let question = Question { order: arguments.order.clone(), merchant: arguments.merchant.clone() };
     let answer = match admin_client::ask(&snapshot.process, "GET", &question.target()).await {
         Ok((200, payments)) => payments.to_string(),
         Ok((status, body)) => {
             return Err(format!("the gateway answered {status}: {}", body.as_str().unwrap_or("").trim()));
         }
-        Err(connection_error) => explain_from_ledger(&snapshot, &question)
+        Err(connection_error) => explain_from_ledger(&current, &question)
             .await
             .map_err(|reason| format!("{connection_error}, and {reason}"))?,
     };
@@ -71,14 +72,15 @@ pub(crate) async fn run(conf: &Path, arguments: &ExplainArgs) -> Result<(), Stri
 }
 
 /// Reads the ledger directly when no gateway is running.
-async fn explain_from_ledger(snapshot: &Snapshot, question: &Question) -> Result<String, String> {
+async fn explain_from_ledger(current: &Current, question: &Question) -> Result<String, String> {
+    let snapshot = current.load_full();
     if let tollgate_config::LedgerConfig::Embedded(path) = &snapshot.process.ledger
         && Ledger::identity_in(path).map_err(|error| error.to_string())?.is_none()
     {
         return Err(format!("there is no ledger in {}", path.display()));
     }
-    let ledger = open_ledger(&snapshot.process)?;
-    answer(&ledger, snapshot, question).await.map_err(|error| error.to_string())
+    let ledger = open_ledger(&snapshot.process, current)?;
+    answer(&ledger, &snapshot, question).await.map_err(|error| error.to_string())
 }
 
 /// A query for a payment, sent to the admin port.

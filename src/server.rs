@@ -13,6 +13,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownWatch};
 use tokio::signal::unix::{SignalKind, signal};
 use tollgate_config::{LedgerConfig, Process};
+use tollgate_gateway::change_hub::Listeners;
 use tollgate_gateway::listener::{self, Descriptors, Listener};
 use tollgate_gateway::operations::Gateway;
 use tollgate_gateway::probe::{self, Probes};
@@ -75,7 +76,7 @@ pub(crate) fn bind(conf: PathBuf) -> Result<Bound, String> {
     let (admin, admin_address) = listen(process.admin_listen, "admin.listen")?;
     let in_use = Generations::of(&conf).in_use();
     in_use.admit(&process.ledger)?;
-    let ledger = open_ledger(&process)?;
+    let ledger = open_ledger(&process, &current)?;
     in_use.confirm(&process.ledger, &ledger)?;
     let nonces = match &process.ledger {
         LedgerConfig::Embedded(path) => path.join("nonces"),
@@ -153,7 +154,10 @@ impl Bound {
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(workers.background("purge", move |shutdown| purge_worker::run(current, ledger, shutdown)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
-        server.add_service(workers.background("statuses", move |shutdown| statuses.run(ledger, shutdown)));
+        let hub = Arc::clone(&gateway.change_hub);
+        let listener = Arc::new(Listeners(vec![Arc::clone(&statuses) as _, Arc::clone(&hub) as _]));
+        server.add_service(workers.background("statuses", move |shutdown| statuses.run(ledger, listener, shutdown)));
+        server.add_service(workers.background("streams", move |shutdown| hub.run(shutdown)));
         let redis = gateway.redis.clone();
         server.add_service(workers.background("redis", move |shutdown| cache::watch::run(redis, shutdown)));
         let caller_timeout = process.limits.write_timeout.min(MAX_CALLER_WAIT);

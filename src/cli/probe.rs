@@ -1,5 +1,5 @@
 //! `tollgate check --probe`: reports for every channel whether its hosts are reachable and its provider's keys
-//! available, with advice for failures.
+//! available, and for every sink whether it can be reached, with advice for failures.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tollgate_config::Diagnostic;
 use tollgate_gateway::cache::Redis;
+use tollgate_gateway::delivery::{SinkProbe, probe_sinks};
 use tollgate_gateway::provider_keys;
 use tollgate_gateway::snapshot;
 
@@ -65,6 +66,17 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
                         Diagnostic::in_file(file.clone(), format!("{host}: {problem}"), Some(problem.advice()))
                     );
                 }
+            }
+        }
+    }
+    // A sink that cannot be reached is no error: its events wait.
+    for SinkProbe { merchant, sink, result } in runtime.block_on(probe_sinks(&snapshot)) {
+        match result {
+            Ok(()) => say!("{merchant} {sink}: reached"),
+            Err(why) => {
+                let file = dir.join("merchants").join(format!("{merchant}.toml"));
+                let advice = "its events wait; check `url`, `ca` and `exchange` of the sink, and that the broker runs";
+                complain!("{}", Diagnostic::in_file(file, format!("the sink `{sink}`: {why}"), Some(advice)));
             }
         }
     }

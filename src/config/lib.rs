@@ -13,7 +13,7 @@
 //!
 //! Modules in reading order:
 //! - `load`: the directory; `model`: the result; `notes`: its warnings; [`diff`]: what changed since a generation before.
-//! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `ledger`, `cache`, `telemetry`, `upstream`,
+//! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `sinks`, `ledger`, `cache`, `telemetry`, `upstream`,
 //!   `keys`, `filters`: their sections.
 //! - `toml_file`, `dependencies`, `file_source`, `archive`: access to files; `identity`, `pair`, `key_file`, `key_cache`: keys
 //!   and certificates in them.
@@ -24,6 +24,7 @@ mod archive;
 mod cache;
 mod channel;
 mod condition;
+mod config_name;
 pub mod cpu;
 mod dependencies;
 mod diagnostics;
@@ -48,6 +49,7 @@ mod routes;
 pub mod schema;
 mod secret;
 mod server;
+mod sinks;
 pub mod special_purpose;
 mod telemetry;
 #[cfg(any(test, feature = "testing"))]
@@ -64,12 +66,13 @@ pub use self::archive::Archive;
 pub use self::cache::{CacheKind, MAX_STATUS_TTL, RedisUrl, StatusTtl};
 pub use self::channel::{BillSettings, ChannelConfig};
 pub use self::condition::{Condition, Hours, Question};
+pub use self::config_name::is_name;
 pub use self::diagnostics::Diagnostic;
 pub use self::ledger::{
     DEFAULT_CONNECTIONS, DEFAULT_MAX_CLOCK_OFFSET, DEFAULT_MIN_FREE_DISK, LedgerConfig, MIN_CONNECTIONS, PostgresUrl,
     Retention,
 };
-pub use self::load::{Loaded, is_name, load, load_archived};
+pub use self::load::{Loaded, load, load_archived};
 pub use self::merchant::{Merchant, Webhook};
 pub use self::model::{Config, Sources};
 pub use self::named::NamedLedger;
@@ -79,6 +82,7 @@ pub use self::pair::{CertificateEnd, Identity};
 pub use self::process::{AutoRollback, Process, Queue};
 pub use self::routes::{DoublePayment, Refusal, Route, RouteRules};
 pub use self::server::{ServerLimits, ServerTls};
+pub use self::sinks::{AmqpUrl, EventFilter, RabbitMqConfig, RoutingKey, RoutingValues, SinkConfig, SinkKind};
 pub use self::telemetry::DEFAULT_LOG_BUFFER;
 pub use self::token::Token;
 pub use self::upstream::{Host, MAX_ANSWER_SIZE, Pool, Timeouts, UpstreamSettings};

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::archive::Archive;
 use super::channel::{ChannelConfig, ChannelFile, ServedMethods};
+use super::config_name::is_name;
 use super::cpu::{self, yield_cpu};
 use super::diagnostics::Diagnostic;
 use super::file_source::FileSource;
@@ -153,6 +154,7 @@ impl Loading<'_> {
             let Some(source) = self.open(path) else { continue };
             let previous = self.previous.and_then(|previous| previous.merchants.get(name));
             let (file, diagnostics) = source.read(|root| merchant::read(&source, root, name, context, previous));
+            self.sources.notes.extend(source.take_notes());
             self.close(&source, diagnostics);
             let Some(file) = file else { continue };
             for (place, id) in file.key_ids {
@@ -356,14 +358,6 @@ impl Loading<'_> {
         channels.values().for_each(|channel| feed("channel", &channel.name, &channel.fingerprint));
         hex::encode(hasher.finalize())
     }
-}
-
-/// Returns whether `text` is a valid name of a file in `channels/` or `merchants/`.
-pub fn is_name(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=63).contains(&text.len())
-        && text.bytes().next().is_some_and(fits)
-        && text.bytes().all(|byte| fits(byte) || byte == b'-')
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! `merchants/NAME.toml`: a caller of the gateway.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use tollgate_plugins::settings::Settings;
 use super::address::Address;
 use super::dependencies::Dependencies;
 use super::secret::{self, Plain, SecretText};
-use super::special_purpose;
+use super::sinks::{self, SinkConfig, SinkContext};
 use super::toml_file::{MAX_SUGGESTIONS, TomlFile, suggest};
 
 /// Caller of the gateway.
@@ -29,8 +28,10 @@ pub struct Merchant {
     pub(crate) dependencies: Dependencies,
     /// Key ids with their secrets; several while a key is rotated.
     pub keys: Vec<(String, Secret)>,
-    /// Destination of events.
+    /// Destination of all events.
     pub webhook: Option<Webhook>,
+    /// Further destinations of events.
+    pub sinks: Vec<SinkConfig>,
     /// Request limit. Its usage lives outside the snapshot and survives a reload.
     pub limit: Option<LimitConfig>,
     /// Channels whose bills the merchant may read. A bill contains the orders of every merchant on the channel.
@@ -67,7 +68,7 @@ pub(super) struct MerchantFile {
 pub(super) struct MerchantContext<'a> {
     /// True in a sandbox; `None` if `tollgate.toml` is invalid, which is reported there.
     pub(super) sandbox: Option<bool>,
-    /// Private networks that webhooks may reach; `None` if `tollgate.toml` is invalid.
+    /// Private networks that webhooks and sinks may reach; `None` if `tollgate.toml` is invalid.
     pub(super) allowed: Option<&'a [IpNet]>,
     /// Channel files by name.
     pub(super) channels: &'a BTreeMap<String, PathBuf>,
@@ -106,6 +107,7 @@ pub(super) fn read(
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
     let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, context.allowed));
+    let sinks = sinks::read(source, &mut root, SinkContext { plain, allowed: context.allowed });
     let limit = root.section("limit").and_then(|mut limit| LimitConfig::read(&mut limit));
     let bills = bills(&mut root, context.channels);
     drop(root);
@@ -118,6 +120,7 @@ pub(super) fn read(
             dependencies: source.dependencies(),
             keys,
             webhook,
+            sinks,
             limit,
             bills,
         }),
@@ -159,16 +162,8 @@ fn webhook(source: &TomlFile, mut section: Settings<'_>, plain: Plain, allowed: 
         let error = match Address::parse(url) {
             Ok(address) if !address.tls && !address.is_loopback() => Some("must start with https://"),
             Ok(address) => {
-                let ip = address.host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
-                let is_refused = |ip: &IpAddr| allowed.is_some_and(|nets| !nets.iter().any(|net| net.contains(ip)));
-                if let Some(ip) = ip.filter(is_refused)
-                    && let Some(purpose) = special_purpose::not_global(ip)
-                {
-                    let message = format!("`webhook.url` is not a public address: {ip} is {purpose}");
-                    let advice = format!(
-                        "add \"{ip}\" or its network to `delivery.allowed_networks` in tollgate.toml to permit it"
-                    );
-                    section.problem("url", message, Some(advice));
+                if let Some((message, advice)) = sinks::refused_address(&address.host, allowed) {
+                    section.problem("url", format!("`webhook.url` {message}"), Some(advice));
                 }
                 None
             }

@@ -15,7 +15,7 @@ use super::now::Now;
 use super::routes::KnownNames;
 use super::toml_file::TomlFile;
 use super::value_checks::ValueChecks;
-use super::{cache, channel, ledger, merchant, routes, tollgate_toml};
+use super::{cache, channel, ledger, merchant, routes, sinks, tollgate_toml};
 
 /// Kind of configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ impl File {
         let mut schema = match self {
             Self::Tollgate => tollgate(),
             Self::Channel => channels(),
-            Self::Merchant | Self::Routes => object(&self.outline("")),
+            Self::Merchant => merchants(),
+            Self::Routes => object(&self.outline("")),
         };
         let head = [
             ("$schema", "https://json-schema.org/draft/2020-12/schema".to_owned()),
@@ -99,6 +100,18 @@ fn tollgate() -> Value {
         };
         schema["properties"][section] = json!({"oneOf": kinds.iter().map(of_kind).collect::<Vec<_>>()});
     }
+    schema
+}
+
+/// Returns the schema of a merchant, in which `kind` decides about the other keys of a sink.
+fn merchants() -> Value {
+    let mut schema = object(&File::Merchant.outline(""));
+    let of_kind = |kind: &&str| {
+        let outline = File::Merchant.outline(&format!("[[sink]]\nkind = \"{kind}\""));
+        variant(&part(&outline, "sink"), "kind", kind, true)
+    };
+    let kinds = sinks::KINDS.iter().map(of_kind).collect::<Vec<_>>();
+    schema["properties"]["sink"] = json!({"type": "array", "items": {"oneOf": kinds}});
     schema
 }
 

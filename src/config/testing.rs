@@ -84,6 +84,7 @@ pub fn with_merchant(name: &str, keys: Vec<(String, Secret)>) -> Config {
         dependencies: Default::default(),
         keys,
         webhook: None,
+        sinks: Vec::new(),
         limit: None,
         bills: Vec::new(),
     };

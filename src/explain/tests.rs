@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use tollgate_ledger::testing::a_payment;
-use tollgate_ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, RecordState, TimelineEvent};
+use tollgate_ledger::{BodyDigest, BytesSent, Entry, Payment, ProviderCall, RecordState, SinkName, TimelineEvent};
 use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::Kind;
 
@@ -130,6 +130,29 @@ fn refund_not_made_through_this_gateway_is_shown() {
         let mut history = history(a_payment("o"));
         history.timeline.entries.push(entry(TimelineEvent::RefundElsewhere { number: "C-1".into(), status }, 1));
         let text = explain(history);
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn delivery_names_its_sink_unless_it_is_the_webhook() {
+    let id = || "evt_1".to_owned();
+    let (webhook, mq) = (SinkName::WEBHOOK, SinkName::from("orders-mq"));
+    for (what, expected) in [
+        (TimelineEvent::Delivered { id: id(), sink: webhook }, "the event evt_1 was delivered\n"),
+        (TimelineEvent::Delivered { id: id(), sink: mq.clone() }, "was delivered to the sink orders-mq\n"),
+        (
+            TimelineEvent::Undelivered { id: id(), why: "nack".into(), sink: mq.clone() },
+            "was not delivered to the sink orders-mq: nack; it is retried",
+        ),
+        (
+            TimelineEvent::DeliveryAbandoned { id: id(), why: "discarded".into(), sink: mq },
+            "was dropped: the operator discards the events of the sink orders-mq",
+        ),
+    ] {
+        let mut history = history(a_payment("o"));
+        history.timeline.entries.push(entry(what, 1));
+        let text = format!("{}\n", explain(history));
         assert!(text.contains(expected), "{text}");
     }
 }

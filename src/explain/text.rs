@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use tollgate_ledger::{
-    BodyDigest, BytesSent, Entry, Inquiry, IntentKind, MoneyState, NotificationVerdict, Origin, ProviderCall,
+    BodyDigest, BytesSent, Entry, Inquiry, IntentKind, MoneyState, NotificationVerdict, Origin, ProviderCall, SinkName,
     TimelineEvent,
 };
 use tollgate_plugins::payment::{Currency, Money, Status};
@@ -212,17 +212,26 @@ fn sentence(what: &TimelineEvent) -> String {
         }
         TimelineEvent::ManualReview { why } => format!("MANUAL REVIEW NEEDED: {why}"),
         TimelineEvent::Event { id, kind } => format!("event {kind} for the merchant ({id})"),
-        TimelineEvent::Delivered { id } => format!("the event {id} was delivered"),
-        TimelineEvent::Undelivered { id, why } => {
-            format!("the event {id} was not delivered: {why}; it is retried")
+        TimelineEvent::Delivered { id, sink } => format!("the event {id} was delivered{}", to(sink)),
+        TimelineEvent::Undelivered { id, why, sink } => {
+            format!("the event {id} was not delivered{}: {why}; it is retried", to(sink))
         }
-        TimelineEvent::DeliveryAbandoned { id, why } if why == "no_webhook" => {
+        TimelineEvent::RedeliveryRequested { id } => format!("the merchant requested the event {id} again"),
+        TimelineEvent::DeliveryAbandoned { id, why, .. } if why == "no_webhook" => {
             format!("the event {id} is not sent: the merchant has no webhook")
         }
-        TimelineEvent::DeliveryAbandoned { id, why } => {
-            format!("the event {id} was given up ({why}): THE MERCHANT HAS NOT RECEIVED IT")
+        TimelineEvent::DeliveryAbandoned { id, why, sink } if why == "discarded" => {
+            format!("the event {id} was dropped: the operator discards the events of the sink {sink}")
+        }
+        TimelineEvent::DeliveryAbandoned { id, why, sink } => {
+            format!("the event {id} was given up{} ({why}): THE MERCHANT HAS NOT RECEIVED IT", to(sink))
         }
     }
+}
+
+/// Names the sink of a delivery, unless it is the webhook.
+fn to(sink: &SinkName) -> String {
+    if sink.is_webhook() { String::new() } else { format!(" to the sink {sink}") }
 }
 
 fn call_sentence(explanation: &ProviderCall) -> String {

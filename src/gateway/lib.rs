@@ -30,6 +30,7 @@
 
 pub mod access;
 pub mod cache;
+pub mod change_hub;
 pub mod clock;
 pub mod delivery;
 pub mod job_worker;

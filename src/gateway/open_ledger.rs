@@ -6,6 +6,8 @@ use tollgate_config::{LedgerConfig, PostgresUrl, Process, Retention};
 use tollgate_ledger::{Address, Environment, Ledger, LedgerError, RetentionPolicy};
 
 use crate::clock::AuthoritativeClock;
+use crate::delivery::CurrentSubscriptions;
+use crate::snapshot::Current;
 use crate::telemetry::LedgerMetrics;
 
 // The defaults of the keys are those of the ledger.
@@ -13,19 +15,20 @@ const _: () = assert!(tollgate_config::DEFAULT_CONNECTIONS == tollgate_ledger::C
 const _: () = assert!(tollgate_config::MIN_CONNECTIONS == tollgate_ledger::FEWEST_CONNECTIONS);
 const _: () = assert!(tollgate_config::DEFAULT_MIN_FREE_DISK == tollgate_ledger::RESERVE);
 
-/// Returns the clock and the metrics of this process for a ledger.
-pub fn environment() -> Environment {
-    Environment { clock: Arc::new(AuthoritativeClock), metrics: Arc::new(LedgerMetrics) }
+/// Returns the clock, the metrics and the merchants' sinks of this process for a ledger.
+pub fn environment(current: &Current) -> Environment {
+    let subscriptions = Arc::new(CurrentSubscriptions(Arc::clone(current)));
+    Environment { clock: Arc::new(AuthoritativeClock), metrics: Arc::new(LedgerMetrics), subscriptions }
 }
 
 /// Opens the ledger. The error says what to do.
-pub fn open_ledger(process: &Process) -> Result<Ledger, String> {
+pub fn open_ledger(process: &Process, current: &Current) -> Result<Ledger, String> {
     match &process.ledger {
         LedgerConfig::Embedded(path) => {
-            Ledger::open_with(path, process.reserve, environment()).map_err(|error| error.to_string())
+            Ledger::open_with(path, process.reserve, environment(current)).map_err(|error| error.to_string())
         }
         LedgerConfig::Postgres(url) => {
-            let connected = Ledger::connect_with(postgres_address(url)?, process.connections, environment());
+            let connected = Ledger::connect_with(postgres_address(url)?, process.connections, environment(current));
             connected.map_err(|error| match error {
                 LedgerError::Unreachable { .. } | LedgerError::Refused { .. } | LedgerError::Timeout => {
                     format!("{error}; check that PostgreSQL is running and that `ledger.url` in tollgate.toml is right")

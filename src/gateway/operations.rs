@@ -11,6 +11,7 @@ mod claim_key;
 mod close;
 mod create_payment;
 mod duplicate_payment;
+mod events;
 mod execution;
 mod job;
 mod notifications;
@@ -20,13 +21,15 @@ mod request_body;
 mod respond_async;
 mod responses;
 mod timeline;
+mod watch;
+mod watch_token;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tollgate_config::Merchant;
 use tollgate_ledger::Ledger;
@@ -36,19 +39,22 @@ use tollgate_plugins::settings::duration;
 use crate::access::{Access, Denied, FairShare, Head, Limits, Signed};
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::{Counters, Redis, StatusCache};
+use crate::change_hub::ChangeHub;
 use crate::clock::unix_now;
 use crate::problem::{Problem, Retryable};
 use crate::provider_client::ProviderClient;
 use crate::snapshot::{Current, Snapshot};
 
 pub(crate) use self::admission::Admission;
-use self::admission::{Endpoint, segments};
+use self::admission::{Endpoint, TokenRequest, segments};
 use self::execution::ExecutionContext;
 use self::responses::{ResponseChannel, with_access_labels};
+use self::watch_token::WatchTokens;
 pub(crate) use create_payment::{identical_create, repeats_create};
 pub(crate) use duplicate_payment::handle_duplicate;
 pub(crate) use job::execute_job;
 pub(crate) use query::{build_query, order};
+pub(crate) use watch::{Framing, PaymentStream, ResponseStream, StateEvent};
 
 /// Serves merchant requests and provider notifications. Owns all state that outlives one configuration.
 pub struct Gateway {
@@ -67,6 +73,9 @@ pub struct Gateway {
     pub statuses: Arc<StatusCache>,
     /// Single-flight status queries: at most one provider query per record at a time.
     queries: SingleFlight<query::QueryResult>,
+    /// Wakes streams and long polls after changes of the ledger.
+    pub change_hub: Arc<ChangeHub>,
+    watch_tokens: WatchTokens,
     /// Provider queries in progress per merchant. A query continues after its caller has disconnected.
     query_shares: FairShare,
 }
@@ -76,6 +85,8 @@ pub struct Gateway {
 pub struct Incoming {
     /// HTTP method.
     pub method: Method,
+    /// HTTP version.
+    pub version: Version,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// From `Host` or `:authority`.
@@ -137,6 +148,8 @@ impl Gateway {
             limits: Limits::default(),
             fair_share: FairShare::default(),
             statuses: Arc::new(StatusCache::new(redis, Instant::now())),
+            change_hub: Arc::default(),
+            watch_tokens: WatchTokens::default(),
             queries: SingleFlight::default(),
             query_shares: FairShare::default(),
         }
@@ -150,6 +163,9 @@ impl Gateway {
         let path = incoming.target.split('?').next().unwrap_or_default().to_owned();
         let mut response = match path.strip_prefix("/notify/") {
             Some(channel) => notifications::handle(self, &snapshot, channel, incoming).await,
+            None if let Some(request) = TokenRequest::of(&incoming.method, &incoming.target) => {
+                watch::watch_with_token(self, &incoming, &request).await
+            }
             None => {
                 let (request_id, mut labels) = (incoming.request_id.clone(), AccessLabels::default());
                 let served = self.serve(snapshot, incoming, &path, &mut labels).await;
@@ -205,10 +221,13 @@ impl Gateway {
             Endpoint::CreatePayment => create_payment::create_payment(self, &request).await,
             Endpoint::QueryPayment(order) => query::payment(self, &request, order).await,
             Endpoint::Timeline(order) => timeline::show(self, &request, order).await,
+            Endpoint::Watch(order) => watch::watch(self, &request, order).await,
             Endpoint::ClosePayment(order) => close::close_payment(self, &request, order).await,
             Endpoint::CreateRefund(order) => refund::create_refund(self, &request, order).await,
             Endpoint::QueryRefund(order, refund) => query::refund(self, &request, order, refund).await,
             Endpoint::Bill(channel, date) => bills::bill(self, &request, channel, date).await,
+            Endpoint::Events => events::list(self, &request).await,
+            Endpoint::Redeliver(event) => events::redeliver(self, &request, event).await,
         }
     }
 

@@ -275,6 +275,10 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(http::header::RETRY_AFTER, seconds.into());
         }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
+            headers.insert(http::header::SEC_WEBSOCKET_VERSION, http::HeaderValue::from_static("13"));
+        }
         response.extensions_mut().insert(Code(self.code.clone()));
         response
     }

@@ -10,6 +10,7 @@
 
 mod body;
 mod permits;
+mod stream;
 mod waiting;
 
 use std::borrow::Cow;
@@ -29,7 +30,7 @@ pub(crate) use self::permits::InFlightGuard;
 use self::permits::{AdmissionLimits, Buffered, Stage};
 use self::waiting::Waiting;
 use crate::listener::{self, Reason};
-use crate::operations::{AccessLabels, Admission, Gateway, Incoming};
+use crate::operations::{AccessLabels, Admission, Gateway, Incoming, ResponseStream};
 use crate::problem::{Code, Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};
 
@@ -134,6 +135,7 @@ impl HttpProxy {
         let authority = host.or_else(|| header.uri.authority().map(http::uri::Authority::as_str));
         Incoming {
             method: header.method.clone(),
+            version: header.version,
             scheme: self.scheme,
             authority: authority.unwrap_or_default().to_owned(),
             target: header.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
@@ -190,12 +192,18 @@ impl ProxyHttp for HttpProxy {
         // A connection that is being closed gets no response, so the request must not be processed.
         let Some(request) = listener::begin(&mut session.downstream_session) else { return Ok(true) };
         context.request_id = request_id(session);
-        let Some(response) = self.answer(session, &request, context).await else { return Ok(true) };
+        let Some(mut response) = self.answer(session, &request, context).await else { return Ok(true) };
         context.in_flight.advance(Stage::Response);
         let summary = ResponseSummary::of(&response);
         let is_authenticated = summary.labels.merchant.is_some();
         context.summary = Some(summary);
-        let written = if is_authenticated {
+        let stream = response.extensions_mut().remove::<ResponseStream>();
+        let written = if let Some(stream) = stream {
+            // A stream may last for minutes, so it does not keep its connection from being evicted.
+            request.connection().trust();
+            request.end_work();
+            stream::write(session, response, &stream, &context.request_id).await
+        } else if is_authenticated {
             request.connection().trust();
             write(session, response, &context.request_id).await
         } else {
@@ -296,13 +304,19 @@ fn abort_response(session: &mut Session, request: &listener::Request, error: &pi
     }
 }
 
-async fn write(session: &mut Session, response: Response<Bytes>, request_id: &str) -> pingora::Result<()> {
-    let (parts, mut body) = response.into_parts();
+/// Converts the head of a response.
+fn head(parts: &http::response::Parts, request_id: &str) -> pingora::Result<ResponseHeader> {
     let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 3))?;
     for (name, value) in &parts.headers {
         header.append_header(name.clone(), value.clone())?;
     }
     header.insert_header("x-request-id", request_id)?;
+    Ok(header)
+}
+
+async fn write(session: &mut Session, response: Response<Bytes>, request_id: &str) -> pingora::Result<()> {
+    let (parts, mut body) = response.into_parts();
+    let mut header = head(&parts, request_id)?;
     if parts.status != StatusCode::NO_CONTENT {
         header.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
     }

@@ -30,6 +30,11 @@ use crate::upstream::{BillHosts, Upstream};
 /// The snapshot in force. A reload replaces it as a whole.
 pub type Current = Arc<ArcSwap<Snapshot>>;
 
+/// Puts a snapshot in force.
+pub fn put_in_force(snapshot: Snapshot) -> Current {
+    Arc::new(ArcSwap::from_pointee(snapshot))
+}
+
 /// One generation of the configuration, checked and linked. A request uses one snapshot from its first byte to its last, so
 /// all values that it reads belong together.
 pub struct Snapshot {

@@ -32,6 +32,10 @@ pub struct Metrics {
     pub request_duration_seconds: HistogramVec,
     /// Requests in flight.
     pub requests_in_flight: IntGauge,
+    /// Open streams of payments by kind.
+    pub streams: IntGaugeVec,
+    /// Ended streams of payments by kind and reason.
+    pub streams_total: IntCounterVec,
     /// Provider calls by channel, operation and result.
     pub provider_requests_total: IntCounterVec,
     /// Seconds of one provider call.
@@ -98,9 +102,9 @@ pub struct Metrics {
     pub queue_total: IntCounterVec,
     /// Notifications by channel and result.
     pub notifications_total: IntCounterVec,
-    /// Events waiting to be delivered.
-    pub delivery_queue_depth: IntGauge,
-    /// Delivery attempts by merchant and result.
+    /// Events waiting to be delivered, by sink.
+    pub delivery_queue_depth: IntGaugeVec,
+    /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tollgate_ledger::{Entry, MoneyState, Payment, Refund, Timeline, merchants_order_id};
+use tollgate_ledger::{Entry, Event, EventPage, MoneyState, Payment, Record, Refund, Timeline, merchants_order_id};
 use tollgate_plugins::error::ProviderError;
 use tollgate_plugins::payment::{Method, Money, NextAction, Status};
 
@@ -33,6 +33,41 @@ struct PaymentView<'a> {
     paid_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Map<String, Value>>,
+    /// Token for the payer's browser, in the response to the creation only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watch: Option<&'a str>,
+}
+
+/// What a payer's browser sees of a payment.
+#[derive(Serialize)]
+struct StatusView {
+    status: Status,
+    version: u64,
+}
+
+#[derive(Serialize)]
+struct EventView<'a> {
+    id: &'a str,
+    r#type: &'a str,
+    created_at: Timestamp,
+    merchant: &'a str,
+    data: EventData<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum EventData<'a> {
+    Payment(PaymentView<'a>),
+    Refund(RefundView<'a>),
+}
+
+#[derive(Serialize)]
+struct EventPageView<'a> {
+    data: Vec<EventView<'a>>,
+    next: Option<&'a str>,
+    done: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
 }
 
 #[derive(Serialize)]
@@ -97,6 +132,40 @@ pub fn lost_action(payment: &Payment) -> Option<&'static str> {
 
 /// Returns the JSON form of a payment.
 pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
+    view_of_payment(payment)
+}
+
+/// Returns the JSON form of a payment in the response to its creation, with the token for the payer's browser.
+pub fn created_payment_view<'a>(payment: &'a Payment, watch: &'a str) -> impl Serialize + 'a {
+    PaymentView { watch: Some(watch), ..view_of_payment(payment) }
+}
+
+/// Returns what a payer's browser sees of a payment.
+pub fn status_view(payment: &Payment) -> impl Serialize + use<> {
+    StatusView { status: payment.status, version: payment.version }
+}
+
+/// Returns the JSON form of an event, as every sink gets it.
+pub fn event_view(event: &Event) -> impl Serialize + '_ {
+    view_of_event(event)
+}
+
+/// Returns the JSON form of a page of events.
+pub fn event_page_view<'a>(page: &'a EventPage, next: Option<&'a str>) -> impl Serialize + 'a {
+    let data = page.events.iter().map(view_of_event).collect();
+    EventPageView { data, next, done: page.is_last, expired: page.is_expired }
+}
+
+fn view_of_event(event: &Event) -> EventView<'_> {
+    let data = match &event.data {
+        Record::Payment(payment) => EventData::Payment(view_of_payment(payment)),
+        Record::Refund(refund) => EventData::Refund(view_of_refund(refund)),
+    };
+    let merchant = &event.subject.merchant;
+    EventView { id: &event.id, r#type: &event.kind, created_at: event.created_at, merchant, data }
+}
+
+fn view_of_payment(payment: &Payment) -> PaymentView<'_> {
     PaymentView {
         order_id: merchants_order_id(&payment.order_id),
         status: payment.status,
@@ -115,6 +184,7 @@ pub fn payment_view(payment: &Payment) -> impl Serialize + '_ {
         updated_at: payment.updated_at,
         paid_at: payment.paid_at,
         metadata: payment.metadata.as_ref(),
+        watch: None,
     }
 }
 
@@ -124,6 +194,10 @@ fn is_zero(sum: &u64) -> bool {
 
 /// Returns the JSON form of a refund.
 pub fn refund_view(refund: &Refund) -> impl Serialize + '_ {
+    view_of_refund(refund)
+}
+
+fn view_of_refund(refund: &Refund) -> RefundView<'_> {
     RefundView {
         order_id: merchants_order_id(&refund.order_id),
         refund_id: &refund.refund_id,

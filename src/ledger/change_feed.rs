@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use super::ids::Id;
-use super::record_key::{RecordKey, Version};
+use super::record_key::{MerchantKey, RecordKey, Version};
 use super::transaction::{Space, Writes};
 
 /// Changes of a transaction.
@@ -20,6 +20,8 @@ pub struct Changes {
     pub deleted: Vec<RecordKey>,
     /// Inserted or updated records in the merchant's view, with their versions.
     pub updated: Vec<(RecordKey, Version)>,
+    /// Merchants for whom an event was published. Other machines get them after the commit only.
+    pub published: Vec<MerchantKey>,
 }
 
 impl Changes {
@@ -29,12 +31,17 @@ impl Changes {
             let Ok(Id(name)) = Id::from_bytes(key) else { continue };
             if value.is_some() { &mut changes.inserted } else { &mut changes.deleted }.push(RecordKey(name));
         }
+        for (key, value) in writes.rows.of(Space::MerchantEvents) {
+            if let Some(merchant) = key.first_chunk().filter(|_| value.is_some()) {
+                changes.published.push(MerchantKey(*merchant));
+            }
+        }
         changes
     }
 
     /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
-        self.inserted.is_empty() && self.deleted.is_empty() && self.updated.is_empty()
+        self.inserted.is_empty() && self.deleted.is_empty() && self.updated.is_empty() && self.published.is_empty()
     }
 }
 

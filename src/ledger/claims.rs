@@ -324,8 +324,8 @@ pub(super) fn payment_of(from: &impl Read, id: Id) -> Result<Option<Id>, LedgerE
 /// Returns whether nothing is known of the record except its claim, so that the claim can be deleted.
 fn is_untouched(target: &Target) -> bool {
     match target {
-        Target::Payment(TrackedRow { row: PaymentRow { payment, first_event, mismatch, .. }, .. }) => {
-            is_unsent(payment.status, payment.money_state) && first_event.is_none() && mismatch.is_none()
+        Target::Payment(TrackedRow { row: PaymentRow { payment, queues, mismatch, .. }, .. }) => {
+            is_unsent(payment.status, payment.money_state) && queues.is_empty() && mismatch.is_none()
         }
         Target::Refund(TrackedRow { row: RefundRow { refund, mismatch, .. }, .. }) => {
             is_unsent(refund.status, refund.money_state) && mismatch.is_none()

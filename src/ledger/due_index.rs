@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ids::{Id, millis};
-use crate::records::Job;
+use crate::records::{Job, SinkName};
 
 /// Bound on due times: a later due time was written by a wrong clock and counts as due now. The longest regular
 /// delays are those of pending records (30 h) and of deliveries (27 h).
@@ -39,14 +39,34 @@ pub(crate) fn after(now: Timestamp, later: SignedDuration) -> Vec<u8> {
 /// Bound on due times of jobs. A later due time was written by a wrong clock.
 pub(crate) const LATEST_DUE_JOB: SignedDuration = SignedDuration::from_mins(5);
 
-/// Returns the merchant in the value of an outbox row.
-pub(crate) fn merchant_of_outbox(value: &[u8]) -> &str {
+/// Returns the subscription in the value of an outbox row: merchant and sink, as
+/// [`SinkName::subscription`](crate::records::SinkName::subscription) writes them.
+pub(crate) fn subscription_of_outbox(value: &[u8]) -> &str {
     std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default()
 }
 
-/// Returns the key of an event in the outbox.
-pub(crate) fn outbox_key(due: u64, event: Id) -> Vec<u8> {
-    [&due.to_be_bytes()[..], &event.0].concat()
+/// Returns the key of an event in the outbox. The sink distinguishes rows of one event; it is left out for the webhook.
+pub(crate) fn outbox_key(due: u64, event: Id, sink: &SinkName) -> Vec<u8> {
+    [&due.to_be_bytes()[..], &queued_key(event, sink)].concat()
+}
+
+/// Returns the key under which an undelivered event is counted.
+pub(crate) fn queued_key(event: Id, sink: &SinkName) -> Vec<u8> {
+    let sink = if sink.is_webhook() { "" } else { sink.as_str() };
+    [&event.0[..], sink.as_bytes()].concat()
+}
+
+/// Returns the sink in the key of an undelivered event.
+pub(crate) fn sink_of_queued(key: &[u8]) -> SinkName {
+    match std::str::from_utf8(key.get(16..).unwrap_or_default()) {
+        Ok("") | Err(_) => SinkName::WEBHOOK,
+        Ok(sink) => SinkName::from(sink),
+    }
+}
+
+/// Returns the event in a key of the outbox.
+pub(crate) fn event_of_outbox(key: &[u8]) -> Option<Id> {
+    key.get(8..24).and_then(|event| Id::from_bytes(event).ok())
 }
 
 /// Returns the merchant of a running job; `None` if the row belongs to no job.

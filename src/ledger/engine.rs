@@ -15,11 +15,11 @@ use super::ids::Id;
 use super::limits::{DueLimit, QueueFull, QueueLimit};
 use super::lock_scope::LockScope;
 use super::postgres;
-use super::record_key::RecordKey;
-use super::records::{Backlog, ClaimResult, Delivery, Record};
+use super::record_key::{MerchantKey, RecordKey};
+use super::records::{Backlog, ClaimResult, Delivery, EventPage, Record};
 use super::schedule::Schedule;
 use super::transaction::{Durability, Read, Space, Transaction};
-use super::{inquiries, outbox};
+use super::{event_reads, inquiries, outbox};
 
 /// Spaces whose keys begin with the creation time of their rows.
 const TIMED: [Space; 4] = [Space::Payments, Space::Refunds, Space::Claims, Space::Events];
@@ -122,6 +122,30 @@ impl Engine {
                 keys.unwrap_or_else(|error| Err(LedgerError::Internal(error.to_string())))
             }
             Self::Postgres(engine) => engine.keys(space, from, until, limit).await,
+        }
+    }
+
+    /// Implements [`Ledger::events`](super::Ledger::events).
+    pub(super) async fn events(
+        &self,
+        merchant: MerchantKey,
+        after: Option<Id>,
+        limit: usize,
+    ) -> Result<EventPage, LedgerError> {
+        match self {
+            Self::Embedded(engine) => {
+                let shared = Arc::clone(engine);
+                // The range may contain many deleted keys.
+                let read = move || event_reads::page_by_id(&shared, merchant, after, limit);
+                let page = tokio::task::spawn_blocking(read).await;
+                let page = page.unwrap_or_else(|error| Err(LedgerError::Internal(error.to_string())))?;
+                // A reader must not pass an event that a power cut could still undo.
+                if !page.events.is_empty() {
+                    engine.write(Durability::Durable, |_| Ok(())).await?;
+                }
+                Ok(page)
+            }
+            Self::Postgres(engine) => engine.events(merchant, after, limit).await,
         }
     }
 

@@ -1,17 +1,21 @@
-//! Interface to the ledger's process: the authoritative clock, and a receiver of measurements.
+//! Interface to the ledger's process: the authoritative clock, a receiver of measurements, and the merchants' sinks.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Clock and metrics of the process. Clones share them.
+use crate::records::SinkName;
+
+/// Clock, metrics and subscriptions of the process. Clones share them.
 #[derive(Clone)]
 pub struct Environment {
     /// The authoritative clock.
     pub clock: Arc<dyn Clock>,
     /// Receiver of measurements.
     pub metrics: Arc<dyn Metrics>,
+    /// Sinks of the merchants.
+    pub subscriptions: Arc<dyn Subscriptions>,
 }
 
 impl Environment {
@@ -43,6 +47,21 @@ impl Reading {
     /// decisions use this age.
     pub fn certain_age(&self, since: Timestamp) -> SignedDuration {
         self.now.duration_since(since).min(self.steady_for)
+    }
+}
+
+/// Sinks of the merchants, as they are configured at present.
+pub trait Subscriptions: Send + Sync {
+    /// Returns the sinks that get an event of this type, each once. Called within transactions, so it must not block.
+    fn sinks(&self, merchant: &str, event_type: &str) -> Vec<SinkName>;
+}
+
+/// Every merchant has a webhook for all events, and no other sink.
+pub struct WebhookOnly;
+
+impl Subscriptions for WebhookOnly {
+    fn sinks(&self, _: &str, _: &str) -> Vec<SinkName> {
+        vec![SinkName::WEBHOOK]
     }
 }
 

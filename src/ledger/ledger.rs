@@ -1,6 +1,7 @@
 //! Handle of the ledger. Each method is one transaction.
 
 mod deliveries;
+mod events;
 mod reads;
 mod requests;
 mod updates;

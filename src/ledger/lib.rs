@@ -7,7 +7,7 @@
 //! ```
 //! [`Ledger`] is the handle; each of its methods is one transaction. A method returns after its writes are durable,
 //! except where its documentation says otherwise. The crate knows no configuration, no HTTP and no metrics library:
-//! [`Environment`] brings the process's clock and takes measurements.
+//! [`Environment`] brings the process's clock, takes measurements, and names the sinks that get an event.
 //!
 //! Modules, in reading order:
 //!
@@ -18,9 +18,9 @@
 //! | `rules` | state machine of a record: pure functions |
 //! | `claims`, `claim_guard` | who may execute a request, and how often |
 //! | `apply`, `effects`, `notifications`, `elsewhere`, `abandoned_attempts`, `double_payment` | updates from providers |
-//! | `outbox`, `inquiries`, `schedule`, `due_index` | events, queries and jobs that become due |
+//! | `outbox`, `event_reads`, `inquiries`, `schedule`, `due_index` | events, queries and jobs that become due |
 //! | `retention`, `purge`, `known_time` | what is deleted, and when |
-//! | `rows`, `refunds`, `histories`, `names`, `ids`, `transaction`, `lock_scope`, `change_feed` | rows, their keys and transactions |
+//! | `shared_secret`, `rows`, `refunds`, `histories`, `names`, `ids`, `transaction`, `lock_scope`, `change_feed` | rows, their keys and transactions |
 //! | `engine`, `embedded`, `postgres` | what makes the bytes durable: one machine, or several |
 //! | `migrate`, `moved` | from the first engine to the second |
 
@@ -37,6 +37,7 @@ mod embedded;
 mod engine;
 mod environment;
 mod error;
+mod event_reads;
 mod histories;
 mod ids;
 mod inquiries;
@@ -58,6 +59,7 @@ mod retention;
 mod rows;
 mod rules;
 mod schedule;
+mod shared_secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -67,8 +69,9 @@ mod transaction;
 
 pub use self::change_feed::{ChangeListener, Changes};
 pub use self::claim_guard::ExecutionId;
-pub use self::environment::{Clock, Environment, Measurement, Metrics, Reading};
+pub use self::environment::{Clock, Environment, Measurement, Metrics, Reading, Subscriptions, WebhookOnly};
 pub use self::error::{Cause, Corruption, LedgerError};
+pub use self::event_reads::EventCursor;
 pub use self::histories::PaymentHistory;
 pub use self::ids::Id as ClaimId;
 pub use self::known_time::{PurgeGuard, PurgeTime};
@@ -78,11 +81,11 @@ pub use self::migrate::{Moved, migrate};
 pub use self::moved::{MARK, Mark, refuse_moved};
 pub use self::postgres::{Address, CONNECTIONS, FEWEST_CONNECTIONS};
 pub use self::purge::Purge;
-pub use self::record_key::{RecordKey, Version};
+pub use self::record_key::{MerchantKey, RecordKey, Version};
 pub use self::records::{
-    Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, ELSEWHERE_PREFIX, Event,
+    Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, ELSEWHERE_PREFIX, Event, EventPage,
     ExecutionPermit, Inquiry, Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId,
-    RecordState, Recorded, Refund, Update, merchants_order_id,
+    RecordState, Recorded, Redelivered, Refund, SinkName, Update, merchants_order_id,
 };
 pub use self::retention::RetentionPolicy;
 pub use self::timeline::{

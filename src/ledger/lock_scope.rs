@@ -49,7 +49,7 @@ impl LockScope {
             }
             Self::Claim(claim) => claims::payment_of(from, *claim)?,
             Self::Number(number) => rows::payment_by_number(from, number)?.map(|tracked| tracked.id),
-            Self::Event(event) => outbox::payment_of(from, event)?,
+            Self::Event(event) => return Ok(outbox::lock_of(from, event)?.map(|lock| vec![lock])),
         };
         let Some(payment) = payment else { return Ok(None) };
         let payment = TrackedRow::<PaymentRow>::load(from, payment)?;

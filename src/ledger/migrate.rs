@@ -87,7 +87,7 @@ fn fill(view: &View<'_>, from: &Path, begun: Option<Mark>, to: &Address) -> Resu
             let (key, value) = row?;
             if space == Space::Payments {
                 let tracked = TrackedRow::<PaymentRow>::must(view, Id::from_bytes(&key)?)?;
-                batch.queued.extend(outbox::waiting(view, &tracked.row)?.into_iter().map(|event| (event, true)));
+                batch.queued.extend(outbox::waiting(view, &tracked.row)?.into_iter().map(|event| (event.into(), true)));
             }
             batch.rows.insert(space, key, Some(value.into()));
             count += 1;

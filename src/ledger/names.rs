@@ -59,6 +59,16 @@ pub(crate) fn order_lock(merchant: &str, order_id: &str) -> Id {
     index("order", &[merchant, merchants_order_id(order_id)])
 }
 
+/// Returns the prefix of a merchant's keys in [`Space::MerchantEvents`](crate::transaction::Space::MerchantEvents).
+pub(crate) fn events_of(merchant: &str) -> Id {
+    index("merchant events", &[merchant])
+}
+
+/// Returns the key of an event in [`Space::MerchantEvents`](crate::transaction::Space::MerchantEvents).
+pub(crate) fn event_entry(merchant: &str, event: Id) -> Vec<u8> {
+    [events_of(merchant).0, event.0].concat()
+}
+
 /// Returns the row id of an idempotency key.
 pub(crate) fn key_name(key: &ClaimKey) -> Id {
     index("key", &[&key.merchant, &key.method, &key.path, &key.key])

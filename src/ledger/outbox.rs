@@ -1,22 +1,29 @@
-//! Outbox of events for merchants: each payment has a queue, and only its head is due.
+//! Outbox of events for merchants. Each payment has a queue for each sink, and only the heads of the queues are due.
+//! Events of one payment therefore reach each sink in order, and a sink that fails delays no other.
+
+mod redelivery;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::due_index::{LATEST_DUE, after, outbox_key};
+use self::redelivery::Redelivery;
+pub(super) use self::redelivery::redeliver;
+use super::due_index::{LATEST_DUE, after, event_of_outbox, outbox_key, queued_key, subscription_of_outbox};
 use super::error::{Corruption, LedgerError};
 use super::ids::{Id, millis, millis_at, time};
 use super::names;
-use super::records::{Delivery, Event, Record, RecordId};
+use super::records::{Delivery, Event, Record, RecordId, SinkName};
 use super::retention::Expired;
-use super::rows::{PaymentRow, TrackedRow};
+use super::rows::{EventQueue, PaymentRow, TrackedRow};
 use super::schedule::Schedule;
 use super::timeline::{self, TimelineEvent};
 use super::transaction::{Pair, Read, Space, Transaction, report_unreadable};
 
-/// Appends an event to its payment's queue. The caller saves the payment.
+/// Publishes an event: it joins the payment's queue of each sink that gets events of this type. The caller saves the
+/// payment.
 pub(super) fn publish(
     tx: &mut Transaction<'_>,
     payment: &mut TrackedRow<PaymentRow>,
@@ -29,21 +36,36 @@ pub(super) fn publish(
         // Removed because it may name the payer and is not meant for merchants.
         payment.create_request = None;
     }
-    let before = payment.row.first_event.and(payment.row.last_event);
     let id = tx.new_id_after(payment.row.last_event, now);
     payment.row.last_event = Some(id);
     let what = TimelineEvent::Event { id: event_id(id), kind: kind.to_owned() };
     timeline::add(tx, payment.id, subject.refund_id.as_deref(), what, now)?;
+    let sinks = tx.sinks(&subject.merchant, kind);
+    tx.put(Space::MerchantEvents, &names::event_entry(&subject.merchant, id), []);
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
-    tx.put_row(Space::Events, &id.0, &EventRow { payment: payment.id, next: None, event })?;
-    tx.queued(id);
-    payment.row.waiting_events += 1;
-    if let Some(before) = before {
-        let row = EventRow { next: Some(id), ..EventRow::must(tx, before)? };
+    let row = EventRow { payment: payment.id, next: BTreeMap::new(), event, redelivery: Redelivery::default() };
+    tx.put_row(Space::Events, &id.0, &row)?;
+    sinks.into_iter().try_for_each(|sink| enqueue(tx, payment, sink, id, now))
+}
+
+fn enqueue(
+    tx: &mut Transaction<'_>,
+    payment: &mut TrackedRow<PaymentRow>,
+    sink: SinkName,
+    id: Id,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    tx.queued(id, &sink);
+    if let Some(queue) = payment.row.queues.iter_mut().find(|queue| queue.sink == sink) {
+        let before = std::mem::replace(&mut queue.last, id);
+        queue.waiting += 1;
+        let mut row = EventRow::must(tx, before)?;
+        row.next.insert(sink, id);
         return tx.put_row(Space::Events, &before.0, &row);
     }
-    payment.row.first_event = Some(id);
-    schedule(tx, payment, now, 0);
+    let queue = EventQueue { sink, first: id, last: id, waiting: 1, due: millis(now) };
+    schedule(tx, payment, &queue, 0);
+    payment.row.queues.push(queue);
     tx.wake();
     Ok(())
 }
@@ -53,22 +75,24 @@ pub(super) fn publish(
 pub(super) fn complete(
     tx: &mut Transaction<'_>,
     event_id: &str,
+    sink: &SinkName,
     dropped: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(Head { id, next, mut payment, refund_id }) = head_as(tx, event_id)? else { return Ok(()) };
-    let named = event_id.to_owned();
+    let Some(Head { mut queue, next, mut payment, refund_id }) = take_head(tx, event_id, sink)? else {
+        return redelivery::complete(tx, event_id, sink, dropped, now);
+    };
+    let (named, sink) = (event_id.to_owned(), sink.clone());
     let what = match dropped {
-        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why },
-        None => TimelineEvent::Delivered { id: named },
+        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why, sink },
+        None => TimelineEvent::Delivered { id: named, sink },
     };
     timeline::add(tx, payment.id, refund_id.as_deref(), what, now)?;
-    tx.unqueued(id);
-    unschedule(tx, &mut payment, id);
-    payment.row.first_event = next;
-    payment.row.waiting_events = payment.row.waiting_events.saturating_sub(1);
-    if next.is_some() {
-        schedule(tx, &mut payment, now, 0);
+    tx.unqueued(queue.first, &queue.sink);
+    if let Some(next) = next {
+        (queue.first, queue.due, queue.waiting) = (next, millis(now), queue.waiting.saturating_sub(1));
+        schedule(tx, &payment, &queue, 0);
+        payment.row.queues.push(queue);
         tx.wake();
     }
     payment.save(tx)
@@ -78,18 +102,22 @@ pub(super) fn complete(
 pub(super) fn postpone(
     tx: &mut Transaction<'_>,
     event_id: &str,
+    sink: &SinkName,
     due: Timestamp,
     tries: u32,
 ) -> Result<(), LedgerError> {
-    // Only the head of a queue is ever sent, so other events cannot be postponed.
-    let Some(Head { id, mut payment, .. }) = head_as(tx, event_id)? else { return Ok(()) };
-    unschedule(tx, &mut payment, id);
-    schedule(tx, &mut payment, due, tries);
+    // Of a queue only the head is ever sent.
+    let Some(Head { mut queue, mut payment, .. }) = take_head(tx, event_id, sink)? else {
+        return redelivery::postpone(tx, event_id, sink, due, tries);
+    };
+    queue.due = millis(due);
+    schedule(tx, &payment, &queue, tries);
+    payment.row.queues.push(queue);
     payment.save(tx)
 }
 
-/// Returns due rows of the outbox. For a merchant with a backlog at most as many rows are read as are free and under
-/// way, because the committing thread waits for this.
+/// Returns due rows of the outbox. For a subscription with a backlog at most as many rows are read as are free and
+/// under way, because the committing thread waits for this.
 pub(super) fn due(
     schedule: &Schedule,
     now: Timestamp,
@@ -99,55 +127,70 @@ pub(super) fn due(
 ) -> Vec<Pair> {
     let misdated = after(now, LATEST_DUE);
     let now = millis(now);
-    let of_merchant = |(merchant, events): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
+    let of_subscription = |(subscription, events): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
         let due = events.iter().take_while(|(key, _)| millis_at(key) <= now);
         // Due times that a wrong clock wrote.
         let due = due.chain(events.range(misdated.clone()..));
-        let waiting = due.filter(|(key, _)| waits(merchant, key, &under_way)).take(free(merchant));
+        let waiting = due.filter(|(key, _)| waits(subscription, key, &under_way)).take(free(subscription));
         waiting.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
     };
-    let mut due: Vec<Pair> = schedule.outbox.iter().flat_map(of_merchant).collect();
+    let mut due: Vec<Pair> = schedule.outbox.iter().flat_map(of_subscription).collect();
     due.sort();
     due.truncate(limit);
     due
 }
 
 /// Returns whether the event of an outbox row is not under way.
-pub(super) fn waits(merchant: &str, key: &[u8], under_way: impl Fn(&str, &str) -> bool) -> bool {
-    let event = Id::from_bytes(key.get(8..).unwrap_or_default()).map(event_id);
-    event.is_ok_and(|event| !under_way(merchant, &event))
+pub(super) fn waits(subscription: &str, key: &[u8], under_way: impl Fn(&str, &str) -> bool) -> bool {
+    event_of_outbox(key).is_some_and(|event| !under_way(subscription, &event_id(event)))
 }
 
 /// Returns the deliveries of outbox rows. A row that cannot be read does not block the others.
 pub(super) fn deliveries(from: &impl Read, due: Vec<Pair>) -> Vec<Delivery> {
-    let delivery = |(key, value): (Vec<u8>, Vec<u8>)| {
-        let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
-        match from.row::<EventRow>(Space::Events, key.get(8..).unwrap_or_default()) {
-            Ok(Some(row)) => Some(Delivery { event: row.event, due: time(millis_at(&key)), tries }),
-            Ok(None) => None,
-            Err(error) => {
-                report_unreadable(&error, "an event");
-                None
-            }
-        }
+    let delivery = |(key, value): Pair| {
+        delivery(from, &key, &value).unwrap_or_else(|error| {
+            report_unreadable(&error, "an event");
+            None
+        })
     };
     due.into_iter().filter_map(delivery).collect()
 }
 
-/// Returns the number of events in the queues whose heads are in the outbox.
-pub(super) fn queued(from: &impl Read, schedule: &Schedule) -> Result<i64, LedgerError> {
-    let mut queued = 0;
-    for value in schedule.outbox.values().flat_map(BTreeMap::values) {
+fn delivery(from: &impl Read, key: &[u8], value: &[u8]) -> Result<Option<Delivery>, LedgerError> {
+    let Some(id) = event_of_outbox(key) else { return Ok(None) };
+    let Some(EventRow { payment, event, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
+    let sink = SinkName::of_subscription(subscription_of_outbox(value));
+    let method = match &event.data {
+        _ if sink.is_webhook() => None,
+        Record::Payment(payment) => Some(payment.method),
+        // A redelivered event may have outlived its payment.
+        Record::Refund(_) => TrackedRow::<PaymentRow>::load(from, payment)?.map(|payment| payment.row.payment.method),
+    };
+    let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
+    Ok(Some(Delivery { event, sink, method, due: time(millis_at(key)), tries }))
+}
+
+/// Returns the number of events by sink in the queues whose heads are in the outbox.
+pub(super) fn queued(from: &impl Read, schedule: &Schedule) -> Result<BTreeMap<SinkName, i64>, LedgerError> {
+    let mut queued = BTreeMap::new();
+    for (key, value) in schedule.outbox.values().flatten() {
         let payment = Id::from_bytes(value.get(4..20).unwrap_or_default())?;
-        queued += TrackedRow::<PaymentRow>::must(from, payment)?.row.waiting_events as i64;
+        let sink = SinkName::of_subscription(subscription_of_outbox(value));
+        // A redelivery is no head of a queue, and its payment may be purged.
+        let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
+        let queues = payment.map(|payment| payment.row.queues).unwrap_or_default();
+        let is_head = |queue: &&EventQueue| queue.sink == sink && Some(queue.first) == event_of_outbox(key);
+        let waiting = queues.iter().find(is_head).map_or(0, |queue| queue.waiting as i64);
+        *queued.entry(sink).or_default() += waiting;
     }
     Ok(queued)
 }
 
-/// Returns the payment in whose queue an event is or was.
-pub(super) fn payment_of(from: &impl Read, event_id: &str) -> Result<Option<Id>, LedgerError> {
+/// Returns the lock of an event's order. The event may be retained longer than its payment.
+pub(super) fn lock_of(from: &impl Read, event_id: &str) -> Result<Option<Id>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
-    Ok(from.row::<EventRow>(Space::Events, &id.0)?.map(|row| row.payment))
+    let row = from.row::<EventRow>(Space::Events, &id.0)?;
+    Ok(row.map(|row| names::order_lock(&row.event.subject.merchant, &row.event.subject.order_id)))
 }
 
 /// Returns the row of an event that has left its queue and whose retention has expired.
@@ -156,38 +199,53 @@ pub(super) fn expired(
     id: Id,
     is_over: impl Fn(Timestamp) -> bool,
 ) -> Result<Option<Expired>, LedgerError> {
-    let Some(EventRow { payment, event, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
+    let Some(EventRow { payment, event, redelivery, .. }) = from.row(Space::Events, &id.0)? else { return Ok(None) };
     let payment = TrackedRow::<PaymentRow>::load(from, payment)?;
-    if !is_over(event.created_at) || payment.is_some_and(|payment| is_waiting(&payment.row, id)) {
+    let is_waiting = redelivery.is_due() || payment.is_some_and(|payment| is_waiting(&payment.row, id));
+    if !is_over(event.created_at) || is_waiting {
         return Ok(None);
     }
     let names = vec![names::order_lock(&event.subject.merchant, &event.subject.order_id)];
-    Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec())] }))
+    let entry = names::event_entry(&event.subject.merchant, id);
+    Ok(Some(Expired { names, rows: vec![(Space::Events, id.0.to_vec()), (Space::MerchantEvents, entry)] }))
 }
 
-/// Returns whether an event of this payment is still queued. Ids grow, and only the head leaves the queue.
+/// Returns whether an event of this payment may still be queued for some sink. Ids grow, and only heads leave a queue.
 fn is_waiting(payment: &PaymentRow, event: Id) -> bool {
-    payment.first_event.is_some_and(|first| event.0 >= first.0)
+    payment.queues.iter().any(|queue| event.0 >= queue.first.0)
 }
 
-/// Returns the undelivered events of a payment, oldest first. Reads each row.
-pub(super) fn waiting(from: &impl Read, payment: &PaymentRow) -> Result<Vec<Id>, LedgerError> {
-    let (mut events, mut next) = (Vec::new(), payment.first_event);
-    while let Some(event) = next {
-        events.push(event);
-        next = EventRow::must(from, event)?.next;
+/// Decodes the event of a row.
+pub(super) fn event_of(row: &[u8]) -> Result<Event, LedgerError> {
+    let row: Result<EventRow, _> = serde_json::from_slice(row);
+    let damaged = |error| Corruption::Row { space: Space::Events.name(), source: Arc::new(error) };
+    Ok(row.map_err(damaged)?.event)
+}
+
+/// Returns the keys under which the undelivered events of a payment are counted. Reads each row.
+pub(super) fn waiting(from: &impl Read, payment: &PaymentRow) -> Result<Vec<Vec<u8>>, LedgerError> {
+    let mut keys = Vec::new();
+    for queue in &payment.queues {
+        let mut next = Some(queue.first);
+        while let Some(event) = next {
+            keys.push(queued_key(event, &queue.sink));
+            next = EventRow::must(from, event)?.next.remove(&queue.sink);
+        }
     }
-    Ok(events)
+    Ok(keys)
 }
 
 #[derive(Serialize, Deserialize)]
 struct EventRow {
-    /// Payment in whose queue the event is.
+    /// Payment in whose queues the event is or was.
     payment: Id,
-    /// Next event in the queue.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<Id>,
+    /// Next event in the queue of each sink.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    next: BTreeMap<SinkName, Id>,
     event: Event,
+    /// Redeliveries that the merchant requested.
+    #[serde(default, skip_serializing_if = "Redelivery::is_empty")]
+    redelivery: Redelivery,
 }
 
 impl EventRow {
@@ -197,47 +255,44 @@ impl EventRow {
     }
 }
 
-/// Head of a payment's queue.
+/// Queue that was taken out of its payment, with its head.
 struct Head {
-    id: Id,
+    queue: EventQueue,
+    /// Event behind the head.
     next: Option<Id>,
     payment: TrackedRow<PaymentRow>,
     /// Refund that the event is about.
     refund_id: Option<String>,
 }
 
-/// Returns the event with this id if it is the head of its queue. Only heads are returned for delivery.
-fn head_as(tx: &Transaction<'_>, event_id: &str) -> Result<Option<Head>, LedgerError> {
+/// Takes the queue of a sink whose head is this event out of its payment and out of the outbox. Returns `None` if the
+/// event is no head, because only heads are returned for delivery.
+fn take_head(tx: &mut Transaction<'_>, event_id: &str, sink: &SinkName) -> Result<Option<Head>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
-    let Some(row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
+    let Some(mut row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
     // An event may be retained longer than its payment.
-    let Some(payment) = TrackedRow::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
-    let is_first = payment.row.first_event == Some(id);
-    let refund_id = row.event.subject.refund_id;
-    Ok(is_first.then_some(Head { id, next: row.next, payment, refund_id }))
+    let Some(mut payment) = TrackedRow::<PaymentRow>::load(tx, row.payment)? else { return Ok(None) };
+    let is_head = |queue: &EventQueue| queue.sink == *sink && queue.first == id;
+    let Some(position) = payment.row.queues.iter().position(is_head) else { return Ok(None) };
+    let queue = payment.row.queues.swap_remove(position);
+    tx.remove(Space::Outbox, &outbox_key(queue.due, id, sink));
+    Ok(Some(Head { queue, next: row.next.remove(sink), payment, refund_id: row.event.subject.refund_id }))
 }
 
-fn schedule(tx: &mut Transaction<'_>, payment: &mut TrackedRow<PaymentRow>, due: Timestamp, tries: u32) {
-    let Some(head) = payment.row.first_event else { return };
-    let due = millis(due);
-    // The value holds attempts (4 bytes), payment id (16) and merchant, so that due rows are chosen without reading
-    // the event.
-    let value = [&tries.to_be_bytes()[..], &payment.id.0, payment.row.payment.merchant.as_bytes()].concat();
-    tx.put(Space::Outbox, &outbox_key(due, head), value);
-    payment.row.due = Some(due);
+/// Adds the head of a queue to the outbox.
+fn schedule(tx: &mut Transaction<'_>, payment: &TrackedRow<PaymentRow>, queue: &EventQueue, tries: u32) {
+    // The value holds attempts (4 bytes), payment id (16) and subscription, so that due rows are chosen without
+    // reading the event.
+    let subscription = queue.sink.subscription(&payment.row.payment.merchant);
+    let value = [&tries.to_be_bytes()[..], &payment.id.0, subscription.as_bytes()].concat();
+    tx.put(Space::Outbox, &outbox_key(queue.due, queue.first, &queue.sink), value);
 }
 
-fn unschedule(tx: &mut Transaction<'_>, payment: &mut TrackedRow<PaymentRow>, id: Id) {
-    if let Some(due) = payment.row.due.take() {
-        tx.remove(Space::Outbox, &outbox_key(due, id));
-    }
-}
-
-fn event_id(id: Id) -> String {
+pub(super) fn event_id(id: Id) -> String {
     format!("evt_{}", String::from(id))
 }
 
 /// Parses the result of [`event_id`].
-fn named(event_id: &str) -> Option<Id> {
+pub(super) fn named(event_id: &str) -> Option<Id> {
     event_id.strip_prefix("evt_").and_then(|id| Id::try_from(id.to_owned()).ok())
 }

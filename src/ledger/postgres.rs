@@ -16,6 +16,7 @@ mod clock;
 mod connect;
 mod dequeue;
 mod due_work;
+mod event_page;
 mod failure;
 mod feed;
 mod health;

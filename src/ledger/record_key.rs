@@ -19,6 +19,17 @@ impl RecordKey {
     }
 }
 
+/// Key of a merchant in the change feed: a 16-byte hash of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MerchantKey(pub [u8; 16]);
+
+impl MerchantKey {
+    /// Returns the key of a merchant.
+    pub fn of(merchant: &str) -> Self {
+        Self(names::events_of(merchant).0)
+    }
+}
+
 /// Version of a record; a greater one is newer. An order that was released and claimed again starts at version 1,
 /// with a later creation time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

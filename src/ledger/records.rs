@@ -7,6 +7,7 @@ mod payment;
 mod record;
 mod refund;
 mod request;
+pub(crate) mod sink_name;
 mod state;
 mod update;
 
@@ -18,5 +19,6 @@ pub use self::payment::{CreateRequest, MAX_REPEATED_CREATES, Payment, merchants_
 pub use self::record::{Record, RecordId};
 pub use self::refund::Refund;
 pub use self::request::{Answer, ClaimKey, ClaimResult, Destination, ExecutionPermit, Intent, Job};
+pub use self::sink_name::SinkName;
 pub use self::state::RecordState;
-pub use self::update::{Backlog, Delivery, Event, Reason, Recorded, Update};
+pub use self::update::{Backlog, Delivery, Event, EventPage, Reason, Recorded, Redelivered, Update};

@@ -13,7 +13,7 @@ use super::error::{Corruption, LedgerError};
 use super::ids::{Id, millis};
 use super::names;
 use super::record_key::{RecordKey, Version};
-use super::records::{ElsewhereState, Inquiry, Payment, RecordId, Refund};
+use super::records::{ElsewhereState, Inquiry, Payment, RecordId, Refund, SinkName};
 use super::transaction::{Read, Space, Transaction};
 
 /// Row of a payment. A row with unknown fields is rejected, because a sum that is not understood must not count as
@@ -34,16 +34,10 @@ pub(super) struct PaymentRow {
     /// Newest refund, the head of a linked list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_refund: Option<Id>,
-    /// Oldest undelivered event of the payment and its refunds, the head of a linked list.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) first_event: Option<Id>,
-    /// Number of undelivered events.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) waiting_events: u64,
-    /// Due time of the oldest undelivered event, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) due: Option<u64>,
-    /// Newest event ever queued. Ids of later events are greater.
+    /// Undelivered events of the payment and its refunds: one queue for each sink that has some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) queues: Vec<EventQueue>,
+    /// Newest event ever published. Ids of later events are greater.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_event: Option<Id>,
     /// Version at which a mismatch was last published.
@@ -65,15 +59,30 @@ impl PaymentRow {
             close: None,
             refunding: 0,
             last_refund: None,
-            first_event: None,
-            waiting_events: 0,
-            due: None,
+            queues: Vec::new(),
             last_event: None,
             mismatch: None,
             attempts: Vec::new(),
             attempt_of: None,
         }
     }
+}
+
+/// Undelivered events of one payment for one sink, a linked list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventQueue {
+    /// Sink that gets the events.
+    #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+    pub(super) sink: SinkName,
+    /// Oldest event, the head of the list. Only the head is due.
+    pub(super) first: Id,
+    /// Newest event.
+    pub(super) last: Id,
+    /// Number of events.
+    pub(super) waiting: u64,
+    /// Due time of the oldest event, in milliseconds.
+    pub(super) due: u64,
 }
 
 fn is_zero(sum: &u64) -> bool {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::due_index::{claim_of, merchant_of_outbox, merchant_of_running};
+use super::due_index::{claim_of, merchant_of_running, sink_of_queued, subscription_of_outbox};
 use super::error::LedgerError;
 use super::ids::{millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
-use super::records::Backlog;
+use super::records::{Backlog, SinkName};
 use super::transaction::{Pair, Space, Writes};
 
 const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Space::Jobs, Space::Running];
@@ -15,10 +15,10 @@ const LISTS: [Space; 5] = [Space::Outbox, Space::Inquiries, Space::Unknown, Spac
 /// last compaction.
 #[derive(Default)]
 pub(super) struct Schedule {
-    /// Heads of the payments' event queues by due time, for each merchant.
+    /// Heads of the payments' event queues by due time, for each subscription: merchant and sink.
     pub(super) outbox: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
-    /// Merchant of each head.
-    merchant_of: HashMap<Vec<u8>, String>,
+    /// Subscription of each head.
+    subscription_of: HashMap<Vec<u8>, String>,
     /// Inquiries by due time, for each [priority and channel](super::due_index::priority).
     pub(super) inquiries: InquiryIndex,
     /// Queued jobs by due time, with their merchants.
@@ -31,12 +31,12 @@ pub(super) struct Schedule {
     accepted: JobCounts,
     /// Unknown records by the time when they became unknown.
     pub(super) unknown: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Number of undelivered events.
-    pub(super) queued: i64,
+    /// Number of undelivered events by sink.
+    pub(super) queued: BTreeMap<SinkName, i64>,
 }
 
 impl Schedule {
-    /// Reads the index with `rows`, which returns every row of a space. Leaves [`queued`](Self::queued) at 0.
+    /// Reads the index with `rows`, which returns every row of a space. Leaves [`queued`](Self::queued) empty.
     pub(super) fn read(rows: impl Fn(Space) -> Result<Vec<Pair>, LedgerError>) -> Result<Self, LedgerError> {
         let mut schedule = Self::default();
         for space in LISTS {
@@ -50,8 +50,11 @@ impl Schedule {
     /// Implements [`Ledger::waiting`](super::Ledger::waiting).
     pub(super) fn backlog(&self) -> Backlog {
         let claims = self.jobs.keys().filter_map(|key| claim_of(key));
+        let queued = self.queued.iter().map(|(sink, count)| (sink.clone(), u64::try_from(*count).unwrap_or(0)));
+        let deliveries_by_sink: BTreeMap<_, _> = queued.filter(|(_, count)| *count > 0).collect();
         Backlog {
-            deliveries: u64::try_from(self.queued).unwrap_or(0),
+            deliveries: deliveries_by_sink.values().sum(),
+            deliveries_by_sink,
             unknown: self.unknown.len() as u64,
             oldest_unknown: self.unknown.keys().next().map(|key| time(millis_at(key))),
             jobs: self.jobs.len() as u64,
@@ -67,7 +70,10 @@ impl Schedule {
             }
         }
         self.accepted = JobCounts::default();
-        self.queued += writes.queued.iter().map(|(_, joined)| if *joined { 1 } else { -1 }).sum::<i64>();
+        for (key, joined) in &writes.queued {
+            *self.queued.entry(sink_of_queued(key)).or_default() += if *joined { 1 } else { -1 };
+        }
+        self.queued.retain(|_, count| *count != 0);
     }
 
     fn put(&mut self, space: Space, key: &[u8], value: Option<&[u8]>) {
@@ -111,15 +117,15 @@ impl Schedule {
 
     fn put_outbox_head(&mut self, key: &[u8], value: Option<&[u8]>) {
         if let Some(value) = value {
-            let merchant = merchant_of_outbox(value).to_owned();
-            self.outbox.entry(merchant.clone()).or_default().insert(key.to_vec(), value.to_vec());
-            self.merchant_of.insert(key.to_vec(), merchant);
-        } else if let Some(merchant) = self.merchant_of.remove(key)
-            && let Some(heads) = self.outbox.get_mut(&merchant)
+            let subscription = subscription_of_outbox(value).to_owned();
+            self.outbox.entry(subscription.clone()).or_default().insert(key.to_vec(), value.to_vec());
+            self.subscription_of.insert(key.to_vec(), subscription);
+        } else if let Some(subscription) = self.subscription_of.remove(key)
+            && let Some(heads) = self.outbox.get_mut(&subscription)
         {
             heads.remove(key);
             if heads.is_empty() {
-                self.outbox.remove(&merchant);
+                self.outbox.remove(&subscription);
             }
         }
     }

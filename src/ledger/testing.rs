@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use tollgate_plugins::payment::{Currency, Method, Money, provider_number};
 
 use crate::Ledger;
-use crate::environment::{Clock, Environment, Measurement, Metrics, Reading};
+use crate::environment::{Clock, Environment, Measurement, Metrics, Reading, WebhookOnly};
 use crate::error::LedgerError;
 use crate::postgres::Address;
 use crate::records::{Payment, RecordState, Refund};
@@ -33,9 +33,13 @@ impl Metrics for NoMetrics {
     fn record(&self, _: Measurement<'_>) {}
 }
 
-/// Returns an environment with the machine's clock and without metrics.
+/// Returns an environment with the machine's clock, without metrics, and with a webhook for every merchant.
 pub fn environment() -> Environment {
-    Environment { clock: Arc::new(MachineClock(Instant::now())), metrics: Arc::new(NoMetrics) }
+    Environment {
+        clock: Arc::new(MachineClock(Instant::now())),
+        metrics: Arc::new(NoMetrics),
+        subscriptions: Arc::new(WebhookOnly),
+    }
 }
 
 impl Ledger {

@@ -24,12 +24,16 @@ macro_rules! suite {
         mod elsewhere;
         #[path = "elsewhere_unpaid.rs"]
         mod elsewhere_unpaid;
+        #[path = "events.rs"]
+        mod events;
         #[path = "jobs.rs"]
         mod jobs;
         #[path = "model_based.rs"]
         mod model_based;
         #[path = "retention.rs"]
         mod retention;
+        #[path = "sinks.rs"]
+        mod sinks;
         #[path = "timelines.rs"]
         mod timelines;
     };
@@ -39,6 +43,7 @@ mod backends;
 mod checkpoint;
 mod damage;
 mod durability;
+mod event_order;
 mod failover;
 mod feed;
 mod full_disk;
@@ -90,8 +95,28 @@ impl Metrics for Recorder {
     }
 }
 
+/// Sinks of the merchants in tests. All have a webhook, except `none`.
+struct TestSinks;
+
+impl Subscriptions for TestSinks {
+    fn sinks(&self, merchant: &str, event_type: &str) -> Vec<SinkName> {
+        let mut sinks = vec![SinkName::WEBHOOK];
+        match merchant {
+            "none" => sinks.clear(),
+            "many" => sinks.push("mq".into()),
+            // Stands for a sink that is added between two events of a payment.
+            "late" if event_type == "payment.succeeded" => sinks.push("mq".into()),
+            _ => {}
+        }
+        if merchant == "many" && event_type.starts_with("refund.") {
+            sinks.push("refunds".into());
+        }
+        sinks
+    }
+}
+
 fn environment() -> Environment {
-    Environment { metrics: Arc::new(Recorder), ..testing::environment() }
+    Environment { metrics: Arc::new(Recorder), subscriptions: Arc::new(TestSinks), ..testing::environment() }
 }
 
 /// Returns a configuration with this many cases. Failing seeds are stored beside the source file.
@@ -178,7 +203,7 @@ impl<P: Backend> Fixture<P> {
                 return events;
             }
             for delivery in due {
-                self.ledger.delivered(&delivery.event.id, at(2)).await.unwrap();
+                self.ledger.delivered(&delivery.event.id, &SinkName::WEBHOOK, at(2)).await.unwrap();
                 events.push(delivery.event);
             }
             assert!(events.len() < 1000, "they never end");

@@ -14,9 +14,12 @@ pub(crate) use self::read::{Nothing, Read, report_unreadable};
 pub(crate) use self::space::Space;
 pub(crate) use self::writes::{Key, Pair, Rows, Value, Writes};
 use super::double_payment::DoublePayment;
+use super::due_index::queued_key;
+use super::environment::Subscriptions;
 use super::error::LedgerError;
 use super::ids::{Id, Ids};
 use super::record_key::{RecordKey, Version};
+use super::records::SinkName;
 
 /// Moment at which the result of a transaction is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +37,13 @@ pub(super) struct Transaction<'a> {
     own: Writes,
     double_payments: Vec<DoublePayment>,
     ids: &'a Mutex<Ids>,
+    subscriptions: &'a dyn Subscriptions,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(base: &'a dyn Read, ids: &'a Mutex<Ids>) -> Self {
+    pub(super) fn new(base: &'a dyn Read, ids: &'a Mutex<Ids>, subscriptions: &'a dyn Subscriptions) -> Self {
         let own = Writes { rows: Rows::for_one_transaction(), ..Writes::default() };
-        Self { base, own, double_payments: Vec::new(), ids }
+        Self { base, own, double_payments: Vec::new(), ids, subscriptions }
     }
 
     pub(super) fn into_writes(self) -> Writes {
@@ -79,14 +83,19 @@ impl<'a> Transaction<'a> {
         self.own.rows.insert(space, key, None);
     }
 
-    /// Counts an event that joins a queue.
-    pub(super) fn queued(&mut self, event: Id) {
-        self.own.queued.push((event, true));
+    /// Returns the sinks that get an event of this type.
+    pub(super) fn sinks(&self, merchant: &str, event_type: &str) -> Vec<SinkName> {
+        self.subscriptions.sinks(merchant, event_type)
     }
 
-    /// Counts an event that leaves a queue.
-    pub(super) fn unqueued(&mut self, event: Id) {
-        self.own.queued.push((event, false));
+    /// Counts an event that joins the queue of a sink.
+    pub(super) fn queued(&mut self, event: Id, sink: &SinkName) {
+        self.own.queued.push((queued_key(event, sink).into(), true));
+    }
+
+    /// Counts an event that leaves the queue of a sink.
+    pub(super) fn unqueued(&mut self, event: Id, sink: &SinkName) {
+        self.own.queued.push((queued_key(event, sink).into(), false));
     }
 
     /// Registers a duplicate payment, to be reported after the commit.

@@ -184,7 +184,7 @@ async fn start_with_clock_far_ahead_purges_nothing_and_keeps_idempotency_keys() 
         world.pay(order).await;
         world.receiver.until(order, "payment.succeeded").await;
     }
-    world.until_metric("tollgate_delivery_queue_depth 0").await;
+    world.until_metric("tollgate_delivery_queue_depth{sink=\"webhook\"} 0").await;
     for (restarts, ahead) in [25 * 3600, 401 * DAY].into_iter().enumerate() {
         world.gateway.kill();
         world.gateway.clock_ahead = ahead;

@@ -20,7 +20,7 @@ use tollgate_sandbox::{Options, Sandbox};
 pub use self::gateway::{Gateway, force_breaker};
 pub use self::merchant::{
     Answer, Merchant, OTHER, SHOP, WEBHOOK_SECRET, payment_body, send, signed_headers, signed_request,
-    signed_request_async, try_signed_request, write_merchant, write_merchants,
+    signed_request_async, try_signed_request, without_token, write_merchant, write_merchants,
 };
 use crate::receiver::Receiver;
 use crate::stores::Stores;

@@ -156,7 +156,10 @@ async fn hung_webhook_does_not_delay_other_merchants() {
     world.receiver.until("o-1", "payment.succeeded").await;
     until("all events of the other merchant are pending", || async {
         let metrics = world.metrics().await;
-        let waiting = metrics.lines().find_map(|line| line.strip_prefix("tollgate_delivery_queue_depth ")).unwrap();
+        let waiting = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("tollgate_delivery_queue_depth{sink=\"webhook\"} "))
+            .unwrap();
         if waiting.parse::<f64>().unwrap() >= 20.0 { Ok(()) } else { Err(waiting.to_owned()) }
     })
     .await;

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{World, send};
 
-/// Returns the directory of the SDKs, which the first call installs.
-fn installed() -> &'static Path {
+/// Returns the directory of the SDKs and of the browser driver, which the first call installs.
+pub fn installed() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sdk_conformance");

@@ -23,6 +23,8 @@ const SUITE: &[&str] = &[
     "idempotency::",
     "payments::",
     "timeline::",
+    "events_pull::",
+    "watch::",
 ];
 
 /// The ledger and cache sections of one world's `tollgate.toml`.

@@ -27,7 +27,8 @@ fn paths(schema: &Value) -> BTreeSet<String> {
 /// Returns one file text per value that decides which other keys are read.
 fn every_kind(file: File) -> Vec<String> {
     match file {
-        File::Merchant | File::Routes => vec![String::new()],
+        File::Routes => vec![String::new()],
+        File::Merchant => sinks::KINDS.map(|kind| format!("[[sink]]\nkind = \"{kind}\"\n")).to_vec(),
         File::Tollgate => {
             let kinds = ledger::KINDS.iter().flat_map(|ledger| cache::CACHES.map(|cache| (ledger, cache)));
             kinds.map(|(ledger, cache)| format!("ledger.kind = \"{ledger}\"\ncache.kind = \"{cache}\"\n")).collect()

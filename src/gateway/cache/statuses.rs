@@ -165,9 +165,15 @@ impl StatusCache {
         }
     }
 
-    /// Subscribes to the ledger's changes and maintains the filter of existing orders, until shutdown.
-    pub async fn run(self: Arc<Self>, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
-        if let Err(error) = ledger.listen(Arc::clone(&self) as Arc<dyn ChangeListener>) {
+    /// Subscribes `listener` to the ledger's changes, which it must pass to this cache first. Maintains the filter of
+    /// existing orders until shutdown.
+    pub async fn run(
+        self: Arc<Self>,
+        ledger: Ledger,
+        listener: Arc<dyn ChangeListener>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        if let Err(error) = ledger.listen(listener) {
             tracing::error!(%error, "every status is read from the ledger");
             return;
         }

@@ -1,14 +1,18 @@
-//! Reasons why an attempt to deliver an event got no response.
+//! Reasons why an attempt to deliver an event failed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Reason why there was no response. Its text appears in the log and in the payment's timeline.
+/// Reason why an attempt failed. Its text appears in the log and in the payment's timeline, and contains no secret.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DeliveryError {
     #[error("the merchant's file is missing")]
     MerchantMissing,
+    #[error("it answered {status}")]
+    Status { status: u16, retry_after: Option<String> },
+    #[error("it answered 410")]
+    Gone,
     #[error("the webhook's URL is invalid")]
     InvalidUrl,
     #[error("the webhook's URL has no host")]
@@ -37,6 +41,30 @@ pub(super) enum DeliveryError {
     Connection(hyper::Error),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    #[error("the broker cannot be reached, next attempt in {} s: {last}", .after.as_secs().max(1))]
+    NotConnected { last: String, after: Duration },
+    #[error("the broker closed the connection: {0}")]
+    Broker(String),
+    #[error("the connection to the broker ended before the event was confirmed")]
+    Unconfirmed,
+    #[error("the broker accepts no events at present (memory or disk alarm)")]
+    Blocked,
+    #[error("the broker did not store the event (nack)")]
+    Nack,
+    #[error("the exchange routes the event to no queue: bind a queue for the routing key `{routing_key}`")]
+    Returned { routing_key: String },
+    #[error("the broker returned another event of this connection; it is unclear which ones were routed")]
+    UnclearReturn,
     #[error("the attempt failed with an internal error; see the log")]
     Panicked,
+}
+
+impl DeliveryError {
+    /// Returns the `retry-after` header of the response.
+    pub(super) fn retry_after(&self) -> Option<&str> {
+        match self {
+            Self::Status { retry_after, .. } => retry_after.as_deref(),
+            _ => None,
+        }
+    }
 }

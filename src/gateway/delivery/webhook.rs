@@ -1,8 +1,10 @@
 //! Posts an event to a merchant's URL, signed according to Standard Webhooks (webhook-id, webhook-timestamp,
 //! webhook-signature).
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,74 +12,60 @@ use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
 use ipnet::IpNet;
-use serde::Serialize;
-use tollgate_config::Webhook;
-use tollgate_ledger::{Event, Record};
+use tollgate_config::{Merchant, Webhook};
+use tollgate_ledger::Event;
 use tollgate_plugins::secret::Secret;
 
 use super::connections::{Connections, Endpoint, Reply};
 use super::failure::DeliveryError;
+use super::message::body;
+use super::sink::{Attempt, Sink};
 use crate::clock::unix_now;
-use crate::view::{payment_view, refund_view};
 
 /// Time limit for the whole delivery.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Posts events. Redirects are not followed, because the signature is meant for one receiver.
-pub(super) struct Client {
-    connections: Connections,
+/// A merchant's webhook. Redirects are not followed, because the signature is meant for one receiver.
+pub(super) struct WebhookSink {
+    connections: Arc<Connections>,
+    merchant: Arc<Merchant>,
 }
 
-impl Client {
-    pub(super) fn new() -> Self {
-        Self { connections: Connections::new() }
+impl WebhookSink {
+    /// Returns the webhook of a merchant, which shares its connections with all others.
+    pub(super) fn new(connections: Arc<Connections>, merchant: Arc<Merchant>) -> Self {
+        Self { connections, merchant }
     }
+}
 
-    /// Posts an event after `tries` failed attempts.
-    pub(super) async fn post(
-        &self,
-        target: &Webhook,
-        allowed: &[IpNet],
-        event: &Event,
-        tries: u32,
-    ) -> Result<Reply, DeliveryError> {
+#[async_trait]
+impl Sink for WebhookSink {
+    async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
+        let target = self.merchant.webhook.as_ref().ok_or(DeliveryError::InvalidUrl)?;
         let uri: Uri = target.url.parse().map_err(|_| DeliveryError::InvalidUrl)?;
-        let request = request(target, &uri, event, unix_now())?;
+        let request = request(target, &uri, &attempt.delivery.event, unix_now())?;
         let endpoint = Endpoint::of(&uri)?;
-        tokio::time::timeout(RESPONSE_TIMEOUT, self.connections.send(&endpoint, allowed, request, tries))
-            .await
-            .unwrap_or(Err(DeliveryError::Timeout(RESPONSE_TIMEOUT)))
+        let sending = self.connections.send(&endpoint, attempt.allowed, request, attempt.delivery.tries);
+        let reply = tokio::time::timeout(RESPONSE_TIMEOUT, sending).await;
+        accepted(reply.unwrap_or(Err(DeliveryError::Timeout(RESPONSE_TIMEOUT)))?)
     }
 
-    /// Closes connections that were idle for too long.
-    pub(super) fn close_expired(&self) {
-        self.connections.close_expired(Instant::now());
+    fn is_paused(&self) -> bool {
+        false
+    }
+
+    async fn connect(&self, _: &[IpNet]) -> Result<(), DeliveryError> {
+        Ok(())
     }
 }
 
-/// Returns the event's body, with identical bytes in every attempt.
-fn body(event: &Event) -> Result<Bytes, DeliveryError> {
-    #[derive(Serialize)]
-    struct Body<'a, T: Serialize> {
-        id: &'a str,
-        r#type: &'a str,
-        created_at: jiff::Timestamp,
-        merchant: &'a str,
-        data: T,
+/// Returns whether the reply accepts the event: only 2xx does.
+fn accepted(Reply { status, retry_after }: Reply) -> Result<(), DeliveryError> {
+    match status {
+        200..300 => Ok(()),
+        410 => Err(DeliveryError::Gone),
+        _ => Err(DeliveryError::Status { status, retry_after }),
     }
-    #[derive(Serialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Data<P: Serialize, R: Serialize> {
-        Payment(P),
-        Refund(R),
-    }
-    let data = match &event.data {
-        Record::Payment(payment) => Data::Payment(payment_view(payment)),
-        Record::Refund(refund) => Data::Refund(refund_view(refund)),
-    };
-    let merchant = &event.subject.merchant;
-    let body = Body { id: &event.id, r#type: &event.kind, created_at: event.created_at, merchant, data };
-    serde_json::to_vec(&body).map(Bytes::from).map_err(DeliveryError::Serialize)
 }
 
 fn request(target: &Webhook, uri: &Uri, event: &Event, now: u64) -> Result<Request<Full<Bytes>>, DeliveryError> {
@@ -109,6 +97,18 @@ fn signatures(secrets: &[Secret], id: &str, timestamp: u64, body: &[u8]) -> Stri
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_2xx_counts_as_delivered() {
+        let result = |status| accepted(Reply { status, retry_after: None });
+        for status in [200, 202, 204, 299] {
+            assert!(result(status).is_ok(), "{status}");
+        }
+        for status in [199, 301, 302, 307, 400, 404, 429, 500, 503] {
+            assert!(matches!(result(status), Err(DeliveryError::Status { .. })), "{status}");
+        }
+        assert!(matches!(result(410), Err(DeliveryError::Gone)));
+    }
 
     /// The example shared by the specification's reference libraries.
     #[test]

@@ -12,6 +12,7 @@ use super::claim_key::claim_key;
 use super::execution::{ExecutionContext, conclude, settle_and_respond};
 use super::request_body::{idempotency_key, is_identifier, require_empty_body};
 use super::responses::{body_of, invalid_state, respond_to_claim, task_failed};
+use super::watch_token::TokenKey;
 use super::{Gateway, RequestContext, query, respond_async};
 use crate::clock;
 use crate::problem::Problem;
@@ -39,9 +40,9 @@ pub(super) async fn close_payment(
         Ok(ClaimResult::Run(permit)) => permit,
         Ok(ClaimResult::AlreadyExists(record)) => {
             let success = success_status(&record);
-            return respond_to_claim(ClaimResult::AlreadyExists(record), order_id, success, is_async);
+            return respond_to_claim(ClaimResult::AlreadyExists(record), order_id, success, is_async, None);
         }
-        Ok(other) => return respond_to_claim(other, order_id, StatusCode::OK, is_async),
+        Ok(other) => return respond_to_claim(other, order_id, StatusCode::OK, is_async, None),
         Err(error) => return Err(Problem::ledger_unknown(&error).order(order_id)),
     };
 
@@ -63,7 +64,7 @@ pub(super) async fn execute_close(
         Err(error) => Err(error),
     };
     match conclude(result) {
-        Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, close_answer).await),
+        Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, None, close_answer).await),
         Err(error) => {
             let money_state = permit.payment.money_state;
             let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
@@ -103,7 +104,7 @@ async fn close_or_query(
 }
 
 /// Returns the answer about a close. A refusal says nothing about the money.
-fn close_answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
+fn close_answer(record: &Record, error: Option<&Error>, request_id: &str, _: Option<&TokenKey>) -> Answer {
     let json_response = |status: StatusCode| Answer {
         status: status.as_u16(),
         content_type: "application/json".to_owned(),

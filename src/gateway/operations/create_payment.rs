@@ -36,6 +36,7 @@ pub(super) async fn create_payment(
     // Parse.
     let key = claim_key(request, idempotency_key(&request.incoming.headers)?);
     let input = NewPayment::read(&request.incoming.body)?;
+    let tokens = gateway.watch_tokens.key(&gateway.ledger).await;
     let order_id = input.order_id.clone();
 
     // Route.
@@ -55,11 +56,11 @@ pub(super) async fn create_payment(
     };
     let permit = match claimed {
         Ok(ClaimResult::Run(permit)) => permit,
-        Ok(other) => return respond_to_claim(other, &order_id, StatusCode::CREATED, is_async),
+        Ok(other) => return respond_to_claim(other, &order_id, StatusCode::CREATED, is_async, tokens.as_ref()),
         Err(error) => {
             let known = gateway.ledger.payment(&request.merchant.name, &order_id).await;
             let known = known.map(|known| known.map(|known| (known.content == content, Record::Payment(known))));
-            return respond_ledger_failure(&error, known, &order_id);
+            return respond_ledger_failure(&error, known, &order_id, tokens.as_ref());
         }
     };
 
@@ -103,7 +104,10 @@ pub(super) async fn execute_payment(
         }
     };
     match conclude(try_channels(&gateway, &context, &plan, &mut permit).await) {
-        Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, new_record_answer).await),
+        Ok(conclusion) => {
+            let tokens = gateway.watch_tokens.key(&gateway.ledger).await;
+            Ok(settle_and_respond(&gateway, &context, permit, conclusion, tokens, new_record_answer).await)
+        }
         Err(error) => {
             let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
             ended.map_err(|error| Problem::ledger(&error).order(order_id.clone()))?;

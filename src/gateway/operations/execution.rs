@@ -10,7 +10,8 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Operation, Outcome, Status};
 
 use super::Gateway;
-use super::responses::{body_of, channel_of, json_response, stored_response, with_unknown_outcome};
+use super::responses::{body_with_token, channel_of, json_response, stored_response, with_unknown_outcome};
+use super::watch_token::TokenKey;
 use crate::clock;
 use crate::problem::Problem;
 use crate::snapshot::{Channel, Snapshot};
@@ -70,13 +71,18 @@ pub(super) fn conclude(result: Result<Outcome, Error>) -> Result<Conclusion, Err
     }
 }
 
-/// Records the result, then responds with `answer`. The answer is stored with the claim for repeated requests.
+/// Builds the answer about a record from the error of its call, the request id and the key of watch tokens.
+type AnswerOf = fn(&Record, Option<&Error>, &str, Option<&TokenKey>) -> Answer;
+
+/// Records the result, then responds with `answer`. The answer is stored with the claim for repeated requests. A new
+/// payment gets its watch token from `tokens`.
 pub(super) async fn settle_and_respond(
     gateway: &Gateway,
     context: &ExecutionContext,
     permit: ExecutionPermit,
     Conclusion { update, error }: Conclusion,
-    answer: fn(&Record, Option<&Error>, &str) -> Answer,
+    tokens: Option<TokenKey>,
+    answer: AnswerOf,
 ) -> Response<Bytes> {
     let now = clock::now();
     let subject = permit.subject.clone();
@@ -86,13 +92,14 @@ pub(super) async fn settle_and_respond(
     };
     let request_id = context.request_id.clone();
     let is_mismatch = matches!(error, Some(Error::Mismatch(_)));
-    let answer = move |record: &Record| answer(record, error.as_ref(), &request_id);
+    let stored_tokens = tokens.clone();
+    let answer = move |record: &Record| answer(record, error.as_ref(), &request_id, stored_tokens.as_ref());
     let (record, answer) = match gateway.ledger.settle(permit, update, now, answer).await {
         Ok(settled) => settled,
         // The request was sent. The dropped permit ends the claim as unknown, and the resolver queries.
         Err(error) => {
             tracing::error!(%error, order_id = subject.order_id, "the outcome could not be recorded; the resolver will query the provider");
-            return json_response(StatusCode::ACCEPTED, &with_unknown_outcome(claimed));
+            return json_response(StatusCode::ACCEPTED, &with_unknown_outcome(claimed), tokens.as_ref());
         }
     };
     if is_mismatch && let Err(error) = gateway.ledger.mismatch(&subject, now).await {
@@ -102,7 +109,12 @@ pub(super) async fn settle_and_respond(
 }
 
 /// Returns the answer about a new payment or refund: 201, 402, or 202 while the outcome is unknown.
-pub(super) fn new_record_answer(record: &Record, error: Option<&Error>, request_id: &str) -> Answer {
+pub(super) fn new_record_answer(
+    record: &Record,
+    error: Option<&Error>,
+    request_id: &str,
+    tokens: Option<&TokenKey>,
+) -> Answer {
     let (status, order_id, provider_error) = match record {
         Record::Payment(payment) => (payment.status, &payment.order_id, &payment.provider_error),
         Record::Refund(refund) => (refund.status, &refund.order_id, &refund.provider_error),
@@ -112,7 +124,11 @@ pub(super) fn new_record_answer(record: &Record, error: Option<&Error>, request_
         (Status::Failed, Some(_), Some(provider_error)) => {
             Problem::declined(provider_error.clone()).order(order_id.clone()).answer(request_id)
         }
-        _ => Answer { status: success.as_u16(), content_type: "application/json".to_owned(), body: body_of(record) },
+        _ => Answer {
+            status: success.as_u16(),
+            content_type: "application/json".to_owned(),
+            body: body_with_token(record, tokens),
+        },
     }
 }
 

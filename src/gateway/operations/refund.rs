@@ -40,12 +40,12 @@ pub(super) async fn create_refund(
     let content = refund.content.clone();
     let permit = match respond_async::claim(gateway, request, key, Intent::Refund(refund), now).await {
         Ok(ClaimResult::Run(permit)) => permit,
-        Ok(other) => return respond_to_claim(other, order_id, StatusCode::CREATED, is_async),
+        Ok(other) => return respond_to_claim(other, order_id, StatusCode::CREATED, is_async, None),
         Err(error) => {
             let recorded = gateway.ledger.refund(&request.merchant.name, order_id, &input.refund_id).await;
             let recorded = recorded
                 .map(|recorded| recorded.map(|recorded| (recorded.content == content, Record::Refund(recorded))));
-            return respond_ledger_failure(&error, recorded, order_id);
+            return respond_ledger_failure(&error, recorded, order_id, None);
         }
     };
 
@@ -63,7 +63,7 @@ pub(super) async fn execute_refund(
 ) -> Result<Response<Bytes>, Problem> {
     let order_id = permit.subject.order_id.clone();
     match send_refund(&gateway, &context.snapshot, &mut permit, context.remaining()).await {
-        Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, new_record_answer).await),
+        Ok(conclusion) => Ok(settle_and_respond(&gateway, &context, permit, conclusion, None, new_record_answer).await),
         Err(error) => {
             let ended = respond_async::requeue_or_release(&gateway, permit, &error).await;
             ended.map_err(|error| Problem::ledger(&error).order(order_id.clone()))?;

@@ -6,6 +6,7 @@ use tollgate_ledger::{Answer, ClaimResult, LedgerError, MoneyState, Payment, Que
 use tollgate_plugins::payment::Status;
 
 use super::AccessLabels;
+use super::watch_token::TokenKey;
 use crate::problem::{Code, Problem, Retryable};
 use crate::view;
 
@@ -19,6 +20,16 @@ pub(super) struct ResponseChannel(pub(super) String);
 pub(super) fn with_access_labels(mut response: Response<Bytes>, labels: AccessLabels) -> Response<Bytes> {
     response.extensions_mut().insert(labels);
     response
+}
+
+/// Serializes a payment as the body of the response to its creation, with the token for the payer's browser.
+pub(super) fn body_with_token(record: &Record, tokens: Option<&TokenKey>) -> String {
+    match (record, tokens) {
+        (Record::Payment(payment), Some(tokens)) => {
+            serde_json::to_string(&view::created_payment_view(payment, &tokens.token(payment))).unwrap_or_default()
+        }
+        _ => body_of(record),
+    }
 }
 
 /// Serializes a record as the merchant's JSON body.
@@ -37,8 +48,8 @@ pub(super) fn channel_of(record: &Record) -> &str {
     }
 }
 
-pub(super) fn json_response(status: StatusCode, record: &Record) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(body_of(record)));
+pub(super) fn json_response(status: StatusCode, record: &Record, tokens: Option<&TokenKey>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body_with_token(record, tokens)));
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static("application/json");
     response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
@@ -72,12 +83,14 @@ fn with_preference_applied(mut response: Response<Bytes>) -> Response<Bytes> {
 }
 
 /// Responds to a claim that is not executed by this request. `success` is the status code of a successful operation.
-/// With `is_async`, an existing record is returned as 202 and the preference is confirmed.
+/// With `is_async`, an existing record is returned as 202 and the preference is confirmed. With `tokens`, a payment gets
+/// its watch token.
 pub(super) fn respond_to_claim(
     claimed: ClaimResult,
     order_id: &str,
     success: StatusCode,
     is_async: bool,
+    tokens: Option<&TokenKey>,
 ) -> Result<Response<Bytes>, Problem> {
     let unprocessable =
         |code, detail: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, Retryable::NewKey, detail);
@@ -86,14 +99,14 @@ pub(super) fn respond_to_claim(
         ClaimResult::AlreadyExists(record) => {
             let code =
                 if is_async || record.state().status == Status::Unknown { StatusCode::ACCEPTED } else { success };
-            let response = replayed(json_response(code, &record));
+            let response = replayed(json_response(code, &record, tokens));
             return Ok(if is_async { with_preference_applied(response) } else { response });
         }
         ClaimResult::Accepted(record) => {
-            return Ok(with_preference_applied(json_response(StatusCode::ACCEPTED, &record)));
+            return Ok(with_preference_applied(json_response(StatusCode::ACCEPTED, &record, tokens)));
         }
         ClaimResult::Queued(record) => {
-            return Ok(with_preference_applied(replayed(json_response(StatusCode::ACCEPTED, &record))));
+            return Ok(with_preference_applied(replayed(json_response(StatusCode::ACCEPTED, &record, tokens))));
         }
         ClaimResult::InDoubt(error) => Problem::acceptance_unknown(&error),
         ClaimResult::QueueFull(QueueFull::Total) => Problem::queue_full(),
@@ -127,10 +140,11 @@ pub(super) fn respond_ledger_failure(
     error: &LedgerError,
     recorded: Result<Option<(bool, Record)>, LedgerError>,
     order_id: &str,
+    tokens: Option<&TokenKey>,
 ) -> Result<Response<Bytes>, Problem> {
     match recorded {
         Ok(Some((true, record))) if is_sent(&record) => {
-            respond_to_claim(ClaimResult::AlreadyExists(record), order_id, StatusCode::CREATED, false)
+            respond_to_claim(ClaimResult::AlreadyExists(record), order_id, StatusCode::CREATED, false, tokens)
         }
         Ok(None) => Err(Problem::ledger(error).order(order_id)),
         _ => Err(Problem::ledger_unknown(error).order(order_id)),

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use tollgate_ledger::SinkName;
 
 use super::{METRICS, Metrics};
 
@@ -109,6 +110,29 @@ fn chosen<'a>(before: &HashSet<String>, names: impl Iterator<Item = &'a String> 
 }
 
 impl Metrics {
+    /// Sets the numbers of events that wait for the sinks of each name. A sink that is configured, or was counted before, and
+    /// is not in the list has none.
+    pub fn set_delivery_queue_depth<'a>(
+        &self,
+        waiting: &BTreeMap<SinkName, u64>,
+        configured: impl Iterator<Item = &'a str>,
+    ) {
+        // Merchants choose the names of their sinks.
+        let label = |sink: &str| self.few.label("sink", "", sink).0;
+        let mut counts: BTreeMap<String, u64> = configured.chain(["webhook"]).map(|sink| (label(sink), 0)).collect();
+        for family in self.delivery_queue_depth.collect() {
+            let series = family.get_metric().iter().flat_map(|series| series.get_label());
+            counts.extend(series.map(|label| (label.value().to_owned(), 0)));
+        }
+        for (sink, count) in waiting {
+            *counts.entry(label(sink.as_str())).or_default() += *count;
+        }
+        for (sink, count) in counts {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.delivery_queue_depth.with_label_values(&[&sink]).set(count);
+        }
+    }
+
     fn unregister(&self, is_gone: &impl Fn(&str, &str) -> bool) {
         unregister(&self.requests_total, is_gone);
         unregister(&self.request_duration_seconds, is_gone);
@@ -183,6 +207,24 @@ mod tests {
     }
 
     #[test]
+    fn sink_without_waiting_events_is_counted_as_zero() {
+        let metrics = Metrics::new();
+        let waiting = BTreeMap::from([(SinkName::WEBHOOK, 2), (SinkName::from("mq"), 3)]);
+        metrics.set_delivery_queue_depth(&waiting, ["mq", "idle"].into_iter());
+        for line in ["{sink=\"mq\"} 3", "{sink=\"idle\"} 0", "{sink=\"webhook\"} 2"] {
+            assert!(metrics.render().contains(&format!("delivery_queue_depth{line}")), "{line}");
+        }
+        metrics.set_delivery_queue_depth(&BTreeMap::new(), std::iter::empty());
+        for sink in ["mq", "idle", "webhook"] {
+            let line = format!("delivery_queue_depth{{sink=\"{sink}\"}} 0");
+            assert!(metrics.render().contains(&line), "{}", metrics.render());
+        }
+        let many = (0..1000).map(|number| (SinkName::from(format!("mq-{number}").as_str()), 1)).collect();
+        metrics.set_delivery_queue_depth(&many, std::iter::empty());
+        assert!(metrics.render().matches("delivery_queue_depth{").count() <= MAX_VALUES + 1);
+    }
+
+    #[test]
     fn series_of_removed_names_are_removed_and_no_others() {
         let (labels, metrics) = (Labels::default(), Metrics::new());
         let both = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), ())));
@@ -192,7 +234,7 @@ mod tests {
             metrics.requests_total.with_label_values(&[name, "a", "create_payment", "201"]).inc();
             metrics.requests_total.with_label_values(&["a", name, "create_payment", "201"]).inc();
             metrics.provider_request_duration_seconds.with_label_values(&[name, "pay"]).observe(1.0);
-            metrics.deliveries_total.with_label_values(&[name, "delivered"]).inc();
+            metrics.deliveries_total.with_label_values(&[name, "webhook", "delivered"]).inc();
         }
         metrics.requests_total.with_label_values(&["", "", "denied", "unauthorized"]).inc();
         labels.register(&one, &both);

@@ -40,6 +40,16 @@ impl Metrics {
                 seconds("request_duration_seconds", "Seconds from a request's first byte to its response"),
                 &["merchant", "channel", "operation"]
             ),
+            streams: add_vec!(
+                IntGaugeVec,
+                Opts::new("streams", "Open streams of payments by kind: sse, websocket"),
+                &["kind"]
+            ),
+            streams_total: add_vec!(
+                IntCounterVec,
+                Opts::new("streams_total", "Ended streams of payments by kind and reason"),
+                &["kind", "end"]
+            ),
             requests_in_flight: add!(IntGauge, Opts::new("requests_in_flight", "Requests in flight")),
             provider_requests_total: add_vec!(
                 IntCounterVec,
@@ -187,11 +197,15 @@ impl Metrics {
                 Opts::new("notifications_total", "Provider notifications by result"),
                 &["channel", "result"]
             ),
-            delivery_queue_depth: add!(IntGauge, Opts::new("delivery_queue_depth", "Events waiting to be delivered")),
+            delivery_queue_depth: add_vec!(
+                IntGaugeVec,
+                Opts::new("delivery_queue_depth", "Events waiting to be delivered"),
+                &["sink"]
+            ),
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Delivery attempts by result"),
-                &["merchant", "result"]
+                &["merchant", "sink", "result"]
             ),
             config_generation: add!(
                 IntGauge,

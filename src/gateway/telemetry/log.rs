@@ -31,10 +31,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
 /// Targets of this program that do not begin with the crate's name.
 const OWN_TARGETS: [&str; 3] = ["tollgate", "access", "breaker"];
-/// Targets of HTTP libraries that log errors of callers and providers' hosts for each connection. Tollgate has its own metrics and
-/// log lines for those that matter.
-const QUIET_TARGETS: [&str; 5] =
-    ["pingora_proxy", "pingora_core::apps", "pingora_core::connectors", "pingora_core::protocols", "h2"];
+/// Targets of libraries that log errors of callers, providers' hosts and brokers for each connection. Tollgate has its own metrics
+/// and log lines for those that matter. `lapin` would also log whole messages.
+const QUIET_TARGETS: [&str; 6] =
+    ["pingora_proxy", "pingora_core::apps", "pingora_core::connectors", "pingora_core::protocols", "h2", "lapin"];
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
@@ -142,6 +142,7 @@ mod tests {
             ("debug", "pingora_proxy", LevelFilter::ERROR, false),
             ("info", "pingora_core::apps::http_app", LevelFilter::ERROR, false),
             ("info", "h2::codec", LevelFilter::ERROR, false),
+            ("info", "lapin::returned_messages", LevelFilter::WARN, false),
             ("info", "pingora_core::connectors", LevelFilter::ERROR, false),
             ("trace", "pingora_core::connectors", LevelFilter::ERROR, false),
             ("info,pingora_core::connectors=error", "pingora_core::connectors", LevelFilter::ERROR, true),

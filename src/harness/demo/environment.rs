@@ -13,12 +13,14 @@ use crate::Printer;
 use crate::http_client::send_json;
 use crate::merchant::provider_number;
 use crate::process::{GatewayProcess, LOCAL_TIMEOUT, unused_address};
+use crate::shop_page::{self, ShopPage};
 
 /// Sandbox, gateway and merchant of a running demo.
 pub(super) struct DemoEnvironment {
     pub(super) sandbox: Sandbox,
     pub(super) gateway: GatewayProcess,
     pub(super) shop: Shop,
+    page: ShopPage,
     directory: PathBuf,
 }
 
@@ -43,7 +45,14 @@ impl DemoEnvironment {
         options.notify_schedule = vec![Duration::from_secs(1); 30];
         let sandbox = Sandbox::start(options).await.map_err(|error| error.to_string())?;
         gateway.start().await?;
-        Ok(Self { sandbox, gateway, shop, directory })
+        let behind_page = shop_page::Shop {
+            merchant: "demo".to_owned(),
+            key: shop.key.clone(),
+            gateway: gateway.address,
+            sandbox: sandbox.control_address(),
+        };
+        let page = ShopPage::open(behind_page, "page").await.map_err(|error| error.to_string())?;
+        Ok(Self { sandbox, gateway, shop, page, directory })
     }
 
     /// Returns the sandbox's record of an order.
@@ -82,6 +91,7 @@ impl DemoEnvironment {
     /// Prints commands to try while the demo is left running.
     pub(super) fn print_hints(&self, print: Printer) {
         let (conf, gateway) = (self.directory.join("conf"), self.gateway.address);
+        print(format_args!("   The shop's page shows a QR code and turns to paid by itself: {}", self.page.url()));
         print(format_args!("   The demo keeps running until Ctrl-C. In another terminal:"));
         print(format_args!("     export SHOP_SECRET={}", self.shop.key.secret));
         print(format_args!("     URL=http://{gateway}/v1/payments/tea-1"));

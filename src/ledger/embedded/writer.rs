@@ -130,7 +130,7 @@ impl Shared {
         let memtables = self.disk.memtables.read();
         for request in batch {
             let batch = Batch { store: &store, memtables: &memtables, writes: &writes };
-            let mut transaction = Transaction::new(&batch, &writer.ids);
+            let mut transaction = Transaction::new(&batch, &writer.ids, &*self.environment.subscriptions);
             let (end, reply) = (request.work)(&mut transaction);
             let own = transaction.into_writes();
             match end {

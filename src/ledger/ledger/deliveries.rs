@@ -6,14 +6,15 @@ use super::Ledger;
 use crate::error::LedgerError;
 use crate::lock_scope::LockScope;
 use crate::outbox;
-use crate::records::Delivery;
+use crate::records::{Delivery, SinkName};
 use crate::transaction::Durability::Durable;
+use crate::transaction::Transaction;
 
 impl Ledger {
-    /// Returns due deliveries, the longest due first. Each merchant gets at most as many as `free` returns for it,
-    /// and none whose event id is `under_way`. Only the oldest event of each payment is returned, so that events of
-    /// one payment are delivered in order. An event returned to one process is not returned to another for a while.
-    /// Everything returned is durable.
+    /// Returns due deliveries, the longest due first. Each [subscription](SinkName::subscription) gets at most as many
+    /// as `free` returns for it, and none whose event id is `under_way` for it. Of each payment and sink only the
+    /// oldest event is returned, so that events of one payment reach each sink in order. A delivery returned to one
+    /// process is not returned to another for a while. Everything returned is durable.
     pub async fn due_deliveries(
         &self,
         now: Timestamp,
@@ -24,24 +25,40 @@ impl Ledger {
         self.engine.due_deliveries(now, limit, free, under_way).await
     }
 
-    /// Removes a delivered event from its queue. The next event of the same payment becomes due.
-    pub async fn delivered(&self, event_id: &str, now: Timestamp) -> Result<(), LedgerError> {
-        self.delivery_ended(event_id, None, now).await
+    /// Removes a delivered event from the queue of a sink. The next event of the same payment becomes due there.
+    pub async fn delivered(&self, event_id: &str, sink: &SinkName, now: Timestamp) -> Result<(), LedgerError> {
+        self.delivery_ended(event_id, sink, None, now).await
     }
 
-    /// Removes an event whose delivery is abandoned. The next event of the same payment becomes due.
-    pub async fn dropped(&self, event_id: &str, why: &str, now: Timestamp) -> Result<(), LedgerError> {
-        self.delivery_ended(event_id, Some(why.to_owned()), now).await
+    /// Removes an event whose delivery to a sink is abandoned. The next event of the same payment becomes due there.
+    pub async fn dropped(&self, event_id: &str, sink: &SinkName, why: &str, now: Timestamp) -> Result<(), LedgerError> {
+        self.delivery_ended(event_id, sink, Some(why.to_owned()), now).await
     }
 
-    async fn delivery_ended(&self, event_id: &str, dropped: Option<String>, now: Timestamp) -> Result<(), LedgerError> {
-        let (scope, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, scope, move |tx| outbox::complete(tx, &event_id, dropped.clone(), now)).await
+    async fn delivery_ended(
+        &self,
+        event_id: &str,
+        sink: &SinkName,
+        dropped: Option<String>,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let scope = LockScope::Event(event_id.to_owned());
+        let (event_id, sink) = (event_id.to_owned(), sink.clone());
+        let work = move |tx: &mut Transaction<'_>| outbox::complete(tx, &event_id, &sink, dropped.clone(), now);
+        self.engine.write(Durable, scope, work).await
     }
 
-    /// Postpones an event that could not be delivered to `due`.
-    pub async fn postpone(&self, event_id: &str, due: Timestamp, tries: u32) -> Result<(), LedgerError> {
-        let (scope, event_id) = (LockScope::Event(event_id.to_owned()), event_id.to_owned());
-        self.engine.write(Durable, scope, move |tx| outbox::postpone(tx, &event_id, due, tries)).await
+    /// Postpones an event that could not be delivered to a sink until `due`.
+    pub async fn postpone(
+        &self,
+        event_id: &str,
+        sink: &SinkName,
+        due: Timestamp,
+        tries: u32,
+    ) -> Result<(), LedgerError> {
+        let scope = LockScope::Event(event_id.to_owned());
+        let (event_id, sink) = (event_id.to_owned(), sink.clone());
+        let work = move |tx: &mut Transaction<'_>| outbox::postpone(tx, &event_id, &sink, due, tries);
+        self.engine.write(Durable, scope, work).await
     }
 }

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
+use tokio_postgres::Row;
 
 use super::failure::Failure;
 use super::session::Session;
 use super::tables::{self, QUEUED};
-use crate::due_index::{PATIENT, after, patient_share};
+use crate::due_index::{PATIENT, after, patient_share, sink_of_queued};
 use crate::error::LedgerError;
 use crate::ids::{millis_at, time};
 use crate::limits::{DueLimit, QueueFull, QueueLimit};
@@ -21,8 +22,8 @@ use crate::transaction::{Pair, Space};
 /// the row after this time.
 const RESERVATION: Duration = Duration::from_secs(45);
 
-/// Maximum number of events read for one merchant. No merchant has more concurrent deliveries.
-const MAX_EVENTS_PER_MERCHANT: i64 = 64;
+/// Maximum number of events read for one subscription. No sink has more concurrent deliveries.
+const MAX_EVENTS_PER_SUBSCRIPTION: i64 = 64;
 
 /// Interval of the scans for due times that a wrong clock wrote.
 const MISDATED_SCAN_INTERVAL: Duration = Duration::from_secs(10);
@@ -104,34 +105,36 @@ pub(super) fn reserve_inquiries(
     Ok(reserved)
 }
 
-/// Returns due outbox rows that no other process has reserved, by merchant.
-pub(super) fn due_by_merchant(
+/// Returns due outbox rows that no other process has reserved, by subscription.
+pub(super) fn due_by_subscription(
     session: &Session,
     owner: u32,
     ranges: &[DueRange],
 ) -> Result<BTreeMap<String, Vec<Pair>>, Failure> {
-    // A loose index scan from merchant to merchant, so that a long queue costs no more than a short one.
-    const DUE_BY_MERCHANT: &str = concat!(
-        "WITH RECURSIVE merchants AS (
-            (SELECT merchant FROM tollgate_due WHERE merchant IS NOT NULL ORDER BY merchant LIMIT 1)
+    // A loose index scan from subscription to subscription, so that a long queue costs no more than a short one.
+    const DUE_BY_SUBSCRIPTION: &str = concat!(
+        "WITH RECURSIVE subscriptions AS (
+            (SELECT subscription FROM tollgate_due WHERE subscription IS NOT NULL ORDER BY subscription LIMIT 1)
             UNION ALL
-            SELECT (SELECT it.merchant FROM tollgate_due AS it
-                WHERE it.merchant > merchants.merchant ORDER BY it.merchant LIMIT 1)
-            FROM merchants WHERE merchants.merchant IS NOT NULL)
-        SELECT merchants.merchant, due.key, due.value FROM merchants CROSS JOIN LATERAL (
+            SELECT (SELECT it.subscription FROM tollgate_due AS it
+                WHERE it.subscription > subscriptions.subscription ORDER BY it.subscription LIMIT 1)
+            FROM subscriptions WHERE subscriptions.subscription IS NOT NULL)
+        SELECT subscriptions.subscription, due.key, due.value FROM subscriptions CROSS JOIN LATERAL (
             SELECT key, value FROM tollgate_due AS it
-            WHERE it.merchant = merchants.merchant AND key >= $4 AND key < $2 AND ",
+            WHERE it.subscription = subscriptions.subscription AND key >= $4 AND key < $2 AND ",
         free!(),
         " ORDER BY key LIMIT $3) AS due
-        WHERE merchants.merchant IS NOT NULL"
+        WHERE subscriptions.subscription IS NOT NULL"
     );
-    let mut due_by_merchant = BTreeMap::<String, Vec<Pair>>::new();
+    let mut due_by_subscription = BTreeMap::<String, Vec<Pair>>::new();
     for DueRange { from, until } in ranges {
-        for row in session.query(DUE_BY_MERCHANT, &[&i64::from(owner), until, &MAX_EVENTS_PER_MERCHANT, from])? {
-            due_by_merchant.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+        for row in
+            session.query(DUE_BY_SUBSCRIPTION, &[&i64::from(owner), until, &MAX_EVENTS_PER_SUBSCRIPTION, from])?
+        {
+            due_by_subscription.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
         }
     }
-    Ok(due_by_merchant)
+    Ok(due_by_subscription)
 }
 
 /// Reserves the chosen outbox rows, except those reserved meanwhile.
@@ -153,18 +156,18 @@ pub(super) fn reserve_deliveries(session: &Session, owner: u32, chosen: &[Pair])
     Ok(reserved)
 }
 
-/// Chooses due rows, the longest due first, within each merchant's free slots.
+/// Chooses due rows, the longest due first, within each subscription's free slots.
 pub(super) fn choose(
-    due_by_merchant: BTreeMap<String, Vec<Pair>>,
+    due_by_subscription: BTreeMap<String, Vec<Pair>>,
     limit: usize,
     free: impl Fn(&str) -> usize,
     under_way: impl Fn(&str, &str) -> bool,
 ) -> Vec<Pair> {
-    let of_merchant = |(merchant, due): (String, Vec<Pair>)| {
-        let backlog = due.into_iter().filter(|(key, _)| outbox::waits(&merchant, key, &under_way));
-        backlog.take(free(&merchant)).collect::<Vec<_>>()
+    let of_subscription = |(subscription, due): (String, Vec<Pair>)| {
+        let backlog = due.into_iter().filter(|(key, _)| outbox::waits(&subscription, key, &under_way));
+        backlog.take(free(&subscription)).collect::<Vec<_>>()
     };
-    let mut chosen: Vec<Pair> = due_by_merchant.into_iter().flat_map(of_merchant).collect();
+    let mut chosen: Vec<Pair> = due_by_subscription.into_iter().flat_map(of_subscription).collect();
     chosen.sort();
     chosen.truncate(limit);
     chosen
@@ -248,8 +251,16 @@ pub(super) fn backlog(session: &Session) -> Result<Backlog, LedgerError> {
     let count_jobs = tables::number(Space::Jobs);
     let oldest = session.query(OLDEST, &[&count_jobs])?;
     let oldest_job = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
-    let (deliveries, unknown) = (count(QUEUED)?, count(unknown)?);
-    Ok(Backlog { deliveries, unknown, oldest_unknown, jobs: count(count_jobs)?, oldest_job })
+    // The name of the sink follows the id of the event.
+    const BY_SINK: &str = "SELECT substr(key, 17), count(*) FROM tollgate_due WHERE space = $1 GROUP BY 1";
+    let by_sink = session.query(BY_SINK, &[&QUEUED])?;
+    let of_sink = |row: &Row| {
+        let key = [&[0; 16], row.get::<_, &[u8]>(0)].concat();
+        (sink_of_queued(&key), u64::try_from(row.get::<_, i64>(1)).unwrap_or(0))
+    };
+    let deliveries_by_sink: BTreeMap<_, _> = by_sink.iter().map(of_sink).collect();
+    let (deliveries, unknown, jobs) = (deliveries_by_sink.values().sum(), count(unknown)?, count(count_jobs)?);
+    Ok(Backlog { deliveries, deliveries_by_sink, unknown, oldest_unknown, jobs, oldest_job })
 }
 
 fn many(limit: usize) -> i64 {

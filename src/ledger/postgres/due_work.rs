@@ -41,9 +41,10 @@ impl Engine {
     ) -> Vec<Delivery> {
         let owner = self.shared.owner;
         let when = self.shared.due.ranges(Space::Outbox, now, LATEST_DUE);
-        let due_by_merchant = self.ask(move |session| Ok(dequeue::due_by_merchant(session, owner, &when)?)).await;
-        let chosen = match due_by_merchant {
-            Ok(due_by_merchant) => dequeue::choose(due_by_merchant, limit, free, under_way),
+        let due_by_subscription =
+            self.ask(move |session| Ok(dequeue::due_by_subscription(session, owner, &when)?)).await;
+        let chosen = match due_by_subscription {
+            Ok(due_by_subscription) => dequeue::choose(due_by_subscription, limit, free, under_way),
             Err(error) => return or_empty(Err(error)),
         };
         if chosen.is_empty() {

@@ -80,10 +80,9 @@ enum OutgoingMessage {
 
 impl Feed {
     /// Announces changes before their commit. Returns false if that failed.
-    fn announce(&self, changes: &Changes) -> bool {
+    fn announce(&self, items: Vec<Item>) -> bool {
         let (waiters, done) = mpsc::channel();
-        self.push(OutgoingMessage::Changes(items(changes, false), Some(waiters)))
-            && done.recv_timeout(ANNOUNCE_TIMEOUT).is_ok()
+        self.push(OutgoingMessage::Changes(items, Some(waiters))) && done.recv_timeout(ANNOUNCE_TIMEOUT).is_ok()
     }
 
     fn push(&self, message: OutgoingMessage) -> bool {
@@ -125,8 +124,9 @@ impl<'a> Announced<'a> {
             if let Some(listener) = shared.feed.listener.get() {
                 listener.before_commit(&changes);
             }
-            if !shared.feed.announce(&changes) {
-                send_notifications(session, shared.owner, &items(&changes, false), &[])?;
+            let items = items(&changes, false);
+            if !items.is_empty() && !shared.feed.announce(items.clone()) {
+                send_notifications(session, shared.owner, &items, &[])?;
             }
         }
         Ok(Self { shared, changes })

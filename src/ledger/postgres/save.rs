@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::session::Session;
 use super::tables::{self, QUEUED};
-use crate::due_index::merchant_of_outbox;
+use crate::due_index::subscription_of_outbox;
 use crate::transaction::{Space, Writes};
 
 /// Upserts rows. Rows that are written only once are inserted without an upsert, so that a duplicate fails.
@@ -17,12 +17,20 @@ const SAVE: &str = "\
         DELETE FROM tollgate_records AS it USING unnest($7::smallint[], $8::bytea[]) AS old (space, key)
         WHERE it.space = old.space AND it.key = old.key),
     due AS (
-        INSERT INTO tollgate_due (space, key, value, merchant, owner)
+        INSERT INTO tollgate_due (space, key, value, subscription, owner)
         SELECT * FROM unnest($9::smallint[], $10::bytea[], $11::bytea[], $12::text[], $13::bigint[])
-        ON CONFLICT (space, key) DO UPDATE SET value = excluded.value, merchant = excluded.merchant),
+        ON CONFLICT (space, key) DO UPDATE SET value = excluded.value, subscription = excluded.subscription),
     done AS (
         DELETE FROM tollgate_due AS it USING unnest($14::smallint[], $15::bytea[]) AS old (space, key)
-        WHERE it.space = old.space AND it.key = old.key)
+        WHERE it.space = old.space AND it.key = old.key),
+    published AS (
+        INSERT INTO tollgate_merchant_events (merchant, event, xact)
+        SELECT merchant, event, pg_current_xact_id()::text::bigint
+        FROM unnest($16::bytea[], $17::bytea[]) AS it (merchant, event)
+        ON CONFLICT (merchant, event) DO NOTHING),
+    purged AS (
+        DELETE FROM tollgate_merchant_events AS it USING unnest($18::bytea[], $19::bytea[]) AS old (merchant, event)
+        WHERE it.merchant = old.merchant AND it.event = old.event)
     SELECT 1";
 
 #[derive(Default)]
@@ -30,7 +38,7 @@ struct Rows<'a> {
     spaces: Vec<i16>,
     keys: Vec<&'a [u8]>,
     values: Vec<&'a [u8]>,
-    merchants: Vec<Option<&'a str>>,
+    subscriptions: Vec<Option<&'a str>>,
     owners: Vec<Option<i64>>,
 }
 
@@ -45,26 +53,52 @@ impl<'a> Rows<'a> {
         self.values.push(value);
     }
 
-    fn add_due(&mut self, space: i16, key: &'a [u8], value: &'a [u8], merchant: Option<&'a str>, owner: Option<i64>) {
+    fn add_due(
+        &mut self,
+        space: i16,
+        key: &'a [u8],
+        value: &'a [u8],
+        subscription: Option<&'a str>,
+        owner: Option<i64>,
+    ) {
         self.add(space, key, value);
-        self.merchants.push(merchant);
+        self.subscriptions.push(subscription);
         self.owners.push(owner);
+    }
+}
+
+/// Keys of [`Space::MerchantEvents`] in their parts.
+#[derive(Default)]
+struct MerchantEvents<'a> {
+    merchants: Vec<&'a [u8]>,
+    events: Vec<&'a [u8]>,
+}
+
+impl<'a> MerchantEvents<'a> {
+    fn add(&mut self, key: &'a [u8]) {
+        if let Some((merchant, event)) = key.split_at_checked(16) {
+            self.merchants.push(merchant);
+            self.events.push(event);
+        }
     }
 }
 
 /// Saves all writes. A claim that starts to run gets the owner `owner`.
 pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(), Failure> {
     let [mut once, mut upserts, mut deleted, mut due, mut done]: [Rows<'_>; 5] = Default::default();
+    let [mut published, mut purged]: [MerchantEvents<'_>; 2] = Default::default();
     // The same order in every transaction avoids deadlocks.
     let mut rows: Vec<_> = writes.rows.iter().collect();
     rows.sort_unstable_by_key(|(space, key, _)| (*space, *key));
     for (space, key, value) in rows {
         let number = tables::number(space);
         match value {
+            Some(_) if tables::is_merchant_events(space) => published.add(key),
+            None if tables::is_merchant_events(space) => purged.add(key),
             Some(value) if tables::is_due(space) => {
-                let merchant = (space == Space::Outbox).then(|| merchant_of_outbox(value));
+                let subscription = (space == Space::Outbox).then(|| subscription_of_outbox(value));
                 let owner = (space == Space::Running).then_some(i64::from(owner));
-                due.add_due(number, key, value, merchant, owner);
+                due.add_due(number, key, value, subscription, owner);
             }
             Some(value) if tables::is_unique(space) => once.add(number, key, value),
             Some(value) => upserts.add(number, key, value),
@@ -74,9 +108,9 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
     }
     for (event, joined) in &writes.queued {
         if *joined {
-            due.add_due(QUEUED, &event.0, &[], None, None);
+            due.add_due(QUEUED, event, &[], None, None);
         } else {
-            done.name(QUEUED, &event.0);
+            done.name(QUEUED, event);
         }
     }
     session.query(
@@ -93,10 +127,14 @@ pub(super) fn save(session: &Session, writes: &Writes, owner: u32) -> Result<(),
             &due.spaces,
             &due.keys,
             &due.values,
-            &due.merchants,
+            &due.subscriptions,
             &due.owners,
             &done.spaces,
             &done.keys,
+            &published.merchants,
+            &published.events,
+            &purged.merchants,
+            &purged.events,
         ],
     )?;
     Ok(())

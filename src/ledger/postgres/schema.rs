@@ -8,18 +8,22 @@ use super::session::Session;
 
 /// Migration steps. Each brings the tables from the version of its position to the next. Never changed after its
 /// release.
-const STEPS: [&str; 1] = [
+const STEPS: [&str; 2] = [
     // Records are read by key only. Due rows are in a table of their own that stays small, so that its dead rows are
-    // few and vacuumed soon. Only undelivered events have a merchant.
+    // few and vacuumed soon. Only undelivered events have a subscription: merchant and sink.
     "CREATE TABLE tollgate_records (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL, PRIMARY KEY (space, key));
      CREATE TABLE tollgate_due (
         space smallint NOT NULL, key bytea NOT NULL, value bytea NOT NULL,
-        merchant text COLLATE \"C\", owner bigint, leased_until timestamptz, PRIMARY KEY (space, key)
+        subscription text COLLATE \"C\", owner bigint, leased_until timestamptz, PRIMARY KEY (space, key)
      ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-     CREATE INDEX tollgate_due_merchants ON tollgate_due (merchant, key) WHERE merchant IS NOT NULL;
+     CREATE INDEX tollgate_due_subscriptions ON tollgate_due (subscription, key) WHERE subscription IS NOT NULL;
      CREATE SEQUENCE tollgate_owner_numbers MAXVALUE 4294967295;
      CREATE TABLE tollgate_owners (owner bigint PRIMARY KEY, expires timestamptz NOT NULL);",
+    // Events in the order in which their transactions began to write, which is the order of reading.
+    "CREATE TABLE tollgate_merchant_events (
+        merchant bytea NOT NULL, event bytea NOT NULL, xact bigint NOT NULL, PRIMARY KEY (merchant, event));
+     CREATE INDEX tollgate_merchant_events_order ON tollgate_merchant_events (merchant, xact, event);",
 ];
 
 /// Arbitrary lock number, the same in every version, so that only one process migrates at a time.

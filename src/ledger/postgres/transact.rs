@@ -63,7 +63,7 @@ impl Session {
         shared: &Shared,
         mut work: impl FnMut(&mut Transaction<'_>) -> Result<T, LedgerError>,
     ) -> Result<(T, bool), LedgerError> {
-        let mut transaction = Transaction::new(base, &shared.ids);
+        let mut transaction = Transaction::new(base, &shared.ids, &*shared.environment.subscriptions);
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut transaction)));
         let writes = transaction.into_writes();
         let done = done.unwrap_or_else(|_| Err(LedgerError::Internal("a transaction panicked".to_owned())));

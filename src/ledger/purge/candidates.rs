@@ -39,7 +39,7 @@ pub(crate) fn expired(
 fn payment(from: &impl Read, id: Id, is_over: impl Fn(Timestamp) -> bool) -> Result<Option<Expired>, LedgerError> {
     let Some(TrackedRow { row, .. }) = TrackedRow::<PaymentRow>::load(from, id)? else { return Ok(None) };
     let payment = &row.payment;
-    if row.first_event.is_some() || is_open(payment.status, payment.inquiry.as_ref()) || !is_over(payment.updated_at) {
+    if !row.queues.is_empty() || is_open(payment.status, payment.inquiry.as_ref()) || !is_over(payment.updated_at) {
         return Ok(None);
     }
     let mut claims = vec![row.claim];

@@ -1,11 +1,14 @@
 //! Updates of payments and refunds, and the events that merchants receive.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_plugins::error::{Error, ProviderError};
-use tollgate_plugins::payment::{Money, Outcome, Status};
+use tollgate_plugins::payment::{Method, Money, Outcome, Status};
 
 use super::record::{Record, RecordId};
+use super::sink_name::SinkName;
 
 /// Update of a payment or refund.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,11 +94,16 @@ pub struct Event {
     pub data: Record,
 }
 
-/// Event that is to be delivered to a merchant.
+/// Event that is to be delivered to one sink of a merchant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Event to deliver.
     pub event: Event,
+    /// Sink that gets the event.
+    pub sink: SinkName,
+    /// Payment method, also of a refund's payment. `None` for the webhook, which does not use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
     /// Due time of the next attempt.
     pub due: Timestamp,
     /// Number of attempts so far.
@@ -103,10 +111,12 @@ pub struct Delivery {
 }
 
 /// Size of the backlog.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Undelivered events.
+    /// Undelivered events; an event counts once for each sink that has not received it.
     pub deliveries: u64,
+    /// The same by name of the sink, whatever the merchant. Sinks without undelivered events are left out.
+    pub deliveries_by_sink: BTreeMap<SinkName, u64>,
     /// Payments and refunds with an unknown result.
     pub unknown: u64,
     /// Time at which the oldest unknown result became unknown.
@@ -115,4 +125,30 @@ pub struct Backlog {
     pub jobs: u64,
     /// Time at which the oldest of these jobs was enqueued.
     pub oldest_job: Option<Timestamp>,
+}
+
+/// Page of a merchant's events, in the order in which every gateway of the ledger returns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventPage {
+    /// Events after the cursor.
+    pub events: Vec<Event>,
+    /// Id of the last event of the page, which may be unreadable; `None` for an empty page.
+    pub next: Option<String>,
+    /// Whether no event follows the page now.
+    pub is_last: bool,
+    /// Whether events are withheld until an older transaction has ended, which takes milliseconds.
+    pub is_withheld: bool,
+    /// Whether the event of the cursor is no longer retained. Events after it may have been purged unread.
+    pub is_expired: bool,
+}
+
+/// Result of a request to deliver an event again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redelivered {
+    /// The event is due now.
+    Accepted,
+    /// The idempotency key was used before for this event. Nothing was changed.
+    Repeated,
+    /// The merchant has no such event.
+    NotFound,
 }

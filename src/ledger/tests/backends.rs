@@ -178,7 +178,7 @@ impl Backend for Schema {
     fn copy(&self) -> Self {
         let other = Self::on(shared());
         let (from, to) = (&self.name, &other.name);
-        for table in ["records", "due", "schema"] {
+        for table in ["records", "due", "merchant_events", "schema"] {
             self.sql(&format!(
                 "CREATE TABLE {to}.tollgate_{table} (LIKE {from}.tollgate_{table} INCLUDING ALL);
                  INSERT INTO {to}.tollgate_{table} SELECT * FROM {from}.tollgate_{table}"

@@ -35,7 +35,7 @@ impl Memory {
     /// Runs a transaction. Returns rows read, bytes read and bytes written as well.
     fn run<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, LedgerError>) -> (T, [usize; 3]) {
         let base = Counting { rows: &self.rows, reads: AtomicUsize::new(0), bytes: AtomicUsize::new(0) };
-        let mut tx = Transaction::new(&base, &self.ids);
+        let mut tx = Transaction::new(&base, &self.ids, &WebhookOnly);
         let done = work(&mut tx).unwrap();
         let writes = tx.into_writes();
         let written = writes.rows.iter().filter(|(space, ..)| *space != Space::Timeline);

@@ -150,3 +150,30 @@ async fn migration_into_a_started_but_unused_postgres_succeeds() {
     let refused = migrate(one_payment().await.path(), backend.address()).unwrap_err().to_string();
     assert!(refused.contains("there are payments in"), "{refused}");
 }
+
+#[tokio::test]
+async fn migration_copies_the_queue_of_every_sink() {
+    let old = Fixture::<Directory>::new();
+    let payment =
+        Payment { merchant: "many".into(), provider_order_no: provider_number(&["many", "o"]), ..a_payment("o") };
+    let key = ClaimKey { merchant: "many".into(), ..claim_key("o", "o") };
+    let claimed = old.ledger.claim(key, Intent::Pay(payment), at(0)).await.unwrap();
+    let ClaimResult::Run(permit) = claimed else { panic!("{claimed:?}") };
+    old.settle(permit, Update::Unknown(Reason::default())).await;
+    let subject = RecordId { merchant: "many".into(), ..of("o") };
+    old.ledger.apply(&subject, outcome(Status::Succeeded), at(2)).await.unwrap();
+    let Fixture { ledger, backend: old } = old;
+    drop(ledger);
+    let backend = Schema::new();
+    migrate(old.path(), backend.address()).unwrap();
+    let fixture = Fixture { ledger: backend.open(), backend };
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 4);
+    let due = fixture.deliveries(at(9), 10).await;
+    let mut sinks: Vec<_> = due.iter().map(|delivery| delivery.sink.as_str()).collect();
+    sinks.sort_unstable();
+    assert_eq!(sinks, ["mq", "webhook"]);
+    for delivery in due {
+        fixture.ledger.delivered(&delivery.event.id, &delivery.sink, at(10)).await.unwrap();
+    }
+    assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 2);
+}

@@ -150,7 +150,7 @@ impl World {
         }
         self.ids += 8;
         let (rows, ids) = (self.rows.clone(), Mutex::new(ids));
-        let mut tx = Transaction::new(&rows, &ids);
+        let mut tx = Transaction::new(&rows, &ids, &WebhookOnly);
         let done = work(&mut tx);
         let writes = tx.into_writes();
         if done.is_err() || visibility == Visibility::Nothing {
@@ -218,7 +218,7 @@ impl World {
                 let row: PaymentRow = serde_json::from_slice(row).unwrap();
                 let Payment { channel, state: RecordState { status, money_state, inquiry, .. }, .. } = row.payment;
                 let closing = inquiry.map(|inquiry| inquiry.closing);
-                (status, money_state, closing, channel, row.first_event.is_none(), rank(row.claim), row.attempts.len())
+                (status, money_state, closing, channel, row.queues.is_empty(), rank(row.claim), row.attempts.len())
             })
             .collect();
         let machines = self.machines.each_ref().map(|it| {

@@ -136,7 +136,7 @@ async fn two_processes_never_deliver_the_same_event() {
     assert!(taken[0].is_disjoint(&taken[1]) && !taken[0].is_empty() && !taken[1].is_empty(), "{taken:?}");
     // The next event of the same payment may go to any process.
     let mine = taken[0].first().unwrap();
-    ledgers[0].delivered(mine, at(11)).await.unwrap();
+    ledgers[0].delivered(mine, &SinkName::WEBHOOK, at(11)).await.unwrap();
     let next = ledgers[1].due_deliveries(at(11), 100, |_| 100, |_, event| taken[1].contains(event)).await;
     assert!(next.iter().any(|delivery| delivery.event.kind == "payment.succeeded"), "{next:?}");
     assert!(next.iter().all(|delivery| !taken[0].contains(&delivery.event.id)), "{next:?}");
@@ -144,6 +144,26 @@ async fn two_processes_never_deliver_the_same_event() {
     backend.silence_the_first();
     let all = ledgers[1].due_deliveries(at(12), 100, |_| 100, |_, _| false).await;
     assert_eq!(all.len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_may_be_delivered_to_two_sinks_by_two_processes() {
+    let (_backend, ledgers) = two();
+    let payment =
+        Payment { merchant: "many".into(), provider_order_no: provider_number(&["many", "o"]), ..a_payment("o") };
+    let key = ClaimKey { merchant: "many".into(), ..claim_key("o", "") };
+    let ClaimResult::Run(permit) = ledgers[0].claim(key, Intent::Pay(payment), at(0)).await.unwrap() else { panic!() };
+    ledgers[0].settle(permit, outcome(Status::Succeeded), at(1), answer).await.unwrap();
+    let of_sink = |sink: &'static str| move |subscription: &str| usize::from(subscription == sink);
+    let mine = ledgers[0].due_deliveries(at(10), 100, of_sink("many"), |_, _| false).await;
+    let yours = ledgers[1].due_deliveries(at(10), 100, |_| 8, |_, _| false).await;
+    let sinks = [&mine, &yours].map(|list| list.iter().map(|it| it.sink.as_str()).collect::<Vec<_>>());
+    assert_eq!(sinks, [["webhook"], ["mq"]]);
+    assert_eq!(mine[0].event, yours[0].event);
+    for (ledger, delivery) in ledgers.iter().zip([&mine[0], &yours[0]]) {
+        ledger.delivered(&delivery.event.id, &delivery.sink, at(11)).await.unwrap();
+    }
+    assert_eq!(ledgers[0].waiting().await.unwrap().deliveries, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +184,7 @@ async fn concurrent_purges_do_not_disturb_payments() {
             break;
         }
         for delivery in due {
-            ledgers[0].delivered(&delivery.event.id, at(10)).await.unwrap();
+            ledgers[0].delivered(&delivery.event.id, &SinkName::WEBHOOK, at(10)).await.unwrap();
         }
     }
     let now = at(500 * 86_400);

@@ -45,6 +45,7 @@ fn describe(entry: &Entry) -> String {
         TimelineEvent::Event { kind, .. } => kind.clone(),
         TimelineEvent::Delivered { .. } => "delivered".to_owned(),
         TimelineEvent::Undelivered { why, .. } => format!("undelivered {why}"),
+        TimelineEvent::RedeliveryRequested { .. } => "requested again".to_owned(),
         TimelineEvent::DeliveryAbandoned { why, .. } => format!("abandoned: {why}"),
     };
     let times = if entry.times == 1 { String::new() } else { format!(" x{}", entry.times) };
@@ -192,11 +193,11 @@ async fn timeline_records_delivery_failure_success_and_abandonment() {
     let event = fixture.deliveries(at(10), 1).await.remove(0).event;
     for second in 0..3 {
         let why = "it answered 500".to_owned();
-        let undelivered = TimelineEvent::Undelivered { id: event.id.clone(), why };
+        let undelivered = TimelineEvent::Undelivered { id: event.id.clone(), why, sink: SinkName::WEBHOOK };
         fixture.ledger.append_timeline(&of("o"), vec![undelivered], at(second)).await.unwrap();
     }
-    fixture.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
-    fixture.ledger.dropped(&event.id, "given_up", at(9)).await.unwrap();
+    fixture.ledger.dropped(&event.id, &SinkName::WEBHOOK, "given_up", at(9)).await.unwrap();
+    fixture.ledger.dropped(&event.id, &SinkName::WEBHOOK, "given_up", at(9)).await.unwrap();
     assert_eq!(fixture.timeline_of("o").await[3..], ["undelivered it answered 500 x3", "abandoned: given_up"]);
     assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 0);
 }

@@ -7,6 +7,7 @@ use tollgate_plugins::error::Error;
 use tollgate_plugins::payment::{Kind, Money, Outcome, Status};
 
 use crate::records::money_state::MoneyState;
+use crate::records::sink_name::SinkName;
 
 /// Maximum length of a text in an entry, in characters.
 const MAX_TEXT_CHARS: usize = 200;
@@ -109,10 +110,13 @@ pub enum TimelineEvent {
         /// Type, as in `payment.succeeded`.
         kind: String,
     },
-    /// The merchant received an event.
+    /// A sink of the merchant received an event.
     Delivered {
         /// Id of the event.
         id: String,
+        /// Sink of the delivery.
+        #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+        sink: SinkName,
     },
     /// An attempt to deliver an event failed; it is retried.
     Undelivered {
@@ -120,6 +124,14 @@ pub enum TimelineEvent {
         id: String,
         /// Reason why the attempt failed.
         why: String,
+        /// Sink of the delivery.
+        #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+        sink: SinkName,
+    },
+    /// The merchant requested an event again.
+    RedeliveryRequested {
+        /// Id of the event.
+        id: String,
     },
     /// The delivery of an event was abandoned.
     DeliveryAbandoned {
@@ -127,6 +139,9 @@ pub enum TimelineEvent {
         id: String,
         /// Reason.
         why: String,
+        /// Sink of the delivery.
+        #[serde(default, skip_serializing_if = "SinkName::is_webhook")]
+        sink: SinkName,
     },
 }
 

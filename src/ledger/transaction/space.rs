@@ -17,7 +17,8 @@ pub(crate) enum Space {
     Index,
     /// Id → event.
     Events,
-    /// Due time, id of the event → attempts, id of the payment. Contains only the head of each payment's queue.
+    /// Due time, id of the event, sink → attempts, id of the payment, subscription. Contains only the heads of the
+    /// payments' queues, one for each sink.
     Outbox,
     /// Due time, tag, id: pending inquiries.
     Inquiries,
@@ -31,12 +32,14 @@ pub(crate) enum Space {
     Expiry,
     /// Due time, claim: queued jobs.
     Jobs,
+    /// Hash of the merchant, id of the event: the events of a merchant in the order in which it reads them.
+    MerchantEvents,
 }
 
 impl Space {
     /// All spaces in the order of declaration. The position is the number in the embedded ledger's log, so new ones
     /// are appended.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Payments,
         Self::Refunds,
         Self::Claims,
@@ -51,6 +54,7 @@ impl Space {
         Self::Timeline,
         Self::Expiry,
         Self::Jobs,
+        Self::MerchantEvents,
     ];
 
     /// Returns whether the keys are unordered hashes.
@@ -75,6 +79,7 @@ impl Space {
             Self::Timeline => "timeline",
             Self::Expiry => "ages",
             Self::Jobs => "jobs",
+            Self::MerchantEvents => "merchant_events",
         }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::space::Space;
-use crate::ids::Id;
 use crate::record_key::{RecordKey, Version};
 
 /// Key and value of a row on disk.
@@ -106,8 +105,8 @@ impl Rows {
 #[derive(Default)]
 pub(crate) struct Writes {
     pub(crate) rows: Rows,
-    /// Events that joined (`true`) or left the queues.
-    pub(crate) queued: Vec<(Id, bool)>,
+    /// Events that joined (`true`) or left the queues, by [`queued_key`](crate::due_index::queued_key).
+    pub(crate) queued: Vec<(Key, bool)>,
     /// Records that changed in the merchant's view.
     pub(crate) became: Vec<(RecordKey, Version)>,
     /// True if something became due sooner.

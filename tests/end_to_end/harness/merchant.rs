@@ -32,6 +32,13 @@ pub fn payment_body(order: &str) -> Value {
     json!({"order_id": order, "amount": {"value": 1000, "currency": "CNY"}, "description": "茶 tea", "method": "wechat.native"})
 }
 
+/// Returns the payment in the response to its creation without its watch token, as a query returns it.
+pub fn without_token(created: &Answer) -> Value {
+    let mut payment = created.json();
+    assert!(payment.as_object_mut().is_some_and(|fields| fields.remove("watch").is_some()), "{payment}");
+    payment
+}
+
 /// Sends a signed request.
 pub async fn signed_request(
     to: SocketAddr,

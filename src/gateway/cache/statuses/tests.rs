@@ -190,7 +190,7 @@ async fn every_visible_ledger_change_evicts_the_status() {
     let ledger = Ledger::open(dir.path()).unwrap();
     let statuses = Arc::new(StatusCache::new(None, Instant::now()));
     let (stop, stopped) = watch::channel(false);
-    let running = tokio::spawn(Arc::clone(&statuses).run(ledger.clone(), stopped));
+    let running = tokio::spawn(Arc::clone(&statuses).run(ledger.clone(), Arc::clone(&statuses) as _, stopped));
     while !statuses.existence.is_unknown(name("none")) {
         tokio::task::yield_now().await;
     }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 use crate::change_feed::Changes;
-use crate::record_key::{RecordKey, Version};
+use crate::record_key::{MerchantKey, RecordKey, Version};
 
 /// Maximum number of items in a message. PostgreSQL accepts payloads below 8,000 bytes.
 const MAX_ITEMS_PER_MESSAGE: usize = 170;
@@ -17,6 +17,7 @@ const INSERTED_ITEM: u8 = b'b';
 const DELETED_ITEM: u8 = b'g';
 const UPDATING_ITEM: u8 = b'c';
 const UPDATED_ITEM: u8 = b'v';
+const PUBLISHED_ITEM: u8 = b'e';
 
 pub(super) fn items(changes: &Changes, is_done: bool) -> Vec<Item> {
     let item = |kind, name: RecordKey, version: Version| {
@@ -28,7 +29,10 @@ pub(super) fn items(changes: &Changes, is_done: bool) -> Vec<Item> {
     };
     let updated = changes.updated.iter();
     if is_done {
-        return updated.map(|(name, version)| item(UPDATED_ITEM, *name, *version)).collect();
+        let updated = updated.map(|(name, version)| item(UPDATED_ITEM, *name, *version));
+        let published = changes.published.iter();
+        let published = published.map(|MerchantKey(name)| item(PUBLISHED_ITEM, RecordKey(*name), Version::DELETED));
+        return updated.chain(published).collect();
     }
     let inserted = changes.inserted.iter().map(|name| item(INSERTED_ITEM, *name, Version::DELETED));
     let deleted = changes.deleted.iter().map(|name| item(DELETED_ITEM, *name, Version::DELETED));
@@ -49,6 +53,7 @@ pub(super) fn changes(items: &[Item]) -> (Changes, Changes) {
             INSERTED_ITEM => before.inserted.push(name),
             DELETED_ITEM => before.deleted.push(name),
             UPDATING_ITEM => before.updated.push((name, version)),
+            PUBLISHED_ITEM => after.published.push(MerchantKey(name.0)),
             _ => after.updated.push((name, version)),
         }
     }
@@ -79,6 +84,7 @@ mod tests {
             updated: (300..600)
                 .map(|number| (name(number), Version { created: 1 << 60, version: number.into() }))
                 .collect(),
+            published: (0..9).map(|number| MerchantKey(name(number).0)).collect(),
         };
         for is_done in [false, true] {
             let messages = messages(u32::MAX, &items(&announced, is_done));
@@ -88,11 +94,16 @@ mod tests {
                 assert_eq!(owner, u32::MAX);
                 items.extend(more);
             }
-            let done = Changes { updated: announced.updated.clone(), ..Changes::default() };
+            let (updated, published) = (announced.updated.clone(), announced.published.clone());
+            let done = Changes { updated, published, ..Changes::default() };
             let (before, after) = changes(&items);
             assert_eq!(
                 (before, after),
-                if is_done { (Changes::default(), done) } else { (announced.clone(), Changes::default()) }
+                if is_done {
+                    (Changes::default(), done)
+                } else {
+                    (Changes { published: Vec::new(), ..announced.clone() }, Changes::default())
+                }
             );
         }
         for wrong in ["", "1", "x AAAA", "1 AAAA", "1 ***"] {

@@ -1,0 +1,205 @@
+//! `[[sink]]` of a merchant: destinations of events beside or instead of the webhook.
+
+mod amqp_url;
+mod event_filter;
+mod routing_key;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tollgate_plugins::settings::Settings;
+
+pub use self::amqp_url::AmqpUrl;
+pub use self::event_filter::EventFilter;
+use self::event_filter::EventPattern;
+pub use self::routing_key::{RoutingKey, RoutingValues};
+use super::config_name::is_name;
+use super::identity;
+use super::now::Now;
+use super::secret::{self, Plain};
+use super::special_purpose;
+use super::toml_file::{TomlFile, suggest};
+
+/// Kinds of sinks.
+pub(super) const KINDS: [&str; 2] = ["rabbitmq", "discard"];
+/// Name of the webhook among the merchant's sinks.
+const WEBHOOK: &str = "webhook";
+/// Maximum number of sinks of a merchant. Each has a connection of its own.
+const MAX_SINKS: usize = 16;
+/// Maximum length of an exchange's name in bytes (AMQP's short string).
+const MAX_EXCHANGE: usize = 255;
+/// Notations of the message's body.
+const FORMATS: [&str; 2] = ["binary", "structured"];
+
+/// Destination of a merchant's events beside its webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkConfig {
+    /// Name, unique within the merchant; never `webhook`.
+    pub name: String,
+    /// Events that the sink gets.
+    pub events: EventFilter,
+    /// Kind of the destination with its settings.
+    pub kind: SinkKind,
+}
+
+/// Kind of a destination with its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    /// Exchange of a RabbitMQ broker.
+    RabbitMq(Arc<RabbitMqConfig>),
+    /// Waiting events are dropped. For a sink that is to be removed.
+    Discard,
+}
+
+/// Settings of a RabbitMQ sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RabbitMqConfig {
+    /// Broker, user and virtual host.
+    pub url: AmqpUrl,
+    /// Authorities of the broker's certificate (DER); the public ones if `None`.
+    pub authorities: Option<Vec<Vec<u8>>>,
+    /// Exchange that the events are published to.
+    pub exchange: String,
+    /// Routing key of each message.
+    pub routing_key: RoutingKey,
+    /// True if the exchange is declared as a durable topic exchange.
+    pub declare: bool,
+    /// True for CloudEvents in structured mode, false for binary mode.
+    pub structured: bool,
+}
+
+/// Facts from other files that sinks are checked against.
+#[derive(Clone, Copy)]
+pub(super) struct SinkContext<'a> {
+    pub(super) plain: Plain,
+    /// Private networks that sinks may reach; `None` if `tollgate.toml` is invalid.
+    pub(super) allowed: Option<&'a [IpNet]>,
+}
+
+/// Reads all `[[sink]]` tables.
+pub(super) fn read(source: &TomlFile, root: &mut Settings<'_>, context: SinkContext<'_>) -> Vec<SinkConfig> {
+    let (mut sinks, mut names) = (Vec::new(), HashSet::new());
+    let tables = root.sections("sink");
+    if tables.len() > MAX_SINKS {
+        root.problem("sink", format!("a merchant may have at most {MAX_SINKS} sinks"), None);
+    }
+    for mut table in tables {
+        let name = name(&mut table, &mut names);
+        let kind: Option<String> = table.required_as("kind", "\"rabbitmq\", or \"discard\" to drop waiting events");
+        table.choices("kind", KINDS);
+        let Some(kind) = kind else {
+            table.ignore_rest();
+            continue;
+        };
+        let settings = match kind.as_str() {
+            "rabbitmq" => rabbitmq(source, &mut table, context).map(|settings| SinkKind::RabbitMq(Arc::new(settings))),
+            "discard" => {
+                let message = "this sink gets no events, and those that wait for it are dropped";
+                let advice = "remove the sink once `tollgate_deliveries_total{result=\"discarded\"}` stands still";
+                table.problems().note(table.span_of("kind"), message, Some(advice.to_owned()));
+                Some(SinkKind::Discard)
+            }
+            other => {
+                table.problem("kind", format!("there is no sink of kind `{other}`"), suggest(other, KINDS.into_iter()));
+                // The keys of an unknown kind are not further errors.
+                table.ignore_rest();
+                continue;
+            }
+        };
+        let events = match settings {
+            Some(SinkKind::Discard) => EventFilter::none(),
+            _ => events(&mut table),
+        };
+        sinks.extend(name.zip(settings).map(|(name, kind)| SinkConfig { name, events, kind }));
+    }
+    sinks
+}
+
+fn name(table: &mut Settings<'_>, others: &mut HashSet<String>) -> Option<String> {
+    let name: String = table.required_as("name", "a name for metrics and timelines, as in \"orders-mq\"")?;
+    let message = if !is_name(&name) {
+        "`sink.name` may have small letters, digits and hyphens, at most 63 characters".to_owned()
+    } else if name == WEBHOOK {
+        "`webhook` is the name of the merchant's webhook".to_owned()
+    } else if !others.insert(name.clone()) {
+        format!("the sink `{name}` is listed twice")
+    } else {
+        return Some(name);
+    };
+    table.problem("name", message, Some("as in \"orders-mq\"".to_owned()));
+    None
+}
+
+/// Reads the event filter. Without the key the sink gets all events; with an empty list it gets no new ones.
+fn events(table: &mut Settings<'_>) -> EventFilter {
+    let is_listed = table.has("events");
+    let before = table.problems().len();
+    let patterns: Vec<_> = table.items::<EventPattern>("events").into_iter().map(|(_, pattern)| pattern).collect();
+    if is_listed && patterns.is_empty() && table.problems().len() == before {
+        let message = "this sink gets no new events; those that wait for it are still delivered";
+        table.problems().note(table.span_of("events"), message, None);
+    }
+    if is_listed { EventFilter::of(patterns) } else { EventFilter::all() }
+}
+
+fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<RabbitMqConfig> {
+    let advice = "a secret's place, because the URL has a password: \"env:NAME\" or \"file:PATH\"";
+    let url = secret::required_as(source, table, "url", context.plain, advice);
+    let url = url.and_then(|url| match AmqpUrl::parse(&url) {
+        Ok(url) => Some(url),
+        Err(why) => {
+            let suggestion = "as in \"amqps://user:password@mq.example.com/vhost\"".to_owned();
+            table.problem("url", format!("the URL of the sink {why}"), Some(suggestion));
+            None
+        }
+    });
+    let url = url.filter(|url| match refused_address(&url.host, context.allowed) {
+        Some((message, advice)) => {
+            table.problem("url", format!("the URL of the sink {message}"), Some(advice));
+            false
+        }
+        None => true,
+    });
+    let before = table.problems().len();
+    let authorities = identity::authorities_der(source, table, "ca", Now::read());
+    let is_ca_wrong = table.problems().len() > before;
+    if authorities.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
+        table.problem("ca", "`ca` has no effect without TLS: the URL starts with amqp://", None);
+    }
+    let exchange: Option<String> =
+        table.required_as("exchange", "the name of an exchange that exists, or of one that `declare = true` makes");
+    let exchange = exchange.filter(|exchange| {
+        let fits = exchange.len() <= MAX_EXCHANGE && !exchange.chars().any(char::is_control);
+        if !fits {
+            table.problem("exchange", "the name of the exchange is longer than 255 bytes or not printable", None);
+        }
+        fits
+    });
+    let declare = table.or("declare", false);
+    if declare && exchange.as_ref().is_some_and(|name| name.is_empty() || name.starts_with("amq.")) {
+        table.problem("declare", "this exchange exists in every broker and cannot be declared", None);
+    }
+    let routing_key = table.or("routing_key", RoutingKey::default());
+    let format = table.or("format", FORMATS[0].to_owned());
+    table.choices("format", FORMATS);
+    if !FORMATS.contains(&format.as_str()) {
+        table.problem("format", format!("there is no format `{format}`"), suggest(&format, FORMATS.into_iter()));
+    }
+    let structured = format == FORMATS[1];
+    let settings = url.zip(exchange).filter(|_| !is_ca_wrong);
+    settings.map(|(url, exchange)| RabbitMqConfig { url, authorities, exchange, routing_key, declare, structured })
+}
+
+/// Returns why events may not be sent to this host, with advice: its address is private, and no network in `allowed`
+/// contains it. Names are checked again after they are resolved.
+pub(super) fn refused_address(host: &str, allowed: Option<&[IpNet]>) -> Option<(String, String)> {
+    let ip = host.parse::<IpAddr>().ok()?.to_canonical();
+    let is_allowed = allowed.is_none_or(|networks| networks.iter().any(|network| network.contains(&ip)));
+    let purpose = special_purpose::not_global(ip).filter(|_| !is_allowed)?;
+    let advice = format!("add \"{ip}\" or its network to `delivery.allowed_networks` in tollgate.toml to permit it");
+    Some((format!("is not a public address: {ip} is {purpose}"), advice))
+}

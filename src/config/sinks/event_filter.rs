@@ -1,0 +1,87 @@
+//! Filter of events by their type.
+
+use tollgate_plugins::settings::{Form, Setting};
+use toml::de::DeValue;
+
+use crate::toml_file::suggest;
+
+/// Types of events that merchants get.
+const EVENT_TYPES: [&str; 10] = [
+    "payment.pending",
+    "payment.succeeded",
+    "payment.failed",
+    "payment.closed",
+    "payment.unknown",
+    "payment.mismatch",
+    "payment.double_payment",
+    "payment.refunded_elsewhere",
+    "refund.succeeded",
+    "refund.failed",
+];
+
+/// Maximum length of an event type in bytes.
+pub(super) const MAX_TYPE: usize = 26;
+
+/// Events that a sink gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventFilter(Vec<String>);
+
+impl EventFilter {
+    /// Returns a filter that every event passes.
+    pub(super) fn all() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+
+    /// Returns a filter that no event passes.
+    pub(super) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(super) fn of(patterns: Vec<EventPattern>) -> Self {
+        Self(patterns.into_iter().map(|pattern| pattern.0).collect())
+    }
+
+    /// Returns whether an event of this type passes.
+    pub fn matches(&self, event_type: &str) -> bool {
+        self.0.iter().any(|pattern| matches(pattern, event_type))
+    }
+}
+
+fn matches(pattern: &str, event_type: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => event_type.starts_with(prefix),
+        None => event_type == pattern,
+    }
+}
+
+/// Type of an event, or a group of types that ends in `*`. At least one event passes it.
+pub(super) struct EventPattern(String);
+
+impl Setting for EventPattern {
+    const EXPECTED: &'static str =
+        "the type of an event or a group of them, as in \"refund.succeeded\" or \"payment.*\"";
+    const EXAMPLE: &'static str = "\"payment.*\"";
+    fn form() -> Form {
+        Form::Pattern(r"^(\*|[a-z_]+\.(\*|[a-z_]+))$")
+    }
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = String::read(value)?;
+        let is_group = text == "*" || text.ends_with(".*");
+        if (is_group || !text.contains('*')) && EVENT_TYPES.iter().any(|known| matches(&text, known)) {
+            return Ok(Self(text));
+        }
+        let near = suggest(&text, EVENT_TYPES.into_iter()).filter(|_| text.len() <= 2 * MAX_TYPE);
+        let near = near.map_or(String::new(), |near| format!(" ({near})"));
+        Err(format!("\"{}\"{near}", text.chars().take(2 * MAX_TYPE).collect::<String>()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_event_type_has_the_maximum_length() {
+        assert_eq!(EVENT_TYPES.iter().map(|kind| kind.len()).max(), Some(MAX_TYPE));
+    }
+}

@@ -1,0 +1,38 @@
+//! Probe of every sink that keeps a connection, for `tollgate check --probe`.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::sinks::Sinks;
+use crate::probe::MAX_CONCURRENT_PROBES;
+use crate::snapshot::Snapshot;
+
+/// Result of connecting to one sink.
+pub struct SinkProbe {
+    /// Merchant that owns the sink.
+    pub merchant: String,
+    /// Name of the sink.
+    pub sink: String,
+    /// Reason why it cannot be reached.
+    pub result: Result<(), String>,
+}
+
+/// Connects to every sink of a snapshot, sorted by merchant and name.
+pub async fn probe_sinks(snapshot: &Snapshot) -> Vec<SinkProbe> {
+    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_PROBES));
+    let mut probes = JoinSet::new();
+    for (subscription, sink) in Sinks::new().follow(snapshot) {
+        let (permits, process) = (Arc::clone(&permits), Arc::clone(&snapshot.process));
+        probes.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            let result = sink.connect(&process.webhook_allow).await.map_err(|error| error.to_string());
+            let (merchant, sink) = subscription.split_once('/').unwrap_or((&subscription, ""));
+            SinkProbe { merchant: merchant.to_owned(), sink: sink.to_owned(), result }
+        });
+    }
+    let mut results = probes.join_all().await;
+    results.sort_by(|one, other| (&one.merchant, &one.sink).cmp(&(&other.merchant, &other.sink)));
+    results
+}

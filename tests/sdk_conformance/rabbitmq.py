@@ -1,0 +1,46 @@
+"""Client of a RabbitMQ broker by PyPI's `pika`: `python rabbitmq.py bind|get`, with a JSON input on stdin and a JSON
+result on stdout. The exchange and the queue are durable."""
+
+import json
+import sys
+
+import pika
+
+question = json.load(sys.stdin)
+command = sys.argv[1]
+credentials = pika.PlainCredentials(question.get("user", "guest"), question.get("password", "guest"))
+parameters = pika.ConnectionParameters("127.0.0.1", question["port"], credentials=credentials)
+connection = pika.BlockingConnection(parameters)
+channel = connection.channel()
+queue = question["queue"]
+
+
+def message():
+    """Take the next message out of the queue; None if it is empty."""
+    method, properties, body = channel.basic_get(queue, auto_ack=True)
+    if method is None:
+        return None
+    return {
+        "exchange": method.exchange,
+        "routing_key": method.routing_key,
+        "message_id": properties.message_id,
+        "type": properties.type,
+        "timestamp": properties.timestamp,
+        "app_id": properties.app_id,
+        "content_type": properties.content_type,
+        "delivery_mode": properties.delivery_mode,
+        "headers": properties.headers or {},
+        "body": body.decode(),
+    }
+
+
+result = []
+if command == "bind":
+    channel.exchange_declare(question["exchange"], "topic", durable=True)
+    if "key" in question:
+        channel.queue_declare(queue, durable=True)
+        channel.queue_bind(queue, question["exchange"], question["key"])
+else:
+    result = list(iter(message, None))
+connection.close()
+print(json.dumps(result))
