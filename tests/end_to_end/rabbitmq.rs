@@ -10,13 +10,16 @@ use serde_json::{Value, json};
 use crate::sdk_conformance::run_sdk;
 use crate::wait::until;
 
+/// Standard input and output of the script that runs a broker.
+type Line = (ChildStdin, BufReader<ChildStdout>);
+
 /// RabbitMQ broker that stops when dropped, at the latest with the test process.
 pub struct RabbitMq {
     pub port: u16,
     /// Port for TLS; 0 without a certificate.
     pub tls_port: u16,
     process: Child,
-    line: Arc<Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>>,
+    line: Arc<Mutex<Option<Line>>>,
 }
 
 impl RabbitMq {

@@ -58,15 +58,15 @@ impl Default for RoutingKey {
 impl RoutingKey {
     /// Returns the routing key of an event, at most 255 bytes.
     pub fn render(&self, values: &RoutingValues<'_>) -> String {
-        let text = |part| match part {
-            &Part::Text(ref text) => text.as_str(),
+        let text = self.0.iter().map(|part| match part {
+            Part::Text(text) => text.as_str(),
             Part::Type => values.event_type,
             Part::Merchant => values.merchant,
             Part::Method => values.method,
             Part::Channel => values.channel,
             Part::Currency => values.currency,
-        };
-        self.0.iter().map(text).collect()
+        });
+        text.collect()
     }
 
     fn parse(template: &str) -> Result<Self, String> {

@@ -53,8 +53,6 @@ pub(super) enum DeliveryError {
     Nack,
     #[error("the exchange routes the event to no queue: bind a queue for the routing key `{routing_key}`")]
     Returned { routing_key: String },
-    #[error("the broker returned another event of this connection; it is unclear which ones were routed")]
-    UnclearReturn,
     #[error("the attempt failed with an internal error; see the log")]
     Panicked,
 }

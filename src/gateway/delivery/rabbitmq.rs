@@ -9,6 +9,7 @@ mod connect;
 mod publisher;
 mod runtime;
 mod socket;
+mod verdicts;
 
 use std::sync::Arc;
 use std::time::Duration;

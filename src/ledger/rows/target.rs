@@ -11,7 +11,6 @@ use crate::timeline::{self, TimelineEvent};
 use crate::transaction::{Read, Transaction};
 
 /// A loaded payment or refund.
-#[expect(clippy::large_enum_variant, reason = "few exist at a time, on the stack: a box would only cost an allocation")]
 pub(crate) enum Target {
     Payment(TrackedRow<PaymentRow>),
     Refund(TrackedRow<RefundRow>),

@@ -1,14 +1,6 @@
-//! Publishes messages on one channel and assigns the broker's confirmations to them.
-//!
-//! The broker returns an unroutable message before it confirms it. The library hands a returned message to whichever
-//! confirmation it processes next, and that may be another message's. One task therefore owns the channel and all open
-//! confirmations, and decides only after it has seen every confirmation that was processed so far:
-//! - A message whose confirmation carries a returned message is not delivered. Its own may have been returned as well.
-//! - A message whose id another confirmation carried is not delivered.
-//! - Any other confirmed message is delivered. The library hands out returned messages as long as it has some, so one
-//!   that was returned for this message was handed out before.
+//! Publishes messages on one channel. One task owns the channel and all open confirmations, so that it sees each confirmation
+//! that was processed before another; [`Verdicts`] relies on that.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::broker_error::broker_error;
 use super::socket::Socket;
+use super::verdicts::{Confirmed, Verdict, Verdicts};
 use crate::delivery::failure::DeliveryError;
 
 /// Time limit for closing a connection in order.
@@ -99,22 +93,25 @@ impl Publisher {
 
 /// Publishes messages until the connection fails, is closed, or has no handle any more.
 async fn run(channel: &Channel, mut submitted: mpsc::Receiver<Submitted>, mut closed: watch::Receiver<bool>) {
-    let mut unconfirmed = Unconfirmed(Vec::new());
+    let mut unconfirmed = Unconfirmed { pending: Vec::new(), verdicts: Verdicts::new() };
     loop {
-        let has_room = unconfirmed.0.len() < MAX_UNCONFIRMED;
+        let has_room = unconfirmed.pending.len() < MAX_UNCONFIRMED;
         tokio::select! {
             () = async { drop(closed.wait_for(|closed| *closed).await) } => break,
             message = submitted.recv(), if has_room => {
                 let Some((message, reply)) = message else { break };
                 match publish(channel, &message).await {
-                    Ok(confirm) => unconfirmed.0.push(Pending { id: message.id, routing_key: message.routing_key, confirm, reply }),
+                    Ok(confirm) => {
+                        let (id, routing_key) = (message.id, message.routing_key);
+                        unconfirmed.pending.push(Pending { id, confirm, message: Confirmable { routing_key, reply } });
+                    }
                     Err(error) => {
                         drop(reply.send(Err(error)));
                         break;
                     }
                 }
             }
-            is_open = unconfirmed.settle(), if !unconfirmed.0.is_empty() => {
+            is_open = unconfirmed.settle(), if !unconfirmed.pending.is_empty() => {
                 if !is_open {
                     break;
                 }
@@ -131,25 +128,52 @@ async fn publish(channel: &Channel, message: &Message) -> Result<PublisherConfir
     published.map_err(|error| broker_error(&error))
 }
 
-/// Published messages that the broker has not confirmed.
-struct Unconfirmed(Vec<Pending>);
+/// Published messages that the broker has not confirmed, and the decisions about those that it has.
+struct Unconfirmed {
+    pending: Vec<Pending>,
+    verdicts: Verdicts<Confirmable>,
+}
 
 struct Pending {
     id: String,
-    routing_key: String,
     confirm: PublisherConfirm,
+    message: Confirmable,
+}
+
+/// What is needed to report the result of a message.
+struct Confirmable {
+    routing_key: String,
     reply: Reply,
+}
+
+impl Confirmable {
+    fn report(self, verdict: Verdict) {
+        let result = match verdict {
+            Verdict::Delivered => Ok(()),
+            Verdict::Returned => Err(DeliveryError::Returned { routing_key: self.routing_key }),
+            Verdict::Nack => Err(DeliveryError::Nack),
+        };
+        // The caller may have stopped waiting.
+        drop(self.reply.send(result));
+    }
 }
 
 impl Unconfirmed {
     /// Waits for confirmations and replies to their messages. Returns whether the channel is still open.
     async fn settle(&mut self) -> bool {
         let settled = std::future::poll_fn(|context| self.poll_settled(context)).await;
-        let returned: HashSet<String> = settled.iter().filter_map(|(_, result)| returned_id(result.as_ref())).collect();
-        let mut is_open = true;
-        for (Pending { id, routing_key, reply, .. }, result) in settled {
-            is_open &= result.is_ok();
-            drop(reply.send(verdict(&id, routing_key, &result, &returned)));
+        let (mut batch, mut is_open) = (Vec::new(), true);
+        for (Pending { id, message, .. }, result) in settled {
+            match result {
+                Ok(confirmation) => batch.push((id, message, confirmed(confirmation))),
+                Err(error) => {
+                    is_open = false;
+                    drop(message.reply.send(Err(broker_error(&error))));
+                }
+            }
+        }
+        for (message, verdict) in self.verdicts.decide(batch, self.pending.is_empty() && is_open) {
+            message.report(verdict);
         }
         is_open
     }
@@ -159,9 +183,9 @@ impl Unconfirmed {
         let mut settled = Vec::new();
         loop {
             let (before, mut position) = (settled.len(), 0);
-            while let Some(pending) = self.0.get_mut(position) {
+            while let Some(pending) = self.pending.get_mut(position) {
                 match Pin::new(&mut pending.confirm).poll(context) {
-                    Poll::Ready(result) => settled.push((self.0.swap_remove(position), result)),
+                    Poll::Ready(result) => settled.push((self.pending.swap_remove(position), result)),
                     Poll::Pending => position += 1,
                 }
             }
@@ -174,45 +198,10 @@ impl Unconfirmed {
     }
 }
 
-/// Returns the id of the returned message that a confirmation carries.
-fn returned_id(result: Result<&Confirmation, &lapin::Error>) -> Option<String> {
-    let (Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) = result.ok()? else { return None };
-    returned.properties.message_id().as_ref().map(ToString::to_string)
-}
-
-/// Decides whether a message is delivered. `returned` has the ids of all messages that were returned meanwhile.
-fn verdict(
-    id: &str,
-    routing_key: String,
-    result: &lapin::Result<Confirmation>,
-    returned: &HashSet<String>,
-) -> Result<(), DeliveryError> {
-    match result {
-        Err(error) => Err(broker_error(error)),
-        Ok(_) if returned.contains(id) => Err(DeliveryError::Returned { routing_key }),
-        Ok(Confirmation::Ack(None)) => Ok(()),
-        Ok(Confirmation::Ack(Some(_))) => Err(DeliveryError::UnclearReturn),
-        Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(DeliveryError::Nack),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decided(id: &str, result: lapin::Result<Confirmation>, returned: &[&str]) -> Result<(), DeliveryError> {
-        verdict(id, "key".to_owned(), &result, &returned.iter().map(ToString::to_string).collect())
-    }
-
-    #[test]
-    fn only_a_confirmed_message_that_was_not_returned_is_delivered() {
-        assert!(decided("evt_1", Ok(Confirmation::Ack(None)), &[]).is_ok());
-        assert!(decided("evt_1", Ok(Confirmation::Ack(None)), &["evt_2"]).is_ok());
-        let returned = decided("evt_1", Ok(Confirmation::Ack(None)), &["evt_2", "evt_1"]);
-        assert!(matches!(returned, Err(DeliveryError::Returned { .. })), "another confirmation carried its return");
-        assert!(matches!(decided("evt_1", Ok(Confirmation::Nack(None)), &[]), Err(DeliveryError::Nack)));
-        assert!(matches!(decided("evt_1", Ok(Confirmation::NotRequested), &[]), Err(DeliveryError::Nack)));
-        let lost = lapin::Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
-        assert!(matches!(decided("evt_1", Err(lost), &[]), Err(DeliveryError::Broker(_))));
-    }
+fn confirmed(confirmation: Confirmation) -> Confirmed {
+    let is_ack = confirmation.is_ack();
+    let returned = confirmation.take_message();
+    // A returned message without an id is none of ours. Its empty id still says that the queue was not empty.
+    let id = |message: BasicReturnMessage| message.properties.message_id().as_ref().map(ToString::to_string);
+    Confirmed { is_ack, carried: returned.map(|message| id(message).unwrap_or_default()) }
 }
