@@ -63,18 +63,19 @@ pub async fn measure() {
         grown as f64 / 1024.0 / STREAMS as f64,
         opened.as_secs_f64()
     );
-    let running: Vec<_> = watchers.into_iter().map(|watcher| tokio::spawn(watcher.until_paid())).collect();
+    watchers.sort_by_key(|watcher: &Watcher| watcher.number);
+    let mut running: Vec<_> = watchers.into_iter().map(|watcher| tokio::spawn(watcher.until_paid())).collect();
     let cpu = cpu_time(process);
     tokio::time::sleep(IDLE_TIME).await;
     let busy = (cpu_time(process) - cpu).as_secs_f64() / IDLE_TIME.as_secs_f64();
     println!("CPU while nothing changes: {:.1} % of a core", busy * 100.0);
+    let mut arrivals = vec![Vec::new(); tokens.len()];
     for round in 0..ROUNDS {
         pay(&stage, round * PAYMENTS_PER_ROUND..(round + 1) * PAYMENTS_PER_ROUND).await;
-    }
-    let mut arrivals = vec![Vec::new(); tokens.len()];
-    for watcher in running {
-        let (number, at) = tokio::time::timeout(TIMEOUT, watcher).await.unwrap().unwrap();
-        arrivals[number].push(at);
+        for watcher in running.drain(..WATCHERS) {
+            let (number, at) = tokio::time::timeout(TIMEOUT, watcher).await.unwrap().unwrap();
+            arrivals[number].push(at);
+        }
     }
     print_delays(&stage, &arrivals).await;
 }
@@ -113,7 +114,7 @@ async fn create_payments(gateway: SocketAddr) -> Vec<(usize, String)> {
     tokens
 }
 
-/// Pays as the payers, all at once. The provider notifies the gateway.
+/// Pays as the payers, one after the other. The provider notifies the gateway.
 async fn pay(stage: &Stage, payments: std::ops::Range<usize>) {
     let numbers = payments.map(|number| provider_number(&["shop", &order(number)]));
     for number in numbers {
