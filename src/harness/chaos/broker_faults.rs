@@ -1,7 +1,7 @@
 //! Faults of the broker: crash, long absence, memory alarm, unbound queue, freeze.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -16,12 +16,15 @@ const RAISE_ALARM: &str = "set_vm_memory_high_watermark 0.0000001";
 /// Clears the memory alarm.
 const CLEAR_ALARM: &str = "set_vm_memory_high_watermark 0.9";
 
+/// Maximum time until a fault meets a gateway that publishes. A gateway reconnects after at most 30 s.
+const MAX_WAIT: Duration = Duration::from_secs(35);
+
 /// Faults with their names in the report and their relative weights.
 const FAULTS: [(Fault, &str, u32); 5] = [
-    (Fault::Crash, "kill -9", 30),
+    (Fault::Crash, "kill -9", 25),
     (Fault::Absence, "long absence", 10),
     (Fault::MemoryAlarm, "memory alarm", 25),
-    (Fault::Unbound, "unbound queue", 25),
+    (Fault::Unbound, "unbound queue", 30),
     (Fault::Freeze, "freeze", 10),
 ];
 
@@ -52,7 +55,11 @@ pub(super) async fn run(
         }
         let (fault, name) = draw(&mut random, broker.process.is_some());
         let time = Duration::from_millis(random.random_range(fault.milliseconds()));
+        // Without a connection the gateways would never notice that the queue is unbound.
+        let pause = (fault == Fault::Unbound).then(|| environment.pause_network_faults());
+        until_event(broker, &mut stop).await;
         inject(fault, broker, time, &mut stop).await?;
+        drop(pause);
         *counts.entry(name).or_default() += 1;
     }
 }
@@ -76,7 +83,8 @@ impl Fault {
         match self {
             Self::Crash => 0..2000,
             Self::Absence => 5000..60_000,
-            Self::MemoryAlarm | Self::Unbound => 200..8000,
+            Self::MemoryAlarm => 200..8000,
+            Self::Unbound => 1000..10_000,
             // The gateway waits 10 s for a confirmation.
             Self::Freeze => 200..15_000,
         }
@@ -90,6 +98,16 @@ impl Fault {
             Self::Freeze => ("freeze", "thaw"),
             Self::Unbound => ("", ""),
         }
+    }
+}
+
+/// Waits until the consumer receives an event, because a fault should meet a gateway that publishes. Returns after
+/// [`MAX_WAIT`] or when `stop` is true in any case.
+async fn until_event(broker: &Broker, stop: &mut watch::Receiver<bool>) {
+    let received = || broker.record.lock().accepted().len();
+    let (before, deadline) = (received(), Instant::now() + MAX_WAIT);
+    while received() == before && Instant::now() < deadline && !*stop.borrow() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
