@@ -8,7 +8,7 @@ use super::transaction::Durability::Durable;
 use super::transaction::{Read, Space, Transaction, Value};
 
 /// Key of the secret in [`Space::Expiry`], beside the ledger's own clock.
-const SECRET_KEY: &[u8] = &[3];
+pub(super) const SECRET_KEY: &[u8] = &[3];
 
 /// Length of the secret in bytes.
 const LENGTH: usize = 32;
