@@ -67,6 +67,7 @@ mod takeover;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -99,6 +100,12 @@ impl Metrics for Recorder {
 
 /// Merchants `narrow-…` whose sink `mq` gets `payment.failed` by now.
 static WIDENED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Returns the name of a merchant whose sink `mq` gets no `payment.failed` yet.
+fn narrow_merchant() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("narrow-{}", MADE.fetch_add(1, Ordering::SeqCst))
+}
 
 /// Sinks of the merchants in tests. All have a webhook, except `none`.
 struct TestSinks;

@@ -46,6 +46,7 @@ mod providers;
 mod queue;
 mod rabbitmq;
 mod receiver;
+mod redelivery;
 mod redis;
 mod reload;
 mod replays;

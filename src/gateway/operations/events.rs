@@ -139,7 +139,8 @@ pub(super) async fn redeliver(
             Err(Problem::new(StatusCode::CONFLICT, "invalid_state", Retryable::SameKey, detail))
         }
         Redelivered::TooOften { retry_after } => {
-            let detail = "This event was requested too often within a day. Read it with GET /v1/events, or query the payment.";
+            let detail =
+                "This event was requested too often within a day. Read it with GET /v1/events, or query the payment.";
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
             Err(problem.retry_after(retry_after))
         }

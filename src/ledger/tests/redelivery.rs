@@ -1,7 +1,5 @@
 //! Redelivery: to several sinks, beside their queues, and requests while an attempt is under way.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use super::sinks::{ALL_THREE, deliver_all, heads, refunded, three};
 use super::*;
 
@@ -76,9 +74,8 @@ async fn redelivery_of_an_event_without_any_sink_is_refused_and_changes_nothing(
 
 #[tokio::test]
 async fn event_that_never_joined_a_sinks_queue_is_sent_there_beside_the_queue() {
-    static MADE: AtomicU32 = AtomicU32::new(0);
     let fixture = Fixture::new();
-    let merchant = format!("narrow-{}", MADE.fetch_add(1, Ordering::SeqCst));
+    let merchant = narrow_merchant();
     three(&fixture, &merchant, "o").await;
     assert_eq!(deliver_all(&fixture, &SinkName::WEBHOOK).await, ALL_THREE);
     // The sink fails with the events before and behind one that it did not want.

@@ -27,7 +27,9 @@ pub(crate) fn renumber_restored(address: &Address, session: &Session) -> Result<
     session.run(&format!("BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))?;
     // Another process may have renumbered them in the meantime.
     if are_restored(&session)? {
-        tracing::info!("the ledger's tables come from another PostgreSQL server: the events are renumbered in their order");
+        tracing::info!(
+            "the ledger's tables come from another PostgreSQL server: the events are renumbered in their order"
+        );
         session.query(RENUMBER, &[])?;
     }
     session.run("COMMIT")
