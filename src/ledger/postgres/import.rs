@@ -8,8 +8,7 @@ use super::schema;
 use super::session::Session;
 use super::tables::{self, METADATA};
 use crate::error::LedgerError;
-use crate::retention::KNOWN_TIME_KEY;
-use crate::shared_secret::SECRET_KEY;
+use crate::retention::{KNOWN_TIME_KEY, SECRET_KEY};
 use crate::transaction::{Space, Writes};
 
 /// Ledger during an import. If dropped before [`end`](Self::end), the import is rolled back.
