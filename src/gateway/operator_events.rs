@@ -10,12 +10,14 @@
 mod breakers;
 mod certificates;
 mod event;
+mod manual_review;
 mod queue;
 mod suppression;
 
 pub(crate) use self::breakers::BreakerWatch;
 pub(crate) use self::certificates::CertificateWatch;
-pub(crate) use self::event::{Details, OperatorEvent, REFUNDED_ELSEWHERE, manual_review};
+pub(crate) use self::event::{Details, OperatorEvent};
+pub(crate) use self::manual_review::{REFUNDED_ELSEWHERE, manual_review};
 pub use self::queue::in_progress;
 pub(crate) use self::queue::{Emitted, InProgress, emit, receiver};
 pub(crate) use self::suppression::Suppressor;

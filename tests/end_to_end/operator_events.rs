@@ -111,7 +111,10 @@ async fn breaker_probe_and_reload_events_reach_webhook_and_rabbitmq() {
     assert_eq!((&data["channel"], &data["operation"]), (&json!("main"), &json!("pay")), "{opened}");
     assert_eq!(data["cause"], "2 of 2 calls failed within 60s: 2 HTTP 500", "{opened}");
     let message = until_message(broker, "alerts", "channel.breaker_opened").await;
-    assert_eq!((&message["message_id"], &message["routing_key"]), (&opened["id"], &json!("channel.breaker_opened.main")));
+    assert_eq!(
+        (&message["message_id"], &message["routing_key"]),
+        (&opened["id"], &json!("channel.breaker_opened.main"))
+    );
     let headers = &message["headers"];
     assert_eq!((&headers["ce_source"], &headers["ce_subject"]), (&json!("/tollgate/local/operator"), &json!("main")));
     assert_eq!(serde_json::from_str::<Value>(message["body"].as_str().unwrap()).unwrap(), opened);
@@ -170,7 +173,10 @@ async fn failing_sink_is_told_after_four_attempts_and_its_recovery_once() {
         })
         .await;
     }
-    assert_eq!([count_of(&watched.operator, "delivery.failing"), count_of(&watched.operator, "delivery.recovered")], [1, 1]);
+    assert_eq!(
+        [count_of(&watched.operator, "delivery.failing"), count_of(&watched.operator, "delivery.recovered")],
+        [1, 1]
+    );
 }
 
 #[tokio::test]
@@ -184,7 +190,10 @@ async fn event_that_is_given_up_is_told_with_its_ids() {
     // Each restart is later than the next attempt is due: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, each +10 %.
     for pause in [6, 330, 1980, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR] {
         let attempts = watched.world.receiver.events_of("o-1").len();
-        watched.world.until_metric("tollgate_deliveries_total{merchant=\"shop\",result=\"failed\",sink=\"webhook\"} 1").await;
+        watched
+            .world
+            .until_metric("tollgate_deliveries_total{merchant=\"shop\",result=\"failed\",sink=\"webhook\"} 1")
+            .await;
         watched.world.gateway.kill();
         watched.world.gateway.clock_ahead += pause * 12 / 10;
         watched.world.start().await;
@@ -196,17 +205,17 @@ async fn event_that_is_given_up_is_told_with_its_ids() {
     }
     let exhausted = watched.until_type("delivery.exhausted").await;
     let data = &exhausted["data"];
-    assert_eq!((&data["merchant"], &data["sink"], &data["order_id"]), (&json!("shop"), &json!("webhook"), &json!("o-1")));
+    assert_eq!(
+        (&data["merchant"], &data["sink"], &data["order_id"]),
+        (&json!("shop"), &json!("webhook"), &json!("o-1"))
+    );
     assert_eq!((&data["event_id"], &data["cause"]), (&json!(event.id), &json!("it answered 500")), "{exhausted}");
 }
 
 #[tokio::test]
 async fn manual_review_is_told_with_the_refund_and_expiring_certificates_with_days_left() {
-    let options = WorldOptions {
-        refunds_wait: true,
-        ledger: Some("path = \"../data\"".to_owned()),
-        ..WorldOptions::default()
-    };
+    let options =
+        WorldOptions { refunds_wait: true, ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() };
     let mut watched = Watched::new(options, "").await;
     let world = &watched.world;
     world.create("o-1", "k-1").await;

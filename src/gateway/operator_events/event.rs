@@ -3,16 +3,9 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tollgate_config::OperatorEventType;
-use tollgate_ledger::{RecordId, merchants_order_id};
-
-use super::queue::emit;
-use crate::telemetry::METRICS;
 
 /// Maximum number of orders that one event names.
 const MAX_ORDERS: usize = 100;
-/// Reason for manual review, found by a notification or by a query.
-pub(crate) const REFUNDED_ELSEWHERE: &str =
-    "the payer received a refund that was not made through this gateway: compare it manually with the sale";
 
 /// Event about the gateway itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,18 +135,4 @@ impl OperatorEvent {
         orders.truncate(MAX_ORDERS);
         it.suppressed_order_ids = orders;
     }
-}
-
-/// Counts a payment or refund that needs a person, and tells the operator.
-pub(crate) fn manual_review(subject: &RecordId, channel: &str, why: &str) {
-    METRICS.manual_review_total.with_label_values(&[channel]).inc();
-    let details = Details {
-        cause: why.to_owned(),
-        channel: channel.to_owned(),
-        merchant: subject.merchant.clone(),
-        order_id: merchants_order_id(&subject.order_id).to_owned(),
-        refund_id: subject.refund_id.clone(),
-        ..Details::default()
-    };
-    emit([OperatorEvent::new(OperatorEventType::ManualReview, details)]);
 }

@@ -93,11 +93,18 @@ async fn outage_with_a_thousand_failures_sends_a_bounded_number_of_events() {
     }
     watched.until_type("channel.breaker_opened").await;
     // The operator is told of a later event, so all before it have passed.
-    set_sinks(world, &(webhook("ops", &watched.operator.url(), "") + &webhook("late", &watched.operator.url(), "events = []"))).await;
+    set_sinks(
+        world,
+        &(webhook("ops", &watched.operator.url(), "") + &webhook("late", &watched.operator.url(), "events = []")),
+    )
+    .await;
     watched.until_event("config.applied", |data| data["generation"] == 3).await;
     let types: Vec<_> = received(&watched.operator).iter().map(|event| event["type"].to_string()).collect();
     assert!(types.len() <= 6, "{types:?}");
-    assert_eq!([count_of(&watched.operator, "delivery.failing"), count_of(&watched.operator, "channel.breaker_opened")], [1, 1]);
+    assert_eq!(
+        [count_of(&watched.operator, "delivery.failing"), count_of(&watched.operator, "channel.breaker_opened")],
+        [1, 1]
+    );
 }
 
 #[tokio::test]
