@@ -65,11 +65,13 @@ async fn serve(
     }
     requests.lock().push(String::from_utf8(request).unwrap());
     let mut rest = Vec::new();
-    tokio::select! {
-        _ = stream.read_buf(&mut rest) => *closed.lock() += 1,
-        _ = answers.wait_for(|answer| *answer) => {
-            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-        }
+    let is_released = tokio::select! {
+        _ = stream.read_buf(&mut rest) => false,
+        released = async { answers.wait_for(|answer| *answer).await.is_ok() } => released,
+    };
+    match is_released {
+        true => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap(),
+        false => *closed.lock() += 1,
     }
 }
 
