@@ -128,7 +128,7 @@ async fn breaker_probe_and_reload_events_reach_webhook_and_rabbitmq() {
     let rejected = watched.until_type("config.rejected").await;
     let data = &rejected["data"];
     assert!(data["file"].as_str().unwrap().ends_with("routes.toml"), "{rejected}");
-    assert_eq!((&data["line"], &data["generation"]), (&json!(4), &json!(2)), "{rejected}");
+    assert_eq!((&data["line"], &data["generation"]), (&json!(3), &json!(2)), "{rejected}");
     assert_eq!(until_message(broker, "alerts", "config.rejected").await["routing_key"], "config.rejected.");
     std::fs::write(&routes, &good).unwrap();
 

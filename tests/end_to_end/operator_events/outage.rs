@@ -124,9 +124,11 @@ async fn dead_and_hung_operator_sinks_delay_no_payment_no_merchant_and_no_other_
         world.pay(&order).await;
         world.receiver.until(&order, "payment.succeeded").await;
     }
-    inject_failures(world, 2).await;
-    for order in ["x-1", "x-2"] {
-        world.create(order, order).await;
+    // More than half of all calls fail.
+    inject_failures(world, 40).await;
+    for number in 0..40 {
+        let order = format!("x-{number}");
+        world.create(&order, &order).await;
     }
     watched.until_type("channel.breaker_opened").await;
     let metrics = world.metrics().await;
