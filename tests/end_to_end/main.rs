@@ -39,6 +39,7 @@ mod malformed;
 mod migration;
 mod nonces;
 mod notifications;
+mod operator_events;
 mod paths;
 mod payer;
 mod payments;
