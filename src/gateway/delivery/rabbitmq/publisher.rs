@@ -9,7 +9,7 @@ use lapin::{BasicProperties, Channel, ChannelStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::IDLE_TIMEOUT;
-use super::connection::{SharedConnection, WeakConnection};
+use super::connection::{CLOSE_TIMEOUT, REPLY_SUCCESS, SharedConnection, WeakConnection};
 use super::unconfirmed::{PublishFuture, Unconfirmed};
 use crate::delivery::failure::DeliveryError;
 
@@ -50,6 +50,8 @@ impl Publisher {
         let publisher = Self { messages, status, connection: connection.downgrade(), closed };
         let task = async move {
             run(|message| write(&channel, message), || connection.is_blocked(), submitted, is_closed).await;
+            // In order, so that the broker sees no lost connection if this is the last channel.
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, channel.close(REPLY_SUCCESS, "".into())).await);
             drop((channel, connection));
         };
         tokio::spawn(task);
