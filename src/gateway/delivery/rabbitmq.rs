@@ -156,6 +156,7 @@ impl Sink for RabbitMqSink {
         self.publisher(allowed).await.map(drop)
     }
 }
+
 fn routing_values(delivery: &Delivery) -> RoutingValues<'_> {
     let (channel, currency) = match &delivery.event.data {
         Record::Payment(payment) => (&payment.channel, &payment.amount.currency),
