@@ -13,6 +13,7 @@ mod greeting;
 mod publisher;
 mod runtime;
 mod socket;
+mod submitted;
 mod unconfirmed;
 mod verdicts;
 
@@ -31,7 +32,8 @@ use tollgate_ledger::{Delivery, Record};
 
 use self::broker::Broker;
 pub(super) use self::broker::Brokers;
-use self::publisher::{Message, Publisher};
+use self::publisher::Publisher;
+use self::submitted::Message;
 use super::failure::DeliveryError;
 use super::message::{self, CloudEvent};
 use super::sink::{Attempt, Sink};
