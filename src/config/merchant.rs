@@ -16,6 +16,7 @@ use super::address::Address;
 use super::dependencies::Dependencies;
 use super::secret::{self, Plain, SecretText};
 use super::sinks::{self, SinkConfig, SinkContext};
+use super::sources::{self, SourceConfig};
 use super::toml_file::{MAX_SUGGESTIONS, TomlFile, suggest};
 
 /// Caller of the gateway.
@@ -32,6 +33,8 @@ pub struct Merchant {
     pub webhook: Option<Webhook>,
     /// Further destinations of events.
     pub sinks: Vec<SinkConfig>,
+    /// Queues that signed requests are consumed from.
+    pub sources: Vec<Arc<SourceConfig>>,
     /// Request limit. Its usage lives outside the snapshot and survives a reload.
     pub limit: Option<LimitConfig>,
     /// Channels whose bills the merchant may read. A bill contains the orders of every merchant on the channel.
@@ -68,7 +71,7 @@ pub(super) struct MerchantFile {
 pub(super) struct MerchantContext<'a> {
     /// True in a sandbox; `None` if `tollgate.toml` is invalid, which is reported there.
     pub(super) sandbox: Option<bool>,
-    /// Private networks that webhooks and sinks may reach; `None` if `tollgate.toml` is invalid.
+    /// Private networks that webhooks, sinks and sources may reach; `None` if `tollgate.toml` is invalid.
     pub(super) allowed: Option<&'a [IpNet]>,
     /// Channel files by name.
     pub(super) channels: &'a BTreeMap<String, PathBuf>,
@@ -107,7 +110,9 @@ pub(super) fn read(
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
     let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, context.allowed));
-    let sinks = sinks::read(source, &mut root, SinkContext { plain, allowed: context.allowed });
+    let broker_context = SinkContext { plain, allowed: context.allowed };
+    let sinks = sinks::read(source, &mut root, broker_context);
+    let sources = sources::read(source, &mut root, broker_context);
     let limit = root.section("limit").and_then(|mut limit| LimitConfig::read(&mut limit));
     let bills = bills(&mut root, context.channels);
     drop(root);
@@ -121,6 +126,7 @@ pub(super) fn read(
             keys,
             webhook,
             sinks,
+            sources,
             limit,
             bills,
         }),

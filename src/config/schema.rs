@@ -15,7 +15,7 @@ use super::now::Now;
 use super::routes::KnownNames;
 use super::toml_file::TomlFile;
 use super::value_checks::ValueChecks;
-use super::{cache, channel, ledger, merchant, routes, sinks, tollgate_toml};
+use super::{cache, channel, ledger, merchant, routes, sinks, sources, tollgate_toml};
 
 /// Kind of configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,15 +103,17 @@ fn tollgate() -> Value {
     schema
 }
 
-/// Returns the schema of a merchant, in which `kind` decides about the other keys of a sink.
+/// Returns the schema of a merchant, in which `kind` decides about the other keys of a sink and of a source.
 fn merchants() -> Value {
     let mut schema = object(&File::Merchant.outline(""));
-    let of_kind = |kind: &&str| {
-        let outline = File::Merchant.outline(&format!("[[sink]]\nkind = \"{kind}\""));
-        variant(&part(&outline, "sink"), "kind", kind, true)
-    };
-    let kinds = sinks::KINDS.iter().map(of_kind).collect::<Vec<_>>();
-    schema["properties"]["sink"] = json!({"type": "array", "items": {"oneOf": kinds}});
+    for (table, kinds) in [("sink", &sinks::KINDS[..]), ("source", &sources::KINDS[..])] {
+        let of_kind = |kind: &&str| {
+            let outline = File::Merchant.outline(&format!("[[{table}]]\nkind = \"{kind}\""));
+            variant(&part(&outline, table), "kind", kind, true)
+        };
+        let kinds = kinds.iter().map(of_kind).collect::<Vec<_>>();
+        schema["properties"][table] = json!({"type": "array", "items": {"oneOf": kinds}});
+    }
     schema
 }
 

@@ -3,10 +3,10 @@
 //!
 //! `sinks` has one table of the kinds of sinks; each kind is one file and implements [`sink::Sink`].
 
-mod connections;
+pub(crate) mod connections;
 mod decision;
-mod dial;
-mod failure;
+pub(crate) mod dial;
+pub(crate) mod failure;
 mod message;
 mod probe;
 mod rabbitmq;

@@ -106,6 +106,10 @@ pub struct Metrics {
     pub delivery_queue_depth: IntGaugeVec,
     /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
+    /// Messages of sources by merchant, source and result.
+    pub source_messages_total: IntCounterVec,
+    /// 1 while messages of a source are consumed.
+    pub source_connected: IntGaugeVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,
     /// 1 if the last reload succeeded, 0 if it was rejected.

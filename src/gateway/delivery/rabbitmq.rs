@@ -4,11 +4,8 @@
 //! finds the connection lost; after a failed attempt a pause follows, which doubles. Each message is mandatory and
 //! persistent, and its id is the event's, equal in every attempt.
 
-mod broker_error;
 mod connect;
 mod publisher;
-mod runtime;
-mod socket;
 mod verdicts;
 
 use std::sync::Arc;
@@ -29,6 +26,7 @@ use self::publisher::{Message, Publisher};
 use super::failure::DeliveryError;
 use super::message::{self, CloudEvent};
 use super::sink::{Attempt, Sink};
+use crate::amqp;
 
 /// Time limit for a connection, and again for the confirmation of a message.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +57,7 @@ impl RabbitMqSink {
     /// Returns the present connection, or a new one. Fails at once during the pause after a failed attempt.
     async fn publisher(&self, allowed: &[IpNet]) -> Result<Publisher, DeliveryError> {
         let mut present = self.publisher.lock().await;
-        let is_usable = |it: &&Publisher| it.is_open() && connect::is_permitted(it.peer(), allowed);
+        let is_usable = |it: &&Publisher| it.is_open() && amqp::is_permitted(it.peer(), allowed);
         if let Some(publisher) = present.as_ref().filter(is_usable) {
             return Ok(publisher.clone());
         }

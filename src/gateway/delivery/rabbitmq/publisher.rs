@@ -13,9 +13,8 @@ use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionStatus, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::broker_error::broker_error;
-use super::socket::Socket;
 use super::verdicts::{Confirmed, Verdict, Verdicts};
+use crate::amqp::{Socket, broker_error};
 use crate::delivery::failure::DeliveryError;
 
 /// Time limit for closing a connection in order.
