@@ -53,4 +53,5 @@ elif command == "publish":
 else:
     result = list(iter(message, None))
 connection.close()
-print(json.dumps(result))
+# A death record has a time.
+print(json.dumps(result, default=str))

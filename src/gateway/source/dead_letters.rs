@@ -1,28 +1,49 @@
 //! Publishes refused messages, with the reason in their headers, to the exchange that a source names.
+//!
+//! The connection is not that of the consumption, and is opened by the first refused message. During a memory or disk alarm a
+//! broker reads nothing more from a connection that publishes. Acknowledgements on it would wait for the end of the alarm.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::Mutex;
+use tollgate_config::SourceConfig;
 
-use crate::amqp::broker_error;
+use crate::amqp::{self, BrokerConnection, Socket, broker_error};
 use crate::delivery::failure::DeliveryError;
 use crate::problem::Problem;
 
-/// Time limit for the confirmation of a message.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for a connection, and again for the confirmation of a message.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for closing in order.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Reply code of a close without an error.
+const REPLY_SUCCESS: u16 = 200;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
-/// Channel in confirm mode for one exchange. One message at a time is unconfirmed, because the library may hand the return of
-/// a message to the confirmation of another one.
+/// Exchange for refused messages.
 pub(super) struct DeadLetters {
-    channel: Mutex<Channel>,
-    status: lapin::ChannelStatus,
+    config: Arc<SourceConfig>,
     exchange: String,
+    /// Locked while a message is published: the library may hand the return of a message to the confirmation of another one,
+    /// so only one is unconfirmed.
+    present: Mutex<Option<Publisher>>,
+}
+
+/// An open connection with a channel in confirm mode.
+struct Publisher {
+    connection: Connection,
+    channel: Channel,
+    /// True once a confirmation was not awaited. It could be taken for that of the next message.
+    is_stale: bool,
+    /// Shut down when the publisher is dropped.
+    _socket: Socket,
 }
 
 /// A refused message.
@@ -36,26 +57,25 @@ pub(super) struct Refused<'a> {
 }
 
 impl DeadLetters {
-    pub(super) async fn open(channel: Channel, exchange: String) -> lapin::Result<Self> {
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let status = channel.status().clone();
-        Ok(Self { channel: Mutex::new(channel), status, exchange })
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.status.connected()
+    /// Returns the exchange of a source, if it names one. Opens no connection.
+    pub(super) fn of(config: &Arc<SourceConfig>) -> Option<Self> {
+        let exchange = config.dead_letter.clone()?;
+        Some(Self { config: Arc::clone(config), exchange, present: Mutex::default() })
     }
 
     /// Publishes a message under its routing key. Success means that the broker has routed and stored it.
-    pub(super) async fn publish(&self, refused: &Refused<'_>) -> Result<(), DeliveryError> {
-        let channel = self.channel.lock().await;
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let publishing = async {
-            let (exchange, routing_key) = (self.exchange.as_str().into(), refused.routing_key.into());
-            let properties = properties(refused);
-            channel.basic_publish(exchange, routing_key, options, refused.body, properties).await?.await
-        };
-        match tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await {
+    pub(super) async fn publish(&self, refused: &Refused<'_>, allowed: &[IpNet]) -> Result<(), DeliveryError> {
+        let mut present = self.present.lock().await;
+        if present.as_ref().is_some_and(|publisher| publisher.connection.status().blocked()) {
+            return Err(DeliveryError::Blocked);
+        }
+        if !present.as_ref().is_some_and(Publisher::is_usable) {
+            *present = None;
+            let opening = tokio::time::timeout(TIMEOUT, Publisher::open(&self.config, allowed));
+            *present = Some(opening.await.unwrap_or(Err(DeliveryError::Timeout(TIMEOUT)))?);
+        }
+        let Some(publisher) = present.as_mut() else { return Err(DeliveryError::Closed) };
+        match tokio::time::timeout(TIMEOUT, publisher.publish(&self.exchange, refused)).await {
             Ok(Ok(confirmed)) if !confirmed.is_ack() => Err(DeliveryError::Nack),
             Ok(Ok(confirmed)) => match confirmed.take_message() {
                 None => Ok(()),
@@ -63,11 +83,39 @@ impl DeadLetters {
             },
             Ok(Err(error)) => Err(broker_error(&error)),
             Err(_) => {
-                // A late confirmation would be taken for that of the next message.
-                drop(tokio::time::timeout(Duration::from_secs(1), channel.close(0, "no confirmation".into())).await);
-                Err(DeliveryError::Timeout(CONFIRM_TIMEOUT))
+                publisher.is_stale = true;
+                let is_blocked = publisher.connection.status().blocked();
+                Err(if is_blocked { DeliveryError::Blocked } else { DeliveryError::Timeout(TIMEOUT) })
             }
         }
+    }
+
+    pub(super) async fn close(&self) {
+        if let Some(publisher) = self.present.lock().await.take() {
+            let closing = publisher.connection.close(REPLY_SUCCESS, "".into());
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, closing).await);
+        }
+    }
+}
+
+impl Publisher {
+    async fn open(config: &SourceConfig, allowed: &[IpNet]) -> Result<Self, DeliveryError> {
+        let connected = amqp::connect(&config.url, config.authorities.as_deref(), allowed).await?;
+        let BrokerConnection { connection, socket, .. } = connected;
+        let channel = connection.create_channel().await.map_err(|error| broker_error(&error))?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| broker_error(&error))?;
+        Ok(Self { connection, channel, is_stale: false, _socket: socket })
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.is_stale && self.connection.status().connected() && self.channel.status().connected()
+    }
+
+    async fn publish(&self, exchange: &str, refused: &Refused<'_>) -> lapin::Result<Confirmation> {
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let (exchange, routing_key) = (exchange.into(), refused.routing_key.into());
+        let properties = properties(refused);
+        self.channel.basic_publish(exchange, routing_key, options, refused.body, properties).await?.await
     }
 }
 

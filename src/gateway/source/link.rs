@@ -1,5 +1,7 @@
-//! Connection of a source to its broker.
+//! Connection that a source consumes its queue over.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -23,43 +25,41 @@ const REPLY_SUCCESS: u16 = 200;
 /// Tag of the only consumer of a channel.
 const CONSUMER_TAG: &str = "tollgate";
 
-/// An open connection with a channel for the queue, and another one for refused messages.
+/// An open connection with one channel, and the exchange for refused messages.
 pub(super) struct Link {
     connection: Connection,
     channel: Channel,
-    /// Destination of refused messages, if the source names one.
+    /// Exchange for refused messages, if the source names one.
     pub(super) dead_letters: Option<DeadLetters>,
-    peer: std::net::IpAddr,
+    peer: IpAddr,
     /// Shut down when the link is dropped.
     _socket: Socket,
 }
 
 impl Link {
     /// Connects, and checks that the queue and the exchange for refused messages exist.
-    pub(super) async fn open(config: &SourceConfig, allowed: &[IpNet]) -> Result<Self, DeliveryError> {
+    pub(super) async fn open(config: &Arc<SourceConfig>, allowed: &[IpNet]) -> Result<Self, DeliveryError> {
         let opened = tokio::time::timeout(OPEN_TIMEOUT, Self::open_now(config, allowed)).await;
         opened.unwrap_or(Err(DeliveryError::Timeout(OPEN_TIMEOUT)))
     }
 
-    async fn open_now(config: &SourceConfig, allowed: &[IpNet]) -> Result<Self, DeliveryError> {
+    async fn open_now(config: &Arc<SourceConfig>, allowed: &[IpNet]) -> Result<Self, DeliveryError> {
         let connected = amqp::connect(&config.url, config.authorities.as_deref(), allowed).await?;
         let BrokerConnection { connection, socket, peer } = connected;
         let opened = async {
             let channel = connection.create_channel().await?;
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             channel.queue_declare(config.queue.as_str().into(), passive, FieldTable::default()).await?;
+            if let Some(exchange) = &config.dead_letter {
+                let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+                let exchange = exchange.as_str().into();
+                channel.exchange_declare(exchange, ExchangeKind::Topic, passive, FieldTable::default()).await?;
+            }
             channel.basic_qos(config.prefetch, BasicQosOptions::default()).await?;
-            let Some(exchange) = &config.dead_letter else { return Ok((channel, None)) };
-            let refused = connection.create_channel().await?;
-            let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-            refused
-                .exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, passive, FieldTable::default())
-                .await?;
-            let dead_letters = DeadLetters::open(refused, exchange.clone()).await?;
-            Ok((channel, Some(dead_letters)))
+            Ok(channel)
         };
-        let (channel, dead_letters) = opened.await.map_err(|error: lapin::Error| broker_error(&error))?;
-        Ok(Self { connection, channel, dead_letters, peer, _socket: socket })
+        let channel = opened.await.map_err(|error: lapin::Error| broker_error(&error))?;
+        Ok(Self { connection, channel, dead_letters: DeadLetters::of(config), peer, _socket: socket })
     }
 
     /// Starts the consumption.
@@ -78,18 +78,15 @@ impl Link {
     /// Returns whether the connection is usable and its address still permitted.
     pub(super) fn is_usable(&self, allowed: &[IpNet]) -> bool {
         let is_open = self.connection.status().connected() && self.channel.status().connected();
-        let may_refuse = self.dead_letters.as_ref().is_none_or(DeadLetters::is_open);
-        is_open && may_refuse && amqp::is_permitted(self.peer, allowed)
-    }
-
-    /// Returns whether the broker accepts no messages at present (memory or disk alarm).
-    pub(super) fn is_blocked(&self) -> bool {
-        self.connection.status().blocked()
+        is_open && amqp::is_permitted(self.peer, allowed)
     }
 
     /// Closes the connection. The broker puts unacknowledged messages back into the queue.
     pub(super) async fn close(&self) {
         let closing = self.connection.close(REPLY_SUCCESS, "".into());
         drop(tokio::time::timeout(CLOSE_TIMEOUT, closing).await);
+        if let Some(dead_letters) = &self.dead_letters {
+            dead_letters.close().await;
+        }
     }
 }

@@ -12,7 +12,6 @@ use super::dead_letters::Refused;
 use super::link::Link;
 use super::message::Message;
 use crate::access::message::MessageOrigin;
-use crate::delivery::failure::DeliveryError;
 use crate::operations::AccessLabels;
 use crate::problem::{Problem, Retryable};
 use crate::telemetry::{LABELS, METRICS};
@@ -119,11 +118,8 @@ impl Consumer {
             request_id,
             problem,
         };
-        let published = match link.is_blocked() {
-            true => Err(DeliveryError::Blocked),
-            false => dead_letters.publish(&refused).await,
-        };
-        if let Err(error) = published {
+        let process = Arc::clone(&self.gateway.current.load().process);
+        if let Err(error) = dead_letters.publish(&refused, &process.webhook_allow).await {
             tracing::error!(
                 merchant,
                 source,

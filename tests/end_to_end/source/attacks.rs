@@ -166,6 +166,32 @@ async fn message_that_cannot_be_dead_lettered_is_held_until_a_queue_is_bound() {
     world.until_metric(&count_of("unbound-in", "refused", 1)).await;
 }
 
+/// A broker with an alarm reads nothing more from a connection that publishes, acknowledgements included.
+#[tokio::test]
+async fn alarm_of_the_broker_delays_refused_messages_and_no_acknowledgement() {
+    let broker = RabbitMq::start().await;
+    broker.bind("alarm-dead", "alarm-dead", "#").await;
+    broker.declare_queue("alarm-in", json!({})).await;
+    let mut world = World::new().await;
+    let refused_one = Message { body: "{}", ..Message::of(&SHOP, "alarm-in", plain) }.signed_now();
+    let orders: Vec<String> = (0..10).map(|number| format!("o-{number}")).collect();
+    let mut messages = vec![with_id(&refused_one, "bad")];
+    messages.extend(orders.iter().map(|order| signed_create("alarm-in", order)));
+    broker.publish("alarm-in", &messages).await;
+    broker.command("set_vm_memory_high_watermark 0.00001").await;
+    put_in_force(&world, &source(broker.port, "alarm-in", "prefetch = 2\ndead_letter = \"alarm-dead\"")).await;
+    for order in &orders {
+        world.receiver.until(order, "payment.pending").await;
+    }
+    world.until_logged("a refused message cannot be dead-lettered and is held").await;
+    world.until_metric(&count_of("alarm-in", "accepted", 10)).await;
+    world.gateway.kill();
+    broker.until_depth("alarm-in", 1).await;
+    broker.command("set_vm_memory_high_watermark 0.9").await;
+    world.start().await;
+    refused(&broker, "alarm-dead", 1).await;
+}
+
 #[tokio::test]
 async fn refused_message_follows_the_policy_of_its_queue_if_the_source_names_no_exchange() {
     let broker = RabbitMq::shared().await;
