@@ -30,7 +30,6 @@
 //! merchant's message queue.
 
 pub mod access;
-mod amqp;
 pub mod cache;
 pub mod change_hub;
 pub mod clock;

@@ -104,6 +104,8 @@ pub struct Metrics {
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered, by sink.
     pub delivery_queue_depth: IntGaugeVec,
+    /// Seconds since the oldest waiting event was created, by sink.
+    pub delivery_oldest_seconds: GaugeVec,
     /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
     /// Messages of sources by merchant, source and result.

@@ -20,6 +20,7 @@ mod clocks;
 mod cluster;
 mod contract;
 mod degrade;
+mod delivery_outages;
 mod documentation;
 mod duplicate_payment;
 mod events_pull;

@@ -56,7 +56,7 @@ pub(super) struct Reply {
 
 /// Host, port and TLS name of a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint {
+pub(super) struct Endpoint {
     host: String,
     port: u16,
     /// `None` without TLS.
@@ -76,12 +76,12 @@ impl Endpoint {
     }
 
     /// Returns an endpoint; without a name there is no TLS.
-    pub(crate) fn new(host: String, port: u16, tls_name: Option<ServerName<'static>>) -> Self {
+    pub(super) fn new(host: String, port: u16, tls_name: Option<ServerName<'static>>) -> Self {
         Self { host, port, tls_name }
     }
 
     /// Resolves the host once and checks the result: a second lookup could return other addresses.
-    pub(crate) async fn resolve(&self, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, DeliveryError> {
+    pub(super) async fn resolve(&self, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, DeliveryError> {
         let resolved = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         permitted(resolved.map_err(DeliveryError::Resolve)?.collect(), allowed)
     }
@@ -252,7 +252,7 @@ impl Connection {
 }
 
 /// TLS settings that trust the public authorities.
-pub(crate) static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+pub(super) static PUBLIC_ROOTS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     // The crypto provider supports TLS 1.2 and 1.3, so this cannot fail. The fallback trusts no certificate.
@@ -272,7 +272,7 @@ fn permitted(addresses: Vec<SocketAddr>, allowed: &[IpNet]) -> Result<Vec<Socket
 }
 
 /// Returns why events may not be sent to this address.
-pub(crate) fn not_permitted(ip: IpAddr, allowed: &[IpNet]) -> Option<DeliveryError> {
+pub(super) fn not_permitted(ip: IpAddr, allowed: &[IpNet]) -> Option<DeliveryError> {
     let ip = ip.to_canonical();
     let purpose = special_purpose::not_global(ip)?;
     (!allowed.iter().any(|network| network.contains(&ip))).then_some(DeliveryError::NotPublic { ip, purpose })

@@ -15,7 +15,7 @@ const MAX_ADDRESSES: usize = 32;
 
 /// Sorts addresses for an attempt. Address families alternate (RFC 8305). Each attempt starts with another address,
 /// because a host that accepts connections may still not answer.
-pub(crate) fn sorted(addresses: Vec<SocketAddr>, attempt: u32) -> Vec<SocketAddr> {
+pub(super) fn sorted(addresses: Vec<SocketAddr>, attempt: u32) -> Vec<SocketAddr> {
     let is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (preferred, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == is_v6);
     let (mut preferred, mut others) = (preferred.into_iter(), others.into_iter());
@@ -36,7 +36,7 @@ pub(crate) fn sorted(addresses: Vec<SocketAddr>, attempt: u32) -> Vec<SocketAddr
 
 /// Returns the first established connection. The next address is tried when the previous one fails or exceeds
 /// `ATTEMPT_DELAY`; earlier attempts continue in parallel.
-pub(crate) async fn connect_first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), DeliveryError> {
+pub(super) async fn connect_first(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), DeliveryError> {
     let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
     let mut failure = DeliveryError::NoAddress;

@@ -23,7 +23,7 @@ pub struct SinkProbe {
 pub async fn probe_sinks(snapshot: &Snapshot) -> Vec<SinkProbe> {
     let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_PROBES));
     let mut probes = JoinSet::new();
-    for (subscription, sink) in Sinks::new().follow(snapshot) {
+    for (subscription, sink) in Sinks::new().follow(snapshot).added {
         let (permits, process) = (Arc::clone(&permits), Arc::clone(&snapshot.process));
         probes.spawn(async move {
             let _permit = permits.acquire_owned().await;

@@ -10,20 +10,16 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::Mutex;
 use tollgate_config::SourceConfig;
 
-use crate::amqp::{self, BrokerConnection, Socket, broker_error};
 use crate::delivery::failure::DeliveryError;
+use crate::delivery::rabbitmq::{SharedConnection, broker_error, open_connection};
 use crate::problem::Problem;
 
 /// Time limit for a connection, and again for the confirmation of a message.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Time limit for closing in order.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Reply code of a close without an error.
-const REPLY_SUCCESS: u16 = 200;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
@@ -38,12 +34,10 @@ pub(super) struct DeadLetters {
 
 /// An open connection with a channel in confirm mode.
 struct Publisher {
-    connection: Connection,
+    connection: SharedConnection,
     channel: Channel,
     /// True once a confirmation was not awaited. It could be taken for that of the next message.
     is_stale: bool,
-    /// Shut down when the publisher is dropped.
-    _socket: Socket,
 }
 
 /// A refused message.
@@ -66,7 +60,7 @@ impl DeadLetters {
     /// Publishes a message under its routing key. Success means that the broker has routed and stored it.
     pub(super) async fn publish(&self, refused: &Refused<'_>, allowed: &[IpNet]) -> Result<(), DeliveryError> {
         let mut present = self.present.lock().await;
-        if present.as_ref().is_some_and(|publisher| publisher.connection.status().blocked()) {
+        if present.as_ref().is_some_and(|publisher| publisher.connection.is_blocked()) {
             return Err(DeliveryError::Blocked);
         }
         if !present.as_ref().is_some_and(Publisher::is_usable) {
@@ -84,31 +78,28 @@ impl DeadLetters {
             Ok(Err(error)) => Err(broker_error(&error)),
             Err(_) => {
                 publisher.is_stale = true;
-                let is_blocked = publisher.connection.status().blocked();
+                let is_blocked = publisher.connection.is_blocked();
                 Err(if is_blocked { DeliveryError::Blocked } else { DeliveryError::Timeout(TIMEOUT) })
             }
         }
     }
 
+    /// Closes the connection, which ends with its last handle.
     pub(super) async fn close(&self) {
-        if let Some(publisher) = self.present.lock().await.take() {
-            let closing = publisher.connection.close(REPLY_SUCCESS, "".into());
-            drop(tokio::time::timeout(CLOSE_TIMEOUT, closing).await);
-        }
+        drop(self.present.lock().await.take());
     }
 }
 
 impl Publisher {
     async fn open(config: &SourceConfig, allowed: &[IpNet]) -> Result<Self, DeliveryError> {
-        let connected = amqp::connect(&config.url, config.authorities.as_deref(), allowed).await?;
-        let BrokerConnection { connection, socket, .. } = connected;
-        let channel = connection.create_channel().await.map_err(|error| broker_error(&error))?;
+        let connection = open_connection(&config.url, config.authorities.as_deref(), allowed).await?;
+        let channel = connection.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| broker_error(&error))?;
-        Ok(Self { connection, channel, is_stale: false, _socket: socket })
+        Ok(Self { connection, channel, is_stale: false })
     }
 
     fn is_usable(&self) -> bool {
-        !self.is_stale && self.connection.status().connected() && self.channel.status().connected()
+        !self.is_stale && self.connection.is_open() && self.channel.status().connected()
     }
 
     async fn publish(&self, exchange: &str, refused: &Refused<'_>) -> lapin::Result<Confirmation> {

@@ -202,6 +202,11 @@ impl Metrics {
                 Opts::new("delivery_queue_depth", "Events waiting to be delivered"),
                 &["sink"]
             ),
+            delivery_oldest_seconds: add_vec!(
+                GaugeVec,
+                Opts::new("delivery_oldest_seconds", "Seconds since the oldest waiting event was created"),
+                &["sink"]
+            ),
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Delivery attempts by result"),

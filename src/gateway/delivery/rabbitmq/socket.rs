@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 /// Shuts a socket down when dropped. The library's thread ends then, also while a broker that hangs has not answered the
 /// handshake or the close.
-pub(crate) struct Socket(std::net::TcpStream);
+pub(super) struct Socket(std::net::TcpStream);
 
 impl Socket {
     /// Returns a stream with a second handle of its socket. Small messages are sent at once.
