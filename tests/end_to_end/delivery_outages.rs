@@ -82,7 +82,7 @@ async fn missing_exchange_delays_no_other_sink_and_the_operator_retries_once_it_
             let is_it = |entry: &&Value| entry["what"] == "undelivered" && entry["sink"] == "absent-mq";
             failures.push(entries.iter().filter(is_it).map(|entry| entry["times"].as_u64().unwrap_or(1)).sum::<u64>());
         }
-        if failures.iter().all(|times| *times >= 2) { Ok(()) } else { Err(failures) }
+        if failures.iter().all(|times| *times >= 2) { Ok(()) } else { Err(format!("{failures:?}")) }
     })
     .await;
     broker.bind("absent-mq", "absent", "#").await;
