@@ -172,12 +172,12 @@ impl Worker {
             }
         }
         let recorded = match decision {
-            Decision::Delivered => self.ledger.delivered(&event, &sink, now).await,
+            Decision::Delivered => self.ledger.delivered(&delivery, now).await,
             Decision::NoWebhook | Decision::Discarded | Decision::GiveUp => {
-                self.ledger.dropped(&event, &sink, decision.label(), now).await
+                self.ledger.dropped(&delivery, decision.label(), now).await
             }
-            Decision::Again(seconds) => self.ledger.postpone(&event, &sink, due_after(now, seconds), tries + 1).await,
-            Decision::Defer(seconds) => self.ledger.postpone(&event, &sink, due_after(now, seconds), tries).await,
+            Decision::Again(seconds) => self.ledger.postpone(&delivery, due_after(now, seconds), tries + 1).await,
+            Decision::Defer(seconds) => self.ledger.postpone(&delivery, due_after(now, seconds), tries).await,
         };
         let (label, _) = METRICS.few.label("sink", "", sink.as_str());
         let labels = [LABELS.merchant(&merchant), &label, decision.label()];

@@ -47,6 +47,7 @@ mod providers;
 mod queue;
 mod rabbitmq;
 mod receiver;
+mod redelivery;
 mod redis;
 mod reload;
 mod replays;

@@ -316,7 +316,7 @@ async fn blocked_broker_gets_events_when_its_alarm_ends_and_no_attempt_counts() 
     create_and_pay(&world, "o-2").await;
     world.receiver.until("o-2", "payment.succeeded").await;
     until_entry(&world, "o-2", "undelivered", "orders-mq", "accepts no events at present").await;
-    assert!(world.metrics().await.contains("merchant=\"shop\",result=\"deferred\",sink=\"orders-mq\""));
+    world.until_metric("{merchant=\"shop\",result=\"deferred\",sink=\"orders-mq\"}").await;
     broker.command("set_vm_memory_high_watermark 0.9").await;
     let messages = broker.until("orders", "o-2", "payment.succeeded").await;
     assert!(messages.iter().all(|message| order_of(message) == "o-2"));

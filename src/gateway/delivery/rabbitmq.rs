@@ -13,10 +13,12 @@ mod greeting;
 mod publisher;
 mod runtime;
 mod socket;
+mod submitted;
 mod unconfirmed;
 mod verdicts;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,7 +35,8 @@ pub(super) use self::broker::Brokers;
 pub(crate) use self::broker_error::broker_error;
 pub(crate) use self::connect::open as open_connection;
 pub(crate) use self::connection::SharedConnection;
-use self::publisher::{Message, Publisher};
+use self::publisher::Publisher;
+use self::submitted::Message;
 use super::failure::DeliveryError;
 use super::message::{self, CloudEvent};
 use super::sink::{Attempt, Sink};
@@ -50,11 +53,19 @@ pub(super) struct RabbitMqSink {
     broker: Arc<Broker>,
     /// Present channel. Locked while a channel is opened, so that there is never a second one.
     publisher: AsyncMutex<Option<Publisher>>,
+    /// True after an event met a broker that accepts nothing. Only then do the others wait without an attempt, so that the log
+    /// and the timeline of an event tell the reason.
+    has_met_pause: AtomicBool,
 }
 
 impl RabbitMqSink {
     pub(super) fn new(config: Arc<RabbitMqConfig>, brokers: &Brokers) -> Self {
-        Self { broker: brokers.of(&config), config, publisher: AsyncMutex::default() }
+        Self {
+            broker: brokers.of(&config),
+            config,
+            publisher: AsyncMutex::default(),
+            has_met_pause: AtomicBool::new(false),
+        }
     }
 
     /// Returns the present channel, or a new one. Fails at once while the broker cannot be reached.
@@ -82,6 +93,24 @@ impl RabbitMqSink {
                 let reason = DeliveryError::Timeout(TIMEOUT).to_string();
                 self.broker.lost(reason.clone());
                 Err(DeliveryError::NotConnected(reason))
+            }
+        }
+    }
+
+    /// Publishes an event and waits for its confirmation.
+    async fn publish(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
+        let message = self.message(attempt)?;
+        let publisher = self.publisher(attempt.allowed).await?;
+        if publisher.is_blocked() {
+            return Err(DeliveryError::Blocked);
+        }
+        match tokio::time::timeout(TIMEOUT, publisher.publish(message)).await {
+            Ok(result) => result,
+            // The broker may still confirm it later. The event is then sent again with the same id.
+            Err(_) if publisher.is_blocked() => Err(DeliveryError::Blocked),
+            Err(_) => {
+                publisher.close();
+                Err(DeliveryError::Timeout(TIMEOUT))
             }
         }
     }
@@ -118,24 +147,14 @@ const PERSISTENT: u8 = 2;
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
-        let message = self.message(attempt)?;
-        let publisher = self.publisher(attempt.allowed).await?;
-        if publisher.is_blocked() {
-            return Err(DeliveryError::Blocked);
-        }
-        match tokio::time::timeout(TIMEOUT, publisher.publish(message)).await {
-            Ok(result) => result,
-            // The broker may still confirm it later. The event is then sent again with the same id.
-            Err(_) if publisher.is_blocked() => Err(DeliveryError::Blocked),
-            Err(_) => {
-                publisher.close();
-                Err(DeliveryError::Timeout(TIMEOUT))
-            }
-        }
+        let result = self.publish(attempt).await;
+        let meets_pause = matches!(result, Err(DeliveryError::NotConnected(_) | DeliveryError::Blocked));
+        self.has_met_pause.store(meets_pause, Ordering::Relaxed);
+        result
     }
 
     fn is_paused(&self) -> bool {
-        self.broker.is_paused()
+        self.has_met_pause.load(Ordering::Relaxed) && self.broker.is_paused()
     }
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {

@@ -8,10 +8,12 @@ use crate::due_index::event_of_outbox;
 use crate::engine::Engine;
 use crate::error::LedgerError;
 use crate::ids::{Id, millis_at, time};
-use crate::outbox;
+use crate::lock_scope::LockScope;
+use crate::outbox::{self, Attempted};
 use crate::records::{SinkName, SinkQueue};
 use crate::rows::{PaymentRow, TrackedRow};
-use crate::transaction::{Pair, Read};
+use crate::transaction::Durability::Durable;
+use crate::transaction::{Pair, Read, Transaction};
 
 /// Maximum number of events that are rescheduled at once. One sync serves them.
 const MAX_CONCURRENT_RETRIES: usize = 64;
@@ -37,14 +39,16 @@ impl Ledger {
     pub async fn retry_sink(&self, subscription: &str, now: Timestamp) -> Result<u64, LedgerError> {
         let SinkQueue { next, waiting } = self.sink_queue(subscription).await?;
         // What is due may be under way.
-        let later = next.into_iter().filter(|(_, due)| *due > now).map(|(event, _)| event);
+        let later = next.into_iter().filter(|(_, due)| *due > now);
         let mut retries = JoinSet::new();
-        for event in later {
+        for (event, due) in later {
             if retries.len() >= MAX_CONCURRENT_RETRIES {
                 finish_one(&mut retries).await?;
             }
-            let (ledger, sink) = (self.clone(), SinkName::of_subscription(subscription));
-            retries.spawn(async move { ledger.postpone(&event, &sink, now, 0).await });
+            let (engine, scope) = (self.engine.clone(), LockScope::Event(event.clone()));
+            let row = Attempted::of_row(event, SinkName::of_subscription(subscription), due);
+            let work = move |tx: &mut Transaction<'_>| outbox::postpone(tx, &row, now, 0);
+            retries.spawn(async move { engine.write(Durable, scope, work).await });
         }
         while !retries.is_empty() {
             finish_one(&mut retries).await?;

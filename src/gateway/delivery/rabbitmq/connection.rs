@@ -13,10 +13,10 @@ use super::socket::Socket;
 use crate::delivery::connections;
 use crate::delivery::failure::DeliveryError;
 
-/// Time limit for closing a connection in order.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit for closing a connection or a channel in order.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reply code of a close without an error.
-const REPLY_SUCCESS: u16 = 200;
+pub(super) const REPLY_SUCCESS: u16 = 200;
 
 /// Handle of a connection. The connection is closed when the last handle is dropped.
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -16,6 +16,8 @@ pub(super) struct Greeted<S> {
     first: Option<u8>,
     /// Number of bytes of the library's header that are still to come.
     header: usize,
+    /// Reader that waits for the library's header.
+    reader: Option<Waker>,
 }
 
 /// Sends the header and waits until the broker answers.
@@ -23,7 +25,7 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> i
     stream.write_all(&HEADER).await?;
     stream.flush().await?;
     let first = stream.read_u8().await?;
-    Ok(Greeted { stream, first: Some(first), header: HEADER.len() })
+    Ok(Greeted { stream, first: Some(first), header: HEADER.len(), reader: None })
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
@@ -32,6 +34,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.header > 0 {
+            // The library rejects an answer to a header that it has not sent.
+            self.reader = Some(context.waker().clone());
+            return Poll::Pending;
+        }
         if buffer.remaining() > 0
             && let Some(first) = self.first.take()
         {
@@ -47,6 +54,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
         if self.header > 0 {
             let count = bytes.len().min(self.header);
             self.header -= count;
+            if self.header == 0
+                && let Some(reader) = self.reader.take()
+            {
+                reader.wake();
+            }
             return Poll::Ready(Ok(count));
         }
         Pin::new(&mut self.stream).poll_write(context, bytes)
@@ -71,7 +83,14 @@ mod tests {
         let (stream, mut broker) = tokio::io::duplex(64);
         broker.write_all(b"start").await.unwrap();
         let mut greeted = greet(stream).await.unwrap();
-        // As the library does, in pieces.
+        // The library's threads may read before they write.
+        let mut early = [0; 1];
+        let is_early = tokio::select! {
+            biased;
+            _ = greeted.read_exact(&mut early) => true,
+            () = tokio::task::yield_now() => false,
+        };
+        assert!(!is_early);
         greeted.write_all(&HEADER[..3]).await.unwrap();
         greeted.write_all(&[&HEADER[3..], b"tune".as_slice()].concat()).await.unwrap();
         let mut sent = [0; 12];

@@ -3,28 +3,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel, ChannelStatus};
+use lapin::{Channel, ChannelStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::IDLE_TIMEOUT;
-use super::connection::{SharedConnection, WeakConnection};
+use super::connection::{CLOSE_TIMEOUT, REPLY_SUCCESS, SharedConnection, WeakConnection};
+use super::submitted::{Message, Submitted};
 use super::unconfirmed::{PublishFuture, Unconfirmed};
 use crate::delivery::failure::DeliveryError;
 
 /// Maximum number of unconfirmed messages.
 const MAX_UNCONFIRMED: usize = 256;
-
-/// One event as an AMQP message.
-pub(super) struct Message {
-    /// Id of the event.
-    pub(super) id: String,
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
-    pub(super) properties: BasicProperties,
-    pub(super) body: Bytes,
-}
 
 /// Handle of the task that owns a channel. The channel is closed when the last handle is dropped, or after a time without
 /// messages.
@@ -37,10 +27,6 @@ pub(super) struct Publisher {
     closed: Arc<watch::Sender<bool>>,
 }
 
-/// Sender of a message's result.
-pub(super) type Reply = oneshot::Sender<Result<(), DeliveryError>>;
-type Submitted = (Message, Reply);
-
 impl Publisher {
     /// Starts the task of a channel in confirm mode.
     pub(super) fn start(connection: SharedConnection, channel: Channel) -> Self {
@@ -50,6 +36,8 @@ impl Publisher {
         let publisher = Self { messages, status, connection: connection.downgrade(), closed };
         let task = async move {
             run(|message| write(&channel, message), || connection.is_blocked(), submitted, is_closed).await;
+            // In order, so that the broker sees no lost connection if this is the last channel.
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, channel.close(REPLY_SUCCESS, "".into())).await);
             drop((channel, connection));
         };
         tokio::spawn(task);
@@ -131,6 +119,8 @@ async fn run(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use bytes::Bytes;
+    use lapin::BasicProperties;
     use tokio::task::JoinHandle;
 
     use super::*;

@@ -7,7 +7,7 @@ use lapin::message::BasicReturnMessage;
 use lapin::{Confirmation, PublisherConfirm};
 
 use super::broker_error::broker_error;
-use super::publisher::{Message, Reply};
+use super::submitted::{Message, Reply};
 use super::verdicts::{Confirmed, Verdict, Verdicts};
 use crate::delivery::failure::DeliveryError;
 
