@@ -10,12 +10,16 @@ mod failure;
 #[cfg(test)]
 mod figures;
 mod message;
+pub mod operator;
 mod probe;
 mod rabbitmq;
 mod sink;
+mod sink_health;
 mod sinks;
 mod slots;
 mod subscriptions;
+#[cfg(test)]
+mod testing;
 mod webhook;
 
 use std::collections::HashMap;
@@ -30,12 +34,15 @@ use tollgate_ledger::{Delivery, Ledger, TimelineEvent};
 
 use self::decision::{DEFER_FOR, Decision};
 use self::failure::DeliveryError;
+use self::message::OutgoingEvent;
 pub use self::probe::{SinkProbe, probe_sinks};
 use self::sink::{Attempt, Sink};
+use self::sink_health::SinkHealth;
 use self::sinks::{SinkChanges, Sinks, Target};
 use self::slots::{Class, DeliverySlots};
 pub(crate) use self::subscriptions::CurrentSubscriptions;
 use crate::clock;
+use crate::operator_events;
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::{LABELS, METRICS};
 
@@ -89,6 +96,8 @@ struct Worker {
     cluster: tokio::sync::OnceCell<String>,
     /// Merchants whose webhook answered 410, with the fingerprint of their file at that time.
     disabled: Mutex<HashMap<String, String>>,
+    /// Tells the operator about sinks that fail.
+    health: SinkHealth,
 }
 
 impl Worker {
@@ -101,6 +110,7 @@ impl Worker {
             generation: Mutex::default(),
             cluster: tokio::sync::OnceCell::new(),
             disabled: Mutex::default(),
+            health: SinkHealth::default(),
         }
     }
 
@@ -189,6 +199,7 @@ impl Worker {
         let labels = [LABELS.merchant(&merchant), &label, decision.label()];
         METRICS.deliveries_total.with_label_values(&labels).inc();
         let sink = sink.as_str();
+        operator_events::emit(self.health.after(&delivery, decision, reason.as_deref()));
         if decision == Decision::GiveUp {
             tracing::error!(
                 merchant,
@@ -236,7 +247,10 @@ impl Worker {
             return (Decision::Defer(DEFER_FOR), Some("the webhook is disabled after it answered 410".to_owned()));
         }
         let allowed = &snapshot.process.webhook_allow;
-        let result = sink.send(&Attempt { delivery, allowed, cluster: self.cluster().await }).await;
+        let result = match OutgoingEvent::of(delivery, self.cluster().await) {
+            Ok(event) => sink.send(&Attempt { event: &event, tries: delivery.tries, allowed }).await,
+            Err(error) => Err(error),
+        };
         if is_webhook && matches!(result, Err(DeliveryError::Gone)) {
             tracing::error!(
                 merchant = name,

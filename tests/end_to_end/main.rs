@@ -40,6 +40,7 @@ mod malformed;
 mod migration;
 mod nonces;
 mod notifications;
+mod operator_events;
 mod paths;
 mod payer;
 mod payments;

@@ -18,7 +18,7 @@ mod unconfirmed;
 mod verdicts;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,15 +27,14 @@ use ipnet::IpNet;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::Mutex as AsyncMutex;
-use tollgate_config::{RabbitMqConfig, RoutingValues};
-use tollgate_ledger::{Delivery, Record};
+use tollgate_config::RabbitMqConfig;
 
 use self::broker::Broker;
 pub(super) use self::broker::Brokers;
 use self::publisher::Publisher;
 use self::submitted::Message;
 use super::failure::DeliveryError;
-use super::message::{self, CloudEvent};
+use super::message::{CloudEvent, OutgoingEvent};
 use super::sink::{Attempt, Sink};
 
 /// Time limit for a connection, for a channel, and for the confirmation of a message.
@@ -50,9 +49,9 @@ pub(super) struct RabbitMqSink {
     broker: Arc<Broker>,
     /// Present channel. Locked while a channel is opened, so that there is never a second one.
     publisher: AsyncMutex<Option<Publisher>>,
-    /// True after an event met a broker that accepts nothing. Only then do the others wait without an attempt, so that the log
-    /// and the timeline of an event tell the reason.
-    has_met_pause: AtomicBool,
+    /// Number of failed reconnections when an event last met a broker that accepts nothing. The others then wait without an
+    /// attempt until the next reconnection, so that log and timeline tell the reason.
+    met_pause: AtomicU64,
 }
 
 impl RabbitMqSink {
@@ -61,7 +60,7 @@ impl RabbitMqSink {
             broker: brokers.of(&config),
             config,
             publisher: AsyncMutex::default(),
-            has_met_pause: AtomicBool::new(false),
+            met_pause: AtomicU64::new(NOT_MET),
         }
     }
 
@@ -96,7 +95,7 @@ impl RabbitMqSink {
 
     /// Publishes an event and waits for its confirmation.
     async fn publish(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
-        let message = self.message(attempt)?;
+        let message = self.message(attempt.event)?;
         let publisher = self.publisher(attempt.allowed).await?;
         if publisher.is_blocked() {
             return Err(DeliveryError::Blocked);
@@ -112,9 +111,8 @@ impl RabbitMqSink {
         }
     }
 
-    fn message(&self, attempt: &Attempt<'_>) -> Result<Message, DeliveryError> {
-        let event = &attempt.delivery.event;
-        let cloud_event = CloudEvent::of(event, attempt.cluster);
+    fn message(&self, event: &OutgoingEvent) -> Result<Message, DeliveryError> {
+        let cloud_event = CloudEvent::of(event);
         let mut headers = FieldTable::default();
         let (body, content_type): (Bytes, _) = if self.config.structured {
             (cloud_event.structured(event)?, "application/cloudevents+json")
@@ -122,53 +120,43 @@ impl RabbitMqSink {
             for (name, value) in cloud_event.attributes() {
                 headers.insert(format!("ce_{name}").into(), AMQPValue::LongString(value.into()));
             }
-            (message::body(event)?, "application/json")
+            (event.body.clone(), "application/json")
         };
         let created_at = u64::try_from(event.created_at.as_second()).unwrap_or(0);
         let properties = BasicProperties::default()
             .with_message_id(event.id.as_str().into())
-            .with_type(event.kind.as_str().into())
+            .with_type(event.event_type.as_str().into())
             .with_timestamp(created_at)
             .with_app_id("tollgate".into())
             .with_content_type(content_type.into())
             .with_delivery_mode(PERSISTENT)
             .with_headers(headers);
-        let routing_key = self.config.routing_key.render(&routing_values(attempt.delivery));
+        let routing_key = self.config.routing_key.render(&event.routing_values());
         Ok(Message { id: event.id.clone(), exchange: self.config.exchange.clone(), routing_key, properties, body })
     }
 }
 
+/// Value of `met_pause` if the last event met no pause.
+const NOT_MET: u64 = u64::MAX;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
+        let round = self.broker.failed_reconnections();
         let result = self.publish(attempt).await;
         let meets_pause = matches!(result, Err(DeliveryError::NotConnected(_) | DeliveryError::Blocked));
-        self.has_met_pause.store(meets_pause, Ordering::Relaxed);
+        self.met_pause.store(if meets_pause { round } else { NOT_MET }, Ordering::Relaxed);
         result
     }
 
     fn is_paused(&self) -> bool {
-        self.has_met_pause.load(Ordering::Relaxed) && self.broker.is_paused()
+        let round = self.broker.failed_reconnections();
+        self.met_pause.load(Ordering::Relaxed) == round && self.broker.is_paused()
     }
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {
         self.publisher(allowed).await.map(drop)
-    }
-}
-
-fn routing_values(delivery: &Delivery) -> RoutingValues<'_> {
-    let (channel, currency) = match &delivery.event.data {
-        Record::Payment(payment) => (&payment.channel, &payment.amount.currency),
-        Record::Refund(refund) => (&refund.channel, &refund.amount.currency),
-    };
-    RoutingValues {
-        event_type: &delivery.event.kind,
-        merchant: &delivery.event.subject.merchant,
-        method: delivery.method.as_ref().map_or("", |method| method.as_str()),
-        channel,
-        currency: currency.as_str(),
     }
 }

@@ -13,7 +13,7 @@ use super::sink::Sink;
 use super::webhook::WebhookSink;
 use crate::snapshot::Snapshot;
 
-/// Sinks by subscription: merchant and name.
+/// Sinks by subscription: merchant and name, or the name of a sink of the operator.
 pub(super) struct Sinks {
     connections: Arc<Connections>,
     brokers: Brokers,
@@ -56,8 +56,8 @@ impl Sinks {
     pub(super) fn find(&self, merchant: &Arc<Merchant>, name: &SinkName) -> Target {
         if name.is_webhook() {
             return match &merchant.webhook {
-                Some(_) => {
-                    Target::Sink(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(merchant))))
+                Some(webhook) => {
+                    Target::Sink(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(webhook))))
                 }
                 None => Target::NoWebhook,
             };
@@ -79,14 +79,35 @@ impl Sinks {
         sink.is_some_and(|sink| sink.is_paused())
     }
 
-    /// Closes the sinks that are configured no more or otherwise, and opens the new ones.
+    /// Returns a sink of the operator; `None` if none of this name sends events.
+    pub(super) fn find_operators(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<dyn Sink>> {
+        let configured = snapshot.process.operator_sinks.iter().find(|sink| sink.name == name)?;
+        let mut open = self.open.lock();
+        if let Some(same) = open.get(name).filter(|open| open.kind == configured.kind) {
+            return Some(Arc::clone(&same.sink));
+        }
+        let sink = self.sink_of(&configured.kind)?;
+        open.insert(name.to_owned(), OpenSink { kind: configured.kind.clone(), sink: Arc::clone(&sink) });
+        Some(sink)
+    }
+
+    /// Follows the merchants' sinks: closes those that are configured no more or otherwise, and opens the new ones.
     pub(super) fn follow(&self, snapshot: &Snapshot) -> SinkChanges {
-        self.brokers.permit(&snapshot.process.webhook_allow);
         let configured = snapshot.config.merchants.values().flat_map(|merchant| {
             let sinks = merchant.sinks.iter();
             sinks.map(|sink| (SinkName::from(sink.name.as_str()).subscription(&merchant.name), &sink.kind))
         });
-        let configured: BTreeMap<String, &SinkKind> = configured.collect();
+        self.follow_all(snapshot, configured.collect())
+    }
+
+    /// Follows the operator's sinks like [`Self::follow`]. Their names are the subscriptions.
+    pub(super) fn follow_operators(&self, snapshot: &Snapshot) -> SinkChanges {
+        let configured = snapshot.process.operator_sinks.iter().map(|sink| (sink.name.clone(), &sink.kind));
+        self.follow_all(snapshot, configured.collect())
+    }
+
+    fn follow_all(&self, snapshot: &Snapshot, configured: BTreeMap<String, &SinkKind>) -> SinkChanges {
+        self.brokers.permit(&snapshot.process.webhook_allow);
         let mut open = self.open.lock();
         let mut removed: Vec<_> = open.keys().filter(|name| !configured.contains_key(*name)).cloned().collect();
         removed.sort();
@@ -96,7 +117,7 @@ impl Sinks {
             if open.contains_key(&subscription) {
                 continue;
             }
-            if let Some(sink) = sink_of(kind, &self.brokers) {
+            if let Some(sink) = self.sink_of(kind) {
                 open.insert(subscription.clone(), OpenSink { kind: kind.clone(), sink: Arc::clone(&sink) });
                 added.push((subscription, sink));
             }
@@ -108,13 +129,16 @@ impl Sinks {
     pub(super) fn close_expired(&self) {
         self.connections.close_expired(std::time::Instant::now());
     }
-}
 
-/// The kinds of sinks: what is sent where. `None` for a kind that sends nothing. Opens no connection.
-fn sink_of(kind: &SinkKind, brokers: &Brokers) -> Option<Arc<dyn Sink>> {
-    match kind {
-        SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config), brokers))),
-        SinkKind::Discard => None,
+    /// The kinds of sinks: what is sent where. `None` for a kind that sends nothing. Opens no connection.
+    fn sink_of(&self, kind: &SinkKind) -> Option<Arc<dyn Sink>> {
+        match kind {
+            SinkKind::Webhook(webhook) => {
+                Some(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(webhook))))
+            }
+            SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config), &self.brokers))),
+            SinkKind::Discard => None,
+        }
     }
 }
 
