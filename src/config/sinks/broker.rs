@@ -2,8 +2,8 @@
 
 use tollgate_plugins::settings::Settings;
 
-use super::amqp_url::AmqpUrl;
 use super::SinkContext;
+use super::amqp_url::AmqpUrl;
 use crate::destination::refused_address;
 use crate::identity;
 use crate::now::Now;
