@@ -24,7 +24,7 @@ mod webhook;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -46,6 +46,8 @@ use crate::operator_events;
 use crate::snapshot::{Current, Snapshot};
 use crate::telemetry::{LABELS, METRICS};
 
+/// Minimum time between two searches for due events of failing sinks.
+const FAILING_INTERVAL: Duration = Duration::from_millis(250);
 /// Delay after an attempt that could not be recorded. Its event is still due and would be sent again at once.
 const UNRECORDED_DELAY: Duration = Duration::from_secs(5);
 /// Maximum number of sinks that connect at once because they were configured. Events connect theirs themselves.
@@ -58,6 +60,7 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     let worker = Arc::new(Worker::new(current, ledger));
     let mut wake = worker.ledger.wake();
     let mut slots = DeliverySlots::new();
+    let mut failing_tried: Option<Instant> = None;
     loop {
         let snapshot = worker.follow_configuration();
         // Collects all finished tasks first, because reading due events waits for the disk.
@@ -65,8 +68,11 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
         worker.sinks.close_expired();
         // Without a writable ledger, deliveries could not be recorded and would repeat endlessly.
         if worker.ledger.may_work() && clock::is_trusted() {
-            for class in [Class::Healthy, Class::Failing] {
-                worker.start_due(&mut slots, class, &snapshot).await;
+            worker.start_due(&mut slots, Class::Healthy, &snapshot).await;
+            // The failing sinks may be many, and their retries are not urgent.
+            if failing_tried.is_none_or(|last| last.elapsed() >= FAILING_INTERVAL) {
+                worker.start_due(&mut slots, Class::Failing, &snapshot).await;
+                failing_tried = Some(Instant::now());
             }
         }
         tokio::select! {

@@ -18,7 +18,7 @@ mod unconfirmed;
 mod verdicts;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -52,9 +52,9 @@ pub(super) struct RabbitMqSink {
     broker: Arc<Broker>,
     /// Present channel. Locked while a channel is opened, so that there is never a second one.
     publisher: AsyncMutex<Option<Publisher>>,
-    /// True after an event met a broker that accepts nothing. Only then do the others wait without an attempt, so that the log
-    /// and the timeline of an event tell the reason.
-    has_met_pause: AtomicBool,
+    /// Number of failed reconnections when an event last met a broker that accepts nothing. The others then wait without an
+    /// attempt until the next reconnection, so that log and timeline tell the reason.
+    met_pause: AtomicU64,
 }
 
 impl RabbitMqSink {
@@ -63,7 +63,7 @@ impl RabbitMqSink {
             broker: brokers.of(&config),
             config,
             publisher: AsyncMutex::default(),
-            has_met_pause: AtomicBool::new(false),
+            met_pause: AtomicU64::new(NOT_MET),
         }
     }
 
@@ -139,20 +139,24 @@ impl RabbitMqSink {
     }
 }
 
+/// Value of `met_pause` if the last event met no pause.
+const NOT_MET: u64 = u64::MAX;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
+        let round = self.broker.failed_reconnections();
         let result = self.publish(attempt).await;
         let meets_pause = matches!(result, Err(DeliveryError::NotConnected(_) | DeliveryError::Blocked));
-        self.has_met_pause.store(meets_pause, Ordering::Relaxed);
+        self.met_pause.store(if meets_pause { round } else { NOT_MET }, Ordering::Relaxed);
         result
     }
 
     fn is_paused(&self) -> bool {
-        self.has_met_pause.load(Ordering::Relaxed) && self.broker.is_paused()
+        let round = self.broker.failed_reconnections();
+        self.met_pause.load(Ordering::Relaxed) == round && self.broker.is_paused()
     }
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {

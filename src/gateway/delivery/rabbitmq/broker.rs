@@ -2,6 +2,7 @@
 //! 1 MiB; each sink has a channel of its own.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub(super) struct Broker {
     connections: Mutex<Vec<WeakConnection>>,
     /// Reason of the last failed attempt, while the broker is reconnected in the background.
     fault: Mutex<Option<String>>,
+    /// Number of failed reconnections.
+    failed: AtomicU64,
     reconnects: Arc<Reconnects>,
 }
 
@@ -75,6 +78,7 @@ impl Brokers {
             connecting: AsyncMutex::default(),
             connections: Mutex::default(),
             fault: Mutex::default(),
+            failed: AtomicU64::new(0),
             reconnects: Arc::clone(&self.reconnects),
         });
         same_host.push(Arc::downgrade(&broker));
@@ -105,6 +109,11 @@ impl Broker {
     pub(super) fn is_paused(&self) -> bool {
         let is_blocked = |it: &WeakConnection| it.upgrade().is_some_and(|connection| connection.is_blocked());
         self.fault.lock().is_some() || self.connections.lock().iter().any(is_blocked)
+    }
+
+    /// Returns the number of failed reconnections.
+    pub(super) fn failed_reconnections(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Reconnects in the background, unless that has begun.
@@ -152,7 +161,10 @@ async fn reconnect(broker: Weak<Broker>, reconnects: Arc<Reconnects>) {
                 });
                 return;
             }
-            Err(reason) => *fault = Some(reason),
+            Err(reason) => {
+                *fault = Some(reason);
+                broker.failed.fetch_add(1, Ordering::Relaxed);
+            }
         }
         pause = (pause * 2).min(last);
     }
