@@ -127,7 +127,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
             if let Some(why) = needs_review {
                 tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
-                manual_review(&subject, &channel.name, why);
+                manual_review(&subject, &channel.name, &why);
             }
             NotificationResult::Recorded
         }
