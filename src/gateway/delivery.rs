@@ -6,13 +6,13 @@
 mod connections;
 mod decision;
 mod dial;
-mod failure;
+pub(crate) mod failure;
 #[cfg(test)]
 mod figures;
 mod message;
 pub mod operator;
 mod probe;
-mod rabbitmq;
+pub(crate) mod rabbitmq;
 mod sink;
 mod sink_health;
 mod sinks;

@@ -112,6 +112,10 @@ pub struct Metrics {
     pub operator_events_total: IntCounterVec,
     /// Attempts to deliver operator events, and events that were lost, by sink and result.
     pub operator_deliveries_total: IntCounterVec,
+    /// Messages of sources by merchant, source and result.
+    pub source_messages_total: IntCounterVec,
+    /// 1 while messages of a source are consumed.
+    pub source_connected: IntGaugeVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,
     /// 1 if the last reload succeeded, 0 if it was rejected.

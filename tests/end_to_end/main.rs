@@ -58,6 +58,7 @@ mod sdk_conformance;
 mod server;
 mod shutdown;
 mod sinks;
+mod source;
 mod status_cache;
 mod stores;
 mod timeline;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Reason why an attempt failed. Its text appears in the log and in the payment's timeline, and contains no secret.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DeliveryError {
+pub(crate) enum DeliveryError {
     #[error("it answered {status}")]
     Status { status: u16, retry_after: Option<String> },
     #[error("it answered 410")]
@@ -44,6 +44,10 @@ pub(super) enum DeliveryError {
     NotConnected(String),
     #[error("the broker closed the connection: {0}")]
     Broker(String),
+    #[error("the broker ended the consumption: the queue was deleted or moved")]
+    Cancelled,
+    #[error("the connection to the broker is closed")]
+    Closed,
     #[error("the connection to the broker ended before the event was confirmed")]
     Unconfirmed,
     #[error("the broker accepts no events at present (memory or disk alarm)")]

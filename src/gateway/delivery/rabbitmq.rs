@@ -31,6 +31,9 @@ use tollgate_config::RabbitMqConfig;
 
 use self::broker::Broker;
 pub(super) use self::broker::Brokers;
+pub(crate) use self::broker_error::broker_error;
+pub(crate) use self::connect::open as open_connection;
+pub(crate) use self::connection::SharedConnection;
 use self::publisher::Publisher;
 use self::submitted::Message;
 use super::failure::DeliveryError;

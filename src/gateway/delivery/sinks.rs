@@ -33,7 +33,7 @@ pub(super) enum Target {
     Discard,
     /// The merchant has no webhook any more.
     NoWebhook,
-    /// The merchant has no sink of this name any more.
+    /// There is no sink of this name any more.
     NotConfigured,
     /// A reload has just changed the sink.
     Replaced,
@@ -65,12 +65,7 @@ impl Sinks {
         let Some(configured) = merchant.sinks.iter().find(|sink| sink.name == name.as_str()) else {
             return Target::NotConfigured;
         };
-        if configured.kind == SinkKind::Discard {
-            return Target::Discard;
-        }
-        let open = self.open.lock();
-        let same = open.get(&name.subscription(&merchant.name)).filter(|open| open.kind == configured.kind);
-        same.map_or(Target::Replaced, |open| Target::Sink(Arc::clone(&open.sink)))
+        self.opened(&name.subscription(&merchant.name), &configured.kind)
     }
 
     /// Returns whether a sink accepts nothing at present, so that its events need not be tried.
@@ -79,16 +74,20 @@ impl Sinks {
         sink.is_some_and(|sink| sink.is_paused())
     }
 
-    /// Returns a sink of the operator; `None` if none of this name sends events.
-    pub(super) fn find_operators(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<dyn Sink>> {
-        let configured = snapshot.process.operator_sinks.iter().find(|sink| sink.name == name)?;
-        let mut open = self.open.lock();
-        if let Some(same) = open.get(name).filter(|open| open.kind == configured.kind) {
-            return Some(Arc::clone(&same.sink));
+    /// Returns a sink of the operator. Opens none, like [`Self::find`].
+    pub(super) fn find_operators(&self, snapshot: &Snapshot, name: &str) -> Target {
+        let configured = snapshot.process.operator_sinks.iter().find(|sink| sink.name == name);
+        configured.map_or(Target::NotConfigured, |configured| self.opened(name, &configured.kind))
+    }
+
+    /// Returns the open sink of a subscription, if it has these settings.
+    fn opened(&self, subscription: &str, kind: &SinkKind) -> Target {
+        if *kind == SinkKind::Discard {
+            return Target::Discard;
         }
-        let sink = self.sink_of(&configured.kind)?;
-        open.insert(name.to_owned(), OpenSink { kind: configured.kind.clone(), sink: Arc::clone(&sink) });
-        Some(sink)
+        let open = self.open.lock();
+        let same = open.get(subscription).filter(|open| open.kind == *kind);
+        same.map_or(Target::Replaced, |open| Target::Sink(Arc::clone(&open.sink)))
     }
 
     /// Follows the merchants' sinks: closes those that are configured no more or otherwise, and opens the new ones.
@@ -130,7 +129,7 @@ impl Sinks {
         self.connections.close_expired(std::time::Instant::now());
     }
 
-    /// The kinds of sinks: what is sent where. `None` for a kind that sends nothing. Opens no connection.
+    /// Opens a sink of this kind: what is sent where. `None` for a kind that sends nothing. Makes no connection.
     fn sink_of(&self, kind: &SinkKind) -> Option<Arc<dyn Sink>> {
         match kind {
             SinkKind::Webhook(webhook) => {

@@ -156,6 +156,8 @@ impl Metrics {
         unregister(&self.notifications_unusable_total, is_gone);
         unregister(&self.unlisted_refusals_total, is_gone);
         unregister(&self.deliveries_total, is_gone);
+        unregister(&self.source_messages_total, is_gone);
+        unregister(&self.source_connected, is_gone);
         unregister(&self.upstream_connections_total, is_gone);
     }
 }

@@ -228,6 +228,19 @@ impl Metrics {
                 ),
                 &["sink", "result"]
             ),
+            source_messages_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "source_messages_total",
+                    "Messages of sources by result: accepted, repeated, refused, deferred (a try that will be repeated)"
+                ),
+                &["merchant", "source", "result"]
+            ),
+            source_connected: add_vec!(
+                IntGaugeVec,
+                Opts::new("source_connected", "1 while messages of a source are consumed"),
+                &["merchant", "source"]
+            ),
             config_generation: add!(
                 IntGauge,
                 Opts::new("config_generation", "Number of the configuration generation in force")

@@ -36,7 +36,7 @@ const FRAME_MAX: u32 = 16 * 1024;
 const CHANNEL_MAX: u16 = 2047;
 
 /// Opens a connection. The caller limits the time.
-pub(super) async fn open(
+pub(crate) async fn open(
     url: &AmqpUrl,
     authorities: Option<&[Vec<u8>]>,
     allowed: &[IpNet],

@@ -20,7 +20,7 @@ pub(super) const REPLY_SUCCESS: u16 = 200;
 
 /// Handle of a connection. The connection is closed when the last handle is dropped.
 #[derive(Clone)]
-pub(super) struct SharedConnection(Arc<Open>);
+pub(crate) struct SharedConnection(Arc<Open>);
 
 /// Reference that keeps no connection open.
 #[derive(Clone)]
@@ -48,27 +48,27 @@ impl SharedConnection {
     }
 
     /// Opens a channel.
-    pub(super) async fn channel(&self) -> Result<Channel, DeliveryError> {
+    pub(crate) async fn channel(&self) -> Result<Channel, DeliveryError> {
         self.0.connection.create_channel().await.map_err(|error| broker_error(&error))
     }
 
     /// Returns whether the connection is usable.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.0.is_open()
     }
 
     /// Returns whether the broker has asked for a pause (`connection.blocked`).
-    pub(super) fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.0.connection.status().blocked()
     }
 
     /// Returns whether a connection to this address is still permitted.
-    pub(super) fn is_permitted(&self, allowed: &[IpNet]) -> bool {
+    pub(crate) fn is_permitted(&self, allowed: &[IpNet]) -> bool {
         connections::not_permitted(self.0.peer, allowed).is_none()
     }
 
     /// Closes the connection for all its users.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.closed.send_replace(true);
     }
 
