@@ -39,7 +39,7 @@ pub struct SourceConfig {
     pub queue: String,
     /// Maximum number of messages that are not acknowledged, and so of those in memory.
     pub prefetch: u16,
-    /// Maximum age of a message's signature.
+    /// Maximum age of a signature whose nonce is for this source alone. Others may be five minutes old.
     pub max_age: Duration,
     /// Exchange that refused messages are published to. Without one, the broker's policy for the queue decides about them.
     pub dead_letter: Option<String>,

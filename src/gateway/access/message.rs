@@ -1,11 +1,12 @@
 //! Authenticates messages of a queue: a request as over HTTP, signed by a key of the source's own merchant for this source.
 //!
-//! A message may wait in its queue for longer than the five minutes that HTTP allows, and the broker may deliver it again with
-//! the same nonce. Instead of the window and the record of nonces, three rules apply:
-//! - The nonce is `queue:SOURCE:` and a text of the producer. It is part of the signature of both schemes. So a message
-//!   is valid neither over HTTP nor in another source, and a request that was sent over HTTP is not valid in a queue.
-//! - The signature is at most `max_age` old, which is an hour less than claims are kept at least. A message that is put
-//!   into the queue again within that time finds its claim: it is a repetition. Later it is refused.
+//! The broker may deliver a message again with the same nonce, so nonces are not recorded. A message may also wait in its
+//! queue for longer than the five minutes that HTTP allows. Three rules apply instead:
+//! - A signature is at most five minutes old, as over HTTP. With a nonce `queue:SOURCE:` and a text of the producer, it may
+//!   be as old as the source's `max_age`. Such a message is valid neither over HTTP nor in another source, because both
+//!   schemes sign the nonce.
+//! - `max_age` is an hour less than claims are kept at least. A message that is put into the queue again within that time
+//!   finds its claim: it is a repetition. Later it is refused.
 //! - The idempotency key is not signed, unless an RFC 9421 signature covers it. A copy with another key still changes
 //!   nothing: the signed body or path names the order or the refund, of which the ledger makes one.
 
@@ -17,7 +18,7 @@ use tollgate_config::Merchant;
 use super::{Denied, Head, WINDOW, signed};
 use crate::snapshot::Snapshot;
 
-/// Start of the nonce of every message.
+/// Start of a nonce that is valid for one source alone.
 const QUEUE_NONCE: &str = "queue:";
 
 /// Source that a message came from.
@@ -27,7 +28,7 @@ pub(crate) struct MessageOrigin<'a> {
     pub(crate) merchant: &'a str,
     /// Name of the source.
     pub(crate) source: &'a str,
-    /// Maximum age of a signature.
+    /// Maximum age of a signature whose nonce is for this source alone.
     pub(crate) max_age: Duration,
 }
 
@@ -44,18 +45,23 @@ pub(crate) fn authenticate(
     if merchant.name != origin.merchant {
         return Err(Denied::OtherMerchant);
     }
-    let for_queue = request.nonce.strip_prefix(QUEUE_NONCE).and_then(|rest| rest.split_once(':'));
-    if for_queue.is_none_or(|(source, own)| source != origin.source || own.is_empty()) {
-        return Err(Denied::OtherDestination);
-    }
+    let max_age = max_age(origin, &request.nonce).ok_or(Denied::OtherDestination)?;
     if request.created > now.saturating_add(WINDOW) {
         return Err(Denied::InFuture);
     }
-    let is_over = request.created.saturating_add(origin.max_age.as_secs()) < now;
+    let is_over = request.created.saturating_add(max_age) < now;
     if is_over || request.expires.is_some_and(|end| end < now) {
         return Err(Denied::TooOld);
     }
     Ok(merchant)
+}
+
+/// Returns how old a signature with this nonce may be, in seconds. `None` if it is for another source.
+fn max_age(origin: MessageOrigin<'_>, nonce: &str) -> Option<u64> {
+    let max_age = origin.max_age.as_secs();
+    let Some(rest) = nonce.strip_prefix(QUEUE_NONCE) else { return Some(max_age.min(WINDOW)) };
+    let (source, own) = rest.split_once(':')?;
+    (source == origin.source && !own.is_empty()).then_some(max_age)
 }
 
 /// Returns whether a signature with this nonce is for a queue. Over HTTP it is refused.

@@ -89,12 +89,10 @@ fn denial_problem(denied: &Denied, origin: MessageOrigin<'_>, request_id: &str) 
     tracing::info!(merchant, source, reason = ?denied, request_id, "message refused: not authenticated");
     let detail = match denied {
         Denied::OtherDestination => {
-            format!(
-                "The nonce of a message must be `queue:{source}:` and a text that is new for each message. Sign it again."
-            )
+            format!("The nonce is for another queue. It must begin with `queue:{source}:`. Sign the message again.")
         }
         Denied::TooOld => format!(
-            "The signature is older than the source's `max_age` of {} s, or has expired. Query the payment, and sign the request again if it is still wanted.",
+            "The signature has expired, or is older than {} s; older than 300 s is allowed only with a nonce that begins with `queue:{source}:`. Query the payment, and sign the request again if it is still wanted.",
             max_age.as_secs()
         ),
         Denied::InFuture => "The signature is from the future. Synchronize the clock and sign it again.".to_owned(),
