@@ -82,7 +82,10 @@ pub use self::pair::{CertificateEnd, Identity};
 pub use self::process::{AutoRollback, Process, Queue};
 pub use self::routes::{DoublePayment, Refusal, Route, RouteRules};
 pub use self::server::{ServerLimits, ServerTls};
-pub use self::sinks::{AmqpUrl, EventFilter, RabbitMqConfig, RoutingKey, RoutingValues, SinkConfig, SinkKind};
+pub use self::sinks::{
+    AmqpUrl, BrokerAddress, EventFilter, KafkaConfig, RabbitMqConfig, RoutingKey, RoutingValues, SaslConfig,
+    SaslMechanism, SinkConfig, SinkKind,
+};
 pub use self::telemetry::DEFAULT_LOG_BUFFER;
 pub use self::token::Token;
 pub use self::upstream::{Host, MAX_ANSWER_SIZE, Pool, Timeouts, UpstreamSettings};

@@ -2,6 +2,7 @@
 
 mod amqp_url;
 mod event_filter;
+mod kafka;
 mod routing_key;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use tollgate_plugins::settings::Settings;
 pub use self::amqp_url::AmqpUrl;
 pub use self::event_filter::EventFilter;
 use self::event_filter::EventPattern;
+pub use self::kafka::{BrokerAddress, KafkaConfig, SaslConfig, SaslMechanism};
 pub use self::routing_key::{RoutingKey, RoutingValues};
 use super::config_name::is_name;
 use super::identity;
@@ -24,7 +26,10 @@ use super::secret::{self, Plain};
 use super::special_purpose;
 use super::toml_file::{TomlFile, suggest};
 
-/// Kinds of sinks.
+/// Kinds of sinks in this build.
+#[cfg(feature = "kafka")]
+pub(super) const KINDS: [&str; 3] = ["rabbitmq", "kafka", "discard"];
+#[cfg(not(feature = "kafka"))]
 pub(super) const KINDS: [&str; 2] = ["rabbitmq", "discard"];
 /// Name of the webhook among the merchant's sinks.
 const WEBHOOK: &str = "webhook";
@@ -51,6 +56,9 @@ pub struct SinkConfig {
 pub enum SinkKind {
     /// Exchange of a RabbitMQ broker.
     RabbitMq(Arc<RabbitMqConfig>),
+    /// Topic of a Kafka cluster.
+    #[cfg(feature = "kafka")]
+    Kafka(Arc<KafkaConfig>),
     /// Waiting events are dropped. For a sink that is to be removed.
     Discard,
 }
@@ -97,6 +105,7 @@ pub(super) fn read(source: &TomlFile, root: &mut Settings<'_>, context: SinkCont
         };
         let settings = match kind.as_str() {
             "rabbitmq" => rabbitmq(source, &mut table, context).map(|settings| SinkKind::RabbitMq(Arc::new(settings))),
+            "kafka" => kafka(source, &mut table, context),
             "discard" => {
                 let message = "this sink gets no events, and those that wait for it are dropped";
                 let advice = "remove the sink once `tollgate_deliveries_total{result=\"discarded\"}` stands still";
@@ -146,6 +155,30 @@ fn events(table: &mut Settings<'_>) -> EventFilter {
     if is_listed { EventFilter::of(patterns) } else { EventFilter::all() }
 }
 
+/// Reads `format`. Returns whether the events are sent as CloudEvents in structured mode.
+fn is_structured(table: &mut Settings<'_>) -> bool {
+    let format = table.or("format", FORMATS[0].to_owned());
+    table.choices("format", FORMATS);
+    if !FORMATS.contains(&format.as_str()) {
+        table.problem("format", format!("there is no format `{format}`"), suggest(&format, FORMATS.into_iter()));
+    }
+    format == FORMATS[1]
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<SinkKind> {
+    kafka::read(source, table, context).map(|settings| SinkKind::Kafka(Arc::new(settings)))
+}
+
+/// Reports that this build has no Kafka. The keys are read all the same, so that every error in them is reported too.
+#[cfg(not(feature = "kafka"))]
+fn kafka(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<SinkKind> {
+    let suggestion = "build it with `cargo build --release --features kafka`, or choose another kind of sink";
+    table.problem("kind", "this tollgate was built without Kafka", Some(suggestion.to_owned()));
+    drop(kafka::read(source, table, context));
+    None
+}
+
 fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<RabbitMqConfig> {
     let advice = "a secret's place, because the URL has a password: \"env:NAME\" or \"file:PATH\"";
     let url = secret::required_as(source, table, "url", context.plain, advice);
@@ -184,12 +217,7 @@ fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_
         table.problem("declare", "this exchange exists in every broker and cannot be declared", None);
     }
     let routing_key = table.or("routing_key", RoutingKey::default());
-    let format = table.or("format", FORMATS[0].to_owned());
-    table.choices("format", FORMATS);
-    if !FORMATS.contains(&format.as_str()) {
-        table.problem("format", format!("there is no format `{format}`"), suggest(&format, FORMATS.into_iter()));
-    }
-    let structured = format == FORMATS[1];
+    let structured = is_structured(table);
     let settings = url.zip(exchange).filter(|_| !is_ca_wrong);
     settings.map(|(url, exchange)| RabbitMqConfig { url, authorities, exchange, routing_key, declare, structured })
 }

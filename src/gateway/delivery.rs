@@ -7,12 +7,15 @@ mod connections;
 mod decision;
 mod dial;
 mod failure;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod message;
 mod probe;
 mod rabbitmq;
 mod sink;
 mod sinks;
 mod subscriptions;
+mod trust;
 mod webhook;
 
 use std::collections::{HashMap, HashSet};

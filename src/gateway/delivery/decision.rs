@@ -56,6 +56,7 @@ impl Decision {
             Ok(()) => return Self::Delivered,
             Err(DeliveryError::Gone) => return Self::Defer(DEFER_FOR),
             Err(DeliveryError::Blocked) => return Self::Defer(BLOCKED_FOR),
+            Err(DeliveryError::NotConnected { after, .. }) => return Self::Defer(after.as_secs().max(1)),
             Err(error) => error,
         };
         let Some(pause) = RETRY_SCHEDULE.get(tries as usize) else { return Self::GiveUp };

@@ -8,6 +8,8 @@ use tollgate_config::{Merchant, SinkKind};
 use tollgate_ledger::SinkName;
 
 use super::connections::Connections;
+#[cfg(feature = "kafka")]
+use super::kafka::KafkaSink;
 use super::rabbitmq::RabbitMqSink;
 use super::sink::Sink;
 use super::webhook::WebhookSink;
@@ -104,6 +106,8 @@ impl Sinks {
 fn sink_of(kind: &SinkKind) -> Option<Arc<dyn Sink>> {
     match kind {
         SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config)))),
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(config) => Some(Arc::new(KafkaSink::new(Arc::clone(config)))),
         SinkKind::Discard => None,
     }
 }
