@@ -97,6 +97,8 @@ fn settings(bootstrap: &str, password: &str) -> ClientConfig {
         ("socket.timeout.ms", &timeout),
         // A topic that does not exist is reported before the time is over.
         ("topic.metadata.propagation.max.ms", "5000"),
+        // One that was made since, or a right that was given since, is noticed within this time.
+        ("topic.metadata.refresh.interval.ms", "60000"),
         ("reconnect.backoff.ms", "100"),
         ("reconnect.backoff.max.ms", "2000"),
         ("linger.ms", "1"),

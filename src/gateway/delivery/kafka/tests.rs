@@ -51,7 +51,7 @@ fn loopback() -> Vec<IpNet> {
 async fn send_within(sink: &KafkaSink, order: &str, allowed: &[IpNet]) -> Result<(), DeliveryError> {
     let subject = RecordId { merchant: "shop".to_owned(), order_id: order.to_owned(), refund_id: None };
     let (id, kind) = (format!("evt_{order}"), "payment.succeeded".to_owned());
-    let data = Record::Payment(Box::new(a_payment(order)));
+    let data = Record::Payment(a_payment(order));
     let event = Event { id, kind, created_at: Timestamp::UNIX_EPOCH, subject, data };
     let delivery = Delivery { event, sink: SinkName::from("k"), method: None, due: Timestamp::UNIX_EPOCH, tries: 0 };
     sink.send(&Attempt { delivery: &delivery, allowed, cluster: "local" }).await
@@ -153,7 +153,6 @@ async fn refused_event_is_a_failed_attempt_and_delays_no_other() {
     let sink = sink(&cluster);
     for (response, code) in [
         (Response::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, RDKafkaErrorCode::MessageSizeTooLarge),
-        (Response::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, RDKafkaErrorCode::TopicAuthorizationFailed),
         (Response::RD_KAFKA_RESP_ERR_POLICY_VIOLATION, RDKafkaErrorCode::PolicyViolation),
     ] {
         cluster.request_errors(Api::Produce, &[response]);
@@ -163,6 +162,16 @@ async fn refused_event_is_a_failed_attempt_and_delays_no_other() {
     }
     send(&sink, "o-2").await.unwrap();
     assert_eq!(orders(&stored(&cluster).await), ["shop/o-2"]);
+}
+
+#[tokio::test]
+async fn topic_without_the_right_to_write_is_a_failed_attempt() {
+    let cluster = cluster(1);
+    let sink = sink(&cluster);
+    cluster.request_errors(Api::Produce, &[Response::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    let refused = send(&sink, "o-1").await;
+    assert!(matches!(refused, Err(DeliveryError::Kafka(RDKafkaErrorCode::TopicAuthorizationFailed))), "{refused:?}");
+    assert!(!sink.is_paused());
 }
 
 #[tokio::test]
@@ -190,6 +199,7 @@ async fn events_follow_the_leader_of_the_partition() {
     send_until_delivered(&sink, "o-2").await;
     cluster.broker_down(1).unwrap();
     send_until_delivered(&sink, "o-3").await;
+    cluster.broker_up(1).unwrap();
     assert_eq!(orders(&stored(&cluster).await), ["shop/o-1", "shop/o-2", "shop/o-3"]);
 }
 

@@ -27,8 +27,10 @@ const PREFIX: usize = 4;
 
 /// Returns the frames of a stream, each with its length in front.
 pub(super) fn frames<R: AsyncRead>(reader: R) -> FramedRead<R, LengthDelimitedCodec> {
-    let codec = LengthDelimitedCodec::builder().num_skip(0).max_frame_length(MAX_FRAME).new_codec();
-    FramedRead::new(reader, codec)
+    let mut codec = LengthDelimitedCodec::builder();
+    // The length counts the bytes after it.
+    codec.length_adjustment(PREFIX as isize).num_skip(0).max_frame_length(MAX_FRAME);
+    FramedRead::new(reader, codec.new_codec())
 }
 
 /// Returns the error of a frame that does not have the documented form.
