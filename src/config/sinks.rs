@@ -26,11 +26,8 @@ use super::secret::{self, Plain};
 use super::special_purpose;
 use super::toml_file::{TomlFile, suggest};
 
-/// Kinds of sinks in this build.
-#[cfg(feature = "kafka")]
+/// Kinds of sinks. `kafka` is refused in a build without the feature of that name.
 pub(super) const KINDS: [&str; 3] = ["rabbitmq", "kafka", "discard"];
-#[cfg(not(feature = "kafka"))]
-pub(super) const KINDS: [&str; 2] = ["rabbitmq", "discard"];
 /// Name of the webhook among the merchant's sinks.
 const WEBHOOK: &str = "webhook";
 /// Maximum number of sinks of a merchant. Each has a connection of its own.
@@ -97,7 +94,8 @@ pub(super) fn read(source: &TomlFile, root: &mut Settings<'_>, context: SinkCont
     }
     for mut table in tables {
         let name = name(&mut table, &mut names);
-        let kind: Option<String> = table.required_as("kind", "\"rabbitmq\", or \"discard\" to drop waiting events");
+        let kind: Option<String> =
+            table.required_as("kind", "\"rabbitmq\" or \"kafka\", or \"discard\" to drop waiting events");
         table.choices("kind", KINDS);
         let Some(kind) = kind else {
             table.ignore_rest();

@@ -60,7 +60,8 @@ async fn event_arrives_in_kafka_with_key_headers_and_value() {
     let broker = KafkaBroker::shared().await;
     broker.topic("binary").await;
     broker.topic("structured").await;
-    let world = world_with(&(sink(broker, "binary", "") + &sink(broker, "structured", "format = \"structured\""))).await;
+    let world =
+        world_with(&(sink(broker, "binary", "") + &sink(broker, "structured", "format = \"structured\""))).await;
     create_and_pay(&world, "o-1").await;
     let messages = broker.until("binary", "o-1", "payment.succeeded").await;
     let webhook = world.receiver.until("o-1", "payment.succeeded").await;
@@ -103,9 +104,11 @@ async fn many_events_arrive_once_each_and_in_order_per_payment() {
     let orders: Vec<String> = (0..30).map(|number| format!("o-{number}")).collect();
     for order in &orders {
         create_and_pay(&world, order).await;
+        world.receiver.until(order, "payment.succeeded").await;
         let refund = json!({"refund_id": order, "amount": {"value": 300, "currency": "CNY"}});
         let target = format!("/v1/payments/{order}/refunds");
-        world.signed_request("POST", &target, Some(&format!("r-{order}")), &refund).await;
+        let made = world.signed_request("POST", &target, Some(&format!("r-{order}")), &refund).await;
+        assert_eq!(made.status, 201, "{order}");
     }
     for order in &orders {
         let messages = broker.until("many", order, "refund.succeeded").await;
@@ -146,7 +149,7 @@ async fn stopped_broker_delays_no_webhook_and_gets_the_event_after_its_restart()
     world.receiver.until("o-7", "payment.succeeded").await;
     let event = until_undelivered(&world, "o-2", "restart", "the broker cannot be reached").await;
     until_waiting(&world, "restart", 6).await;
-    assert!(world.metrics().await.contains("merchant=\"shop\",result=\"deferred\",sink=\"restart\""));
+    world.until_metric("tollgate_deliveries_total{merchant=\"shop\",result=\"deferred\",sink=\"restart\"}").await;
     broker.command("start").await;
     broker.topic("restart").await;
     // No attempt has counted: the events are sent as soon as the broker is there.

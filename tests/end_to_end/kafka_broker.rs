@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::wait::until;
@@ -52,7 +53,7 @@ impl KafkaBroker {
     pub async fn command(&self, command: &str) -> Value {
         let (line, command) = (Arc::clone(&self.line), command.to_owned());
         let execute = move || {
-            let mut line = line.lock().unwrap();
+            let mut line = line.lock();
             let (input, output) = line.as_mut().unwrap();
             writeln!(input, "{command}").unwrap();
             let said = said(output);
@@ -92,7 +93,7 @@ pub fn event_of(message: &Value) -> Value {
 
 impl Drop for KafkaBroker {
     fn drop(&mut self) {
-        self.line.lock().unwrap().take();
+        self.line.lock().take();
         let _ = self.process.wait();
     }
 }

@@ -248,7 +248,8 @@ class Broker:
 
 def client_settings():
     """Return the settings of a client that meets the front like any other."""
-    settings = {"bootstrap.servers": f"127.0.0.1:{broker.front.port}", "log_level": 0}
+    host = options.get("host", "127.0.0.1")
+    settings = {"bootstrap.servers": f"{host}:{broker.front.port}", "log_level": 0}
     protocol = "ssl" if "certificate" in options else "plaintext"
     if "certificate" in options:
         settings["ssl.ca.location"] = options["certificate"]

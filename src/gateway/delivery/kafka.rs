@@ -65,7 +65,7 @@ impl KafkaSink {
     /// Returns the present client, or a new one.
     async fn client(&self, allowed: &[IpNet]) -> Result<Arc<Client>, DeliveryError> {
         let mut present = self.client.lock().await;
-        if let Some(client) = present.as_ref().filter(|client| !client.producer.is_dead()) {
+        if let Some(client) = present.as_ref() {
             client.relay.allow(allowed);
             return Ok(Arc::clone(client));
         }
@@ -98,12 +98,23 @@ impl KafkaSink {
     }
 
     /// Returns the failure that an error code stands for. One that any event would meet starts a pause.
-    fn failure(&self, client: &Client, code: RDKafkaErrorCode) -> DeliveryError {
-        if !is_transient(code) && !client.producer.is_dead() {
+    async fn failure(&self, client: &Arc<Client>, code: RDKafkaErrorCode) -> DeliveryError {
+        let is_dead = client.producer.is_dead() || is_about_the_producer(code);
+        if is_dead {
+            self.discard(client).await;
+        } else if !is_transient(code) {
             return DeliveryError::Kafka(code);
         }
         let connection = client.relay.fault();
         self.failed(connection.unwrap_or_else(|| DeliveryError::Kafka(code).to_string()))
+    }
+
+    /// Makes the next event start another client, unless one was started already.
+    async fn discard(&self, client: &Arc<Client>) {
+        let mut present = self.client.lock().await;
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, client)) {
+            *present = None;
+        }
     }
 
     fn message(&self, attempt: &Attempt<'_>) -> Result<Message, DeliveryError> {
@@ -125,6 +136,24 @@ fn content_type(value: &str) -> (String, String) {
     ("content-type".to_owned(), value.to_owned())
 }
 
+/// Returns whether the brokers do not accept this producer any more, for example because a message of unknown fate timed out
+/// and the library numbers its messages anew. Another producer is accepted.
+fn is_about_the_producer(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::Fatal
+            | Code::Fenced
+            | Code::ProducerFenced
+            | Code::InvalidProducerEpoch
+            | Code::InvalidProducerIdMapping
+            | Code::UnknownProducerId
+            | Code::OutOfOrderSequenceNumber
+            | Code::DuplicateSequenceNumber
+            | Code::GaplessGuarantee
+    )
+}
+
 /// Returns whether an error passes by itself once the cluster works again, and would meet every event alike. The library has
 /// tried until the time was over. All other errors need somebody: the event is refused, or the topic or a right is missing.
 fn is_transient(code: RDKafkaErrorCode) -> bool {
@@ -143,7 +172,6 @@ fn is_transient(code: RDKafkaErrorCode) -> bool {
             | Code::PurgeInflight
             | Code::BrokerDestroy
             | Code::DestroyBroker
-            | Code::Fatal
             | Code::LeaderNotAvailable
             | Code::NotLeaderForPartition
             | Code::RequestTimedOut
@@ -172,9 +200,9 @@ impl Sink for KafkaSink {
                 *self.fault.lock() = None;
                 Ok(())
             }
-            Ok(Err(code)) => Err(self.failure(&client, code)),
+            Ok(Err(code)) => Err(self.failure(&client, code).await),
             Err(_) => {
-                *self.client.lock().await = None;
+                self.discard(&client).await;
                 Err(DeliveryError::Timeout(LIBRARY_TIMEOUT))
             }
         }
@@ -188,6 +216,9 @@ impl Sink for KafkaSink {
         let client = self.client(allowed).await?;
         let asking = Arc::clone(&client);
         let found = tokio::task::spawn_blocking(move || asking.producer.find_topic()).await;
-        found.map_err(|_| DeliveryError::Panicked)?.map_err(|code| self.failure(&client, code))
+        match found.map_err(|_| DeliveryError::Panicked)? {
+            Ok(()) => Ok(()),
+            Err(code) => Err(self.failure(&client, code).await),
+        }
     }
 }

@@ -60,14 +60,18 @@ mod tests {
 
     #[test]
     fn address_is_split_into_host_and_port() {
-        for (text, host, port) in
-            [("K1.example.com:9093", "k1.example.com", 9093), ("10.0.0.1:1", "10.0.0.1", 1), ("[::1]:9092", "::1", 9092)]
-        {
+        for (text, host, port) in [
+            ("K1.example.com:9093", "k1.example.com", 9093),
+            ("10.0.0.1:1", "10.0.0.1", 1),
+            ("[::1]:9092", "::1", 9092),
+        ] {
             let address = BrokerAddress::parse(text).unwrap();
             assert_eq!((address.host.as_str(), address.port), (host, port), "{text}");
             assert_eq!(address.to_string(), text.to_ascii_lowercase());
         }
-        for wrong in ["k1", "k1:", "k1:0", "k1:65536", ":9092", "::1:9092", "[::1]", "kafka://k1:9092", "a b:1", "u:p@k:1"] {
+        for wrong in
+            ["k1", "k1:", "k1:0", "k1:65536", ":9092", "::1:9092", "[::1]", "kafka://k1:9092", "a b:1", "u:p@k:1"]
+        {
             assert_eq!(BrokerAddress::parse(wrong), None, "{wrong}");
         }
     }

@@ -18,8 +18,7 @@ const NEWEST: i16 = 3;
 
 /// Requests that go to the broker, with the newest version. `Fetch` is only named, because the library derives the format of
 /// messages from it; the relay refuses it. From version 10 on, responses to `Produce` name brokers.
-const FORWARDED: [(i16, i16); 4] =
-    [(PRODUCE, 9), (FETCH, i16::MAX), (METADATA, 8), (INIT_PRODUCER_ID, i16::MAX)];
+const FORWARDED: [(i16, i16); 4] = [(PRODUCE, 9), (FETCH, i16::MAX), (METADATA, 8), (INIT_PRODUCER_ID, i16::MAX)];
 /// Requests that the relay answers itself.
 const ANSWERED: [VersionRange; 3] = [
     VersionRange { key: SASL_HANDSHAKE, oldest: 0, newest: 1 },
@@ -104,7 +103,8 @@ mod tests {
 
     #[test]
     fn versions_that_name_brokers_otherwise_and_other_requests_are_not_offered() {
-        let offered = offered(response_of(0, &[(0, 0, 11), (3, 0, 13), (22, 0, 5), (10, 0, 6), (71, 0, 0), (36, 0, 2)]));
+        let offered =
+            offered(response_of(0, &[(0, 0, 11), (3, 0, 13), (22, 0, 5), (10, 0, 6), (71, 0, 0), (36, 0, 2)]));
         let offered: Vec<_> = offered.unwrap().iter().map(|it| (it.key, it.oldest, it.newest)).collect();
         assert_eq!(offered, [(17, 0, 1), (18, 0, 3), (36, 0, 1), (0, 0, 9), (3, 0, 8), (22, 0, 5)]);
     }

@@ -87,7 +87,8 @@ impl Scram {
         let salt = BASE64_STANDARD.decode(salt).map_err(|_| malformed())?;
         let iterations: u32 = iterations.parse().map_err(|_| malformed())?;
         let iterations = NonZeroU32::new(iterations).filter(|count| ITERATIONS.contains(&count.get()));
-        let iterations = iterations.ok_or(DeliveryError::Protocol("the SCRAM challenge has too few or too many rounds"))?;
+        let iterations =
+            iterations.ok_or(DeliveryError::Protocol("the SCRAM challenge has too few or too many rounds"))?;
         let ScramHash { digest, hmac, pbkdf2 } = self.hash;
         let mut salted = Zeroizing::new(vec![0; digest.output_len()]);
         pbkdf2::derive(pbkdf2, iterations, &salt, self.password.expose(), &mut salted);
@@ -97,7 +98,8 @@ impl Scram {
         let client_key = hmac::sign(&salted, b"Client Key");
         let stored_key = digest::digest(digest, client_key.as_ref());
         let signature = hmac::sign(&hmac::Key::new(hmac, stored_key.as_ref()), signed.as_bytes());
-        let proof: Vec<u8> = client_key.as_ref().iter().zip(signature.as_ref()).map(|(one, other)| one ^ other).collect();
+        let proof: Vec<u8> =
+            client_key.as_ref().iter().zip(signature.as_ref()).map(|(one, other)| one ^ other).collect();
         let server_key = hmac::sign(&salted, b"Server Key");
         let server_proof = hmac::sign(&hmac::Key::new(hmac, server_key.as_ref()), signed.as_bytes());
         let message = format!("{without_proof},p={}", BASE64_STANDARD.encode(proof));
@@ -126,7 +128,8 @@ mod tests {
     /// The example of RFC 7677.
     #[test]
     fn scram_sha_256_matches_the_example_of_the_standard() {
-        let scram = Scram::start(&login(SaslMechanism::ScramSha256, "user"), "rOprNGfwEbeRWgbNEkqO".to_owned()).unwrap();
+        let scram =
+            Scram::start(&login(SaslMechanism::ScramSha256, "user"), "rOprNGfwEbeRWgbNEkqO".to_owned()).unwrap();
         assert_eq!(scram.first_message(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         let (answer, proof) = scram.answer(challenge).unwrap();

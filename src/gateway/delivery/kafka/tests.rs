@@ -209,11 +209,28 @@ async fn client_that_the_library_has_ended_is_replaced() {
     let sink = sink(&cluster);
     cluster.request_errors(Api::InitProducerId, &[Response::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
     reason(send(&sink, "o-1").await);
-    let first = sink.client.lock().await.clone().unwrap();
-    assert!(first.producer.is_dead());
+    assert!(sink.client.lock().await.is_none());
     send_until_delivered(&sink, "o-1").await;
-    assert!(!Arc::ptr_eq(&first, sink.client.lock().await.as_ref().unwrap()));
     assert_eq!(orders(&stored(&cluster).await), ["shop/o-1"]);
+}
+
+#[tokio::test]
+async fn producer_that_the_brokers_refuse_is_replaced_and_no_attempt_counts() {
+    let cluster = cluster(1);
+    let sink = sink(&cluster);
+    for (number, response) in
+        [Response::RD_KAFKA_RESP_ERR_PRODUCER_FENCED, Response::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]
+            .into_iter()
+            .enumerate()
+    {
+        let order = format!("o-{number}");
+        send_until_delivered(&sink, &order).await;
+        cluster.request_errors(Api::Produce, &[response]);
+        reason(send(&sink, "refused").await);
+        assert!(sink.client.lock().await.is_none());
+    }
+    send_until_delivered(&sink, "o-2").await;
+    assert_eq!(orders(&stored(&cluster).await), ["shop/o-0", "shop/o-1", "shop/o-2"]);
 }
 
 #[tokio::test]

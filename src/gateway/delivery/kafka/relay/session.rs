@@ -53,7 +53,6 @@ pub(super) async fn serve(
     if !greeting.await.unwrap_or(Ok(false))? {
         return Ok(());
     }
-    let _connected = shared.connected();
     let (from_broker, mut to_broker) = tokio::io::split(stream);
     let questions = Questions::default();
     tokio::select! {
@@ -140,8 +139,11 @@ async fn forward_responses<R: AsyncRead + Unpin>(
     questions: &Questions,
 ) -> Result<(), DeliveryError> {
     let mut from_broker = frames(from_broker);
+    // A broker that closes every connection is none.
+    let mut connected = None;
     while let Some(frame) = from_broker.next().await {
         let mut frame = frame.map_err(DeliveryError::BrokerConnection)?.freeze();
+        connected.get_or_insert_with(|| shared.connected());
         let question = questions.lock().remove(&Reader::of_frame(&frame)?.i32()?);
         if let Some(version) = question {
             frame = metadata::rewrite(&frame, version, |brokers| shared.ports(brokers))?;
