@@ -10,8 +10,9 @@ use tollgate_plugins::settings::{Form, Setting, Settings};
 use toml::de::DeValue;
 
 pub use self::broker_address::BrokerAddress;
-use super::{SinkContext, is_structured, refused_address};
+use super::{SinkContext, is_structured};
 use crate::address::is_loopback;
+use crate::destination::refused_address;
 use crate::identity;
 use crate::now::Now;
 use crate::secret;

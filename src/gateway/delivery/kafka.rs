@@ -28,7 +28,7 @@ use tollgate_config::KafkaConfig;
 use self::producer::{Message, Producer};
 use self::relay::Relay;
 use super::failure::DeliveryError;
-use super::message::{self, CloudEvent};
+use super::message::{CloudEvent, OutgoingEvent};
 use super::sink::{Attempt, Sink};
 
 /// First and last pause after a failure that any event would meet; doubles in between.
@@ -117,10 +117,9 @@ impl KafkaSink {
         }
     }
 
-    fn message(&self, attempt: &Attempt<'_>) -> Result<Message, DeliveryError> {
-        let event = &attempt.delivery.event;
-        let cloud_event = CloudEvent::of(event, attempt.cluster);
-        let key = cloud_event.partitionkey.clone();
+    fn message(&self, event: &OutgoingEvent) -> Result<Message, DeliveryError> {
+        let cloud_event = CloudEvent::of(event);
+        let key = event.partition_key.clone();
         if self.config.structured {
             let headers = vec![content_type("application/cloudevents+json; charset=UTF-8")];
             return Ok(Message { key, headers, value: cloud_event.structured(event)? });
@@ -128,7 +127,7 @@ impl KafkaSink {
         let attributes = cloud_event.attributes().into_iter();
         let attributes = attributes.map(|(name, value)| (format!("ce_{name}"), value.to_owned()));
         let headers = attributes.chain([content_type("application/json")]).collect();
-        Ok(Message { key, headers, value: message::body(event)? })
+        Ok(Message { key, headers, value: event.body.clone() })
     }
 }
 
@@ -193,7 +192,7 @@ impl Sink for KafkaSink {
         if let Some(waiting) = self.waiting() {
             return Err(waiting);
         }
-        let message = self.message(attempt)?;
+        let message = self.message(attempt.event)?;
         let client = self.client(attempt.allowed).await?;
         match tokio::time::timeout(LIBRARY_TIMEOUT, client.producer.send(&message)).await {
             Ok(Ok(())) => {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::super::SinkOwner;
 use super::*;
 use crate::secret::Plain;
 
@@ -9,7 +10,7 @@ use crate::secret::Plain;
 fn read_text(text: &str) -> (Option<KafkaConfig>, Vec<String>) {
     let source = TomlFile::with_text(Path::new("conf/merchants/shop.toml"), text.into());
     let allowed = ["127.0.0.0/8".parse().unwrap()];
-    let context = SinkContext { plain: Plain::Allowed, allowed: Some(&allowed) };
+    let context = SinkContext { owner: SinkOwner::Merchant, plain: Plain::Allowed, allowed: Some(&allowed) };
     let (config, diagnostics) = source.read(|mut root| read(&source, &mut root, context));
     let after_path = |text: String| text.split_once("shop.toml:").unwrap().1.to_owned();
     (config.unwrap(), diagnostics.iter().map(|diagnostic| after_path(diagnostic.to_string())).collect())

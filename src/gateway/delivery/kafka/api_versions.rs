@@ -94,7 +94,7 @@ mod tests {
         writer.i16(error);
         writer.i32(ranges.len() as i32);
         for (key, oldest, newest) in ranges {
-            [key, oldest, newest].map(|value| writer.i16(*value));
+            [key, oldest, newest].into_iter().for_each(|value| writer.i16(*value));
         }
         let mut reader = Reader::of_frame(&writer.finish()).unwrap();
         reader.i32().unwrap();

@@ -11,11 +11,10 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tollgate_config::BrokerAddress;
-use tollgate_ledger::testing::a_payment;
-use tollgate_ledger::{Delivery, Event, Record, RecordId, SinkName};
 
 use super::wire::{FETCH, METADATA, RequestHead, SASL_AUTHENTICATE, Writer};
 use super::*;
+use crate::delivery::testing::delivery;
 
 const TOPIC: &str = "payments";
 
@@ -49,12 +48,11 @@ fn loopback() -> Vec<IpNet> {
 }
 
 async fn send_within(sink: &KafkaSink, order: &str, allowed: &[IpNet]) -> Result<(), DeliveryError> {
-    let subject = RecordId { merchant: "shop".to_owned(), order_id: order.to_owned(), refund_id: None };
-    let (id, kind) = (format!("evt_{order}"), "payment.succeeded".to_owned());
-    let data = Record::Payment(a_payment(order));
-    let event = Event { id, kind, created_at: Timestamp::UNIX_EPOCH, subject, data };
-    let delivery = Delivery { event, sink: SinkName::from("k"), method: None, due: Timestamp::UNIX_EPOCH, tries: 0 };
-    sink.send(&Attempt { delivery: &delivery, allowed, cluster: "local" }).await
+    let mut delivery = delivery(Timestamp::UNIX_EPOCH);
+    delivery.event.id = format!("evt_{order}");
+    delivery.event.subject.order_id = order.to_owned();
+    let event = OutgoingEvent::of(&delivery, "local").unwrap();
+    sink.send(&Attempt { event: &event, tries: 0, allowed }).await
 }
 
 async fn send(sink: &KafkaSink, order: &str) -> Result<(), DeliveryError> {
@@ -127,7 +125,7 @@ async fn message_has_the_key_the_headers_and_the_value_of_its_event() {
     ];
     assert_eq!(headers, expected);
     let value: serde_json::Value = serde_json::from_slice(messages[0].payload().unwrap()).unwrap();
-    assert_eq!((&value["id"], &value["data"]["payment"]["order_id"]), (&"evt_o-1".into(), &"o-1".into()));
+    assert_eq!((&value["id"], &value["type"]), (&"evt_o-1".into(), &"payment.succeeded".into()));
 }
 
 #[tokio::test]
