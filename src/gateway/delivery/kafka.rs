@@ -100,12 +100,14 @@ impl KafkaSink {
     /// Returns the failure that an error code stands for. One that any event would meet starts a pause.
     async fn failure(&self, client: &Arc<Client>, code: RDKafkaErrorCode) -> DeliveryError {
         let is_dead = client.producer.is_dead() || is_about_the_producer(code);
-        if is_dead {
-            self.discard(client).await;
-        } else if !is_transient(code) {
+        if !is_dead && !is_transient(code) {
             return DeliveryError::Kafka(code);
         }
         let connection = client.relay.fault();
+        // A connected broker that takes nothing may be of a cluster that was made anew, which the library does not follow.
+        if is_dead || connection.is_none() {
+            self.discard(client).await;
+        }
         self.failed(connection.unwrap_or_else(|| DeliveryError::Kafka(code).to_string()))
     }
 
