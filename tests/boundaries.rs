@@ -26,7 +26,16 @@ const BOUNDARIES: &[Boundary] = &[
     },
     Boundary {
         package: "tollgate-gateway",
-        forbidden: &["tollgate", "tollgate-harness", "tollgate-merchant", "tollgate-sandbox"],
+        // Kafka and its C library are in a feature; there is one TLS library.
+        forbidden: &[
+            "tollgate",
+            "tollgate-harness",
+            "tollgate-merchant",
+            "tollgate-sandbox",
+            "rdkafka*",
+            "openssl*",
+            "native-tls",
+        ],
     },
     Boundary { package: "tollgate-sandbox", forbidden: &["tollgate*", "pingora*", "fjall"] },
     Boundary { package: "tollgate-merchant", forbidden: &["tollgate*", "tokio", "pingora*", "hyper"] },

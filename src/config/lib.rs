@@ -86,7 +86,8 @@ pub use self::process::{AutoRollback, Process, Queue};
 pub use self::routes::{DoublePayment, Refusal, Route, RouteRules};
 pub use self::server::{ServerLimits, ServerTls};
 pub use self::sinks::{
-    AmqpUrl, EventFilter, OperatorEventType, RabbitMqConfig, RoutingKey, RoutingValues, SinkConfig, SinkKind,
+    AmqpUrl, BrokerAddress, EventFilter, KafkaConfig, OperatorEventType, RabbitMqConfig, RoutingKey, RoutingValues,
+    SaslConfig, SaslMechanism, SinkConfig, SinkKind,
 };
 pub use self::sources::SourceConfig;
 pub use self::telemetry::DEFAULT_LOG_BUFFER;

@@ -3,6 +3,7 @@
 mod amqp_url;
 mod broker;
 mod event_filter;
+mod kafka;
 mod operator_event_type;
 mod routing_key;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use self::amqp_url::AmqpUrl;
 pub(super) use self::broker::{Broker, broker};
 pub use self::event_filter::EventFilter;
 use self::event_filter::{EventPattern, MerchantEventPattern, OperatorEventPattern};
+pub use self::kafka::{BrokerAddress, KafkaConfig, SaslConfig, SaslMechanism};
 pub use self::operator_event_type::OperatorEventType;
 pub use self::routing_key::{RoutingKey, RoutingValues};
 use super::config_name::is_name;
@@ -25,10 +27,10 @@ use super::secret::Plain;
 use super::toml_file::{TomlFile, suggest};
 use super::webhook::{self, Webhook};
 
-/// Kinds of a merchant's sinks.
-pub(super) const KINDS: [&str; 2] = ["rabbitmq", "discard"];
+/// Kinds of a merchant's sinks. `kafka` is refused in a build without the feature of that name.
+pub(super) const KINDS: [&str; 3] = ["rabbitmq", "kafka", "discard"];
 /// Kinds of the operator's sinks. Nothing waits for them durably, so nothing has to be discarded.
-pub(super) const OPERATOR_KINDS: [&str; 2] = ["webhook", "rabbitmq"];
+pub(super) const OPERATOR_KINDS: [&str; 3] = ["webhook", "rabbitmq", "kafka"];
 /// Name of the webhook among the merchant's sinks.
 const WEBHOOK: &str = "webhook";
 /// Maximum number of sinks of a merchant, and of the operator.
@@ -56,6 +58,9 @@ pub enum SinkKind {
     Webhook(Arc<Webhook>),
     /// Exchange of a RabbitMQ broker.
     RabbitMq(Arc<RabbitMqConfig>),
+    /// Topic of a Kafka cluster.
+    #[cfg(feature = "kafka")]
+    Kafka(Arc<KafkaConfig>),
     /// Waiting events are dropped. For a sink that is to be removed.
     Discard,
 }
@@ -95,8 +100,8 @@ impl SinkOwner {
     /// Returns the advice for a missing `kind`.
     fn kind_advice(self) -> &'static str {
         match self {
-            Self::Merchant => "\"rabbitmq\", or \"discard\" to drop waiting events",
-            Self::Operator => "\"webhook\" or \"rabbitmq\"",
+            Self::Merchant => "\"rabbitmq\" or \"kafka\", or \"discard\" to drop waiting events",
+            Self::Operator => "\"webhook\", \"rabbitmq\" or \"kafka\"",
         }
     }
 }
@@ -136,6 +141,7 @@ pub(super) fn read(source: &TomlFile, root: &mut Settings<'_>, context: SinkCont
                     .map(|webhook| SinkKind::Webhook(Arc::new(webhook)))
             }
             "rabbitmq" => rabbitmq(source, &mut table, context).map(|settings| SinkKind::RabbitMq(Arc::new(settings))),
+            "kafka" => kafka(source, &mut table, context),
             "discard" if context.owner == SinkOwner::Merchant => {
                 let message = "this sink gets no events, and those that wait for it are dropped";
                 let advice = "remove the sink once `tollgate_deliveries_total{result=\"discarded\"}` stands still";
@@ -187,6 +193,30 @@ fn events<P: EventPattern>(table: &mut Settings<'_>) -> EventFilter {
     if is_listed { EventFilter::of(patterns) } else { EventFilter::all() }
 }
 
+/// Reads `format`. Returns whether the events are sent as CloudEvents in structured mode.
+fn is_structured(table: &mut Settings<'_>) -> bool {
+    let format = table.or("format", FORMATS[0].to_owned());
+    table.choices("format", FORMATS);
+    if !FORMATS.contains(&format.as_str()) {
+        table.problem("format", format!("there is no format `{format}`"), suggest(&format, FORMATS.into_iter()));
+    }
+    format == FORMATS[1]
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<SinkKind> {
+    kafka::read(source, table, context).map(|settings| SinkKind::Kafka(Arc::new(settings)))
+}
+
+/// Reports that this build has no Kafka. The keys are read all the same, so that every error in them is reported too.
+#[cfg(not(feature = "kafka"))]
+fn kafka(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<SinkKind> {
+    let suggestion = "build it with `cargo build --release --features kafka`, or choose another kind of sink";
+    table.problem("kind", "this tollgate was built without Kafka", Some(suggestion.to_owned()));
+    drop(kafka::read(source, table, context));
+    None
+}
+
 fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<RabbitMqConfig> {
     let broker = broker(source, table, context, "sink");
     let exchange: Option<String> =
@@ -208,12 +238,7 @@ fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_
         let suggestion = "use {type}, {channel} and {merchant}; the last two are empty where an event has none";
         table.problem("routing_key", message, Some(suggestion.to_owned()));
     }
-    let format = table.or("format", FORMATS[0].to_owned());
-    table.choices("format", FORMATS);
-    if !FORMATS.contains(&format.as_str()) {
-        table.problem("format", format!("there is no format `{format}`"), suggest(&format, FORMATS.into_iter()));
-    }
-    let structured = format == FORMATS[1];
+    let structured = is_structured(table);
     broker.zip(exchange).map(|(Broker { url, authorities }, exchange)| RabbitMqConfig {
         url,
         authorities,

@@ -9,6 +9,8 @@ mod dial;
 pub(crate) mod failure;
 #[cfg(test)]
 mod figures;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod message;
 pub mod operator;
 mod probe;
@@ -20,6 +22,7 @@ mod slots;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
+mod trust;
 mod webhook;
 
 use std::collections::HashMap;

@@ -30,6 +30,10 @@ mod hosts;
 mod idempotency;
 mod identities;
 mod isolation;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_broker;
 mod key_files;
 mod key_rotation;
 mod keys;

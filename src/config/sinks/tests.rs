@@ -219,3 +219,27 @@ fn operator_sink_with_a_merchants_kind_type_or_routing_key_is_rejected() {
     let (_, diagnostics, _) = read_text(OPERATOR);
     assert!(diagnostics.iter().any(|text| text.contains("there is no sink of kind `webhook`")), "{diagnostics:?}");
 }
+
+/// Every error in the settings of a sink that this build does not have is reported as well.
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn kafka_sink_in_a_build_without_kafka_is_rejected_with_the_command_that_builds_it() {
+    let text = "[[sink]]\nname = \"a\"\nkind = \"kafka\"\nbrokers = [\"127.0.0.1:9092\"]\ntopic = \"x y\"\n";
+    let (sinks, diagnostics, _) = read_text(text);
+    assert!(sinks.is_empty());
+    assert!(diagnostics[0].starts_with("3:8: this tollgate was built without Kafka"), "{diagnostics:?}");
+    assert!(diagnostics[0].contains("cargo build --release --features kafka"), "{diagnostics:?}");
+    assert!(diagnostics[1].starts_with("5:9: the name of a topic"), "{diagnostics:?}");
+    assert_eq!(diagnostics.len(), 2, "{diagnostics:?}");
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn kafka_sink_is_read_in_a_build_with_kafka() {
+    let text = "[[sink]]\nname = \"a\"\nkind = \"kafka\"\nbrokers = [\"127.0.0.1:9092\"]\ntopic = \"x\"\nevents = [\"refund.*\"]\n";
+    let (sinks, diagnostics, _) = read_text(text);
+    assert_eq!(diagnostics, [""; 0]);
+    let [SinkConfig { events, kind: SinkKind::Kafka(settings), .. }] = &sinks[..] else { panic!("{sinks:?}") };
+    assert!(events.matches("refund.failed") && !events.matches("payment.failed"));
+    assert_eq!((settings.topic.as_str(), settings.tls), ("x", false));
+}

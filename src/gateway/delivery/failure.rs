@@ -56,6 +56,27 @@ pub(crate) enum DeliveryError {
     Nack,
     #[error("the exchange routes the event to no queue: bind a queue for the routing key `{routing_key}`")]
     Returned { routing_key: String },
+    #[cfg(feature = "kafka")]
+    #[error("{0} is not this machine, and the sink has no TLS; write `tls = true`")]
+    Unencrypted(IpAddr),
+    #[cfg(feature = "kafka")]
+    #[error("the connection to the broker failed: {0}")]
+    BrokerConnection(io::Error),
+    #[cfg(feature = "kafka")]
+    #[error("the broker closed the connection")]
+    BrokerClosed,
+    #[cfg(feature = "kafka")]
+    #[error("the broker cannot be used: {0}")]
+    Protocol(&'static str),
+    #[cfg(feature = "kafka")]
+    #[error("the broker does not support the SASL mechanism {0}")]
+    LoginMechanism(&'static str),
+    #[cfg(feature = "kafka")]
+    #[error("the broker refused the login; check user, password and mechanism")]
+    Login,
+    #[cfg(feature = "kafka")]
+    #[error("Kafka did not store the event: {0}")]
+    Kafka(rdkafka::types::RDKafkaErrorCode),
     #[error("the attempt failed with an internal error; see the log")]
     Panicked,
 }

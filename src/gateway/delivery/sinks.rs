@@ -8,6 +8,8 @@ use tollgate_config::{Merchant, SinkKind};
 use tollgate_ledger::SinkName;
 
 use super::connections::Connections;
+#[cfg(feature = "kafka")]
+use super::kafka::KafkaSink;
 use super::rabbitmq::{Brokers, RabbitMqSink};
 use super::sink::Sink;
 use super::webhook::WebhookSink;
@@ -136,6 +138,8 @@ impl Sinks {
                 Some(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(webhook))))
             }
             SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config), &self.brokers))),
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka(config) => Some(Arc::new(KafkaSink::new(Arc::clone(config)))),
             SinkKind::Discard => None,
         }
     }

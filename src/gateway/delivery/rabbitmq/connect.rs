@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions};
@@ -12,8 +11,7 @@ use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{Connection, ConnectionProperties, ExchangeKind};
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use tollgate_config::{AmqpUrl, RabbitMqConfig};
@@ -24,9 +22,10 @@ use super::greeting::greet;
 use super::publisher::Publisher;
 use super::runtime::{self, ByteStream};
 use super::socket::Socket;
-use crate::delivery::connections::{Endpoint, PUBLIC_ROOTS};
+use crate::delivery::connections::Endpoint;
 use crate::delivery::dial;
 use crate::delivery::failure::DeliveryError;
+use crate::delivery::trust::trust;
 
 /// Interval in seconds at which both sides prove that they are alive; after two without a sign the connection ends.
 const HEARTBEAT: u16 = 10;
@@ -90,18 +89,6 @@ async fn dial(
     let stream = TlsConnector::from(trust).connect(name, stream).await;
     let stream = stream.map_err(|error| DeliveryError::Tls(address, error))?;
     Ok((Box::new(greet(stream).await.map_err(cannot_connect)?), socket, address.ip()))
-}
-
-/// Returns the TLS settings that trust these authorities (DER), or the public ones.
-fn trust(authorities: Option<&[Vec<u8>]>) -> Result<Arc<ClientConfig>, io::Error> {
-    let Some(authorities) = authorities else { return Ok(Arc::clone(&PUBLIC_ROOTS)) };
-    let mut roots = RootCertStore::empty();
-    for der in authorities {
-        roots.add(CertificateDer::from(der.clone())).map_err(io::Error::other)?;
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// Returns the URL in the library's form. The scheme is the plain one, because TLS is negotiated before.

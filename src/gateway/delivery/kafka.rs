@@ -1,0 +1,224 @@
+//! Kafka: an event is delivered once every replica in sync has it (`acks=all`).
+//!
+//! A sink has one idempotent producer. The library retries for ten seconds, in order and without repeating a message; the
+//! event is then retried like any other, with the same id. After an error that passes by itself nothing is tried during a
+//! pause, which doubles, and no attempt counts.
+
+mod api_versions;
+mod metadata;
+mod producer;
+mod relay;
+mod sasl;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
+use tollgate_config::KafkaConfig;
+
+use self::producer::{Message, Producer};
+use self::relay::Relay;
+use super::failure::DeliveryError;
+use super::message::{CloudEvent, OutgoingEvent};
+use super::sink::{Attempt, Sink};
+
+/// First and last pause after a failure that any event would meet; doubles in between.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Time after which the library itself is taken for broken.
+const LIBRARY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Topic of a Kafka cluster.
+pub(super) struct KafkaSink {
+    config: Arc<KafkaConfig>,
+    client: AsyncMutex<Option<Arc<Client>>>,
+    fault: Mutex<Option<Fault>>,
+}
+
+/// Producer with the relay that it talks to. The relay is closed last.
+struct Client {
+    producer: Producer,
+    relay: Relay,
+}
+
+/// Last failure that any event would have met.
+struct Fault {
+    /// Time before which nothing is tried.
+    retry_at: Instant,
+    pause: Duration,
+    reason: String,
+}
+
+impl KafkaSink {
+    pub(super) fn new(config: Arc<KafkaConfig>) -> Self {
+        Self { config, client: AsyncMutex::default(), fault: Mutex::default() }
+    }
+
+    /// Returns the present client, or a new one.
+    async fn client(&self, allowed: &[IpNet]) -> Result<Arc<Client>, DeliveryError> {
+        let mut present = self.client.lock().await;
+        if let Some(client) = present.as_ref() {
+            client.relay.allow(allowed);
+            return Ok(Arc::clone(client));
+        }
+        let relay = Relay::open(Arc::clone(&self.config), allowed)?;
+        let producer = Producer::start(&relay, &relay.bootstrap()?, &self.config.topic);
+        let client = Arc::new(Client { producer: producer.map_err(DeliveryError::Kafka)?, relay });
+        *present = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    fn waiting(&self) -> Option<DeliveryError> {
+        let fault = self.fault.lock();
+        let Fault { retry_at, reason, .. } = fault.as_ref()?;
+        (*retry_at > Instant::now()).then(|| DeliveryError::NotConnected(reason.clone()))
+    }
+
+    /// Starts a pause. Events that fail at the same time share it.
+    fn failed(&self, reason: String) -> DeliveryError {
+        let mut fault = self.fault.lock();
+        let now = Instant::now();
+        let (first, last) = PAUSES;
+        let pause = match fault.as_ref() {
+            Some(fault) if fault.retry_at > now => fault.pause,
+            Some(fault) => (fault.pause * 2).min(last),
+            None => first,
+        };
+        *fault = Some(Fault { retry_at: now + pause, pause, reason: reason.clone() });
+        DeliveryError::NotConnected(reason)
+    }
+
+    /// Returns the failure that an error code stands for. One that any event would meet starts a pause.
+    async fn failure(&self, client: &Arc<Client>, code: RDKafkaErrorCode) -> DeliveryError {
+        let is_dead = client.producer.is_dead() || is_about_the_producer(code);
+        if !is_dead && !is_transient(code) {
+            return DeliveryError::Kafka(code);
+        }
+        let connection = client.relay.fault();
+        // A connected broker that takes nothing may be of a cluster that was made anew, which the library does not follow.
+        if is_dead || connection.is_none() {
+            self.discard(client).await;
+        }
+        self.failed(connection.unwrap_or_else(|| DeliveryError::Kafka(code).to_string()))
+    }
+
+    /// Makes the next event start another client, unless one was started already.
+    async fn discard(&self, client: &Arc<Client>) {
+        let mut present = self.client.lock().await;
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, client)) {
+            *present = None;
+        }
+    }
+
+    fn message(&self, event: &OutgoingEvent) -> Result<Message, DeliveryError> {
+        let cloud_event = CloudEvent::of(event);
+        let key = event.partition_key.clone();
+        if self.config.structured {
+            let headers = vec![content_type("application/cloudevents+json; charset=UTF-8")];
+            return Ok(Message { key, headers, value: cloud_event.structured(event)? });
+        }
+        let attributes = cloud_event.attributes().into_iter();
+        let attributes = attributes.map(|(name, value)| (format!("ce_{name}"), value.to_owned()));
+        let headers = attributes.chain([content_type("application/json")]).collect();
+        Ok(Message { key, headers, value: event.body.clone() })
+    }
+}
+
+fn content_type(value: &str) -> (String, String) {
+    ("content-type".to_owned(), value.to_owned())
+}
+
+/// Returns whether the brokers do not accept this producer any more, for example because a message of unknown fate timed out
+/// and the library numbers its messages anew. Another producer is accepted.
+fn is_about_the_producer(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::Fatal
+            | Code::Fenced
+            | Code::ProducerFenced
+            | Code::InvalidProducerEpoch
+            | Code::InvalidProducerIdMapping
+            | Code::UnknownProducerId
+            | Code::OutOfOrderSequenceNumber
+            | Code::DuplicateSequenceNumber
+            | Code::GaplessGuarantee
+    )
+}
+
+/// Returns whether an error passes by itself once the cluster works again, and would meet every event alike. The library has
+/// tried until the time was over. All other errors need somebody: the event is refused, or the topic or a right is missing.
+fn is_transient(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::MessageTimedOut
+            | Code::OperationTimedOut
+            | Code::TimedOutQueue
+            | Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::Authentication
+            | Code::QueueFull
+            | Code::PurgeQueue
+            | Code::PurgeInflight
+            | Code::BrokerDestroy
+            | Code::DestroyBroker
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::RequestTimedOut
+            | Code::BrokerNotAvailable
+            | Code::ReplicaNotAvailable
+            | Code::NetworkException
+            | Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::KafkaStorageError
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::ThrottlingQuotaExceeded
+    )
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
+        if let Some(waiting) = self.waiting() {
+            return Err(waiting);
+        }
+        let message = self.message(attempt.event)?;
+        let client = self.client(attempt.allowed).await?;
+        match tokio::time::timeout(LIBRARY_TIMEOUT, client.producer.send(&message)).await {
+            Ok(Ok(())) => {
+                *self.fault.lock() = None;
+                Ok(())
+            }
+            Ok(Err(code)) => Err(self.failure(&client, code).await),
+            Err(_) => {
+                self.discard(&client).await;
+                Err(DeliveryError::Timeout(LIBRARY_TIMEOUT))
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.waiting().is_some()
+    }
+
+    async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {
+        let client = self.client(allowed).await?;
+        let asking = Arc::clone(&client);
+        let found = tokio::task::spawn_blocking(move || asking.producer.find_topic()).await;
+        match found.map_err(|_| DeliveryError::Panicked)? {
+            Ok(()) => Ok(()),
+            Err(code) => Err(self.failure(&client, code).await),
+        }
+    }
+}
