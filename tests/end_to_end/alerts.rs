@@ -1,5 +1,6 @@
 //! The alert rules in `conf/prometheus`: promtool accepts and tests them, and each has a section in the runbook.
 
+mod faults;
 mod hour;
 mod prometheus;
 mod recording;

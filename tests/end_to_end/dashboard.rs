@@ -45,7 +45,10 @@ fn variables(dashboard: &Value) -> &Vec<Value> {
 }
 
 fn variable<'a>(dashboard: &'a Value, name: &str) -> &'a Value {
-    variables(dashboard).iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("no variable {name}"))
+    variables(dashboard)
+        .iter()
+        .find(|variable| variable["name"] == name)
+        .unwrap_or_else(|| panic!("no variable {name}"))
 }
 
 /// Returns the label matchers of each metric in a query, with what follows them.
@@ -53,7 +56,8 @@ fn selectors(query: &str) -> Vec<(&str, &str, &str)> {
     let starts = query.match_indices("tollgate_").map(|(at, _)| at);
     starts
         .map(|at| {
-            let (name, rest) = query[at..].split_once('{').unwrap_or_else(|| panic!("a metric without labels: {query}"));
+            let (name, rest) =
+                query[at..].split_once('{').unwrap_or_else(|| panic!("a metric without labels: {query}"));
             let (labels, after) = rest.split_once('}').unwrap();
             (name, labels, after)
         })

@@ -12,6 +12,8 @@ use super::{LABELS, Metrics};
 const HASH_LENGTH: usize = 12;
 /// Result of a provider call or notification with another amount or account.
 const MISMATCH: &str = "mismatch";
+/// Result of a provider call with an unknown outcome.
+const UNCLEAR: &str = "unclear";
 /// Operations whose answer may name another amount or account.
 const VERIFIED_OPERATIONS: [Kind; 4] = [Kind::Pay, Kind::Query, Kind::Refund, Kind::QueryRefund];
 
@@ -38,6 +40,7 @@ impl Metrics {
         self.manual_review_total.with_label_values(&[channel]).inc_by(0);
         self.double_payments_total.with_label_values(&[channel]).inc_by(0);
         self.notifications_total.with_label_values(&[channel, MISMATCH]).inc_by(0);
+        self.provider_requests_total.with_label_values(&[channel, Kind::Pay.as_str(), UNCLEAR]).inc_by(0);
         for operation in VERIFIED_OPERATIONS {
             self.provider_requests_total.with_label_values(&[channel, operation.as_str(), MISMATCH]).inc_by(0);
         }
@@ -100,6 +103,7 @@ mod tests {
             "double_payments_total{channel=\"a\"} 0",
             "notifications_total{channel=\"a\",result=\"mismatch\"} 0",
             "provider_requests_total{channel=\"a\",operation=\"query\",result=\"mismatch\"} 0",
+            "provider_requests_total{channel=\"a\",operation=\"pay\",result=\"unclear\"} 0",
         ] {
             assert!(page.contains(&format!("tollgate_{series}")), "{series}: {page}");
         }

@@ -31,11 +31,8 @@ pub struct Prometheus {
     _directory: TempDir,
 }
 
-/// A series of a query's result: labels, and samples as Unix seconds with values.
-pub struct Series {
-    pub labels: Value,
-    pub samples: Vec<(i64, f64)>,
-}
+/// A series of a query's result: Unix seconds with values.
+pub type Series = Vec<(i64, f64)>;
 
 /// An alert rule.
 pub struct Rule {
@@ -97,11 +94,7 @@ impl Prometheus {
         let answer = self.get(&format!("query_range?query={query}&start={start}&end={end}&step={step}")).await;
         let series = answer["data"]["result"].as_array().unwrap_or_else(|| panic!("{query}: {answer}"));
         let sample = |pair: &Value| Some((pair[0].as_f64()? as i64, pair[1].as_str()?.parse().ok()?));
-        let of = |series: &Value| Series {
-            labels: series["metric"].clone(),
-            samples: series["values"].as_array().unwrap().iter().filter_map(sample).collect(),
-        };
-        series.iter().map(of).collect()
+        series.iter().map(|series| series["values"].as_array().unwrap().iter().filter_map(sample).collect()).collect()
     }
 
     async fn get(&self, target: &str) -> Value {
@@ -121,7 +114,7 @@ impl Rule {
     pub fn first_firing(&self, results: &[Series], step: i64) -> Option<i64> {
         let of_series = |series: &Series| {
             let mut run: Option<(i64, i64)> = None;
-            series.samples.iter().find_map(|(at, _)| {
+            series.iter().find_map(|(at, _)| {
                 let since = run.filter(|(_, last)| last + step == *at).map_or(*at, |(since, _)| since);
                 run = Some((since, *at));
                 (at - since >= self.hold).then_some(*at)
