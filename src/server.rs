@@ -27,7 +27,7 @@ use crate::admin::Admin;
 use crate::output::say;
 use tollgate_gateway::open_ledger::open_ledger;
 use tollgate_gateway::workers::Workers;
-use tollgate_gateway::{cache, clock, delivery, job_worker, purge_worker, resolver};
+use tollgate_gateway::{cache, clock, delivery, job_worker, operator_events, purge_worker, resolver};
 
 /// A gateway with bound sockets that does not serve yet.
 pub(crate) struct Bound {
@@ -152,6 +152,11 @@ impl Bound {
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(workers.background("delivery", move |shutdown| delivery::run(current, ledger, shutdown)));
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
+        let port = address.port();
+        server.add_service(
+            workers.background("operator events", move |_| delivery::operator::run(current, ledger, port)),
+        );
+        let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(workers.background("purge", move |shutdown| purge_worker::run(current, ledger, shutdown)));
         let (statuses, ledger) = (Arc::clone(&gateway.statuses), gateway.ledger.clone());
         let hub = Arc::clone(&gateway.change_hub);
@@ -207,6 +212,10 @@ impl Drain {
                 break;
             }
             idle_rounds = if bodies + processing + responses_left == 0 { idle_rounds + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Each operator event gets one attempt. A sink that hangs cannot use up more than the limit.
+        while operator_events::in_progress() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let in_flight = &self.in_flight;

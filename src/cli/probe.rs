@@ -72,10 +72,20 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
     // A sink that cannot be reached is no error: its events wait.
     for SinkProbe { merchant, sink, result } in runtime.block_on(probe_sinks(&snapshot)) {
         match result {
-            Ok(()) => say!("{merchant} {sink}: reached"),
+            Ok(()) => say!("{} {sink}: reached", merchant.as_deref().unwrap_or("operator")),
             Err(why) => {
-                let file = dir.join("merchants").join(format!("{merchant}.toml"));
-                let advice = "its events wait; check `url`, `ca` and `exchange` of the sink, and that the broker runs";
+                let file = match &merchant {
+                    Some(merchant) => dir.join("merchants").join(format!("{merchant}.toml")),
+                    None => dir.join("tollgate.toml"),
+                };
+                let advice = match merchant {
+                    Some(_) => {
+                        "its events wait; check `url`, `ca` and `exchange` of the sink, and that the broker runs"
+                    }
+                    None => {
+                        "its events are retried for an hour; check `url` of the sink, and that the destination runs"
+                    }
+                };
                 complain!("{}", Diagnostic::in_file(file, format!("the sink `{sink}`: {why}"), Some(advice)));
             }
         }

@@ -13,7 +13,7 @@
 //!
 //! Modules in reading order:
 //! - `load`: the directory; `model`: the result; `notes`: its warnings; [`diff`]: what changed since a generation before.
-//! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `sinks`, `ledger`, `cache`, `telemetry`, `upstream`,
+//! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `webhook`, `sinks`, `ledger`, `cache`, `telemetry`, `upstream`,
 //!   `keys`, `filters`: their sections.
 //! - `toml_file`, `dependencies`, `file_source`, `archive`: access to files; `identity`, `pair`, `key_file`, `key_cache`: keys
 //!   and certificates in them.
@@ -27,6 +27,7 @@ mod condition;
 mod config_name;
 pub mod cpu;
 mod dependencies;
+mod destination;
 mod diagnostics;
 pub mod diff;
 mod file_content;
@@ -60,6 +61,7 @@ mod tollgate_toml;
 mod toml_file;
 mod upstream;
 mod value_checks;
+mod webhook;
 
 pub use self::address::Address;
 pub use self::archive::Archive;
@@ -73,7 +75,7 @@ pub use self::ledger::{
     Retention,
 };
 pub use self::load::{Loaded, load, load_archived};
-pub use self::merchant::{Merchant, Webhook};
+pub use self::merchant::Merchant;
 pub use self::model::{Config, Sources};
 pub use self::named::NamedLedger;
 pub use self::notes::warnings;
@@ -82,8 +84,11 @@ pub use self::pair::{CertificateEnd, Identity};
 pub use self::process::{AutoRollback, Process, Queue};
 pub use self::routes::{DoublePayment, Refusal, Route, RouteRules};
 pub use self::server::{ServerLimits, ServerTls};
-pub use self::sinks::{AmqpUrl, EventFilter, RabbitMqConfig, RoutingKey, RoutingValues, SinkConfig, SinkKind};
+pub use self::sinks::{
+    AmqpUrl, EventFilter, OperatorEventType, RabbitMqConfig, RoutingKey, RoutingValues, SinkConfig, SinkKind,
+};
 pub use self::telemetry::DEFAULT_LOG_BUFFER;
 pub use self::token::Token;
 pub use self::upstream::{Host, MAX_ANSWER_SIZE, Pool, Timeouts, UpstreamSettings};
 pub use self::value_checks::ValueChecks;
+pub use self::webhook::Webhook;

@@ -4,19 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ipnet::IpNet;
 use tollgate_plugins::filter::limit::LimitConfig;
 use tollgate_plugins::secret::Secret;
 use tollgate_plugins::settings::Settings;
 
-use super::address::Address;
 use super::dependencies::Dependencies;
-use super::secret::{self, Plain, SecretText};
-use super::sinks::{self, SinkConfig, SinkContext};
+use super::secret::{self, Plain};
+use super::sinks::{self, SinkConfig, SinkContext, SinkOwner};
 use super::toml_file::{MAX_SUGGESTIONS, TomlFile, suggest};
+use super::webhook::{self, Webhook};
 
 /// Caller of the gateway.
 pub struct Merchant {
@@ -29,7 +26,7 @@ pub struct Merchant {
     /// Key ids with their secrets; several while a key is rotated.
     pub keys: Vec<(String, Secret)>,
     /// Destination of all events.
-    pub webhook: Option<Webhook>,
+    pub webhook: Option<Arc<Webhook>>,
     /// Further destinations of events.
     pub sinks: Vec<SinkConfig>,
     /// Request limit. Its usage lives outside the snapshot and survives a reload.
@@ -38,23 +35,8 @@ pub struct Merchant {
     pub bills: Vec<String>,
 }
 
-/// Destination of a merchant's events.
-pub struct Webhook {
-    /// `https://…`, or `http://…` on loopback.
-    pub url: String,
-    /// Raw key bytes, decoded from `whsec_…`. Every key signs, so receivers can rotate.
-    pub secrets: Vec<Secret>,
-}
-
 /// Minimum length of a secret in bytes: 128 bits if each bit is random.
 const MIN_SECRET_BYTES: usize = 16;
-/// Lengths that Standard Webhooks allows.
-const WEBHOOK_SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// Base64 with optional padding, which people often lose when copying.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// Parsed file.
 pub(super) struct MerchantFile {
@@ -106,8 +88,12 @@ pub(super) fn read(
         let suggestion = format!("add `keys = [{{ id = \"{name}-1\", secret = \"env:NAME\" }}]`");
         root.problem("keys", "a merchant must have at least one key", Some(suggestion));
     }
-    let webhook = root.section("webhook").and_then(|section| webhook(source, section, plain, context.allowed));
-    let sinks = sinks::read(source, &mut root, SinkContext { plain, allowed: context.allowed });
+    let webhook = root
+        .section("webhook")
+        .and_then(|mut section| webhook::read(source, &mut section, "webhook", plain, context.allowed))
+        .map(Arc::new);
+    let context_of_sinks = SinkContext { owner: SinkOwner::Merchant, plain, allowed: context.allowed };
+    let sinks = sinks::read(source, &mut root, context_of_sinks);
     let limit = root.section("limit").and_then(|mut limit| LimitConfig::read(&mut limit));
     let bills = bills(&mut root, context.channels);
     drop(root);
@@ -154,47 +140,6 @@ fn key_id(key: &mut Settings<'_>, others: &mut HashSet<String>) -> Option<String
         return None;
     }
     Some(id)
-}
-
-fn webhook(source: &TomlFile, mut section: Settings<'_>, plain: Plain, allowed: Option<&[IpNet]>) -> Option<Webhook> {
-    let url: Option<String> = section.required("url");
-    if let Some(url) = &url {
-        let error = match Address::parse(url) {
-            Ok(address) if !address.tls && !address.is_loopback() => Some("must start with https://"),
-            Ok(address) => {
-                if let Some((message, advice)) = sinks::refused_address(&address.host, allowed) {
-                    section.problem("url", format!("`webhook.url` {message}"), Some(advice));
-                }
-                None
-            }
-            Err(error) => Some(error),
-        };
-        if let Some(error) = error {
-            section.problem("url", format!("`webhook.url` {error}"), None);
-        }
-    }
-    let mut secrets = Vec::new();
-    for (place, text) in section.items::<SecretText>("secrets") {
-        let Some(secret) = secret::resolve(source, &section, place.clone(), &text, plain) else { continue };
-        match webhook_key(&secret) {
-            Ok(key) => secrets.push(key),
-            Err(message) => {
-                let suggestion = Some("make one with `tollgate keygen`".to_owned());
-                section.problems().push(place, message, suggestion);
-            }
-        }
-    }
-    if !section.has("secrets") || (secrets.is_empty() && section.problems().is_empty()) {
-        section.problem("secrets", "`webhook.secrets` must have at least one secret", None);
-    }
-    Some(Webhook { url: url?, secrets })
-}
-
-fn webhook_key(secret: &Secret) -> Result<Secret, &'static str> {
-    let error = "a webhook secret must be `whsec_` and 24 to 64 bytes in base64";
-    let encoded = secret.expose().strip_prefix(b"whsec_").ok_or(error)?;
-    let key = Secret::new(BASE64.decode(encoded).map_err(|_| error)?);
-    if WEBHOOK_SECRET_BYTES.contains(&key.expose().len()) { Ok(key) } else { Err(error) }
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::cache::{CacheKind, StatusTtl};
 use super::ledger::{self, LedgerConfig, Retention};
 use super::server::{ServerLimits, ServerTls};
+use super::sinks::SinkConfig;
 use super::token::Token;
 
 /// Settings of the process: listeners, ledger, admin port, telemetry.
 ///
 /// A reload applies `public_url`, `in_flight`, `limits`, `keep`, `queue`, `nonces`, `fresh`, `admin_hosts`, `admin_token`,
-/// `auto_rollback`, `webhook_allow` and the certificates of the listeners. All other fields need a restart.
+/// `auto_rollback`, `webhook_allow`, `operator_sinks` and the certificates of the listeners. All other fields need a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Base URL that providers call, without a trailing slash.
@@ -62,6 +63,8 @@ pub struct Process {
     pub auto_rollback: Option<AutoRollback>,
     /// Private networks that webhooks may reach.
     pub webhook_allow: Vec<ipnet::IpNet>,
+    /// Destinations of operator events.
+    pub operator_sinks: Vec<SinkConfig>,
 }
 
 /// Thresholds of the automatic rollback of a new generation.
@@ -126,6 +129,7 @@ impl Process {
             in_flight: file.in_flight,
             limits: file.limits,
             webhook_allow: file.webhook_allow.clone(),
+            operator_sinks: file.operator_sinks.clone(),
             auto_rollback: file.auto_rollback,
             admin_hosts: file.admin_hosts.clone(),
             keep: file.keep,

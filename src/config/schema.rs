@@ -69,6 +69,15 @@ impl File {
         source.sketch(|root| self.read(&source, root))
     }
 
+    /// Returns the schema of `[[sink]]`, of which there are these kinds.
+    fn sinks(self, kinds: &[&str]) -> Value {
+        let of_kind = |kind: &&str| {
+            let outline = self.outline(&format!("[[sink]]\nkind = \"{kind}\""));
+            variant(&part(&outline, "sink"), "kind", kind, true)
+        };
+        json!({"type": "array", "items": {"oneOf": kinds.iter().map(of_kind).collect::<Vec<_>>()}})
+    }
+
     /// Returns a file in a directory without other files: readers open the files that they find named.
     fn source(self, text: &str) -> TomlFile {
         TomlFile::with_text(Path::new("/dev/null/schema.toml"), text.to_owned())
@@ -89,7 +98,7 @@ impl File {
     }
 }
 
-/// Returns the schema of `tollgate.toml`, in which two sections depend on `kind`.
+/// Returns the schema of `tollgate.toml`, in which two sections and the sinks depend on `kind`.
 fn tollgate() -> Value {
     let mut schema = object(&File::Tollgate.outline(""));
     for (section, kinds) in [("ledger", &ledger::KINDS), ("cache", &cache::CACHES)] {
@@ -100,18 +109,14 @@ fn tollgate() -> Value {
         };
         schema["properties"][section] = json!({"oneOf": kinds.iter().map(of_kind).collect::<Vec<_>>()});
     }
+    schema["properties"]["sink"] = File::Tollgate.sinks(&sinks::OPERATOR_KINDS);
     schema
 }
 
 /// Returns the schema of a merchant, in which `kind` decides about the other keys of a sink.
 fn merchants() -> Value {
     let mut schema = object(&File::Merchant.outline(""));
-    let of_kind = |kind: &&str| {
-        let outline = File::Merchant.outline(&format!("[[sink]]\nkind = \"{kind}\""));
-        variant(&part(&outline, "sink"), "kind", kind, true)
-    };
-    let kinds = sinks::KINDS.iter().map(of_kind).collect::<Vec<_>>();
-    schema["properties"]["sink"] = json!({"type": "array", "items": {"oneOf": kinds}});
+    schema["properties"]["sink"] = File::Merchant.sinks(&sinks::KINDS);
     schema
 }
 

@@ -1,13 +1,13 @@
-//! `[[sink]]` of a merchant: destinations of events beside or instead of the webhook.
+//! `[[sink]]` of a merchant, beside or instead of its webhook, and of the operator: destinations of events.
 
 mod amqp_url;
 mod event_filter;
+mod operator_event_type;
 mod routing_key;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -15,30 +15,34 @@ use tollgate_plugins::settings::Settings;
 
 pub use self::amqp_url::AmqpUrl;
 pub use self::event_filter::EventFilter;
-use self::event_filter::EventPattern;
+use self::event_filter::{EventPattern, MerchantEventPattern, OperatorEventPattern};
+pub use self::operator_event_type::OperatorEventType;
 pub use self::routing_key::{RoutingKey, RoutingValues};
 use super::config_name::is_name;
+use super::destination::refused_address;
 use super::identity;
 use super::now::Now;
 use super::secret::{self, Plain};
-use super::special_purpose;
 use super::toml_file::{TomlFile, suggest};
+use super::webhook::{self, Webhook};
 
-/// Kinds of sinks.
+/// Kinds of a merchant's sinks.
 pub(super) const KINDS: [&str; 2] = ["rabbitmq", "discard"];
+/// Kinds of the operator's sinks. Nothing waits for them durably, so nothing has to be discarded.
+pub(super) const OPERATOR_KINDS: [&str; 2] = ["webhook", "rabbitmq"];
 /// Name of the webhook among the merchant's sinks.
 const WEBHOOK: &str = "webhook";
-/// Maximum number of sinks of a merchant. Each has a connection of its own.
+/// Maximum number of sinks of a merchant, and of the operator. Each has a connection of its own.
 const MAX_SINKS: usize = 16;
 /// Maximum length of an exchange's name in bytes (AMQP's short string).
 const MAX_EXCHANGE: usize = 255;
 /// Notations of the message's body.
 const FORMATS: [&str; 2] = ["binary", "structured"];
 
-/// Destination of a merchant's events beside its webhook.
+/// Destination of a merchant's events beside its webhook, or of operator events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkConfig {
-    /// Name, unique within the merchant; never `webhook`.
+    /// Name, unique within its file; never `webhook` in a merchant's.
     pub name: String,
     /// Events that the sink gets.
     pub events: EventFilter,
@@ -49,6 +53,8 @@ pub struct SinkConfig {
 /// Kind of a destination with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkKind {
+    /// URL that signed events are posted to. Only the operator has it as a sink.
+    Webhook(Arc<Webhook>),
     /// Exchange of a RabbitMQ broker.
     RabbitMq(Arc<RabbitMqConfig>),
     /// Waiting events are dropped. For a sink that is to be removed.
@@ -72,9 +78,34 @@ pub struct RabbitMqConfig {
     pub structured: bool,
 }
 
+/// Owner of sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SinkOwner {
+    Merchant,
+    Operator,
+}
+
+impl SinkOwner {
+    fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Merchant => &KINDS,
+            Self::Operator => &OPERATOR_KINDS,
+        }
+    }
+
+    /// Returns the advice for a missing `kind`.
+    fn kind_advice(self) -> &'static str {
+        match self {
+            Self::Merchant => "\"rabbitmq\", or \"discard\" to drop waiting events",
+            Self::Operator => "\"webhook\" or \"rabbitmq\"",
+        }
+    }
+}
+
 /// Facts from other files that sinks are checked against.
 #[derive(Clone, Copy)]
 pub(super) struct SinkContext<'a> {
+    pub(super) owner: SinkOwner,
     pub(super) plain: Plain,
     /// Private networks that sinks may reach; `None` if `tollgate.toml` is invalid.
     pub(super) allowed: Option<&'a [IpNet]>,
@@ -85,26 +116,36 @@ pub(super) fn read(source: &TomlFile, root: &mut Settings<'_>, context: SinkCont
     let (mut sinks, mut names) = (Vec::new(), HashSet::new());
     let tables = root.sections("sink");
     if tables.len() > MAX_SINKS {
-        root.problem("sink", format!("a merchant may have at most {MAX_SINKS} sinks"), None);
+        let owner = match context.owner {
+            SinkOwner::Merchant => "a merchant",
+            SinkOwner::Operator => "the operator",
+        };
+        root.problem("sink", format!("{owner} may have at most {MAX_SINKS} sinks"), None);
     }
     for mut table in tables {
-        let name = name(&mut table, &mut names);
-        let kind: Option<String> = table.required_as("kind", "\"rabbitmq\", or \"discard\" to drop waiting events");
-        table.choices("kind", KINDS);
+        let name = name(&mut table, context.owner, &mut names);
+        let (kinds, advice) = (context.owner.kinds(), context.owner.kind_advice());
+        let kind: Option<String> = table.required_as("kind", advice);
+        table.choices("kind", kinds.iter().copied());
         let Some(kind) = kind else {
             table.ignore_rest();
             continue;
         };
         let settings = match kind.as_str() {
+            "webhook" if context.owner == SinkOwner::Operator => {
+                webhook::read(source, &mut table, "sink", context.plain, context.allowed)
+                    .map(|webhook| SinkKind::Webhook(Arc::new(webhook)))
+            }
             "rabbitmq" => rabbitmq(source, &mut table, context).map(|settings| SinkKind::RabbitMq(Arc::new(settings))),
-            "discard" => {
+            "discard" if context.owner == SinkOwner::Merchant => {
                 let message = "this sink gets no events, and those that wait for it are dropped";
                 let advice = "remove the sink once `tollgate_deliveries_total{result=\"discarded\"}` stands still";
                 table.problems().note(table.span_of("kind"), message, Some(advice.to_owned()));
                 Some(SinkKind::Discard)
             }
             other => {
-                table.problem("kind", format!("there is no sink of kind `{other}`"), suggest(other, KINDS.into_iter()));
+                let suggestion = suggest(other, kinds.iter().copied());
+                table.problem("kind", format!("there is no sink of kind `{other}`"), suggestion);
                 // The keys of an unknown kind are not further errors.
                 table.ignore_rest();
                 continue;
@@ -112,18 +153,19 @@ pub(super) fn read(source: &TomlFile, root: &mut Settings<'_>, context: SinkCont
         };
         let events = match settings {
             Some(SinkKind::Discard) => EventFilter::none(),
-            _ => events(&mut table),
+            _ if context.owner == SinkOwner::Operator => events::<OperatorEventPattern>(&mut table),
+            _ => events::<MerchantEventPattern>(&mut table),
         };
         sinks.extend(name.zip(settings).map(|(name, kind)| SinkConfig { name, events, kind }));
     }
     sinks
 }
 
-fn name(table: &mut Settings<'_>, others: &mut HashSet<String>) -> Option<String> {
+fn name(table: &mut Settings<'_>, owner: SinkOwner, others: &mut HashSet<String>) -> Option<String> {
     let name: String = table.required_as("name", "a name for metrics and timelines, as in \"orders-mq\"")?;
     let message = if !is_name(&name) {
         "`sink.name` may have small letters, digits and hyphens, at most 63 characters".to_owned()
-    } else if name == WEBHOOK {
+    } else if name == WEBHOOK && owner == SinkOwner::Merchant {
         "`webhook` is the name of the merchant's webhook".to_owned()
     } else if !others.insert(name.clone()) {
         format!("the sink `{name}` is listed twice")
@@ -135,10 +177,10 @@ fn name(table: &mut Settings<'_>, others: &mut HashSet<String>) -> Option<String
 }
 
 /// Reads the event filter. Without the key the sink gets all events; with an empty list it gets no new ones.
-fn events(table: &mut Settings<'_>) -> EventFilter {
+fn events<P: EventPattern>(table: &mut Settings<'_>) -> EventFilter {
     let is_listed = table.has("events");
     let before = table.problems().len();
-    let patterns: Vec<_> = table.items::<EventPattern>("events").into_iter().map(|(_, pattern)| pattern).collect();
+    let patterns: Vec<_> = table.items::<P>("events").into_iter().map(|(_, pattern)| pattern.text()).collect();
     if is_listed && patterns.is_empty() && table.problems().len() == before {
         let message = "this sink gets no new events; those that wait for it are still delivered";
         table.problems().note(table.span_of("events"), message, None);
@@ -184,6 +226,11 @@ fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_
         table.problem("declare", "this exchange exists in every broker and cannot be declared", None);
     }
     let routing_key = table.or("routing_key", RoutingKey::default());
+    if context.owner == SinkOwner::Operator && routing_key.is_about_payments() {
+        let message = "operator events have no payment method and no currency";
+        let suggestion = "use {type}, {channel} and {merchant}; the last two are empty where an event has none";
+        table.problem("routing_key", message, Some(suggestion.to_owned()));
+    }
     let format = table.or("format", FORMATS[0].to_owned());
     table.choices("format", FORMATS);
     if !FORMATS.contains(&format.as_str()) {
@@ -192,14 +239,4 @@ fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_
     let structured = format == FORMATS[1];
     let settings = url.zip(exchange).filter(|_| !is_ca_wrong);
     settings.map(|(url, exchange)| RabbitMqConfig { url, authorities, exchange, routing_key, declare, structured })
-}
-
-/// Returns why events may not be sent to this host, with advice: its address is private, and no network in `allowed`
-/// contains it. Names are checked again after they are resolved.
-pub(super) fn refused_address(host: &str, allowed: Option<&[IpNet]>) -> Option<(String, String)> {
-    let ip = host.parse::<IpAddr>().ok()?.to_canonical();
-    let is_allowed = allowed.is_none_or(|networks| networks.iter().any(|network| network.contains(&ip)));
-    let purpose = special_purpose::not_global(ip).filter(|_| !is_allowed)?;
-    let advice = format!("add \"{ip}\" or its network to `delivery.allowed_networks` in tollgate.toml to permit it");
-    Some((format!("is not a public address: {ip} is {purpose}"), advice))
 }

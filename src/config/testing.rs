@@ -126,6 +126,7 @@ pub fn process() -> Process {
         limits: Default::default(),
         auto_rollback: None,
         webhook_allow: Vec::new(),
+        operator_sinks: Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ use super::pair::CertificateEnd;
 use super::process::{AutoRollback, Process, Queue};
 use super::secret;
 use super::server::{self, ListenerTls, ServerLimits, server_tls};
+use super::sinks::{self, SinkContext, SinkOwner};
 use super::telemetry;
 use super::token::{self, Token};
 use super::toml_file::TomlFile;
@@ -71,7 +72,10 @@ pub(super) fn read(source: &TomlFile, mut root: Settings<'_>, now: Now, checks: 
         root.section("reload").and_then(|mut reload| reload.section("auto_rollback")).and_then(auto_rollback);
     let webhook_allow =
         root.section("delivery").map_or(Vec::new(), |mut delivery| delivery.items::<Network>("allowed_networks"));
-    let webhook_allow = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
+    let webhook_allow: Vec<IpNet> = webhook_allow.into_iter().map(|(_, network)| network.0).collect();
+    let plain = plain_secrets(is_sandbox);
+    let context = SinkContext { owner: SinkOwner::Operator, plain, allowed: Some(&webhook_allow) };
+    let operator_sinks = sinks::read(source, &mut root, context);
 
     let ListenerTls { tls, mut certificates, .. } = listener_tls.unwrap_or_default();
     let ListenerTls { tls: admin_tls, certificates: admins, .. } = admin.listener_tls.unwrap_or_default();
@@ -103,6 +107,7 @@ pub(super) fn read(source: &TomlFile, mut root: Settings<'_>, now: Now, checks: 
         limits,
         auto_rollback,
         webhook_allow,
+        operator_sinks,
     });
     ProcessFile { process, is_sandbox: sandbox, certificates }
 }
@@ -120,6 +125,13 @@ fn public_url(root: &mut Settings<'_>) -> Option<(String, Address)> {
             root.problem("public_url", format!("`public_url` {wrong}"), Some(suggestion));
             None
         }
+    }
+}
+
+fn plain_secrets(is_sandbox: bool) -> secret::Plain {
+    match is_sandbox {
+        true => secret::Plain::Allowed,
+        false => secret::Plain::Refused("`public_url` is no loopback address"),
     }
 }
 
@@ -143,10 +155,7 @@ fn admin(source: &TomlFile, section: Option<Settings<'_>>, server: SocketAddr, i
     let listen = listener(Some(&mut section), 9090);
     let hosts = section.items::<HostName>("hosts").into_iter().map(|(_, name)| name.0).collect();
     let listener_tls = section.section("tls").map(|mut tls| server_tls(source, &mut tls, now));
-    let plain = match is_sandbox {
-        true => secret::Plain::Allowed,
-        false => secret::Plain::Refused("`public_url` is no loopback address"),
-    };
+    let plain = plain_secrets(is_sandbox);
     let has_token = section.has("token");
     let token = secret::optional(source, &mut section, "token", plain);
     if let Some(token) = &token {

@@ -24,6 +24,7 @@ pub struct ChangeHub {
     pub(crate) merchants: Arc<Topics<MerchantKey>>,
     /// Limits concurrent reads of woken streams.
     pub(crate) reads: Semaphore,
+    /// Whether changes may have been missed since the last subscription.
     has_missed: AtomicBool,
     draining: watch::Sender<bool>,
 }
@@ -34,7 +35,8 @@ impl Default for ChangeHub {
             payments: Arc::default(),
             merchants: Arc::default(),
             reads: Semaphore::new(MAX_READS),
-            has_missed: AtomicBool::new(false),
+            // Until the first subscription, changes of other gateways are missed.
+            has_missed: AtomicBool::new(true),
             draining: watch::Sender::new(false),
         }
     }
@@ -210,11 +212,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lost_subscription_wakes_every_waiter_at_its_loss_and_at_its_return() {
+    async fn subscription_wakes_every_waiter_at_its_start_its_loss_and_its_return() {
         let hub = ChangeHub::default();
         let mut payment = hub.payments.subscribe(RecordKey([1; 16]), 8, 8).unwrap();
         let mut merchant = hub.merchants.subscribe(MerchantKey([1; 16]), 8, 8).unwrap();
         let mut woken = || (payment.changed().now_or_never().is_some(), merchant.changed().now_or_never().is_some());
+        hub.subscribed(None);
+        assert_eq!(woken(), (true, true), "a change before the first subscription was missed");
         hub.subscribed(None);
         assert_eq!(woken(), (false, false), "no change was missed");
         hub.disconnected();

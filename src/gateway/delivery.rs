@@ -8,11 +8,15 @@ mod decision;
 mod dial;
 mod failure;
 mod message;
+pub mod operator;
 mod probe;
 mod rabbitmq;
 mod sink;
+mod sink_health;
 mod sinks;
 mod subscriptions;
+#[cfg(test)]
+mod testing;
 mod webhook;
 
 use std::collections::{HashMap, HashSet};
@@ -27,11 +31,14 @@ use tollgate_ledger::{Delivery, Ledger, SinkName, TimelineEvent};
 
 use self::decision::{DEFER_FOR, Decision};
 use self::failure::DeliveryError;
+use self::message::OutgoingEvent;
 pub use self::probe::{SinkProbe, probe_sinks};
 use self::sink::{Attempt, Sink};
+use self::sink_health::SinkHealth;
 use self::sinks::{Sinks, Target};
 pub(crate) use self::subscriptions::CurrentSubscriptions;
 use crate::clock;
+use crate::operator_events;
 use crate::snapshot::{Current, Snapshot};
 use crate::task_pool::{EndedTask, KeyedTaskPool};
 use crate::telemetry::{LABELS, METRICS};
@@ -131,6 +138,8 @@ struct Worker {
     cluster: tokio::sync::OnceCell<String>,
     /// Merchants whose webhook answered 410, with the fingerprint of their file at that time.
     disabled: Mutex<HashMap<String, String>>,
+    /// Tells the operator about sinks that fail.
+    health: SinkHealth,
 }
 
 impl Worker {
@@ -142,6 +151,7 @@ impl Worker {
             generation: Mutex::default(),
             cluster: tokio::sync::OnceCell::new(),
             disabled: Mutex::default(),
+            health: SinkHealth::default(),
         }
     }
 
@@ -190,17 +200,18 @@ impl Worker {
             }
         }
         let recorded = match decision {
-            Decision::Delivered => self.ledger.delivered(&event, &sink, now).await,
+            Decision::Delivered => self.ledger.delivered(&delivery, now).await,
             Decision::NoWebhook | Decision::Discarded | Decision::GiveUp => {
-                self.ledger.dropped(&event, &sink, decision.label(), now).await
+                self.ledger.dropped(&delivery, decision.label(), now).await
             }
-            Decision::Again(seconds) => self.ledger.postpone(&event, &sink, due_after(now, seconds), tries + 1).await,
-            Decision::Defer(seconds) => self.ledger.postpone(&event, &sink, due_after(now, seconds), tries).await,
+            Decision::Again(seconds) => self.ledger.postpone(&delivery, due_after(now, seconds), tries + 1).await,
+            Decision::Defer(seconds) => self.ledger.postpone(&delivery, due_after(now, seconds), tries).await,
         };
         let (label, _) = METRICS.few.label("sink", "", sink.as_str());
         let labels = [LABELS.merchant(&merchant), &label, decision.label()];
         METRICS.deliveries_total.with_label_values(&labels).inc();
         let sink = sink.as_str();
+        operator_events::emit(self.health.after(&delivery, decision, reason.as_deref()));
         if decision == Decision::GiveUp {
             tracing::error!(
                 merchant,
@@ -247,7 +258,10 @@ impl Worker {
             return (Decision::Defer(DEFER_FOR), Some("the webhook is disabled after it answered 410".to_owned()));
         }
         let allowed = &snapshot.process.webhook_allow;
-        let result = sink.send(&Attempt { delivery, allowed, cluster: self.cluster().await }).await;
+        let result = match OutgoingEvent::of(delivery, self.cluster().await) {
+            Ok(event) => sink.send(&Attempt { event: &event, tries: delivery.tries, allowed }).await,
+            Err(error) => Err(error),
+        };
         if is_webhook && matches!(result, Err(DeliveryError::Gone)) {
             tracing::error!(
                 merchant = name,

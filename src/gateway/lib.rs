@@ -37,6 +37,7 @@ pub mod job_worker;
 pub mod listener;
 pub mod open_ledger;
 pub mod operations;
+pub mod operator_events;
 pub mod probe;
 pub mod problem;
 pub mod provider_client;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tollgate_config::OperatorEventType;
 
+use crate::operator_events::{Details, OperatorEvent, emit};
 use crate::snapshot::{Channel, Current, Snapshot};
 use crate::telemetry::METRICS;
 use crate::upstream::Upstream;
@@ -115,6 +117,7 @@ impl Probes {
                         advice,
                         "payments on this channel would fail: {error}"
                     );
+                    emit([probe_failed(&channel.name, host, error)]);
                 }
             }
         }
@@ -163,6 +166,17 @@ impl Probes {
             }
         }
     }
+}
+
+fn probe_failed(channel: &str, host: &str, error: &ProbeError) -> OperatorEvent {
+    let details = Details {
+        cause: format!("Payments on this channel would fail: {error}"),
+        advice: error.advice().to_owned(),
+        channel: channel.to_owned(),
+        host: host.to_owned(),
+        ..Details::default()
+    };
+    OperatorEvent::new(OperatorEventType::ProbeFailed, details)
 }
 
 #[cfg(test)]

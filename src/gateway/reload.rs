@@ -5,6 +5,7 @@
 //! `start` chooses the first generation, `swap` puts a later one in force, `probation` watches it, `generations` archives it.
 //! `check` reads a configuration as a start would. `effects` describes what a change does.
 
+mod announcement;
 mod background;
 pub mod check;
 pub mod effects;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc, watch};
 use tollgate_config::Diagnostic;
 
+use self::announcement::{announce, announce_failed_rollback, announce_rollback};
 use self::background::{run_background, run_low_priority};
 use self::file_watch::{Watch, wait_until_quiet};
 use self::generations::{Generations, StoredGeneration};
@@ -151,9 +153,12 @@ impl ReloadHandle {
     pub async fn roll_back(&self, number: Option<u64>) -> Result<Report, Vec<Diagnostic>> {
         let guard = self.0.reload_lock.lock().await;
         let disk = (self.0.dir.clone(), self.0.current.load_full());
+        let from = disk.1.generation;
         let disk = run_background(move || snapshot::load(&disk.0, Some(&disk.1))).await;
         let refused = disk.and_then(Result::ok).map(|disk| disk.config.hash.clone());
-        self.roll_back_locked(number, refused, &guard).await
+        let result = self.roll_back_locked(number, refused, &guard).await;
+        result.iter().for_each(|report| announce_rollback(from, report, "an operator asked for it"));
+        result
     }
 
     /// Rolls back while the caller holds the lock of reloads.
@@ -255,6 +260,7 @@ impl ReloadHandle {
             *current = probation.or_else(continued);
         }
         log_result(&running, &result);
+        announce(running.generation, &result);
         export_cost(took, &result);
         shared.reclaim(running);
         result
@@ -275,10 +281,20 @@ impl ReloadHandle {
                 // The files may be fixed already, so the generation that failed is refused, not the files.
                 let refused = Some(self.0.current.load().config.hash.clone());
                 match self.roll_back_locked(Some(back), refused, &guard).await {
-                    Ok(_) => METRICS.config_rollbacks_total.inc(),
-                    Err(diagnostics) => diagnostics.iter().for_each(|diagnostic| {
-                        tracing::error!(generation, back, "the rollback failed and the new generation stays in force; see `tollgate rollback --to`: {diagnostic}");
-                    }),
+                    Ok(report) => {
+                        METRICS.config_rollbacks_total.inc();
+                        announce_rollback(generation, &report, &why);
+                    }
+                    Err(diagnostics) => {
+                        for diagnostic in &diagnostics {
+                            tracing::error!(
+                                generation,
+                                back,
+                                "the rollback failed and the new generation stays in force; see `tollgate rollback --to`: {diagnostic}"
+                            );
+                        }
+                        announce_failed_rollback(generation, &diagnostics);
+                    }
                 }
             }
         }

@@ -34,9 +34,9 @@ use self::schedule::{
 };
 use crate::clock::{self, Reading};
 use crate::operations::{Gateway, build_query, handle_duplicate, identical_create, order, repeats_create};
+use crate::operator_events::manual_review;
 use crate::snapshot::{Channel, Snapshot};
 use crate::task_pool::KeyedTaskPool;
-use crate::telemetry::METRICS;
 
 /// Maximum concurrent queries.
 const MAX_CONCURRENT_QUERIES: usize = 32;
@@ -127,7 +127,7 @@ async fn resolve(gateway: &Arc<Gateway>, record: Record) {
     }
     if let Some(why) = needs_review {
         tracing::error!(order_id = subject.order_id, why, "manual review needed");
-        METRICS.manual_review_total.with_label_values(&[channel_of(&record)]).inc();
+        manual_review(&subject, channel_of(&record), &why);
     }
 }
 
@@ -161,7 +161,7 @@ async fn refund_abandoned_attempt(gateway: &Gateway, snapshot: &Snapshot, found:
 /// Records and logs that a person must review the order.
 async fn require_manual_review(gateway: &Gateway, subject: &RecordId, channel: &str, why: &str) {
     tracing::error!(order_id = subject.order_id, why, "manual review needed");
-    METRICS.manual_review_total.with_label_values(&[channel]).inc();
+    manual_review(subject, channel, why);
     let notes = vec![TimelineEvent::ManualReview { why: why.to_owned() }];
     if let Err(error) = gateway.ledger.append_timeline(subject, notes, clock::now()).await {
         tracing::error!(%error, order_id = subject.order_id, "the need for manual review could not be recorded");
@@ -355,7 +355,7 @@ async fn escalate(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     if gateway.ledger.escalate(subject, why, now).await? {
-        METRICS.manual_review_total.with_label_values(&[channel_of(record)]).inc();
+        manual_review(subject, channel_of(record), why);
         tracing::error!(order_id = subject.order_id, why);
     }
     Ok(())

@@ -109,6 +109,10 @@ pub struct Metrics {
     pub delivery_queue_depth: IntGaugeVec,
     /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
+    /// Operator events by type and result.
+    pub operator_events_total: IntCounterVec,
+    /// Attempts to deliver operator events, and events that were lost, by sink and result.
+    pub operator_deliveries_total: IntCounterVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,
     /// Hash of the generation in force as a label; always 1.

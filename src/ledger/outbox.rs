@@ -41,6 +41,8 @@ pub(super) fn publish(
     let what = TimelineEvent::Event { id: event_id(id), kind: kind.to_owned() };
     timeline::add(tx, payment.id, subject.refund_id.as_deref(), what, now)?;
     let sinks = tx.sinks(&subject.merchant, kind);
+    // A commit that wakes is durable at once, and readers of events rely on that also for events without a sink.
+    tx.wake();
     tx.put(Space::MerchantEvents, &names::event_entry(&subject.merchant, id), []);
     let event = Event { id: event_id(id), kind: kind.to_owned(), created_at: now, subject, data };
     let row = EventRow { payment: payment.id, next: BTreeMap::new(), event, redelivery: Redelivery::default() };
@@ -66,28 +68,44 @@ fn enqueue(
     let queue = EventQueue { sink, first: id, last: id, waiting: 1, due: millis(now) };
     schedule(tx, payment, &queue, 0);
     payment.row.queues.push(queue);
-    tx.wake();
     Ok(())
+}
+
+/// Identifies a delivery that was attempted.
+pub(super) struct Attempted {
+    pub(super) event_id: String,
+    sink: SinkName,
+    /// Due time at which the delivery was read, in milliseconds. Distinguishes redeliveries of one event.
+    due: u64,
+}
+
+impl Attempted {
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        Self { event_id: delivery.event.id.clone(), sink: delivery.sink.clone(), due: millis(delivery.due) }
+    }
+
+    /// Returns the timeline entry of the end of the delivery. `dropped` is the reason of an abandoned one.
+    fn end(&self, dropped: Option<String>) -> TimelineEvent {
+        let (id, sink) = (self.event_id.clone(), self.sink.clone());
+        match dropped {
+            Some(why) => TimelineEvent::DeliveryAbandoned { id, why, sink },
+            None => TimelineEvent::Delivered { id, sink },
+        }
+    }
 }
 
 /// Implements [`Ledger::delivered`](super::Ledger::delivered) and [`Ledger::dropped`](super::Ledger::dropped);
 /// `dropped` is the reason of the latter.
 pub(super) fn complete(
     tx: &mut Transaction<'_>,
-    event_id: &str,
-    sink: &SinkName,
+    attempted: &Attempted,
     dropped: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some(Head { mut queue, next, mut payment, refund_id }) = take_head(tx, event_id, sink)? else {
-        return redelivery::complete(tx, event_id, sink, dropped, now);
+    let Some(Head { mut queue, next, mut payment, refund_id }) = take_head(tx, attempted)? else {
+        return redelivery::complete(tx, attempted, dropped, now);
     };
-    let (named, sink) = (event_id.to_owned(), sink.clone());
-    let what = match dropped {
-        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why, sink },
-        None => TimelineEvent::Delivered { id: named, sink },
-    };
-    timeline::add(tx, payment.id, refund_id.as_deref(), what, now)?;
+    timeline::add(tx, payment.id, refund_id.as_deref(), attempted.end(dropped), now)?;
     tx.unqueued(queue.first, &queue.sink);
     if let Some(next) = next {
         (queue.first, queue.due, queue.waiting) = (next, millis(now), queue.waiting.saturating_sub(1));
@@ -101,14 +119,13 @@ pub(super) fn complete(
 /// Implements [`Ledger::postpone`](super::Ledger::postpone).
 pub(super) fn postpone(
     tx: &mut Transaction<'_>,
-    event_id: &str,
-    sink: &SinkName,
+    attempted: &Attempted,
     due: Timestamp,
     tries: u32,
 ) -> Result<(), LedgerError> {
     // Of a queue only the head is ever sent.
-    let Some(Head { mut queue, mut payment, .. }) = take_head(tx, event_id, sink)? else {
-        return redelivery::postpone(tx, event_id, sink, due, tries);
+    let Some(Head { mut queue, mut payment, .. }) = take_head(tx, attempted)? else {
+        return redelivery::postpone(tx, attempted, due, tries);
     };
     queue.due = millis(due);
     schedule(tx, &payment, &queue, tries);
@@ -267,7 +284,10 @@ struct Head {
 
 /// Takes the queue of a sink whose head is this event out of its payment and out of the outbox. Returns `None` if the
 /// event is no head, because only heads are returned for delivery.
-fn take_head(tx: &mut Transaction<'_>, event_id: &str, sink: &SinkName) -> Result<Option<Head>, LedgerError> {
+fn take_head(
+    tx: &mut Transaction<'_>,
+    Attempted { event_id, sink, .. }: &Attempted,
+) -> Result<Option<Head>, LedgerError> {
     let Some(id) = named(event_id) else { return Ok(None) };
     let Some(mut row) = tx.row::<EventRow>(Space::Events, &id.0)? else { return Ok(None) };
     // An event may be retained longer than its payment.

@@ -92,6 +92,7 @@ pub(super) struct Shared {
     feed: feed::Feed,
     wake: watch::Sender<u64>,
     due: dequeue::DueScans,
+    withheld: Arc<event_page::Withheld>,
 }
 
 impl Engine {
@@ -293,6 +294,7 @@ impl ClaimOwner for Shared {
 fn start(address: Address, connections: usize, environment: Environment) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
+    event_page::renumber_restored(&address, &session)?;
     clock::measure_first(&session, &*environment.clock)?;
     let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
@@ -312,6 +314,7 @@ fn start(address: Address, connections: usize, environment: Environment) -> Resu
         feed: feed::Feed::default(),
         wake: watch::Sender::new(0),
         due: dequeue::DueScans::default(),
+        withheld: Arc::default(),
     };
     Ok((Arc::new(shared), session))
 }

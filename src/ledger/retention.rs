@@ -16,6 +16,9 @@ use super::transaction::{Space, Transaction};
 /// Key of the ledger's own clock in [`Space::Expiry`], beside the expiry index.
 pub(super) const KNOWN_TIME_KEY: &[u8] = &[2];
 
+/// Key of the ledger's shared secret in [`Space::Expiry`], beside its clock.
+pub(super) const SECRET_KEY: &[u8] = &[3];
+
 /// Retention periods of finished rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionPolicy {

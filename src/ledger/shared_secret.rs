@@ -4,11 +4,9 @@ use super::engine::Engine;
 use super::error::{Corruption, LedgerError};
 use super::ids::index;
 use super::lock_scope::LockScope;
+use super::retention::SECRET_KEY;
 use super::transaction::Durability::Durable;
 use super::transaction::{Read, Space, Transaction, Value};
-
-/// Key of the secret in [`Space::Expiry`], beside the ledger's own clock.
-const SECRET_KEY: &[u8] = &[3];
 
 /// Length of the secret in bytes.
 const LENGTH: usize = 32;

@@ -30,6 +30,8 @@ macro_rules! suite {
         mod jobs;
         #[path = "model_based.rs"]
         mod model_based;
+        #[path = "redelivery.rs"]
+        mod redelivery;
         #[path = "retention.rs"]
         mod retention;
         #[path = "sinks.rs"]
@@ -62,9 +64,10 @@ mod relay;
 mod server;
 mod takeover;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -95,6 +98,15 @@ impl Metrics for Recorder {
     }
 }
 
+/// Merchants `narrow-…` whose sink `mq` gets `payment.failed` by now.
+static WIDENED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Returns the name of a merchant whose sink `mq` gets no `payment.failed` yet.
+fn narrow_merchant() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("narrow-{}", MADE.fetch_add(1, Ordering::SeqCst))
+}
+
 /// Sinks of the merchants in tests. All have a webhook, except `none`.
 struct TestSinks;
 
@@ -106,6 +118,11 @@ impl Subscriptions for TestSinks {
             "many" => sinks.push("mq".into()),
             // Stands for a sink that is added between two events of a payment.
             "late" if event_type == "payment.succeeded" => sinks.push("mq".into()),
+            narrow if narrow.starts_with("narrow-") => {
+                if event_type != "payment.failed" || WIDENED.lock().contains(narrow) {
+                    sinks.push("mq".into());
+                }
+            }
             _ => {}
         }
         if merchant == "many" && event_type.starts_with("refund.") {
@@ -203,7 +220,7 @@ impl<P: Backend> Fixture<P> {
                 return events;
             }
             for delivery in due {
-                self.ledger.delivered(&delivery.event.id, &SinkName::WEBHOOK, at(2)).await.unwrap();
+                self.ledger.delivered(&delivery, at(2)).await.unwrap();
                 events.push(delivery.event);
             }
             assert!(events.len() < 1000, "they never end");
@@ -225,6 +242,13 @@ impl<P: Backend> Fixture<P> {
             inquiry.closing || inquiry.due.duration_since(inquiry.since) < jiff::SignedDuration::from_secs(240)
         });
         due
+    }
+
+    /// Returns a delivery of an event to a sink, whether it is due or not.
+    async fn delivery(&self, event_id: &str, sink: &SinkName) -> Delivery {
+        let mut any = self.deliveries(at(1_000_000_000), 1).await.remove(0);
+        any.event.id = event_id.to_owned();
+        Delivery { sink: sink.clone(), ..any }
     }
 
     async fn deliveries(&self, now: Timestamp, limit: usize) -> Vec<Delivery> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, SHOP, World, WorldOptions, payment_body, send, signed_headers, until};
 
 /// Opens after two failures, probes after one second, closes after one success.
-fn eager(conf: &Path, _: SocketAddr) {
+pub fn eager(conf: &Path, _: SocketAddr) {
     let file = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let (head, _) = text.split_once("request_volume_threshold").unwrap();
@@ -39,7 +39,7 @@ async fn eager_world() -> World {
     World::with(WorldOptions { edit: eager, ..WorldOptions::default() }).await
 }
 
-async fn inject_failures(world: &World, times: u32) {
+pub async fn inject_failures(world: &World, times: u32) {
     world.inject_fault(json!({"operation": "create", "fault": "status", "code": "", "times": times})).await;
 }
 
@@ -52,7 +52,7 @@ async fn breakers_page(world: &World) -> String {
 }
 
 /// Creates payments under new order ids until one is accepted.
-async fn until_accepted(world: &World, name: &str) {
+pub async fn until_accepted(world: &World, name: &str) {
     let mut round = 0;
     until(&format!("{name} is accepted"), || {
         round += 1;

@@ -28,6 +28,7 @@ fn disconnect_first_channel(conf: &Path, _: SocketAddr) {
     set_first_host(conf, free_address());
 }
 
+/// Sets the first host of the channel `main`.
 pub fn set_first_host(conf: &Path, host: SocketAddr) {
     let file = conf.join("channels/main.toml");
     let text = std::fs::read_to_string(&file).unwrap();

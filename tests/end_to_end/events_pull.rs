@@ -1,18 +1,24 @@
 //! Pull and redelivery: `GET /v1/events` and `POST /v1/events/{id}/redeliver`.
 
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tollgate_ledger::{Address, Ledger, Purge, RetentionPolicy};
+use tollgate_plugins::secret::Secret;
 
 use crate::harness::{
     Answer, Gateway, Merchant, OTHER, SHOP, World, WorldOptions, payment_body, signed_request, until,
 };
 use crate::server::Server;
+use crate::status_cache::metric_value;
 
 async fn pull(gateway: &Gateway, merchant: &Merchant, query: &str) -> Answer {
     signed_request(gateway.listen, merchant, "GET", &format!("/v1/events{query}"), None, &Value::Null).await
 }
 
 /// Reads from a cursor until the response says that there is no more. Returns the ids.
-async fn pull_all(gateway: &Gateway, after: Option<&str>, limit: usize) -> Vec<String> {
+pub async fn pull_all(gateway: &Gateway, after: Option<&str>, limit: usize) -> Vec<String> {
     let (mut ids, mut cursor) = (Vec::new(), after.map(str::to_owned));
     loop {
         let after = cursor.as_ref().map_or_else(String::new, |cursor| format!("&after={cursor}"));
@@ -34,19 +40,135 @@ async fn pay(world: &World, order: &str) {
     world.until_status(order, "succeeded").await;
 }
 
-async fn redeliver(gateway: &Gateway, merchant: &Merchant, event: &str, key: Option<&str>) -> Answer {
+pub async fn redeliver(gateway: &Gateway, merchant: &Merchant, event: &str, key: Option<&str>) -> Answer {
     let target = format!("/v1/events/{event}/redeliver");
     signed_request(gateway.listen, merchant, "POST", &target, key, &Value::Null).await
 }
 
 /// Waits until the merchant has received an event this many times.
-async fn until_received(world: &World, order: &str, event: &str, times: usize) {
+pub async fn until_received(world: &World, order: &str, event: &str, times: usize) {
     until(&format!("{event} is received {times} times"), || async {
         let received = world.receiver.events_of(order);
         let count = received.iter().filter(|received| received.id == event).count();
         if count == times { Ok(()) } else { Err(count) }
     })
     .await;
+}
+
+/// Purges the ledger as another gateway would 40 days later. An embedded ledger has one process, so its gateway is
+/// restarted.
+async fn purge_in_forty_days(world: &mut World, policy: RetentionPolicy) {
+    world.until_metric("tollgate_delivery_queue_depth{sink=\"webhook\"} 0\n").await;
+    let settings = std::fs::read_to_string(world.conf().join("tollgate.toml")).unwrap();
+    let url = settings.split_once("\nurl = \"plain:postgres").and_then(|(_, rest)| rest.split('"').next());
+    let ledger = match url {
+        Some(url) => Ledger::connect(Address::parse(&Secret::new(format!("postgres{url}")), None).unwrap()).unwrap(),
+        None => {
+            world.gateway.kill();
+            Ledger::open(&world.dir.path().join("data")).unwrap()
+        }
+    };
+    let (mut purge, now) = (Purge::default(), Timestamp::now() + SignedDuration::from_hours(40 * 24));
+    while !ledger.purge(&mut purge, &policy, now).await.unwrap() {}
+    drop(ledger);
+    if url.is_none() {
+        world.start().await;
+    }
+}
+
+#[tokio::test]
+async fn pull_continues_behind_purged_events_and_after_a_restart() {
+    let mut world = World::new().await;
+    for order in ["a", "b"] {
+        pay(&world, order).await;
+        world.receiver.until(order, "payment.succeeded").await;
+    }
+    let old = pull_all(&world.gateway, None, 100).await;
+    assert_eq!(old.len(), 2);
+    purge_in_forty_days(&mut world, RetentionPolicy::default()).await;
+    pay(&world, "c").await;
+    let new = pull_all(&world.gateway, None, 100).await;
+    assert!(new.len() == 1 && !old.contains(&new[0]), "{new:?}");
+    for _ in ["before", "after a restart"] {
+        for cursor in &old {
+            let page = pull(&world.gateway, &SHOP, &format!("?after={cursor}")).await.json();
+            assert_eq!((&page["expired"], &page["next"], &page["done"]), (&json!(true), &json!(new[0]), &json!(true)));
+            assert_eq!(page["data"][0]["data"]["payment"]["order_id"], "c", "{page}");
+        }
+        let page = pull(&world.gateway, &SHOP, &format!("?after={}", new[0])).await.json();
+        assert_eq!(page, json!({"data": [], "next": new[0], "done": true}));
+        let gone = redeliver(&world.gateway, &SHOP, &old[0], Some("k")).await;
+        assert_eq!((gone.status, gone.json()["code"].as_str()), (404, Some("not_found")));
+        world.gateway.kill();
+        world.start().await;
+    }
+}
+
+#[tokio::test]
+async fn redelivered_event_arrives_after_the_purge_of_its_payment_and_a_restart() {
+    let mut world = World::new().await;
+    pay(&world, "o").await;
+    let event = world.receiver.until("o", "payment.succeeded").await;
+    let day = Duration::from_hours(24);
+    let policy = RetentionPolicy { claims: day, payments: day, events: 400 * day };
+    purge_in_forty_days(&mut world, policy).await;
+    let explained = world.explain_json("o").await;
+    assert!(!explained.contains("payment.succeeded"), "the payment is purged: {explained}");
+    world.receiver.answer_with(500);
+    assert_eq!(redeliver(&world.gateway, &SHOP, &event.id, Some("k")).await.status, 202);
+    until_received(&world, "o", &event.id, 2).await;
+    world.gateway.kill();
+    world.receiver.answer_with(204);
+    world.start().await;
+    until_received(&world, "o", &event.id, 3).await;
+    assert_eq!(world.receiver.events_of("o")[2].body, event.body);
+    assert_eq!(pull_all(&world.gateway, None, 100).await, [event.id.as_str()]);
+}
+
+#[tokio::test]
+async fn redelivery_with_a_body_or_without_any_sink_is_refused() {
+    let world = World::new().await;
+    pay(&world, "o").await;
+    let event = world.receiver.until("o", "payment.succeeded").await.id;
+    let target = format!("/v1/events/{event}/redeliver");
+    let refused = world.signed_request("POST", &target, Some("k"), &json!({"sink": "webhook"})).await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("invalid_request")));
+    let file = world.conf().join("merchants/shop.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.lines().next().unwrap()).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    let refused = redeliver(&world.gateway, &SHOP, &event, Some("k")).await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (409, Some("invalid_state")), "{:?}", refused.body);
+    std::fs::write(&file, text).unwrap();
+    assert_eq!(world.reload().await.status, 200);
+    let accepted = redeliver(&world.gateway, &SHOP, &event, Some("k")).await;
+    assert_eq!((accepted.status, accepted.is_replayed()), (202, false), "the refused request left no key");
+    until_received(&world, "o", &event, 2).await;
+}
+
+#[tokio::test]
+async fn events_behind_an_open_transaction_cost_few_reads_and_arrive_after_it() {
+    let server = Server::start(&[]);
+    let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
+    let world = World::with(WorldOptions { ledger: Some(ledger), ..WorldOptions::default() }).await;
+    pay(&world, "a").await;
+    let first = pull_all(&world.gateway, None, 100).await.remove(0);
+    let (client, connection) = tokio_postgres::connect(&server.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    pay(&world, "b").await;
+    world.receiver.until("b", "payment.succeeded").await;
+    let reads = || metric_value(&world.gateway, "tollgate_ledger_reads_total");
+    for (query, most) in [("&wait=3s", 15.0), ("", 10.0)] {
+        let before = reads().await;
+        let page = pull(&world.gateway, &SHOP, &format!("?after={first}{query}")).await.json();
+        assert_eq!(page, json!({"data": [], "next": first, "done": false}));
+        let made = reads().await - before;
+        assert!((2.0..=most).contains(&made), "{made} reads for {query:?}");
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    let page = pull(&world.gateway, &SHOP, &format!("?after={first}&wait=60s")).await.json();
+    assert_eq!(page["data"][0]["data"]["payment"]["order_id"], "b", "{page}");
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn migrated_ledger_is_rejected_by_every_later_start() {
         "{why}"
     );
     replace(&file, "/other\"", "/postgres\"");
-    client.batch_execute("DROP TABLE tollgate_records, tollgate_due, tollgate_owners, tollgate_schema; DROP SEQUENCE tollgate_owner_numbers").await.unwrap();
+    client.batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
     let why = failed_start(&world);
     assert!(why.contains("made anew") && why.contains("ledger.json"), "{why}");
     // A new embedded ledger knows no payments.

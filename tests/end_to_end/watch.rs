@@ -67,6 +67,26 @@ async fn stream_shows_present_state_then_changes_and_ends_at_a_final_one() {
 }
 
 #[tokio::test]
+async fn secret_of_the_tokens_is_made_by_the_first_payment_and_by_no_rejected_request() {
+    let server = Server::start(&[]);
+    let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
+    let world = World::with(WorldOptions { ledger: Some(ledger), ..WorldOptions::default() }).await;
+    let (client, connection) = tokio_postgres::connect(&server.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let secrets = async || {
+        let count = "SELECT count(*) FROM tollgate_records WHERE space = 12 AND key = '\\x03'";
+        client.query_one(count, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let mut body = payment_body("o");
+    body["channel"] = "missing".into();
+    let rejected = world.signed_request("POST", "/v1/payments", Some("k"), &body).await;
+    assert_eq!((rejected.status, rejected.json()["code"].as_str()), (400, Some("unknown_channel")));
+    assert_eq!(secrets().await, 0);
+    create(&world, "o").await;
+    assert_eq!(secrets().await, 1);
+}
+
+#[tokio::test]
 async fn last_event_id_resumes_and_a_finished_payment_ends_reconnects() {
     let world = World::new().await;
     let token = create(&world, "o").await;

@@ -31,7 +31,9 @@ fn every_kind(file: File) -> Vec<String> {
         File::Merchant => sinks::KINDS.map(|kind| format!("[[sink]]\nkind = \"{kind}\"\n")).to_vec(),
         File::Tollgate => {
             let kinds = ledger::KINDS.iter().flat_map(|ledger| cache::CACHES.map(|cache| (ledger, cache)));
-            kinds.map(|(ledger, cache)| format!("ledger.kind = \"{ledger}\"\ncache.kind = \"{cache}\"\n")).collect()
+            let kinds = kinds.map(|(ledger, cache)| format!("ledger.kind = \"{ledger}\"\ncache.kind = \"{cache}\"\n"));
+            let sinks = sinks::OPERATOR_KINDS.map(|kind| format!("[[sink]]\nkind = \"{kind}\"\n"));
+            kinds.chain(sinks).collect()
         }
         File::Channel => {
             let providers = PROVIDERS.iter().map(|row| format!("provider = \"{}\"\n", row.name));

@@ -69,6 +69,11 @@ impl RoutingKey {
         text.collect()
     }
 
+    /// Returns whether the key names what only payments have.
+    pub(super) fn is_about_payments(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Method | Part::Currency))
+    }
+
     fn parse(template: &str) -> Result<Self, String> {
         let (mut parts, mut rest) = (Vec::new(), template);
         while let Some((text, after)) = rest.split_once('{') {

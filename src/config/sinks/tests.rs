@@ -6,11 +6,15 @@ use tollgate_plugins::secret::Secret;
 
 use super::*;
 
-/// Reads sinks from the text, with 127.0.0.0/8 as the allowed network. Returns the diagnostics and notes without the path.
 fn read_text(text: &str) -> (Vec<SinkConfig>, Vec<String>, Vec<String>) {
+    read_as(SinkOwner::Merchant, text)
+}
+
+/// Reads sinks from the text, with 127.0.0.0/8 as the allowed network. Returns the diagnostics and notes without the path.
+fn read_as(owner: SinkOwner, text: &str) -> (Vec<SinkConfig>, Vec<String>, Vec<String>) {
     let source = TomlFile::with_text(Path::new("conf/merchants/shop.toml"), text.into());
     let allowed = ["127.0.0.0/8".parse().unwrap()];
-    let context = SinkContext { plain: Plain::Allowed, allowed: Some(&allowed) };
+    let context = SinkContext { owner, plain: Plain::Allowed, allowed: Some(&allowed) };
     let (sinks, diagnostics) = source.read(|mut root| read(&source, &mut root, context));
     let after_path = |text: String| text.split_once("shop.toml:").unwrap().1.to_owned();
     let texts = diagnostics.iter().map(|diagnostic| after_path(diagnostic.to_string())).collect();
@@ -159,4 +163,59 @@ fn broker_url_is_split_into_its_parts() {
         let why = parse(wrong).unwrap_err();
         assert!(!why.contains(wrong), "{why}");
     }
+}
+
+const OPERATOR: &str = r#"
+[[sink]]
+name = "webhook"
+kind = "webhook"
+url = "http://127.0.0.1:9/alerts"
+secrets = ["plain:whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"]
+events = ["channel.*", "config.rejected"]
+[[sink]]
+name = "alerts-mq"
+kind = "rabbitmq"
+url = "plain:amqp://pay:word@127.0.0.1"
+exchange = "alerts"
+routing_key = "{type}.{channel}"
+"#;
+
+#[test]
+fn operator_has_webhooks_as_sinks_and_types_of_its_own() {
+    let (sinks, diagnostics, notes) = read_as(SinkOwner::Operator, OPERATOR);
+    assert_eq!((&diagnostics[..], &notes[..]), (&[][..], &[][..]));
+    let [first, second] = &sinks[..] else { panic!("{sinks:?}") };
+    let SinkKind::Webhook(webhook) = &first.kind else { panic!("{first:?}") };
+    assert_eq!((webhook.url.as_str(), webhook.secrets.len()), ("http://127.0.0.1:9/alerts", 1));
+    for event_type in OperatorEventType::all().map(OperatorEventType::name) {
+        let is_listed = event_type.starts_with("channel.") || event_type == "config.rejected";
+        assert_eq!((first.events.matches(event_type), second.events.matches(event_type)), (is_listed, true));
+    }
+}
+
+#[test]
+fn operator_sink_with_a_merchants_kind_type_or_routing_key_is_rejected() {
+    let text = OPERATOR
+        .replace("\"channel.*\"", "\"payment.succeeded\"")
+        .replace("config.rejected", "config.reject")
+        .replace("{channel}", "{method}.{currency}")
+        .replace("http://127.0.0.1:9", "http://hooks.example.com")
+        + "[[sink]]\nname = \"gone\"\nkind = \"discard\"\n[[sink]]\nname = \"bare\"\nkind = \"webhook\"\n";
+    let (_, diagnostics, _) = read_as(SinkOwner::Operator, &text);
+    let expected = [
+        "5:7: `sink.url` must start with https://",
+        "7:11: an item of `sink.events` must be the type of an operator event or a group of them, as in \"config.rejected\" or \"channel.*\", not \"payment.succeeded\"",
+        "7:32: an item of `sink.events` must be the type of an operator event or a group of them, as in \"config.rejected\" or \"channel.*\", not \"config.reject\" (did you mean `config.rejected`?)",
+        "13:15: operator events have no payment method and no currency",
+        "16:8: there is no sink of kind `discard`",
+        "17:1: `sink.url` is missing",
+        "17:1: `sink.secrets` must have at least one secret",
+    ];
+    assert_eq!(diagnostics.len(), expected.len(), "{diagnostics:#?}");
+    for (diagnostic, expected) in diagnostics.iter().zip(expected) {
+        assert!(diagnostic.starts_with(expected), "{diagnostic} / {expected}");
+    }
+    // A merchant has `webhook` for that, and events of its payments.
+    let (_, diagnostics, _) = read_text(OPERATOR);
+    assert!(diagnostics.iter().any(|text| text.contains("there is no sink of kind `webhook`")), "{diagnostics:?}");
 }

@@ -240,6 +240,25 @@ fn reload_applies_keys_that_need_no_restart_and_retains_the_others() {
 }
 
 #[test]
+fn reload_applies_the_operators_sinks() {
+    let read = |sinks: &str| {
+        let (file, diagnostics) = read_text(&format!(
+            "public_url = \"http://127.0.0.1:8080\"\ndelivery.allowed_networks = [\"10.0.0.0/8\"]\n{sinks}"
+        ));
+        (file.process, diagnostics)
+    };
+    let sink = "[[sink]]\nname = \"ops\"\nkind = \"webhook\"\nurl = \"https://10.0.0.1/x\"\n\
+                secrets = [\"plain:whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3\"]\n";
+    let (running, file) = (read("").0.unwrap(), read(sink).0.unwrap());
+    assert_eq!((running.operator_sinks.len(), file.operator_sinks.len()), (0, 1));
+    assert_eq!((running.reloaded(&file), running.needs_restart(&file)), (file.clone(), Vec::new()));
+    let other = read(&sink.replace("MDEyMzQ1", "MDEyMzQ2")).0.unwrap();
+    assert_ne!(other.operator_sinks, file.operator_sinks, "another secret is a change");
+    let (_, diagnostics) = read(&sink.replace("10.0.0.1", "192.168.0.1"));
+    assert!(diagnostics[0].contains("6:7: `sink.url` is not a public address"), "{diagnostics:?}");
+}
+
+#[test]
 fn keys_that_need_a_restart_are_listed() {
     let (file, _) = read_text("public_url = \"https://a.example\"");
     let running = file.process.unwrap();

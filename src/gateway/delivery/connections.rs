@@ -152,6 +152,13 @@ impl Connections {
         }
     }
 
+    /// Opens a connection, and keeps it for the next event. Sends nothing.
+    pub(super) async fn connect(&self, endpoint: &Endpoint, allowed: &[IpNet]) -> Result<(), DeliveryError> {
+        let connection = self.open(endpoint, dial::sorted(endpoint.resolve(allowed).await?, 0)).await?;
+        self.keep(endpoint, connection, Instant::now());
+        Ok(())
+    }
+
     /// Closes connections that were idle for too long.
     pub(super) fn close_expired(&self, now: Instant) {
         self.idle.lock().retain(|idle| !idle.is_expired(now));

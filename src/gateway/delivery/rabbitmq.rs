@@ -22,12 +22,11 @@ use lapin::types::{AMQPValue, FieldTable};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
-use tollgate_config::{RabbitMqConfig, RoutingValues};
-use tollgate_ledger::{Delivery, Record};
+use tollgate_config::RabbitMqConfig;
 
 use self::publisher::{Message, Publisher};
 use super::failure::DeliveryError;
-use super::message::{self, CloudEvent};
+use super::message::{CloudEvent, OutgoingEvent};
 use super::sink::{Attempt, Sink};
 
 /// Time limit for a connection, and again for the confirmation of a message.
@@ -94,9 +93,8 @@ impl RabbitMqSink {
         *fault = Some(Fault { retry_at: Instant::now() + pause, pause, reason });
     }
 
-    fn message(&self, attempt: &Attempt<'_>) -> Result<Message, DeliveryError> {
-        let event = &attempt.delivery.event;
-        let cloud_event = CloudEvent::of(event, attempt.cluster);
+    fn message(&self, event: &OutgoingEvent) -> Result<Message, DeliveryError> {
+        let cloud_event = CloudEvent::of(event);
         let mut headers = FieldTable::default();
         let (body, content_type): (Bytes, _) = if self.config.structured {
             (cloud_event.structured(event)?, "application/cloudevents+json")
@@ -104,18 +102,18 @@ impl RabbitMqSink {
             for (name, value) in cloud_event.attributes() {
                 headers.insert(format!("ce_{name}").into(), AMQPValue::LongString(value.into()));
             }
-            (message::body(event)?, "application/json")
+            (event.body.clone(), "application/json")
         };
         let created_at = u64::try_from(event.created_at.as_second()).unwrap_or(0);
         let properties = BasicProperties::default()
             .with_message_id(event.id.as_str().into())
-            .with_type(event.kind.as_str().into())
+            .with_type(event.event_type.as_str().into())
             .with_timestamp(created_at)
             .with_app_id("tollgate".into())
             .with_content_type(content_type.into())
             .with_delivery_mode(PERSISTENT)
             .with_headers(headers);
-        let routing_key = self.config.routing_key.render(&routing_values(attempt.delivery));
+        let routing_key = self.config.routing_key.render(&event.routing_values());
         Ok(Message { id: event.id.clone(), exchange: self.config.exchange.clone(), routing_key, properties, body })
     }
 }
@@ -126,7 +124,7 @@ const PERSISTENT: u8 = 2;
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
-        let message = self.message(attempt)?;
+        let message = self.message(attempt.event)?;
         let publisher = self.publisher(attempt.allowed).await?;
         if publisher.is_blocked() {
             return Err(DeliveryError::Blocked);
@@ -149,19 +147,5 @@ impl Sink for RabbitMqSink {
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {
         self.publisher(allowed).await.map(drop)
-    }
-}
-
-fn routing_values(delivery: &Delivery) -> RoutingValues<'_> {
-    let (channel, currency) = match &delivery.event.data {
-        Record::Payment(payment) => (&payment.channel, &payment.amount.currency),
-        Record::Refund(refund) => (&refund.channel, &refund.amount.currency),
-    };
-    RoutingValues {
-        event_type: &delivery.event.kind,
-        merchant: &delivery.event.subject.merchant,
-        method: delivery.method.as_ref().map_or("", |method| method.as_str()),
-        channel,
-        currency: currency.as_str(),
     }
 }

@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 use ipnet::IpNet;
-use tollgate_ledger::Delivery;
 
 use super::failure::DeliveryError;
+use super::message::OutgoingEvent;
 
-/// Destination of a merchant's events.
+/// Destination of events.
 #[async_trait]
 pub(super) trait Sink: Send + Sync {
     /// Makes one attempt. Success means that the destination has the event durably.
@@ -21,10 +21,9 @@ pub(super) trait Sink: Send + Sync {
 
 /// One attempt to deliver an event.
 pub(super) struct Attempt<'a> {
-    /// The event, and how often it was tried.
-    pub(super) delivery: &'a Delivery,
+    pub(super) event: &'a OutgoingEvent,
+    /// Number of failed attempts before.
+    pub(super) tries: u32,
     /// Private networks that the destination may be in.
     pub(super) allowed: &'a [IpNet],
-    /// Name of the gateway or cluster, for the origin of a CloudEvent.
-    pub(super) cluster: &'a str,
 }

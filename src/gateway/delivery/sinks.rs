@@ -13,7 +13,7 @@ use super::sink::Sink;
 use super::webhook::WebhookSink;
 use crate::snapshot::Snapshot;
 
-/// Sinks by subscription: merchant and name.
+/// Sinks by subscription: merchant and name, or the name of a sink of the operator.
 pub(super) struct Sinks {
     connections: Arc<Connections>,
     open: Mutex<HashMap<String, OpenSink>>,
@@ -45,8 +45,8 @@ impl Sinks {
     pub(super) fn find(&self, merchant: &Arc<Merchant>, name: &SinkName) -> Target {
         if name.is_webhook() {
             return match &merchant.webhook {
-                Some(_) => {
-                    Target::Sink(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(merchant))))
+                Some(webhook) => {
+                    Target::Sink(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(webhook))))
                 }
                 None => Target::NoWebhook,
             };
@@ -66,13 +66,29 @@ impl Sinks {
         sink.is_some_and(|sink| sink.is_paused())
     }
 
-    /// Closes the sinks that are configured no more or otherwise, and returns the new ones by subscription.
+    /// Returns a sink of the operator; `None` if none of this name sends events.
+    pub(super) fn find_operators(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<dyn Sink>> {
+        let configured = snapshot.process.operator_sinks.iter().find(|sink| sink.name == name)?;
+        self.open(name.to_owned(), &configured.kind).map(|(sink, _)| sink)
+    }
+
+    /// Follows the merchants' sinks: closes those that are configured no more or otherwise, and returns the new ones by
+    /// subscription.
     pub(super) fn follow(&self, snapshot: &Snapshot) -> Vec<(String, Arc<dyn Sink>)> {
         let configured = snapshot.config.merchants.values().flat_map(|merchant| {
             let sinks = merchant.sinks.iter();
             sinks.map(|sink| (SinkName::from(sink.name.as_str()).subscription(&merchant.name), &sink.kind))
         });
-        let configured: HashMap<String, &SinkKind> = configured.collect();
+        self.follow_all(configured.collect())
+    }
+
+    /// Follows the operator's sinks like [`Self::follow`]. Their names are the subscriptions.
+    pub(super) fn follow_operators(&self, snapshot: &Snapshot) -> Vec<(String, Arc<dyn Sink>)> {
+        let configured = snapshot.process.operator_sinks.iter().map(|sink| (sink.name.clone(), &sink.kind));
+        self.follow_all(configured.collect())
+    }
+
+    fn follow_all(&self, configured: HashMap<String, &SinkKind>) -> Vec<(String, Arc<dyn Sink>)> {
         self.open.lock().retain(|subscription, open| configured.get(subscription) == Some(&&open.kind));
         let mut added = Vec::new();
         for (subscription, kind) in configured {
@@ -94,15 +110,16 @@ impl Sinks {
         if let Some(same) = open.get(&subscription).filter(|open| open.kind == *kind) {
             return Some((Arc::clone(&same.sink), false));
         }
-        let sink = sink_of(kind)?;
+        let sink = sink_of(kind, &self.connections)?;
         open.insert(subscription, OpenSink { kind: kind.clone(), sink: Arc::clone(&sink) });
         Some((sink, true))
     }
 }
 
 /// The kinds of sinks: what is sent where. `None` for a kind that sends nothing. Opens no connection.
-fn sink_of(kind: &SinkKind) -> Option<Arc<dyn Sink>> {
+fn sink_of(kind: &SinkKind, connections: &Arc<Connections>) -> Option<Arc<dyn Sink>> {
     match kind {
+        SinkKind::Webhook(webhook) => Some(Arc::new(WebhookSink::new(Arc::clone(connections), Arc::clone(webhook)))),
         SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config)))),
         SinkKind::Discard => None,
     }

@@ -1,4 +1,4 @@
-//! Posts an event to a merchant's URL, signed according to Standard Webhooks (webhook-id, webhook-timestamp,
+//! Posts an event to a URL of a merchant or of the operator, signed according to Standard Webhooks (webhook-id, webhook-timestamp,
 //! webhook-signature).
 
 use std::sync::Arc;
@@ -12,40 +12,42 @@ use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
 use ipnet::IpNet;
-use tollgate_config::{Merchant, Webhook};
-use tollgate_ledger::Event;
+use tollgate_config::Webhook;
 use tollgate_plugins::secret::Secret;
 
 use super::connections::{Connections, Endpoint, Reply};
 use super::failure::DeliveryError;
-use super::message::body;
+use super::message::OutgoingEvent;
 use super::sink::{Attempt, Sink};
 use crate::clock::unix_now;
 
 /// Time limit for the whole delivery.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A merchant's webhook. Redirects are not followed, because the signature is meant for one receiver.
+/// A webhook. Redirects are not followed, because the signature is meant for one receiver.
 pub(super) struct WebhookSink {
     connections: Arc<Connections>,
-    merchant: Arc<Merchant>,
+    target: Arc<Webhook>,
 }
 
 impl WebhookSink {
-    /// Returns the webhook of a merchant, which shares its connections with all others.
-    pub(super) fn new(connections: Arc<Connections>, merchant: Arc<Merchant>) -> Self {
-        Self { connections, merchant }
+    /// Returns a webhook that shares these connections with others.
+    pub(super) fn new(connections: Arc<Connections>, target: Arc<Webhook>) -> Self {
+        Self { connections, target }
+    }
+
+    fn uri(&self) -> Result<Uri, DeliveryError> {
+        self.target.url.parse().map_err(|_| DeliveryError::InvalidUrl)
     }
 }
 
 #[async_trait]
 impl Sink for WebhookSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
-        let target = self.merchant.webhook.as_ref().ok_or(DeliveryError::InvalidUrl)?;
-        let uri: Uri = target.url.parse().map_err(|_| DeliveryError::InvalidUrl)?;
-        let request = request(target, &uri, &attempt.delivery.event, unix_now())?;
+        let uri = self.uri()?;
+        let request = request(&self.target, &uri, attempt.event, unix_now())?;
         let endpoint = Endpoint::of(&uri)?;
-        let sending = self.connections.send(&endpoint, attempt.allowed, request, attempt.delivery.tries);
+        let sending = self.connections.send(&endpoint, attempt.allowed, request, attempt.tries);
         let reply = tokio::time::timeout(RESPONSE_TIMEOUT, sending).await;
         accepted(reply.unwrap_or(Err(DeliveryError::Timeout(RESPONSE_TIMEOUT)))?)
     }
@@ -54,8 +56,12 @@ impl Sink for WebhookSink {
         false
     }
 
-    async fn connect(&self, _: &[IpNet]) -> Result<(), DeliveryError> {
-        Ok(())
+    async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {
+        let endpoint = Endpoint::of(&self.uri()?)?;
+        let connecting = self.connections.connect(&endpoint, allowed);
+        tokio::time::timeout(RESPONSE_TIMEOUT, connecting)
+            .await
+            .unwrap_or(Err(DeliveryError::Timeout(RESPONSE_TIMEOUT)))
     }
 }
 
@@ -68,8 +74,12 @@ fn accepted(Reply { status, retry_after }: Reply) -> Result<(), DeliveryError> {
     }
 }
 
-fn request(target: &Webhook, uri: &Uri, event: &Event, now: u64) -> Result<Request<Full<Bytes>>, DeliveryError> {
-    let body = body(event)?;
+fn request(
+    target: &Webhook,
+    uri: &Uri,
+    event: &OutgoingEvent,
+    now: u64,
+) -> Result<Request<Full<Bytes>>, DeliveryError> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     Request::post(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header("host", authority)
@@ -77,8 +87,8 @@ fn request(target: &Webhook, uri: &Uri, event: &Event, now: u64) -> Result<Reque
         .header("user-agent", concat!("tollgate/", env!("CARGO_PKG_VERSION")))
         .header("webhook-id", &event.id)
         .header("webhook-timestamp", now)
-        .header("webhook-signature", signatures(&target.secrets, &event.id, now, &body))
-        .body(Full::new(body))
+        .header("webhook-signature", signatures(&target.secrets, &event.id, now, &event.body))
+        .body(Full::new(event.body.clone()))
         .map_err(|_| DeliveryError::UnusableUrl)
 }
 

@@ -36,7 +36,6 @@ pub(super) async fn create_payment(
     // Parse.
     let key = claim_key(request, idempotency_key(&request.incoming.headers)?);
     let input = NewPayment::read(&request.incoming.body)?;
-    let tokens = gateway.watch_tokens.key(&gateway.ledger).await;
     let order_id = input.order_id.clone();
 
     // Route.
@@ -56,10 +55,19 @@ pub(super) async fn create_payment(
     };
     let permit = match claimed {
         Ok(ClaimResult::Run(permit)) => permit,
-        Ok(other) => return respond_to_claim(other, &order_id, StatusCode::CREATED, is_async, tokens.as_ref()),
+        Ok(other) => {
+            let tokens = match other {
+                ClaimResult::AlreadyExists(_) | ClaimResult::Accepted(_) | ClaimResult::Queued(_) => {
+                    gateway.watch_tokens.key(&gateway.ledger).await
+                }
+                _ => None,
+            };
+            return respond_to_claim(other, &order_id, StatusCode::CREATED, is_async, tokens.as_ref());
+        }
         Err(error) => {
             let known = gateway.ledger.payment(&request.merchant.name, &order_id).await;
             let known = known.map(|known| known.map(|known| (known.content == content, Record::Payment(known))));
+            let tokens = gateway.watch_tokens.known_key();
             return respond_ledger_failure(&error, known, &order_id, tokens.as_ref());
         }
     };

@@ -8,9 +8,9 @@ use tollgate_plugins::payment::{Status, provider_number};
 use super::responses::body_of;
 use super::{Gateway, refund};
 use crate::clock;
+use crate::operator_events::manual_review;
 use crate::routing::DoublePayment;
 use crate::snapshot::Snapshot;
-use crate::telemetry::METRICS;
 
 /// Refund id of the automatic refund. Each abandoned attempt has at most one.
 const REFUND_ID: &str = "double-payment";
@@ -93,6 +93,6 @@ async fn require_manual_review(gateway: &Gateway, found: &Payment, why: &str) ->
         .ledger
         .append_timeline(&subject, vec![TimelineEvent::ManualReview { why: why.to_owned() }], clock::now())
         .await?;
-    METRICS.manual_review_total.with_label_values(&[found.channel.as_str()]).inc();
+    manual_review(&subject, &found.channel, why);
     Ok(())
 }

@@ -6,16 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tollgate_ledger::{EventCursor, EventPage, MerchantKey, Redelivered};
 use tollgate_plugins::settings::duration;
 
-use super::request_body::idempotency_key;
+use super::request_body::{idempotency_key, require_empty_body};
 use super::responses::replayed;
 use super::{Gateway, RequestContext};
 use crate::change_hub::Subscription;
 use crate::clock;
-use crate::problem::Problem;
+use crate::problem::{Problem, Retryable};
 use crate::view;
 
 /// Default and maximum number of events in a response.
@@ -26,8 +26,12 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const MAX_WAITING_PER_MERCHANT: usize = 16;
 /// Time after which a waiting request reads again, in case the notice of a change was lost.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Pause while an older transaction withholds events.
-const WITHHELD_INTERVAL: Duration = Duration::from_millis(20);
+/// First pause while an older transaction withholds events. Doubles up to [`RECHECK_INTERVAL`], because a forgotten
+/// transaction may withhold them for hours.
+const WITHHELD_PAUSE: Duration = Duration::from_millis(20);
+/// Time for which a request without `wait` is held while events are withheld, so that its caller does not ask at once
+/// again and again.
+const WITHHELD_WAIT: Duration = Duration::from_secs(1);
 
 /// Query of `GET /v1/events`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,28 +76,36 @@ impl Query {
 pub(super) async fn list(gateway: &Arc<Gateway>, request: &RequestContext) -> Result<Response<Bytes>, Problem> {
     let Query { after, limit, wait } = Query::parse(request.incoming.target.split_once('?').map_or("", |it| it.1))?;
     let merchant = &request.merchant.name;
-    let ends_at = (Instant::now() + wait).min(Instant::from_std(request.deadline));
+    let (start, deadline) = (Instant::now(), Instant::from_std(request.deadline));
+    let mut pauses = withheld_pauses();
     // Subscribed before the first read, so that no event after it is missed.
     let mut subscription = (!wait.is_zero()).then(|| subscribe(gateway, request)).flatten();
     let cursor = after.as_ref().map(|(_, cursor)| *cursor);
     let page = loop {
         let page = gateway.ledger.events(merchant, cursor, limit.unwrap_or(MAX_EVENTS)).await;
         let page = page.map_err(|error| Problem::ledger(&error))?;
-        let Some(subscription) = &mut subscription else { break page };
+        let wait = if page.is_withheld { wait.max(WITHHELD_WAIT) } else { wait };
+        let ends_at = deadline.min(start + wait);
         if page.next.is_some() || Instant::now() >= ends_at {
             break page;
         }
-        if page.is_withheld {
-            sleep(WITHHELD_INTERVAL).await;
-            continue;
-        }
-        let next_read = ends_at.min(Instant::now() + RECHECK_INTERVAL);
+        subscription = subscription.or_else(|| subscribe(gateway, request));
+        let Some(subscription) = &mut subscription else { break page };
+        let pause = if page.is_withheld { pauses.next() } else { None };
+        let next_read = ends_at.min(Instant::now() + pause.unwrap_or(RECHECK_INTERVAL));
         tokio::select! {
             () = gateway.change_hub.draining() => break page,
-            _ = timeout_at(next_read, subscription.changed()) => {}
+            // What withholds the events ends without a notice.
+            () = sleep_until(next_read), if page.is_withheld => {}
+            _ = timeout_at(next_read, subscription.changed()), if !page.is_withheld => {}
         }
     };
     Ok(json(StatusCode::OK, page_body(&page, after.map(|(text, _)| text))))
+}
+
+/// Returns the pauses between reads while events are withheld.
+fn withheld_pauses() -> impl Iterator<Item = Duration> {
+    std::iter::successors(Some(WITHHELD_PAUSE), |pause| Some((*pause * 2).min(RECHECK_INTERVAL)))
 }
 
 /// Returns a waiter for the merchant's events; `None` if too many requests wait.
@@ -115,11 +127,23 @@ pub(super) async fn redeliver(
     event_id: &str,
 ) -> Result<Response<Bytes>, Problem> {
     let key = idempotency_key(&request.incoming.headers)?;
+    // A repeated key can then belong to no other request.
+    require_empty_body(&request.incoming.body)?;
     let redelivered = gateway.ledger.redeliver(&request.merchant.name, event_id, &key, clock::now()).await;
     let accepted = || json(StatusCode::ACCEPTED, serde_json::json!({ "id": event_id }).to_string().into_bytes());
     match redelivered.map_err(|error| Problem::ledger(&error))? {
         Redelivered::Accepted => Ok(accepted()),
         Redelivered::Repeated => Ok(replayed(accepted())),
+        Redelivered::NoSink => {
+            let detail = "No webhook or sink gets events of this type. Let the gateway's operators add one, or read the event with GET /v1/events.";
+            Err(Problem::new(StatusCode::CONFLICT, "invalid_state", Retryable::SameKey, detail))
+        }
+        Redelivered::TooOften { retry_after } => {
+            let detail =
+                "This event was requested too often within a day. Read it with GET /v1/events, or query the payment.";
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", Retryable::SameKey, detail);
+            Err(problem.retry_after(retry_after))
+        }
         Redelivered::NotFound => {
             let detail = "There is no such event, or it is no longer retained. Query the payment instead.";
             Err(Problem::not_found(detail))
@@ -138,6 +162,12 @@ fn json(status: StatusCode, body: Vec<u8>) -> Response<Bytes> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_while_events_are_withheld_double_up_to_the_regular_interval() {
+        let pauses: Vec<u128> = withheld_pauses().take(10).map(|pause| pause.as_millis()).collect();
+        assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1280, 2560, 5000, 5000]);
+    }
 
     #[test]
     fn query_of_events_is_checked_strictly() {

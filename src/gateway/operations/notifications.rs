@@ -11,6 +11,7 @@ use tollgate_plugins::provider::{BadSignature, Described, Provider, Source};
 
 use super::{AccessLabels, Gateway, Incoming};
 use crate::clock::{self, unix_now};
+use crate::operator_events::{REFUNDED_ELSEWHERE, manual_review};
 use crate::problem::Problem;
 use crate::snapshot::{Channel, Snapshot};
 use crate::telemetry::METRICS;
@@ -126,7 +127,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
             tracing::info!(channel = channel.name, order_id = subject.order_id, "notification recorded");
             if let Some(why) = needs_review {
                 tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
-                METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
+                manual_review(&subject, &channel.name, &why);
             }
             NotificationResult::Recorded
         }
@@ -136,9 +137,9 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
                 channel = channel.name,
                 order_id = subject.order_id,
                 %amount,
-                "the payer received a refund that was not made through this gateway: compare it manually with the sale"
+                "{REFUNDED_ELSEWHERE}"
             );
-            METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
+            manual_review(&subject, &channel.name, REFUNDED_ELSEWHERE);
             NotificationResult::Recorded
         }
         Ok(Recorded::RefundElsewhere(subject, None)) => {
@@ -151,7 +152,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
         }
         Ok(Recorded::RefundElsewhere(subject, Some(why))) => {
             tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
-            METRICS.manual_review_total.with_label_values(&[channel.name.as_str()]).inc();
+            manual_review(&subject, &channel.name, &why);
             NotificationResult::Recorded
         }
         Ok(Recorded::UnknownOrder) => {

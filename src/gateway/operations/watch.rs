@@ -16,8 +16,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use parking_lot::Mutex;
-use tokio::time::Instant;
-use tollgate_ledger::{Payment, RecordId, RecordKey};
+use tokio::time::{Instant, timeout};
+use tollgate_ledger::{Ledger, Payment, RecordId, RecordKey};
 
 use self::stream::{MAX_DURATION, Scope};
 pub(crate) use self::stream::{PaymentStream, StateEvent};
@@ -25,7 +25,7 @@ use super::admission::TokenRequest;
 use super::request_body::is_identifier;
 use super::responses::{ResponseChannel, with_access_labels};
 use super::{AccessLabels, Gateway, Incoming, RequestContext};
-use crate::change_hub::TooMany;
+use crate::change_hub::{ChangeHub, TooMany};
 use crate::clock::unix_now;
 use crate::problem::{Problem, Retryable};
 
@@ -33,6 +33,8 @@ use crate::problem::{Problem, Retryable};
 const MAX_STREAMS: usize = 10_000;
 /// Maximum number of streams of one payment on this gateway.
 const MAX_STREAMS_PER_PAYMENT: usize = 8;
+/// Maximum wait of a new stream for its first read.
+const READ_PERMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Suffix of the key in the WebSocket handshake (RFC 6455, section 1.3).
 const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -136,8 +138,7 @@ async fn start(
     let handshake = websocket_handshake(incoming)?;
     let hub = &gateway.change_hub;
     let subscribed = hub.payments.subscribe(key, MAX_STREAMS_PER_PAYMENT, MAX_STREAMS);
-    let found = gateway.ledger.payment_by_key(key).await.map_err(|error| Problem::ledger(&error))?;
-    let payment = found.ok_or_else(missing)?;
+    let payment = read(hub, &gateway.ledger, key).await?;
     let version = last_event_id(&incoming.headers);
     let stream = subscribed.map(|subscription| PaymentStream {
         ledger: gateway.ledger.clone(),
@@ -146,7 +147,7 @@ async fn start(
         subscription,
         scope,
         version,
-        is_due: true,
+        read_at: Instant::now(),
         is_over: false,
         ends_at,
     });
@@ -163,6 +164,18 @@ async fn start(
     };
     response.extensions_mut().insert(ResponseChannel(payment.channel.clone()));
     Ok((response, payment))
+}
+
+/// Reads the payment of a new stream. Connects share the limit of reads with the streams, because one reader may connect
+/// any number of times.
+async fn read(hub: &ChangeHub, ledger: &Ledger, key: RecordKey) -> Result<Payment, Problem> {
+    let permit = timeout(READ_PERMIT_TIMEOUT, hub.reads.acquire()).await;
+    let _permit = permit.map_err(|_| {
+        let detail = "The gateway reads too many payments now. Connect again later, or query the payment.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", Retryable::SameKey, detail).retry_after(5)
+    })?;
+    let found = ledger.payment_by_key(key).await.map_err(|error| Problem::ledger(&error))?;
+    found.ok_or_else(missing)
 }
 
 fn server_sent_events(version: Version, stream: PaymentStream) -> Response<Bytes> {
@@ -294,5 +307,21 @@ mod tests {
         ] {
             assert_eq!(result(version, headers), Err(code.to_owned()), "{version:?} {headers:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn new_stream_waits_for_a_permit_to_read_and_is_refused_without_one() {
+        let (directory, hub) = (tempfile::tempdir().unwrap(), ChangeHub::default());
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let key = RecordKey([1; 16]);
+        let code = async || read(&hub, &ledger, key).await.unwrap_err().code().to_owned();
+        assert_eq!(code().await, "not_found");
+        let reads = u32::try_from(hub.reads.available_permits()).unwrap();
+        let all = hub.reads.acquire_many(reads).await.unwrap();
+        tokio::time::pause();
+        assert_eq!(code().await, "overloaded");
+        tokio::time::resume();
+        drop(all);
+        assert_eq!(code().await, "not_found");
     }
 }

@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
-use tollgate_ledger::{Ledger, Payment, RecordId, RecordKey};
+use tollgate_ledger::{Ledger, LedgerError, Payment, RecordId, RecordKey};
 
 use crate::problem::Problem;
 
@@ -23,6 +23,8 @@ const GRACE: SignedDuration = SignedDuration::from_mins(10);
 const DEFAULT_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// Time during which a ledger without a secret is not read again. No token can be valid there.
 const NO_SECRET_INTERVAL: Duration = Duration::from_secs(1);
+/// Time during which a ledger that failed is not asked again. Responses have no token meanwhile.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Length of the MAC in bytes.
 const MAC_BYTES: usize = 16;
 /// Length of a token's parts in bytes: end, key, MAC.
@@ -33,19 +35,40 @@ const TOKEN_BYTES: usize = 8 + 16 + MAC_BYTES;
 pub(crate) struct WatchTokens {
     key: OnceCell<TokenKey>,
     missing_since: Mutex<Option<Instant>>,
+    failed_since: Mutex<Option<Instant>>,
 }
 
+/// The ledger failed a moment ago.
+struct Failed;
+
 impl WatchTokens {
-    /// Returns the key that makes tokens. `None` if the ledger fails: the response then has no token.
+    /// Returns the key that makes tokens. The first call writes to the ledger, so a payment must be claimed before.
+    /// `None` if the ledger fails: the response then has no token.
     pub(crate) async fn key(&self, ledger: &Ledger) -> Option<TokenKey> {
-        let read = || async { ledger.shared_secret().await.map(|secret| TokenKey::derive(&secret)) };
-        match self.key.get_or_try_init(read).await {
-            Ok(key) => Some(key.clone()),
-            Err(error) => {
-                tracing::warn!(%error, "the key of the watch tokens cannot be read; responses have no `watch`");
-                None
+        self.key_from(|| ledger.shared_secret()).await
+    }
+
+    /// Returns the key that makes tokens if this process has it, without waiting for the ledger.
+    pub(crate) fn known_key(&self) -> Option<TokenKey> {
+        self.key.get().cloned()
+    }
+
+    async fn key_from<R>(&self, secret: impl Fn() -> R) -> Option<TokenKey>
+    where
+        R: Future<Output = Result<[u8; 32], LedgerError>>,
+    {
+        // Callers wait for each other here, so only one of them waits for a ledger that fails.
+        let read = || async {
+            if self.failed_since.lock().is_some_and(|since| since.elapsed() < FAILURE_INTERVAL) {
+                return Err(Failed);
             }
-        }
+            secret().await.map(|secret| TokenKey::derive(&secret)).map_err(|error| {
+                tracing::warn!(%error, "the key of the watch tokens cannot be read; responses have no `watch`");
+                *self.failed_since.lock() = Some(Instant::now());
+                Failed
+            })
+        };
+        self.key.get_or_try_init(read).await.ok().cloned()
     }
 
     /// Returns the key that checks tokens; `None` if no token was ever made on this ledger.
@@ -147,6 +170,27 @@ mod tests {
         let open = Payment { expires_at: None, ..payment };
         let created_at = u64::try_from(open.created_at.as_second()).unwrap();
         assert_eq!(key.check(&key.token(&open), "o", 1).unwrap().ends_at, created_at + 86_400 + 600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_ledger_is_asked_by_one_caller_a_second_for_the_key() {
+        let (tokens, reads) = (WatchTokens::default(), std::cell::Cell::new(0));
+        let secret = |fails: bool| {
+            let reads = &reads;
+            async move {
+                reads.set(reads.get() + 1);
+                tokio::time::sleep(Duration::from_secs(7)).await;
+                if fails { Err(LedgerError::Timeout) } else { Ok([7; 32]) }
+            }
+        };
+        let before = Instant::now();
+        let answers = futures_util::future::join_all((0..100).map(|_| tokens.key_from(|| secret(true)))).await;
+        assert!(answers.iter().all(Option::is_none) && tokens.known_key().is_none());
+        assert_eq!((reads.get(), before.elapsed().as_secs()), (1, 7), "nobody waits for a second read");
+        tokio::time::advance(FAILURE_INTERVAL).await;
+        assert!(tokens.key_from(|| secret(false)).await.is_some() && tokens.known_key().is_some());
+        assert!(tokens.key_from(|| secret(true)).await.is_some());
+        assert_eq!(reads.get(), 2);
     }
 
     #[test]

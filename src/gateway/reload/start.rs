@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tollgate_config::{Diagnostic, LedgerConfig, NamedLedger};
 
+use super::announcement::announce_rejected;
 use super::generations::{Generations, StoredGeneration};
 use super::in_use::LedgerIdentity;
 use super::report::export_in_force;
@@ -21,7 +22,7 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Diagnostic>> {
     let last = generations.last();
     let is_rolled_back = |read: &Snapshot| last.is_some() && generations.is_rolled_back(&read.config.hash);
     let first = snapshot::load(dir, None);
-    let has_mistakes = first.is_err();
+    let mistakes = first.as_ref().err().cloned();
     let (snapshot, kept) = match first {
         Ok(read) if is_rolled_back(&read) => match last_readable(&generations, dir, Vec::new()) {
             Ok((snapshot, kept)) => (snapshot, Some(kept)),
@@ -46,7 +47,8 @@ pub fn load_first(dir: &Path) -> Result<Current, Vec<Diagnostic>> {
     }
     LABELS.register(&snapshot.config.merchants, &snapshot.channels);
     export_in_force(&snapshot, &[]);
-    METRICS.config_last_reload_success.set(i64::from(!has_mistakes));
+    METRICS.config_last_reload_success.set(i64::from(mistakes.is_none()));
+    mistakes.iter().for_each(|diagnostics| announce_rejected(generation, diagnostics));
     Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
 }
 

@@ -6,7 +6,11 @@ use tollgate_plugins::payment::Status;
 use super::schedule::{MIN_INTERVAL, status_of};
 use crate::clock;
 use crate::operations::Gateway;
-use crate::telemetry::METRICS;
+use crate::operator_events::{REFUNDED_ELSEWHERE, manual_review};
+
+/// Reason for manual review.
+const ABSENT_REFUND: &str =
+    "the provider notified of a refund that its query does not find: look it up in the provider's console";
 
 /// Settles a refund made elsewhere that needs no query, or only a sum of refunds, about which no provider can be
 /// queried.
@@ -43,9 +47,9 @@ pub(super) fn report_refund_elsewhere(before: &Record, after: Option<&Record>) {
             order_id,
             number,
             amount = %after.amount,
-            "the payer received a refund that was not made through this gateway: compare it manually with the sale"
+            "{REFUNDED_ELSEWHERE}"
         );
-        METRICS.manual_review_total.with_label_values(&[after.channel.as_str()]).inc();
+        manual_review(&refund_subject(after), &after.channel, REFUNDED_ELSEWHERE);
     }
 }
 
@@ -56,11 +60,6 @@ pub(super) fn report_absent_refund(after: Option<&Record>) {
         return;
     }
     let order_id = merchants_order_id(&refund.order_id);
-    tracing::error!(
-        channel = refund.channel,
-        order_id,
-        number = refund.provider_refund_no,
-        "the provider notified of a refund that its query does not find: look it up in the provider's console"
-    );
-    METRICS.manual_review_total.with_label_values(&[refund.channel.as_str()]).inc();
+    tracing::error!(channel = refund.channel, order_id, number = refund.provider_refund_no, "{ABSENT_REFUND}");
+    manual_review(&refund_subject(refund), &refund.channel, ABSENT_REFUND);
 }

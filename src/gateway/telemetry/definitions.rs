@@ -212,6 +212,22 @@ impl Metrics {
                 Opts::new("deliveries_total", "Delivery attempts by result"),
                 &["merchant", "sink", "result"]
             ),
+            operator_events_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "operator_events_total",
+                    "Operator events by result: published, suppressed, queue_full, dropped"
+                ),
+                &["type", "result"]
+            ),
+            operator_deliveries_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "operator_deliveries_total",
+                    "Deliveries of operator events by result: delivered, failed, given_up, dropped"
+                ),
+                &["sink", "result"]
+            ),
             config_generation: add!(
                 IntGauge,
                 Opts::new("config_generation", "Number of the configuration generation in force")

@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{EventRow, named, schedule};
+use super::{Attempted, EventRow, named, schedule};
 use crate::due_index::outbox_key;
 use crate::error::LedgerError;
 use crate::ids::{Id, index, millis};
 use crate::records::{Redelivered, SinkName};
-use crate::rows::{PaymentRow, TrackedRow};
+use crate::retention::RetentionPolicy;
+use crate::rows::{EventQueue, PaymentRow, TrackedRow};
 use crate::timeline::{self, TimelineEvent};
 use crate::transaction::{Read, Space, Transaction};
 
-/// Maximum number of idempotency keys that an event remembers. The oldest is forgotten first.
-const MAX_KEYS: usize = 16;
+/// Time for which an event remembers the idempotency keys of its redeliveries, in milliseconds.
+const KEY_RETENTION: u64 = RetentionPolicy::CLAIMS_AT_LEAST.as_secs() * 1000;
+/// Maximum number of redeliveries of one event within [`KEY_RETENTION`], which bounds the size of its row.
+const MAX_REQUESTS: usize = 100;
 
 /// Redeliveries of one event.
 #[derive(Default, Serialize, Deserialize)]
@@ -25,20 +28,34 @@ pub(super) struct Redelivery {
     /// Due time of the present one to each sink, in milliseconds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     due: BTreeMap<SinkName, u64>,
-    /// Hashes of the idempotency keys of the requests, oldest first.
+    /// Requests within [`KEY_RETENTION`] before the last one, oldest first.
     #[serde(default)]
-    keys: Vec<Id>,
+    requests: Vec<Request>,
+}
+
+/// Request of the merchant.
+#[derive(Serialize, Deserialize)]
+struct Request {
+    /// Hash of the idempotency key.
+    key: Id,
+    /// Time in milliseconds.
+    at: u64,
 }
 
 impl Redelivery {
     /// Returns whether the event was never requested again.
     pub(super) fn is_empty(&self) -> bool {
-        self.due.is_empty() && self.keys.is_empty()
+        self.due.is_empty() && self.requests.is_empty()
     }
 
     /// Returns whether the event is in the outbox again.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// Forgets the requests before [`KEY_RETENTION`].
+    fn forget_old(&mut self, now: u64) {
+        self.requests.retain(|request| now.saturating_sub(request.at) < KEY_RETENTION);
     }
 }
 
@@ -55,19 +72,28 @@ pub(crate) fn redeliver(
     if row.event.subject.merchant != merchant {
         return Ok(Redelivered::NotFound);
     }
-    let key = index("redelivery", &[idempotency_key]);
-    if row.redelivery.keys.contains(&key) {
+    let (key, at) = (index("redelivery", &[idempotency_key]), millis(now));
+    row.redelivery.forget_old(at);
+    if row.redelivery.requests.iter().any(|request| request.key == key) {
         return Ok(Redelivered::Repeated);
     }
-    if row.redelivery.keys.len() == MAX_KEYS {
-        row.redelivery.keys.remove(0);
+    let sinks = tx.sinks(merchant, &row.event.kind);
+    if sinks.is_empty() {
+        return Ok(Redelivered::NoSink);
     }
-    row.redelivery.keys.push(key);
+    if let Some(oldest) = row.redelivery.requests.first().filter(|_| row.redelivery.requests.len() >= MAX_REQUESTS) {
+        let free_at = oldest.at.saturating_add(KEY_RETENTION);
+        return Ok(Redelivered::TooOften { retry_after: free_at.saturating_sub(at).div_ceil(1000) });
+    }
+    row.redelivery.requests.push(Request { key, at });
     let requested = TimelineEvent::RedeliveryRequested { id: event_id.to_owned() };
     let mut payment = add_to_timeline(tx, &row, requested, now)?;
-    for sink in tx.sinks(merchant, &row.event.kind) {
+    for sink in sinks {
         // An event that a sink never received must follow the earlier ones of its payment: its queue is tried at once.
-        let is_queued = payment.as_mut().is_some_and(|payment| try_queue(tx, payment, id, &sink, now));
+        let is_queued = match &mut payment {
+            Some(payment) => try_queue(tx, payment, id, &sink, now)?,
+            None => false,
+        };
         if !is_queued {
             put_in_outbox(tx, &mut row, id, &sink, now, 0);
         }
@@ -87,70 +113,81 @@ fn try_queue(
     id: Id,
     sink: &SinkName,
     now: Timestamp,
-) -> bool {
-    // Ids grow, and only the head leaves a queue.
-    let queue = payment.row.queues.iter_mut().find(|queue| queue.sink == *sink && id >= queue.first);
-    let Some(queue) = queue else { return false };
-    tx.remove(Space::Outbox, &outbox_key(queue.due, queue.first, sink));
-    queue.due = millis(now);
-    let queue = queue.clone();
-    schedule(tx, payment, &queue, 0);
-    true
+) -> Result<bool, LedgerError> {
+    let Some(queue) = payment.row.queues.iter_mut().find(|queue| queue.sink == *sink) else { return Ok(false) };
+    if !contains(tx, queue, id)? {
+        return Ok(false);
+    }
+    // A due head may be under way. Under a new key another gateway would send it as well, and then its successor,
+    // which could arrive before the first gateway's attempt.
+    if queue.due > millis(now) {
+        tx.remove(Space::Outbox, &outbox_key(queue.due, queue.first, sink));
+        queue.due = millis(now);
+        let queue = queue.clone();
+        schedule(tx, payment, &queue, 0);
+    }
+    Ok(true)
+}
+
+/// Returns whether an event is in a queue. The sink may not have subscribed to the event's type when it was published.
+fn contains(from: &impl Read, queue: &EventQueue, id: Id) -> Result<bool, LedgerError> {
+    // Ids grow along the queue.
+    let mut next = (id <= queue.last).then_some(queue.first);
+    while let Some(event) = next.filter(|event| *event < id) {
+        next = EventRow::must(from, event)?.next.remove(&queue.sink);
+    }
+    Ok(next == Some(id))
 }
 
 /// Removes a redelivered event of a sink from the outbox. Does nothing for any other event.
 pub(super) fn complete(
     tx: &mut Transaction<'_>,
-    event_id: &str,
-    sink: &SinkName,
+    attempted: &Attempted,
     dropped: Option<String>,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let Some((id, mut row)) = redelivered(tx, event_id, sink)? else { return Ok(()) };
-    remove_from_outbox(tx, &mut row, id, sink);
-    let (named, sink) = (event_id.to_owned(), sink.clone());
-    let what = match dropped {
-        Some(why) => TimelineEvent::DeliveryAbandoned { id: named, why, sink },
-        None => TimelineEvent::Delivered { id: named, sink },
-    };
-    add_to_timeline(tx, &row, what, now)?;
+    let Some((id, mut row)) = redelivered(tx, attempted)? else { return Ok(()) };
+    remove_from_outbox(tx, &mut row, id, &attempted.sink);
+    add_to_timeline(tx, &row, attempted.end(dropped), now)?;
     tx.put_row(Space::Events, &id.0, &row)
 }
 
 /// Postpones a redelivered event of a sink. Does nothing for any other event.
 pub(super) fn postpone(
     tx: &mut Transaction<'_>,
-    event_id: &str,
-    sink: &SinkName,
+    attempted: &Attempted,
     due: Timestamp,
     tries: u32,
 ) -> Result<(), LedgerError> {
-    let Some((id, mut row)) = redelivered(tx, event_id, sink)? else { return Ok(()) };
-    put_in_outbox(tx, &mut row, id, sink, due, tries);
+    let Some((id, mut row)) = redelivered(tx, attempted)? else { return Ok(()) };
+    put_in_outbox(tx, &mut row, id, &attempted.sink, due, tries);
     tx.put_row(Space::Events, &id.0, &row)
 }
 
-/// Returns an event that is being redelivered to a sink.
-fn redelivered(tx: &Transaction<'_>, event_id: &str, sink: &SinkName) -> Result<Option<(Id, EventRow)>, LedgerError> {
-    let Some(id) = named(event_id) else { return Ok(None) };
+/// Returns the event of a redelivery, unless a later request replaced the redelivery while it was under way.
+fn redelivered(tx: &Transaction<'_>, attempted: &Attempted) -> Result<Option<(Id, EventRow)>, LedgerError> {
+    let Some(id) = named(&attempted.event_id) else { return Ok(None) };
     let row = tx.row::<EventRow>(Space::Events, &id.0)?;
-    Ok(row.filter(|row| row.redelivery.due.contains_key(sink)).map(|row| (id, row)))
+    let is_present = |row: &EventRow| row.redelivery.due.get(&attempted.sink) == Some(&attempted.due);
+    Ok(row.filter(is_present).map(|row| (id, row)))
 }
 
 /// Puts the event in the outbox, in the place of an earlier redelivery to the sink.
 fn put_in_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, sink: &SinkName, due: Timestamp, tries: u32) {
-    remove_from_outbox(tx, row, id, sink);
+    let earlier = remove_from_outbox(tx, row, id, sink);
     let subscription = sink.subscription(&row.event.subject.merchant);
     let value = [&tries.to_be_bytes()[..], &row.payment.0, subscription.as_bytes()].concat();
-    let due = millis(due);
+    // The earlier one may be under way. Its end must not be taken for the end of this one.
+    let due = millis(due) + u64::from(earlier == Some(millis(due)));
     tx.put(Space::Outbox, &outbox_key(due, id, sink), value);
     row.redelivery.due.insert(sink.clone(), due);
 }
 
-fn remove_from_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, sink: &SinkName) {
-    if let Some(due) = row.redelivery.due.remove(sink) {
-        tx.remove(Space::Outbox, &outbox_key(due, id, sink));
-    }
+/// Removes the redelivery to a sink, and returns its due time.
+fn remove_from_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, sink: &SinkName) -> Option<u64> {
+    let due = row.redelivery.due.remove(sink)?;
+    tx.remove(Space::Outbox, &outbox_key(due, id, sink));
+    Some(due)
 }
 
 /// Appends to the timeline of the event's payment, and returns the payment. Both are missing after their retention.

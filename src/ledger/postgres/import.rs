@@ -8,7 +8,7 @@ use super::schema;
 use super::session::Session;
 use super::tables::{self, METADATA};
 use crate::error::LedgerError;
-use crate::retention::KNOWN_TIME_KEY;
+use crate::retention::{KNOWN_TIME_KEY, SECRET_KEY};
 use crate::transaction::{Space, Writes};
 
 /// Ledger during an import. If dropped before [`end`](Self::end), the import is rolled back.
@@ -27,7 +27,7 @@ impl Filling {
     /// process can write until the end.
     pub(crate) fn begin(to: &Address, id: &str) -> Result<Begun, LedgerError> {
         const USED: &str = "\
-            SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1 AND NOT (space = $2 AND key = $3)) \
+            SELECT EXISTS (SELECT FROM tollgate_records WHERE space <> $1 AND NOT (space = $2 AND key = ANY ($3))) \
             OR EXISTS (SELECT FROM tollgate_due)";
         let session = Session::connect(to)?;
         schema::migrate(&session)?;
@@ -36,12 +36,10 @@ impl Filling {
         if origin::migrations(&session)?.iter().any(|known| known == id) {
             return Ok(Begun::Complete);
         }
-        // A gateway that was only started has written the ledger's clock and nothing else.
-        if session
-            .query(USED, &[&METADATA, &tables::number(Space::Expiry), &KNOWN_TIME_KEY])?
-            .first()
-            .is_none_or(|row| row.get(0))
-        {
+        // A gateway without payments has written the ledger's clock and secret at most.
+        let unused: &[&[u8]] = &[KNOWN_TIME_KEY, SECRET_KEY];
+        let used = session.query(USED, &[&METADATA, &tables::number(Space::Expiry), &unused])?;
+        if used.first().is_none_or(|row| row.get(0)) {
             let why = format!("there are payments in the {to} already; a ledger is moved into an empty one only");
             return Err(LedgerError::MoveFailed(why));
         }

@@ -31,6 +31,9 @@ use crate::error::LedgerError;
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 /// First and longest interval while other threads have a connection. The interval doubles.
 const CONNECTION_LIMIT_BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
+/// Number of attempts, refused by the server's connection limit, during which work waits while no thread has a connection.
+/// A closing connection of this gateway may still count.
+const MAX_WAITS_FOR_LIMIT: u32 = 10;
 /// Idle time after which a connection is checked before use.
 const MAX_IDLE: Duration = Duration::from_millis(500);
 /// Time after which the server is asked whether it is still writable.
@@ -91,8 +94,9 @@ struct State {
     idle: usize,
     /// Threads that are connecting.
     connecting: usize,
-    /// Failed attempts since the last success.
+    /// Failed attempts since the last success, and how many of them the server's connection limit refused.
     failures: u32,
+    refused_by_limit: u32,
     /// Earliest time of the next attempt.
     retry_after: Option<Instant>,
     /// Reason why the last attempt failed.
@@ -104,6 +108,12 @@ struct State {
 impl State {
     fn wants_more(&self) -> bool {
         self.jobs.len() > self.idle + self.connecting || (self.connected == 0 && self.failures > 0)
+    }
+
+    /// Returns whether queued work has to be rejected after a failed attempt.
+    fn rejects_jobs(&self) -> bool {
+        let waits_for_limit = self.refused_by_limit == self.failures && self.failures <= MAX_WAITS_FOR_LIMIT;
+        self.connected == 0 && !waits_for_limit
     }
 }
 
@@ -186,7 +196,7 @@ impl Queue {
                 state.connecting += 1;
                 return true;
             }
-            if retry_after.is_some() && state.connected == 0 && !state.jobs.is_empty() {
+            if retry_after.is_some() && state.rejects_jobs() && !state.jobs.is_empty() {
                 let (jobs, why) = (std::mem::take(&mut state.jobs), state.why.clone());
                 drop(state);
                 refuse(jobs, &why);
@@ -204,7 +214,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.connecting -= 1;
         state.connected += 1;
-        (state.failures, state.retry_after) = (0, None);
+        (state.failures, state.refused_by_limit, state.retry_after) = (0, 0, None);
         if state.connected == shared.wanted_connections {
             state.is_reported = false;
         }
@@ -217,6 +227,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.connecting -= 1;
         state.failures += 1;
+        state.refused_by_limit += u32::from(failure.kind == Kind::Crowded);
         state.why.clone_from(&failure.why);
         let is_alone = state.connected == 0;
         let doubled = CONNECTION_LIMIT_BACKOFF[0] * 2u32.saturating_pow(state.failures.min(8) - 1);
@@ -226,7 +237,7 @@ impl Queue {
         let is_limit = failure.kind == Kind::Crowded || state.failures > 2;
         let reported =
             (!is_alone && is_limit && !std::mem::replace(&mut state.is_reported, true)).then_some(state.connected);
-        let jobs = if is_alone { std::mem::take(&mut state.jobs) } else { VecDeque::new() };
+        let jobs = if state.rejects_jobs() { std::mem::take(&mut state.jobs) } else { VecDeque::new() };
         drop(state);
         if let Some(connected) = reported {
             let allowed = connected + super::AUXILIARY_CONNECTIONS;

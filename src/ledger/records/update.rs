@@ -149,6 +149,13 @@ pub enum Redelivered {
     Accepted,
     /// The idempotency key was used before for this event. Nothing was changed.
     Repeated,
+    /// No sink of the merchant gets events of this type. Nothing was changed.
+    NoSink,
+    /// The event was requested too often within a day. Nothing was changed.
+    TooOften {
+        /// Time after which a further request is accepted, in seconds.
+        retry_after: u64,
+    },
     /// The merchant has no such event.
     NotFound,
 }

@@ -23,7 +23,7 @@ async fn delivery_postponed_by_a_wrong_clock_is_due_now() {
     fixture.paid("o").await;
     let [delivery] = &fixture.deliveries(at(3), 9).await[..] else { panic!() };
     for (due, count) in [(at(DAY), 0), (at(FAR), 1)] {
-        fixture.ledger.postpone(&delivery.event.id, &SinkName::WEBHOOK, due, 1).await.unwrap();
+        fixture.ledger.postpone(delivery, due, 1).await.unwrap();
         let after = fixture.crash();
         assert_eq!(after.deliveries(at(4), 9).await.len(), count, "{due}");
     }

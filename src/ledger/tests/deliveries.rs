@@ -26,16 +26,16 @@ async fn deliveries_are_ordered_per_payment_and_do_not_delay_other_payments() {
     assert_eq!(due.len(), 2, "only heads: {due:?}");
     let head = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
     assert_eq!((head.event.kind.as_str(), head.tries, head.due), ("payment.unknown", 0, at(1)));
-    fixture.ledger.postpone(&head.event.id, &SinkName::WEBHOOK, at(60), 1).await.unwrap();
+    fixture.ledger.postpone(head, at(60), 1).await.unwrap();
     assert_eq!(kinds_due(&fixture, at(59)).await, ["payment.succeeded"], "p's; o waits for its head");
     let due = fixture.deliveries(at(60), 10).await;
     let again = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
     assert_eq!((&again.event, again.tries, again.due), (&head.event, 1, at(60)));
     let mut wake = fixture.ledger.wake();
     wake.mark_unchanged();
-    fixture.ledger.delivered(&head.event.id, &SinkName::WEBHOOK, at(61)).await.unwrap();
+    fixture.ledger.delivered(head, at(61)).await.unwrap();
     // The counter changes once the next event is durable, at the latest with the next transaction.
-    fixture.ledger.delivered("evt_none", &SinkName::WEBHOOK, at(61)).await.unwrap();
+    fixture.ledger.delivered(&fixture.delivery("evt_none", &SinkName::WEBHOOK).await, at(61)).await.unwrap();
     assert!(wake.has_changed().unwrap());
     let due = fixture.deliveries(at(61), 10).await;
     let next = due.iter().find(|delivery| delivery.event.subject == of("o")).unwrap();
@@ -49,12 +49,13 @@ async fn duplicate_delivered_report_is_idempotent() {
     let fixture = three().await;
     let head = fixture.deliveries(at(10), 1).await.remove(0);
     for _ in 0..2 {
-        fixture.ledger.delivered(&head.event.id, &SinkName::WEBHOOK, at(11)).await.unwrap();
+        fixture.ledger.delivered(&head, at(11)).await.unwrap();
     }
-    fixture.ledger.postpone(&head.event.id, &SinkName::WEBHOOK, at(0), 9).await.unwrap();
+    fixture.ledger.postpone(&head, at(0), 9).await.unwrap();
     for unknown_id in ["evt_00000000000000000000000000000000", "evt_x", "x", ""] {
-        fixture.ledger.delivered(unknown_id, &SinkName::WEBHOOK, at(11)).await.unwrap();
-        fixture.ledger.postpone(unknown_id, &SinkName::WEBHOOK, at(11), 1).await.unwrap();
+        let unknown = fixture.delivery(unknown_id, &SinkName::WEBHOOK).await;
+        fixture.ledger.delivered(&unknown, at(11)).await.unwrap();
+        fixture.ledger.postpone(&unknown, at(11), 1).await.unwrap();
     }
     assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 2);
     assert_eq!(fixture.kinds().await, ["payment.failed", "payment.succeeded"]);
@@ -90,7 +91,7 @@ async fn due_deliveries_are_returned_oldest_first_up_to_the_limit() {
         fixture.paid(order).await;
     }
     for (delivery, due) in fixture.deliveries(at(10), 10).await.iter().zip([30, 10, 20]) {
-        fixture.ledger.postpone(&delivery.event.id, &SinkName::WEBHOOK, at(due), 1).await.unwrap();
+        fixture.ledger.postpone(delivery, at(due), 1).await.unwrap();
     }
     let due = fixture.deliveries(at(100), 2).await;
     assert_eq!(due.iter().map(|delivery| delivery.due).collect::<Vec<_>>(), [at(10), at(20)]);

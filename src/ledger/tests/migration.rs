@@ -173,7 +173,7 @@ async fn migration_copies_the_queue_of_every_sink() {
     sinks.sort_unstable();
     assert_eq!(sinks, ["mq", "webhook"]);
     for delivery in due {
-        fixture.ledger.delivered(&delivery.event.id, &delivery.sink, at(10)).await.unwrap();
+        fixture.ledger.delivered(&delivery, at(10)).await.unwrap();
     }
     assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 2);
 }

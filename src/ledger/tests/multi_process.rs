@@ -234,3 +234,17 @@ async fn concurrent_schema_migrations_succeed_and_older_versions_run_on_newer_ta
     fixture.paid("o").await;
     assert_eq!(fixture.kinds().await, ["payment.succeeded"]);
 }
+
+#[tokio::test]
+async fn tables_of_an_unreleased_version_are_refused_with_advice() {
+    for version in [1, 2] {
+        let backend = Schema::new();
+        backend.sql(&format!(
+            "CREATE TABLE tollgate_schema (version int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
+             INSERT INTO tollgate_schema (version) VALUES ({version})"
+        ));
+        let Err(LedgerError::Refused { why, source: None }) = Ledger::connect(backend.address()) else { panic!() };
+        assert!(why.contains(&format!("unreleased version of Tollgate (version {version} ")), "{why}");
+        assert!(why.contains("name an empty database in `ledger.url`, or drop every table"), "{why}");
+    }
+}

@@ -122,7 +122,7 @@ async fn two_processes_never_deliver_the_same_event() {
         tokio::spawn(async move { (number % 2, ledger.due_deliveries(at(10), 100, |_| 8, |_, _| false).await) })
     };
     let mut looks: Vec<_> = (0..6).map(look).collect();
-    let mut taken = [BTreeSet::new(), BTreeSet::new()];
+    let (mut taken, mut mine) = ([BTreeSet::new(), BTreeSet::new()], None);
     // A process that lost the race for a row gets none, and finds others at its next query.
     for number in 0..8 {
         if number >= looks.len() {
@@ -131,12 +131,12 @@ async fn two_processes_never_deliver_the_same_event() {
         let (side, deliveries) = (&mut looks[number]).await.unwrap();
         assert!(deliveries.len() <= 8, "no more than it has slots for");
         assert!(deliveries.iter().all(|delivery| delivery.event.kind == "payment.unknown"), "only heads");
+        mine = mine.or_else(|| deliveries.first().filter(|_| side == 0).cloned());
         taken[side].extend(deliveries.into_iter().map(|delivery| delivery.event.id));
     }
     assert!(taken[0].is_disjoint(&taken[1]) && !taken[0].is_empty() && !taken[1].is_empty(), "{taken:?}");
     // The next event of the same payment may go to any process.
-    let mine = taken[0].first().unwrap();
-    ledgers[0].delivered(mine, &SinkName::WEBHOOK, at(11)).await.unwrap();
+    ledgers[0].delivered(&mine.unwrap(), at(11)).await.unwrap();
     let next = ledgers[1].due_deliveries(at(11), 100, |_| 100, |_, event| taken[1].contains(event)).await;
     assert!(next.iter().any(|delivery| delivery.event.kind == "payment.succeeded"), "{next:?}");
     assert!(next.iter().all(|delivery| !taken[0].contains(&delivery.event.id)), "{next:?}");
@@ -144,6 +144,24 @@ async fn two_processes_never_deliver_the_same_event() {
     backend.silence_the_first();
     let all = ledgers[1].due_deliveries(at(12), 100, |_| 100, |_, _| false).await;
     assert_eq!(all.len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redelivery_of_an_event_that_another_process_sends_gives_it_to_no_third() {
+    let (_backend, ledgers) = two();
+    let ClaimResult::Run(permit) = ledgers[0].claim(claim_key("o", ""), pay("o"), at(0)).await.unwrap() else {
+        panic!()
+    };
+    ledgers[0].settle(permit, Update::Unknown(Reason::default()), at(1), answer).await.unwrap();
+    ledgers[0].apply(&of("o"), outcome(Status::Succeeded), at(2)).await.unwrap();
+    let due = async |number: usize, now| ledgers[number].due_deliveries(now, 100, |_| 8, |_, _| false).await;
+    let mine = due(0, at(10)).await.remove(0);
+    assert_eq!(mine.event.kind, "payment.unknown");
+    let accepted = ledgers[1].redeliver("shop", &mine.event.id, "k", at(11)).await.unwrap();
+    assert_eq!((accepted, due(1, at(12)).await), (Redelivered::Accepted, vec![]), "its successor could overtake it");
+    ledgers[0].delivered(&mine, at(12)).await.unwrap();
+    let next = due(1, at(13)).await;
+    assert_eq!(next.iter().map(|it| it.event.kind.as_str()).collect::<Vec<_>>(), ["payment.succeeded"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +179,7 @@ async fn one_event_may_be_delivered_to_two_sinks_by_two_processes() {
     assert_eq!(sinks, [["webhook"], ["mq"]]);
     assert_eq!(mine[0].event, yours[0].event);
     for (ledger, delivery) in ledgers.iter().zip([&mine[0], &yours[0]]) {
-        ledger.delivered(&delivery.event.id, &delivery.sink, at(11)).await.unwrap();
+        ledger.delivered(delivery, at(11)).await.unwrap();
     }
     assert_eq!(ledgers[0].waiting().await.unwrap().deliveries, 0);
 }
@@ -184,7 +202,7 @@ async fn concurrent_purges_do_not_disturb_payments() {
             break;
         }
         for delivery in due {
-            ledgers[0].delivered(&delivery.event.id, &SinkName::WEBHOOK, at(10)).await.unwrap();
+            ledgers[0].delivered(&delivery, at(10)).await.unwrap();
         }
     }
     let now = at(500 * 86_400);

@@ -44,7 +44,7 @@ impl Fixture {
                 return;
             }
             for delivery in due {
-                self.ledger.delivered(&delivery.event.id, &SinkName::WEBHOOK, at(3)).await.unwrap();
+                self.ledger.delivered(&delivery, at(3)).await.unwrap();
             }
         }
     }

@@ -9,7 +9,7 @@ fn subject(merchant: &str, order: &str) -> RecordId {
 }
 
 /// Publishes `payment.unknown`, `payment.failed` and `payment.succeeded` of one payment.
-async fn three(fixture: &Fixture, merchant: &str, order: &str) {
+pub(super) async fn three(fixture: &Fixture, merchant: &str, order: &str) {
     let payment = Payment {
         merchant: merchant.into(),
         provider_order_no: provider_number(&[merchant, order]),
@@ -24,7 +24,7 @@ async fn three(fixture: &Fixture, merchant: &str, order: &str) {
 }
 
 /// Refunds part of a payment of this merchant, which publishes `refund.succeeded`.
-async fn refunded(fixture: &Fixture, merchant: &str, order: &str) {
+pub(super) async fn refunded(fixture: &Fixture, merchant: &str, order: &str) {
     let refund = Refund {
         merchant: merchant.into(),
         provider_refund_no: provider_number(&[merchant, order, "r"]),
@@ -37,7 +37,7 @@ async fn refunded(fixture: &Fixture, merchant: &str, order: &str) {
 }
 
 /// Returns the due deliveries as `sink type`, sorted.
-async fn heads(fixture: &Fixture, now: Timestamp) -> Vec<String> {
+pub(super) async fn heads(fixture: &Fixture, now: Timestamp) -> Vec<String> {
     let due = fixture.deliveries(now, 100).await;
     let mut heads: Vec<_> = due.iter().map(|delivery| format!("{} {}", delivery.sink, delivery.event.kind)).collect();
     heads.sort();
@@ -45,17 +45,17 @@ async fn heads(fixture: &Fixture, now: Timestamp) -> Vec<String> {
 }
 
 /// Delivers everything that becomes due for one sink and returns the types in order.
-async fn deliver_all(fixture: &Fixture, sink: &SinkName) -> Vec<String> {
+pub(super) async fn deliver_all(fixture: &Fixture, sink: &SinkName) -> Vec<String> {
     let mut kinds = Vec::new();
     loop {
         let due = fixture.deliveries(at(1_000_000), 100).await;
         let Some(next) = due.into_iter().find(|delivery| delivery.sink == *sink) else { return kinds };
-        fixture.ledger.delivered(&next.event.id, sink, at(9)).await.unwrap();
+        fixture.ledger.delivered(&next, at(9)).await.unwrap();
         kinds.push(next.event.kind);
     }
 }
 
-const ALL_THREE: [&str; 3] = ["payment.unknown", "payment.failed", "payment.succeeded"];
+pub(super) const ALL_THREE: [&str; 3] = ["payment.unknown", "payment.failed", "payment.succeeded"];
 
 #[tokio::test]
 async fn events_of_a_payment_reach_each_sink_in_order_and_a_failing_sink_delays_no_other() {
@@ -68,20 +68,20 @@ async fn events_of_a_payment_reach_each_sink_in_order_and_a_failing_sink_delays_
     // The broker fails: only its own queue waits.
     let mq = SinkName::from("mq");
     let due = fixture.deliveries(at(10), 100).await;
-    let (event, tries) = due.iter().map(|delivery| (&delivery.event.id, delivery.tries)).next().unwrap();
-    assert_eq!(tries, 0);
-    fixture.ledger.postpone(event, &mq, at(100), 1).await.unwrap();
+    let of_mq = due.iter().find(|delivery| delivery.sink == mq).unwrap();
+    assert_eq!(of_mq.tries, 0);
+    fixture.ledger.postpone(of_mq, at(100), 1).await.unwrap();
     assert_eq!(heads(&fixture, at(99)).await, ["webhook payment.unknown"]);
     let due = fixture.deliveries(at(100), 100).await;
     let of_mq = due.iter().find(|delivery| delivery.sink == mq).unwrap();
     assert_eq!((of_mq.tries, of_mq.due, of_mq.method), (1, at(100), Some(a_payment("o").method)));
-    fixture.ledger.postpone(event, &mq, at(100_000), 2).await.unwrap();
+    fixture.ledger.postpone(of_mq, at(100_000), 2).await.unwrap();
     assert_eq!(deliver_all(&fixture, &WEBHOOK).await, ALL_THREE);
     assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 3);
     // A payment of the same merchant is not behind it.
     three(&fixture, "many", "p").await;
     assert_eq!(heads(&fixture, at(10)).await, ["mq payment.unknown", "webhook payment.unknown"]);
-    fixture.ledger.postpone(event, &mq, at(5), 3).await.unwrap();
+    fixture.ledger.postpone(of_mq, at(5), 3).await.unwrap();
     assert_eq!(deliver_all(&fixture, &WEBHOOK).await, ALL_THREE);
     let mut all = deliver_all(&fixture, &mq).await;
     all.sort();
@@ -130,8 +130,9 @@ async fn sink_that_is_added_later_gets_events_from_then_on() {
     let due = fixture.deliveries(at(10), 100).await;
     let newest = due.into_iter().find(|delivery| delivery.sink == mq).unwrap().event.id;
     for sink in [&WEBHOOK, &SinkName::from("other")] {
-        fixture.ledger.delivered(&newest, sink, at(11)).await.unwrap();
-        fixture.ledger.postpone(&newest, sink, at(0), 9).await.unwrap();
+        let newest = fixture.delivery(&newest, sink).await;
+        fixture.ledger.delivered(&newest, at(11)).await.unwrap();
+        fixture.ledger.postpone(&newest, at(0), 9).await.unwrap();
     }
     assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 4, "it is not the head of those");
     assert_eq!(deliver_all(&fixture, &mq).await, ["payment.succeeded"]);
@@ -146,7 +147,7 @@ async fn crash_between_publish_and_delivery_loses_no_queue() {
     let after = fixture.crash();
     assert_eq!(after.ledger.waiting().await.unwrap(), fixture.ledger.waiting().await.unwrap());
     assert_eq!(heads(&after, at(10)).await, ["mq payment.unknown", "webhook payment.unknown"]);
-    after.ledger.delivered(&first, &WEBHOOK, at(11)).await.unwrap();
+    after.ledger.delivered(&after.delivery(&first, &WEBHOOK).await, at(11)).await.unwrap();
     // The event was sent to the broker, and the crash came before that was recorded: it is sent again, with its id.
     let after = after.crash();
     assert_eq!(after.ledger.waiting().await.unwrap().deliveries, 5);
@@ -171,7 +172,7 @@ async fn event_is_purged_after_every_sink_has_it() {
     assert_eq!(count().await, (3, true), "the broker has none");
     let mq = SinkName::from("mq");
     let head = fixture.deliveries(at(10), 100).await.remove(0);
-    fixture.ledger.delivered(&head.event.id, &mq, at(11)).await.unwrap();
+    fixture.ledger.delivered(&head, at(11)).await.unwrap();
     assert_eq!(count().await, (2, true));
     deliver_all(&fixture, &mq).await;
     assert_eq!(count().await, (0, false));
@@ -182,8 +183,8 @@ async fn timeline_names_the_sink_unless_it_is_the_webhook() {
     let fixture = Fixture::new();
     three(&fixture, "many", "o").await;
     let event = fixture.deliveries(at(10), 100).await.remove(0).event.id;
-    fixture.ledger.delivered(&event, &WEBHOOK, at(11)).await.unwrap();
-    fixture.ledger.dropped(&event, &SinkName::from("mq"), "discarded", at(12)).await.unwrap();
+    fixture.ledger.delivered(&fixture.delivery(&event, &WEBHOOK).await, at(11)).await.unwrap();
+    fixture.ledger.dropped(&fixture.delivery(&event, &SinkName::from("mq")).await, "discarded", at(12)).await.unwrap();
     let (_, timeline) = fixture.ledger.timeline("many", "o").await.unwrap().unwrap();
     let lines: Vec<_> = timeline.entries.iter().map(|entry| serde_json::to_value(entry).unwrap()).collect();
     let of = |what: &str| lines.iter().find(|line| line["what"] == what).unwrap();
@@ -198,7 +199,7 @@ async fn redelivery_reaches_each_sink_and_keeps_the_order_of_one_that_never_got_
     let mq = SinkName::from("mq");
     assert_eq!(deliver_all(&fixture, &WEBHOOK).await, ALL_THREE);
     let head = fixture.deliveries(at(10), 100).await.remove(0);
-    fixture.ledger.postpone(&head.event.id, &mq, at(50_000), 4).await.unwrap();
+    fixture.ledger.postpone(&head, at(50_000), 4).await.unwrap();
     let events = loop {
         let page = fixture.ledger.events("many", None, 100).await.unwrap();
         if !page.is_withheld {

@@ -190,14 +190,15 @@ async fn payment_without_a_timeline_row_starts_one() {
 async fn timeline_records_delivery_failure_success_and_abandonment() {
     let fixture = Fixture::new();
     fixture.paid("o").await;
-    let event = fixture.deliveries(at(10), 1).await.remove(0).event;
+    let delivery = fixture.deliveries(at(10), 1).await.remove(0);
+    let event = &delivery.event;
     for second in 0..3 {
         let why = "it answered 500".to_owned();
         let undelivered = TimelineEvent::Undelivered { id: event.id.clone(), why, sink: SinkName::WEBHOOK };
         fixture.ledger.append_timeline(&of("o"), vec![undelivered], at(second)).await.unwrap();
     }
-    fixture.ledger.dropped(&event.id, &SinkName::WEBHOOK, "given_up", at(9)).await.unwrap();
-    fixture.ledger.dropped(&event.id, &SinkName::WEBHOOK, "given_up", at(9)).await.unwrap();
+    fixture.ledger.dropped(&delivery, "given_up", at(9)).await.unwrap();
+    fixture.ledger.dropped(&delivery, "given_up", at(9)).await.unwrap();
     assert_eq!(fixture.timeline_of("o").await[3..], ["undelivered it answered 500 x3", "abandoned: given_up"]);
     assert_eq!(fixture.ledger.waiting().await.unwrap().deliveries, 0);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tollgate_ledger::{Ledger, LedgerError, Payment, RecordKey};
 
 use crate::change_hub::{ChangeHub, Subscription};
@@ -12,6 +12,8 @@ use crate::view;
 
 /// Maximum duration of a stream.
 pub(super) const MAX_DURATION: Duration = Duration::from_mins(15);
+/// Interval of reads in case the notice of a change was lost.
+pub(super) const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause after a failed read of the ledger.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -44,8 +46,8 @@ pub(crate) struct PaymentStream {
     pub(super) scope: Scope,
     /// Version that the reader has.
     pub(super) version: Option<u64>,
-    /// Whether the payment must be read.
-    pub(super) is_due: bool,
+    /// Time of the next read at the latest. The payment is read at once if it is over.
+    pub(super) read_at: Instant,
     pub(super) is_over: bool,
     pub(super) ends_at: Instant,
 }
@@ -53,23 +55,30 @@ pub(crate) struct PaymentStream {
 impl PaymentStream {
     /// Returns the next state; `None` at the end. A call that is cancelled loses nothing.
     pub(crate) async fn next(&mut self) -> Option<StateEvent> {
+        let (hub, ends_at) = (Arc::clone(&self.hub), self.ends_at);
         loop {
-            if self.is_over || Instant::now() >= self.ends_at {
+            if self.is_over || Instant::now() >= ends_at {
                 return None;
             }
-            if !self.is_due {
-                let hub = Arc::clone(&self.hub);
+            if Instant::now() < self.read_at {
                 tokio::select! {
                     biased;
                     () = hub.draining() => self.is_over = true,
-                    () = self.subscription.changed() => self.is_due = true,
-                    () = sleep_until(self.ends_at) => self.is_over = true,
+                    () = self.subscription.changed() => self.read_at = Instant::now(),
+                    () = sleep_until(self.read_at.min(ends_at)) => {}
                 }
                 continue;
             }
-            match self.read().await {
+            let read = tokio::select! {
+                biased;
+                read = self.read() => read,
+                // A read may take long while the ledger fails.
+                () = hub.draining() => return None,
+                () = sleep_until(ends_at) => return None,
+            };
+            match read {
                 Ok(Some(payment)) => {
-                    self.is_due = false;
+                    self.read_at = Instant::now() + RECHECK_INTERVAL;
                     if let Some(event) = self.advance(&payment) {
                         return Some(event);
                     }
@@ -77,7 +86,7 @@ impl PaymentStream {
                 Ok(None) => self.is_over = true,
                 Err(error) => {
                     tracing::warn!(%error, "a watched payment cannot be read; it is read again");
-                    sleep(RETRY_INTERVAL).await;
+                    self.read_at = Instant::now() + RETRY_INTERVAL;
                 }
             }
         }
@@ -149,7 +158,7 @@ mod tests {
                 subscription: self.hub.payments.subscribe(key, 8, 8).unwrap(),
                 scope,
                 version,
-                is_due: true,
+                read_at: Instant::now(),
                 is_over: false,
                 ends_at: Instant::now() + MAX_DURATION,
             }
@@ -210,5 +219,37 @@ mod tests {
         let before = Instant::now();
         assert_eq!((stream.next().await, before.elapsed().as_secs()), (None, 0));
         drop(permit);
+    }
+
+    #[tokio::test]
+    async fn stream_that_waits_for_its_read_ends_at_a_shutdown_and_at_its_time_limit() {
+        let (fixture, _permit) = Fixture::new().await;
+        tokio::time::pause();
+        let reads = u32::try_from(fixture.hub.reads.available_permits()).unwrap();
+        let _all = fixture.hub.reads.acquire_many(reads).await.unwrap();
+        let before = Instant::now();
+        assert_eq!(fixture.stream(Scope::Status, None).next().await, None);
+        assert_eq!(before.elapsed().as_secs(), MAX_DURATION.as_secs());
+        let mut stream = fixture.stream(Scope::Status, None);
+        assert_eq!(stream.next().now_or_never(), None, "it waits");
+        let (_stop, stopping) = tokio::sync::watch::channel(true);
+        Arc::clone(&fixture.hub).run(stopping).await;
+        let before = Instant::now();
+        assert_eq!((stream.next().await, before.elapsed().as_secs()), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn change_without_a_notice_is_seen_by_the_next_regular_read() {
+        let (fixture, permit) = Fixture::new().await;
+        let mut stream = fixture.stream(Scope::Status, Some(1));
+        assert_eq!(stream.next().now_or_never(), None);
+        fixture.settle(permit, Status::Succeeded).await;
+        // The notice is lost.
+        stream.subscription.changed().await;
+        assert_eq!(stream.next().now_or_never(), None);
+        tokio::time::pause();
+        let before = Instant::now();
+        assert_eq!(stream.next().await.map(|state| state.version), Some(2));
+        assert!(before.elapsed() <= RECHECK_INTERVAL);
     }
 }
