@@ -107,12 +107,18 @@ pub struct Metrics {
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered, by sink.
     pub delivery_queue_depth: IntGaugeVec,
+    /// Seconds since the oldest waiting event was created, by sink.
+    pub delivery_oldest_seconds: GaugeVec,
     /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
     /// Operator events by type and result.
     pub operator_events_total: IntCounterVec,
     /// Attempts to deliver operator events, and events that were lost, by sink and result.
     pub operator_deliveries_total: IntCounterVec,
+    /// Messages of sources by merchant, source and result.
+    pub source_messages_total: IntCounterVec,
+    /// 1 while messages of a source are consumed.
+    pub source_connected: IntGaugeVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,
     /// Hash of the generation in force as a label; always 1.

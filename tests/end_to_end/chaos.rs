@@ -1,4 +1,4 @@
-//! Short runs of `tollgate chaos`. Each takes little longer than the not-found grace, and both mostly wait, so they share one
+//! Short runs of `tollgate chaos`, one of them with a broker. Each takes little longer than the not-found grace, and both mostly wait, so they share one
 //! test thread.
 
 use std::process::Command;
@@ -16,7 +16,8 @@ async fn chaos_with_one_and_three_gateways_reconciles_without_duplicate_payment(
     let cache = format!("redis://{}", redis.address);
     let stores = ["--gateways", "3", "--postgres", &server.url, "--redis", &cache];
     let three = [&stores[..], &["--payments", "100", "--clients", "12", "--seed", "20261124"]].concat();
-    tokio::join!(run(&["--payments", "250", "--clients", "12", "--seed", SEED]), run(&three));
+    let broker = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/rabbitmq");
+    tokio::join!(run(&["--payments", "250", "--clients", "12", "--seed", SEED, "--rabbitmq", broker]), run(&three));
 }
 
 async fn run(arguments: &[&str]) {

@@ -207,6 +207,11 @@ impl Metrics {
                 Opts::new("delivery_queue_depth", "Events waiting to be delivered"),
                 &["sink"]
             ),
+            delivery_oldest_seconds: add_vec!(
+                GaugeVec,
+                Opts::new("delivery_oldest_seconds", "Seconds since the oldest waiting event was created"),
+                &["sink"]
+            ),
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Delivery attempts by result"),
@@ -227,6 +232,19 @@ impl Metrics {
                     "Deliveries of operator events by result: delivered, failed, given_up, dropped"
                 ),
                 &["sink", "result"]
+            ),
+            source_messages_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "source_messages_total",
+                    "Messages of sources by result: accepted, repeated, refused, deferred (a try that will be repeated)"
+                ),
+                &["merchant", "source", "result"]
+            ),
+            source_connected: add_vec!(
+                IntGaugeVec,
+                Opts::new("source_connected", "1 while messages of a source are consumed"),
+                &["merchant", "source"]
             ),
             config_generation: add!(
                 IntGauge,
