@@ -99,9 +99,9 @@ async fn run_async(arguments: &ChaosArgs, print: Printer) -> Result<(), String> 
         None => None,
     };
     let shared = services.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
-    let shared = arguments.rabbitmq.as_ref().map_or(shared.clone(), |broker| format!("{shared} --rabbitmq {broker}"));
+    let broker_option = broker.as_ref().map_or("", |_| " --rabbitmq …");
     print(format_args!(
-        "seed {seed}; repeat with: tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}"
+        "seed {seed}; repeat with: tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}{broker_option}"
     ));
     let environment = Arc::new(ChaosEnvironment::start(seed, usize::from(gateways), services, broker).await?);
     let (stop, stopped) = watch::channel(false);

@@ -23,10 +23,11 @@ const MAX_CONCURRENT_RECONNECTS: usize = 64;
 /// Maximum number of channels on one connection, so that one slow queue delays only so many other sinks.
 const MAX_CHANNELS: usize = 256;
 
+type HostAndPort = (String, u16);
+
 /// Brokers that open sinks use.
 pub(in crate::delivery) struct Brokers {
-    /// Brokers by host and port.
-    brokers: Mutex<HashMap<(String, u16), Vec<Weak<Broker>>>>,
+    brokers: Mutex<HashMap<HostAndPort, Vec<Weak<Broker>>>>,
     reconnects: Arc<Reconnects>,
 }
 
