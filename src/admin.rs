@@ -201,6 +201,7 @@ impl Admin {
         let is_held = !matches!(lost, Some(LedgerError::Unreachable { .. } | LedgerError::LeaseLost(_)));
         METRICS.stores.ledger_lease.set(i64::from(is_held));
         METRICS.ledger_accepts_writes.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
+        METRICS.export_disk_space(&self.gateway.current.load().process);
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.update_metrics(&self.gateway.current.load());
         self.gateway.provider_client.keys().show(&self.gateway.current.load());

@@ -4,6 +4,7 @@ pub mod filter_metrics;
 pub mod log;
 
 mod cardinality;
+mod config_metrics;
 mod definitions;
 mod ledger_metrics;
 mod stores;
@@ -78,6 +79,8 @@ pub struct Metrics {
     pub ledger_batch_size: Histogram,
     /// 1 if the ledger's disk has room for new payments.
     pub ledger_accepts_writes: IntGauge,
+    /// Free bytes on the embedded ledger's disk above `min_free_disk`. Without a series if the ledger is in PostgreSQL.
+    pub ledger_headroom_bytes: IntGaugeVec,
     /// Expired rows purged from the ledger, by list.
     pub ledger_purged_total: IntCounterVec,
     /// 1 while purging is paused because the clock jumped.
@@ -118,6 +121,10 @@ pub struct Metrics {
     pub source_connected: IntGaugeVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,
+    /// Hash of the generation in force as a label; always 1.
+    pub config_info: IntGaugeVec,
+    /// 1 if every route to the channel has a fallback, else 0.
+    pub channel_has_fallback: IntGaugeVec,
     /// 1 if the last reload succeeded, 0 if it was rejected.
     pub config_last_reload_success: IntGauge,
     /// Reloads by result.

@@ -11,6 +11,7 @@
 
 mod access;
 mod admin;
+mod alerts;
 mod alipay;
 mod bills;
 mod breaker;
@@ -19,6 +20,7 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod contract;
+mod dashboard;
 mod degrade;
 mod delivery_outages;
 mod documentation;

@@ -51,6 +51,9 @@ impl Labels {
             all_merchants: merchants.keys().cloned().collect(),
             all_channels: channels.keys().cloned().collect(),
         };
+        for channel in names.channels.difference(&before.channels) {
+            METRICS.initialize_counters(channel);
+        }
         self.0.store(names.into());
     }
 
@@ -159,6 +162,9 @@ impl Metrics {
         unregister(&self.source_messages_total, is_gone);
         unregister(&self.source_connected, is_gone);
         unregister(&self.upstream_connections_total, is_gone);
+        unregister(&self.manual_review_total, is_gone);
+        unregister(&self.double_payments_total, is_gone);
+        unregister(&self.channel_has_fallback, is_gone);
     }
 }
 

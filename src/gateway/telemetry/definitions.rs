@@ -146,6 +146,11 @@ impl Metrics {
                 IntGauge,
                 Opts::new("ledger_accepts_writes", "1 if the ledger's disk has room for new payments")
             ),
+            ledger_headroom_bytes: add_vec!(
+                IntGaugeVec,
+                Opts::new("ledger_headroom_bytes", "Free bytes on the ledger's disk above min_free_disk"),
+                &[]
+            ),
             ledger_purged_total: add_vec!(
                 IntCounterVec,
                 Opts::new("ledger_purged_total", "Expired rows purged from the ledger"),
@@ -244,6 +249,16 @@ impl Metrics {
             config_generation: add!(
                 IntGauge,
                 Opts::new("config_generation", "Number of the configuration generation in force")
+            ),
+            config_info: add_vec!(
+                IntGaugeVec,
+                Opts::new("config_info", "Hash of the configuration generation in force"),
+                &["hash"]
+            ),
+            channel_has_fallback: add_vec!(
+                IntGaugeVec,
+                Opts::new("channel_has_fallback", "1 if every route to the channel has a fallback"),
+                &["channel"]
             ),
             config_last_reload_success: add!(
                 IntGauge,
