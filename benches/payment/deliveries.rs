@@ -46,9 +46,11 @@ struct Destination {
 }
 
 /// The kinds that are measured. A further kind needs a row here, and nothing else.
-const KINDS: [Kind; 2] = [
+const KINDS: &[Kind] = &[
     Kind { name: "webhook (keep-alive)", sink: "webhook", open: || Box::pin(webhook()) },
     Kind { name: "RabbitMQ", sink: "mq", open: || Box::pin(rabbitmq()) },
+    #[cfg(feature = "kafka")]
+    Kind { name: "Kafka", sink: "kafka", open: || Box::pin(kafka()) },
 ];
 
 async fn webhook() -> Destination {
@@ -68,9 +70,33 @@ async fn rabbitmq() -> Destination {
     Destination { config, _running: Box::new(broker) }
 }
 
+/// Starts the broker of the tests. Its front is a script, which bounds the rate.
+#[cfg(feature = "kafka")]
+async fn kafka() -> Destination {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/kafka");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
+    // It ends with its standard input.
+    let mut broker =
+        Command::new(script).arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(broker.stdout.take().unwrap());
+    let mut input = broker.stdin.take().unwrap();
+    let (mut port, mut made) = (String::new(), String::new());
+    output.read_line(&mut port).unwrap();
+    writeln!(input, "topic bench 3").unwrap();
+    output.read_line(&mut made).unwrap();
+    let address = format!("127.0.0.1:{}", port.trim());
+    let config = format!(
+        "[[sink]]\nname = \"kafka\"\nkind = \"kafka\"\nbrokers = [\"{address}\"]\ntopic = \"bench\"\ntls = false\n"
+    );
+    Destination { config, _running: Box::new((input, output, broker)) }
+}
+
 pub async fn measure(events: usize) {
     println!("\ndelivery of {events} events that wait, one merchant; all on this machine");
-    let mut rounds = KINDS.map(|_| Vec::new());
+    let mut rounds: Vec<_> = KINDS.iter().map(|_| Vec::new()).collect();
     // Interleaved, so that noise falls on all; the round with the median rate is printed.
     for _ in 0..ROUNDS {
         for (kind, rounds) in KINDS.iter().zip(&mut rounds) {
