@@ -28,7 +28,8 @@ struct Deferred {
 }
 
 impl Consumer {
-    /// Tries a message until it is done. Returns without an acknowledgement when `release` is cancelled between two tries.
+    /// Tries a message until it is done. Returns without an acknowledgement when `release` is cancelled, unless it is just being
+    /// accepted.
     pub(super) async fn process(self: Arc<Self>, link: Arc<Link>, message: Message, release: CancellationToken) {
         let (mut pause, last_pause) = RETRY_PAUSES;
         let mut held = None;
