@@ -218,7 +218,8 @@ impl Drain {
             idle_rounds = if bodies + processing + responses_left == 0 { idle_rounds + 1 } else { 0 };
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // Each operator event gets one attempt. A sink that hangs cannot use up more than the limit.
+        // Operator events get one attempt, unless an earlier one of their sink failed. A sink that hangs cannot use up more than
+        // the limit.
         while operator_events::in_progress() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

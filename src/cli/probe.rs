@@ -114,7 +114,7 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
 
 /// Reports the sources. One that cannot be reached is no error: its messages wait in their queue.
 fn report_sources(dir: &Path, probes: Vec<SourceProbe>) {
-    for SourceProbe { merchant, source, keeps_refused, result } in probes {
+    for SourceProbe { merchant, source, result } in probes {
         let file = dir.join("merchants").join(format!("{merchant}.toml"));
         let warn = |message: String, advice: &str| {
             complain!("{}", Diagnostic::in_file(file.clone(), message, Some(advice)));
@@ -125,14 +125,6 @@ fn report_sources(dir: &Path, probes: Vec<SourceProbe>) {
                 format!("the source `{source}`: {why}"),
                 "its messages wait; check `url`, `ca`, `queue` and `dead_letter` of the source, and that the broker runs",
             ),
-        }
-        if !keeps_refused {
-            warn(
-                format!(
-                    "the source `{source}`: a refused message is lost unless the broker has a dead-letter policy for the queue"
-                ),
-                "set `dead_letter` to an exchange, which gets it with the reason, or add such a policy (nobody but the broker can see it)",
-            );
         }
     }
 }

@@ -20,8 +20,8 @@ const MAX_SOURCES: usize = 16;
 /// Default and bounds of `prefetch`. Each message in memory may have the size that the broker allows.
 const DEFAULT_PREFETCH: u16 = 32;
 const MAX_PREFETCH: u16 = 256;
-/// Default and bounds of `max_age`. The upper bound is an hour less than claims are kept at least, so that every message that
-/// is young enough finds the claim of its first delivery, also on a gateway whose clock differs.
+/// Default and bounds of `max_age`. The upper bound is an hour less than claims are kept at least. Every message that is young
+/// enough thus finds the claim of its first delivery. The hour is for messages that are held, and for clocks that differ.
 const DEFAULT_MAX_AGE: Duration = Duration::from_hours(1);
 const MIN_MAX_AGE: Duration = Duration::from_mins(1);
 const MAX_MAX_AGE: Duration = Duration::from_hours(23);
@@ -114,6 +114,11 @@ fn rabbitmq(
     if dead_letter.as_ref().is_some_and(|name| !is_exchange(name)) {
         let message = "`source.dead_letter` must be the name of an exchange that exists; the default exchange would route a refused message back into its queue";
         table.problem("dead_letter", message, None);
+    }
+    if dead_letter.is_none() {
+        let message = "refused messages of this source are dropped unless its queue has a dead-letter policy";
+        let advice = "set `dead_letter` to an exchange, which gets them with the reason";
+        table.problems().note(table.span_of("queue"), message, Some(advice.to_owned()));
     }
     let ((Broker { url, authorities }, queue), (name, prefetch)) = broker.zip(queue).zip(name.zip(prefetch))?;
     Some(SourceConfig { name, url, authorities, queue, prefetch, max_age, dead_letter })

@@ -10,8 +10,8 @@
 //!
 //! A message that cannot be accepted at present (429, full queue, ledger unavailable) is held and tried again, with a pause that
 //! doubles. Held messages count against `prefetch`, so the broker sends no more. They are not put back into the queue at each
-//! try, because a quorum queue drops a message that came back often. Only a gateway whose ledger does not work gives its messages
-//! back, once, and consumes again when the ledger works.
+//! try, because a quorum queue drops a message that came back often. Only a gateway whose ledger does not work requeues its
+//! messages, once, and consumes again when the ledger works.
 
 mod consumer;
 mod dead_letters;
@@ -23,7 +23,7 @@ mod schedule;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -40,6 +40,8 @@ use crate::snapshot::Snapshot;
 const MAX_CONCURRENT_MESSAGES: usize = 256;
 /// Interval at which the configuration in force is followed.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a source whose task panicked starts again.
+const PANIC_PAUSE: Duration = Duration::from_secs(30);
 
 /// Consumes every configured source until shutdown, then waits until the messages in progress are finished.
 pub async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown: watch::Receiver<bool>) {
@@ -48,6 +50,7 @@ pub async fn run(gateway: Arc<Gateway>, in_flight: InFlight, mut shutdown: watch
         in_flight,
         slots: Arc::new(Semaphore::new(MAX_CONCURRENT_MESSAGES)),
         running: HashMap::new(),
+        panicked: HashMap::new(),
         stopping: Vec::new(),
     };
     loop {
@@ -68,6 +71,8 @@ struct Sources {
     in_flight: InFlight,
     slots: Arc<Semaphore>,
     running: HashMap<SourceKey, Running>,
+    /// Times at which tasks panicked, for [`PANIC_PAUSE`].
+    panicked: HashMap<SourceKey, Instant>,
     /// Tasks that were told to stop.
     stopping: Vec<JoinHandle<()>>,
 }
@@ -80,20 +85,29 @@ struct Running {
 
 impl Sources {
     /// Starts the sources that were added, and stops those that were removed. A changed one is both. A source whose task
-    /// panicked starts again.
+    /// panicked starts again after a pause.
     fn follow(&mut self) {
         let configured = configured(&self.gateway.current.load());
         let is_current = |key: &SourceKey, running: &Running| {
             configured.get(key) == Some(&running.config) && !running.task.is_finished()
         };
         let outdated = self.running.extract_if(|key, running| !is_current(key, running));
-        for (_, Running { stop, task, .. }) in outdated {
+        for (key, Running { stop, task, .. }) in outdated {
+            // A task ends by itself only if it panics.
+            let has_panicked = task.is_finished();
             stop.cancel();
             self.stopping.push(task);
+            if !configured.contains_key(&key) {
+                consumer::remove_connected(&key.0, &key.1);
+            } else if has_panicked {
+                consumer::set_connected(&key.0, &key.1, false);
+                self.panicked.insert(key, Instant::now());
+            }
         }
         self.stopping.retain(|task| !task.is_finished());
+        self.panicked.retain(|_, time| time.elapsed() < PANIC_PAUSE);
         for (key, config) in configured {
-            if self.running.contains_key(&key) {
+            if self.running.contains_key(&key) || self.panicked.contains_key(&key) {
                 continue;
             }
             let (gateway, in_flight, slots) =

@@ -34,8 +34,8 @@ const TYPES: [(OperatorEventType, &str, &str); 11] = [
     (
         BreakerOpened,
         "channel.breaker_opened",
-        "Find out from the cause whether the provider or the network fails; payments use the fallback of their route, or are \
-         answered 503, until probes succeed.",
+        "Find out from the cause whether the provider or the network fails; until probes succeed, payments use the route's \
+         fallback or get 503.",
     ),
     (BreakerClosed, "channel.breaker_closed", "Nothing has to be done: the channel gets all calls again."),
     (

@@ -8,25 +8,34 @@ use crate::secret::Plain;
 
 /// Reads sources from the text, with 127.0.0.0/8 as the allowed network. Returns the diagnostics without the path.
 fn read_text(text: &str) -> (Vec<Arc<SourceConfig>>, Vec<String>) {
+    let (sources, diagnostics, _) = read_with_notes(text);
+    (sources, diagnostics)
+}
+
+/// Like [`read_text`], with the notes.
+fn read_with_notes(text: &str) -> (Vec<Arc<SourceConfig>>, Vec<String>, Vec<String>) {
     let source = TomlFile::with_text(Path::new("conf/merchants/shop.toml"), text.into());
     let allowed = ["127.0.0.0/8".parse().unwrap()];
     let context = SinkContext { owner: SinkOwner::Merchant, plain: Plain::Allowed, allowed: Some(&allowed) };
     let (sources, diagnostics) = source.read(|mut root| read(&source, &mut root, context));
     let after_path = |text: String| text.split_once("shop.toml:").unwrap().1.to_owned();
-    (sources.unwrap(), diagnostics.iter().map(|diagnostic| after_path(diagnostic.to_string())).collect())
+    let texts = diagnostics.iter().map(|diagnostic| after_path(diagnostic.to_string())).collect();
+    let notes = source.take_notes().iter().map(|note| after_path(note.to_string())).collect();
+    (sources.unwrap(), texts, notes)
 }
 
 #[test]
 fn every_key_of_a_source_is_read_and_optional_ones_have_defaults() {
     let least = "[[source]]\nname = \"orders-in\"\nkind = \"rabbitmq\"\nurl = \"plain:amqp://pay:p@127.0.0.1:5673/eu\"\nqueue = \"orders\"\n";
-    let (sources, diagnostics) = read_text(least);
+    let (sources, diagnostics, notes) = read_with_notes(least);
     assert_eq!(diagnostics, [""; 0]);
+    assert!(notes[0].starts_with("5:9: refused messages of this source are dropped unless"), "{notes:?}");
     let [source] = &sources[..] else { panic!("{sources:?}") };
     assert_eq!((source.name.as_str(), source.queue.as_str(), source.url.port), ("orders-in", "orders", 5673));
     assert_eq!((source.prefetch, source.max_age, &source.dead_letter), (32, Duration::from_hours(1), &None));
     let more = "prefetch = 1\nmax_age = \"23h\"\ndead_letter = \"refused\"\n";
-    let (sources, diagnostics) = read_text(&format!("{least}{more}"));
-    assert_eq!(diagnostics, [""; 0]);
+    let (sources, diagnostics, notes) = read_with_notes(&format!("{least}{more}"));
+    assert_eq!((diagnostics, notes), (vec![], vec![]));
     let SourceConfig { prefetch, max_age, dead_letter, .. } = &*sources[0];
     assert_eq!((*prefetch, *max_age, dead_letter.as_deref()), (1, Duration::from_hours(23), Some("refused")));
 }

@@ -1,14 +1,19 @@
 //! Authenticates messages of a queue: a request as over HTTP, signed by a key of the source's own merchant for this source.
 //!
 //! The broker may deliver a message again with the same nonce, so nonces are not recorded. A message may also wait in its
-//! queue for longer than the five minutes that HTTP allows. Three rules apply instead:
+//! queue for longer than the five minutes that HTTP allows. These rules apply instead:
 //! - A signature is at most five minutes old, as over HTTP. With a nonce `queue:SOURCE:` and a text of the producer, it may
 //!   be as old as the source's `max_age`. Such a message is valid neither over HTTP nor in another source, because both
 //!   schemes sign the nonce.
-//! - `max_age` is an hour less than claims are kept at least. A message that is put into the queue again within that time
-//!   finds its claim: it is a repetition. Later it is refused.
+//! - The age is that at which this gateway received the message, so one that is held is not refused for its age. After
+//!   [`MAX_HELD`] it ages on.
+//! - `max_age` is an hour less than claims are kept at least, which leaves time for [`MAX_HELD`] and for clocks that differ.
+//!   A message that is put into the queue again within `max_age` finds its claim: it is a repetition. Later it is refused.
 //! - The idempotency key is not signed, unless an RFC 9421 signature covers it. A copy with another key still changes
 //!   nothing: the signed body or path names the order or the refund, of which the ledger makes one.
+//!
+//! A request with an ordinary nonce is valid once over HTTP and, within five minutes of its signature, in a queue too, before or
+//! after. Both find the same order, so neither makes a second payment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +25,8 @@ use crate::snapshot::Snapshot;
 
 /// Start of a nonce that is valid for one source alone.
 const QUEUE_NONCE: &str = "queue:";
+/// Time in seconds for which a held message does not age.
+const MAX_HELD: u64 = 30 * 60;
 
 /// Source that a message came from.
 #[derive(Clone, Copy)]
@@ -30,10 +37,12 @@ pub(crate) struct MessageOrigin<'a> {
     pub(crate) source: &'a str,
     /// Maximum age of a signature whose nonce is for this source alone.
     pub(crate) max_age: Duration,
+    /// Time at which this gateway received the message, in Unix seconds.
+    pub(crate) received: u64,
 }
 
-/// Returns the merchant if its signature is valid for this source. `now` is in Unix seconds. Only the owner of a valid
-/// signature learns more than that it was refused.
+/// Returns the merchant if its signature is valid for this source. `now` is in Unix seconds. The
+/// reason is returned only if the signature is valid.
 pub(crate) fn authenticate(
     snapshot: &Snapshot,
     origin: MessageOrigin<'_>,
@@ -49,7 +58,8 @@ pub(crate) fn authenticate(
     if request.created > now.saturating_add(WINDOW) {
         return Err(Denied::InFuture);
     }
-    let is_over = request.created.saturating_add(max_age) < now;
+    let received = origin.received.max(now.saturating_sub(MAX_HELD));
+    let is_over = request.created.saturating_add(max_age) < received;
     if is_over || request.expires.is_some_and(|end| end < now) {
         return Err(Denied::TooOld);
     }

@@ -177,7 +177,8 @@ fn signature_covering_too_few_components_is_rejected() {
 #[test]
 fn message_is_accepted_by_its_own_source_merchant_and_age_alone() {
     use crate::access::message::{MessageOrigin, authenticate};
-    let origin = MessageOrigin { merchant: "shop", source: "orders-in", max_age: std::time::Duration::from_hours(1) };
+    let max_age = std::time::Duration::from_hours(1);
+    let origin = MessageOrigin { merchant: "shop", source: "orders-in", max_age, received: 0 };
     let nonce = "queue:orders-in:1";
     for sign in SCHEMES {
         let of = |origin: MessageOrigin<'_>, nonce: &str, body: &[u8], now: u64| {
@@ -185,6 +186,16 @@ fn message_is_accepted_by_its_own_source_merchant_and_age_alone() {
             let (scheme, authority) = ("https", "pay.example.com");
             let head = Head { method: "POST", scheme, authority, path_and_query: TARGET, headers: &headers };
             authenticate(&snapshot(), origin, &head, body, now).map(|merchant| merchant.name.clone())
+        };
+        let held = MessageOrigin { received: NOW + 3600, ..origin };
+        assert_eq!(
+            of(held, nonce, BODY, NOW + 3600 + 1800),
+            Ok("shop".to_owned()),
+            "it was young when it was received"
+        );
+        assert_eq!(of(held, nonce, BODY, NOW + 3600 + 1801), Err(Denied::TooOld), "it was held for too long");
+        let of = |origin, nonce: &str, body: &[u8], now: u64| {
+            of(MessageOrigin { received: now, ..origin }, nonce, body, now)
         };
         for now in [NOW - 300, NOW, NOW + 3600] {
             assert_eq!(of(origin, nonce, BODY, now), Ok("shop".to_owned()), "{now}");

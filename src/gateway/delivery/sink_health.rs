@@ -1,6 +1,7 @@
 //! Operator events about the merchants' sinks: which of them fail, and which events were given up.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tollgate_config::OperatorEventType;
@@ -9,16 +10,35 @@ use tollgate_ledger::{Delivery, merchants_order_id};
 use super::decision::Decision;
 use crate::operator_events::{Details, OperatorEvent};
 
-/// Number of failed attempts in a row after which a sink counts as failing.
+/// Number of failed attempts in a row after which a sink counts as failing, if the first was long enough ago.
 const FAILING_AFTER: u32 = 4;
+/// Minimum time since the first of these attempts. Attempts are parallel, so a short interruption fails many at once.
+const FAILING_FOR: Duration = Duration::from_secs(30);
 
 /// Failed attempts in a row by [subscription](tollgate_ledger::SinkName::subscription). A sink without failures has no entry.
 #[derive(Default)]
-pub(super) struct SinkHealth(Mutex<HashMap<String, u32>>);
+pub(super) struct SinkHealth(Mutex<HashMap<String, Failures>>);
+
+struct Failures {
+    count: u32,
+    since: Instant,
+    is_reported: bool,
+}
 
 impl SinkHealth {
     /// Counts an attempt. Returns events if its sink began or ceased to fail, or if the event was given up.
+    /// A deferred attempt is neither a failure nor a success.
     pub(super) fn after(&self, delivery: &Delivery, decision: Decision, reason: Option<&str>) -> Vec<OperatorEvent> {
+        self.after_at(delivery, decision, reason, Instant::now())
+    }
+
+    fn after_at(
+        &self,
+        delivery: &Delivery,
+        decision: Decision,
+        reason: Option<&str>,
+        now: Instant,
+    ) -> Vec<OperatorEvent> {
         let subject = &delivery.event.subject;
         let sink = Details {
             cause: reason.unwrap_or_default().to_owned(),
@@ -40,18 +60,23 @@ impl SinkHealth {
         let subscription = delivery.sink.subscription(&subject.merchant);
         match decision {
             Decision::Delivered => {
-                if let Some(count) = failures.remove(&subscription).filter(|count| *count >= FAILING_AFTER) {
-                    let cause = format!("An event was delivered after {count} failed attempts in a row.");
+                if let Some(failures) = failures.remove(&subscription).filter(|failures| failures.is_reported) {
+                    let cause = format!("An event was delivered after {} failed attempts in a row.", failures.count);
                     let recovered = Details { cause, ..sink };
                     events.push(OperatorEvent::new(OperatorEventType::DeliveryRecovered, recovered));
                 }
             }
             // The sink gets no events any more.
             Decision::NoWebhook | Decision::Discarded => drop(failures.remove(&subscription)),
-            Decision::GiveUp | Decision::Again(_) | Decision::Defer(_) => {
-                let count = failures.entry(subscription).or_default();
-                *count = count.saturating_add(1);
-                if *count == FAILING_AFTER {
+            Decision::Defer(_) => {}
+            Decision::GiveUp | Decision::Again(_) => {
+                let new = || Failures { count: 0, since: now, is_reported: false };
+                let failures = failures.entry(subscription).or_insert_with(new);
+                failures.count = failures.count.saturating_add(1);
+                let is_failing =
+                    failures.count >= FAILING_AFTER && now.saturating_duration_since(failures.since) >= FAILING_FOR;
+                if is_failing && !failures.is_reported {
+                    failures.is_reported = true;
                     events.push(OperatorEvent::new(OperatorEventType::DeliveryFailing, sink));
                 }
             }
@@ -68,31 +93,47 @@ mod tests {
     use super::super::testing::delivery;
     use super::*;
 
-    fn told(health: &SinkHealth, sink: &str, decision: Decision) -> Vec<&'static str> {
-        let delivery = tollgate_ledger::Delivery { sink: SinkName::from(sink), ..delivery(Timestamp::UNIX_EPOCH) };
-        let events = health.after(&delivery, decision, Some("it answered 500"));
-        events.iter().map(|event| event.event_type.name()).collect()
+    /// SinkHealth with a clock.
+    struct Timed {
+        health: SinkHealth,
+        now: Instant,
+    }
+
+    impl Timed {
+        /// Makes an attempt after so many seconds.
+        fn told(&mut self, sink: &str, decision: Decision, seconds: u64) -> Vec<&'static str> {
+            self.now += Duration::from_secs(seconds);
+            let delivery = tollgate_ledger::Delivery { sink: SinkName::from(sink), ..delivery(Timestamp::UNIX_EPOCH) };
+            let events = self.health.after_at(&delivery, decision, Some("it answered 500"), self.now);
+            events.iter().map(|event| event.event_type.name()).collect()
+        }
     }
 
     #[test]
-    fn fourth_failure_in_a_row_and_the_next_success_are_told_once() {
-        let (health, failed) = (SinkHealth::default(), Decision::Again(5));
-        for _ in 0..2 {
-            for _ in 0..3 {
-                assert!(told(&health, "mq", failed).is_empty());
+    fn sink_that_fails_four_times_in_thirty_seconds_and_its_next_success_are_told_once() {
+        let mut sinks = Timed { health: SinkHealth::default(), now: Instant::now() };
+        let (failed, none) = (Decision::Again(5), [""; 0]);
+        for pause in [10, 1] {
+            // Three failures are not enough, and neither are many in less than 30 s.
+            for _ in 0..(if pause == 10 { 3 } else { 29 }) {
+                assert_eq!(sinks.told("mq", failed, pause), none);
             }
-            assert!(told(&health, "mq", Decision::Delivered).is_empty(), "three were not enough");
+            assert_eq!(sinks.told("mq", Decision::Delivered, 60), none);
         }
-        let told_while_failing: Vec<_> = (0..50).flat_map(|_| told(&health, "mq", failed)).collect();
+        let told_while_failing: Vec<_> = (0..50).flat_map(|_| sinks.told("mq", failed, 1)).collect();
         assert_eq!(told_while_failing, ["delivery.failing"]);
-        assert!(told(&health, "webhook", Decision::Delivered).is_empty(), "another sink");
-        assert_eq!(told(&health, "mq", Decision::GiveUp), ["delivery.exhausted"]);
-        assert_eq!(told(&health, "mq", Decision::Delivered), ["delivery.recovered"]);
-        assert!(told(&health, "mq", Decision::Delivered).is_empty());
-        for _ in 0..4 {
-            told(&health, "gone", Decision::Defer(60));
+        assert_eq!(sinks.told("webhook", Decision::Delivered, 0), none, "another sink");
+        assert_eq!(sinks.told("mq", Decision::GiveUp, 0), ["delivery.exhausted"]);
+        assert_eq!(sinks.told("mq", Decision::Defer(60), 0), none);
+        assert_eq!(sinks.told("mq", Decision::Delivered, 0), ["delivery.recovered"]);
+        assert_eq!(sinks.told("mq", Decision::Delivered, 0), none);
+        for _ in 0..50 {
+            assert_eq!(sinks.told("gone", Decision::Defer(60), 60), none, "no attempt was made");
         }
-        assert!(told(&health, "gone", Decision::Discarded).is_empty(), "it did not recover");
-        assert!(health.0.lock().is_empty());
+        for _ in 0..4 {
+            sinks.told("gone", failed, 60);
+        }
+        assert_eq!(sinks.told("gone", Decision::Discarded, 0), none, "it did not recover");
+        assert!(sinks.health.0.lock().is_empty());
     }
 }

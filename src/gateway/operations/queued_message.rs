@@ -85,14 +85,14 @@ fn check_size(snapshot: &Snapshot, body: &Bytes) -> Result<(), Problem> {
 
 /// Converts a denial. The reason is in the log; the problem has it only if the merchant's own signature is valid.
 fn denial_problem(denied: &Denied, origin: MessageOrigin<'_>, request_id: &str) -> Problem {
-    let MessageOrigin { merchant, source, max_age } = origin;
+    let MessageOrigin { merchant, source, max_age, .. } = origin;
     tracing::info!(merchant, source, reason = ?denied, request_id, "message refused: not authenticated");
     let detail = match denied {
         Denied::OtherDestination => {
             format!("The nonce is for another queue. It must begin with `queue:{source}:`. Sign the message again.")
         }
         Denied::TooOld => format!(
-            "The signature has expired, or is older than {} s; older than 300 s is allowed only with a nonce that begins with `queue:{source}:`. Query the payment, and sign the request again if it is still wanted.",
+            "The signature has expired or is older than {} s, or than 300 s without a nonce that begins with `queue:{source}:`. Query the payment. If it is still wanted, sign the request again.",
             max_age.as_secs()
         ),
         Denied::InFuture => "The signature is from the future. Synchronize the clock and sign it again.".to_owned(),

@@ -1,5 +1,5 @@
-//! Watches the breakers. Breakers are pure and know no operator, and a payment must not wait for one: so their state is
-//! read from time to time, with the number of changes since.
+//! Watches the breakers. Breakers emit no events, because a payment must not wait for one. Their state and number of
+//! transitions are read at intervals.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,8 @@ struct Seen {
 }
 
 impl BreakerWatch {
-    /// Returns an event for each breaker that opened or closed since the last call. A state that an operator forced is none.
+    /// Returns an event for each breaker that opened or closed since the last call. Forced states are not
+    /// reported.
     pub(crate) fn changes(&mut self, snapshot: &Snapshot) -> Vec<OperatorEvent> {
         self.0.retain(|(channel, ..), _| snapshot.channels.contains_key(channel));
         let mut events = Vec::new();

@@ -7,13 +7,13 @@ use tollgate_config::{CertificateEnd, OperatorEventType};
 
 use super::event::{Details, OperatorEvent};
 
-/// Days left at which the operator is told. Ordering a new certificate takes time.
+/// Days left at which an expiry is reported. Ordering a new certificate takes time.
 const THRESHOLDS: [i64; 6] = [1, 3, 7, 14, 30, 60];
 /// Threshold of a certificate that has expired.
 const EXPIRED: i64 = -1;
 const DAY: i64 = 24 * 3600;
 
-/// Certificates that the operator was told about, by channel and name, with expiry and the last threshold.
+/// Certificates that were reported, by channel and name, with expiry and the last threshold.
 #[derive(Default)]
 pub(crate) struct CertificateWatch(HashMap<(String, String), (i64, i64)>);
 

@@ -6,6 +6,8 @@
 //! - The next event about the cause says how many were suppressed. It is sent at the end of the window, even if nothing
 //!   happens any more.
 //! - [`MAX_PER_MINUTE`] bounds all events together. Those beyond it wait.
+//! - Events about deliveries get half of these bounds. An outage of a shared broker has a cause for each merchant and sink, and
+//!   must not delay the events about channels and payments.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -26,13 +28,17 @@ const MAX_CHANGES: usize = 2;
 const MAX_PER_MINUTE: usize = 60;
 /// Maximum number of causes that are remembered.
 const MAX_CAUSES: usize = 4096;
+/// Maximum number of events about deliveries in a minute.
+const MAX_DELIVERIES_PER_MINUTE: usize = MAX_PER_MINUTE / 2;
+/// Maximum number of causes about deliveries that are remembered.
+const MAX_DELIVERY_CAUSES: usize = MAX_CAUSES / 2;
 
 /// Decides which events are sent, and when.
 #[derive(Default)]
 pub(crate) struct Suppressor {
     causes: HashMap<String, Cause>,
-    /// Times of the events in the last minute.
-    sent: VecDeque<Instant>,
+    /// Times of the events in the last minute, with whether they are about a delivery.
+    sent: VecDeque<(Instant, bool)>,
 }
 
 struct Cause {
@@ -70,8 +76,8 @@ impl Cause {
 impl Suppressor {
     /// Returns the event if it is to be sent now. Otherwise it waits, or is replaced by the next one about its cause.
     pub(crate) fn admit(&mut self, mut event: OperatorEvent, now: Instant) -> Option<OperatorEvent> {
-        let (key, has_room) = (event.cause(), self.has_room(now));
-        if self.causes.len() >= MAX_CAUSES && !self.causes.contains_key(&key) {
+        let (key, has_room) = (event.cause(), self.has_room(event.event_type, now));
+        if !self.causes.contains_key(&key) && !self.has_room_for_cause(event.event_type) {
             count(&event, "dropped");
             return None;
         }
@@ -85,11 +91,11 @@ impl Suppressor {
             return None;
         }
         cause.sent(event.event_type, now);
-        self.sent.push_back(now);
+        self.sent.push_back((now, is_about_delivery(event.event_type)));
         Some(event)
     }
 
-    /// Returns the waiting events whose window is over. Forgets causes without an event for long.
+    /// Returns the waiting events whose window is over, those about deliveries last. Forgets causes without an event for long.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<OperatorEvent> {
         let mut due = Vec::new();
         self.causes.retain(|_, cause| {
@@ -99,15 +105,27 @@ impl Suppressor {
             }
             cause.waiting.is_some() || cause.times.back().is_some_and(|last| now.duration_since(*last) < REPEAT_WINDOW)
         });
+        due.sort_by_key(|event| is_about_delivery(event.event_type));
         due.into_iter().filter_map(|event| self.admit(event, now)).collect()
     }
 
-    fn has_room(&mut self, now: Instant) -> bool {
-        while self.sent.front().is_some_and(|time| now.duration_since(*time) >= Duration::from_mins(1)) {
+    fn has_room(&mut self, event_type: OperatorEventType, now: Instant) -> bool {
+        while self.sent.front().is_some_and(|(time, _)| now.duration_since(*time) >= Duration::from_mins(1)) {
             self.sent.pop_front();
         }
-        self.sent.len() < MAX_PER_MINUTE
+        let deliveries = || self.sent.iter().filter(|(_, is_about_delivery)| *is_about_delivery).count();
+        self.sent.len() < MAX_PER_MINUTE && (!is_about_delivery(event_type) || deliveries() < MAX_DELIVERIES_PER_MINUTE)
     }
+
+    fn has_room_for_cause(&self, event_type: OperatorEventType) -> bool {
+        let deliveries = || self.causes.values().filter(|cause| is_about_delivery(cause.last)).count();
+        self.causes.len() < MAX_CAUSES && (!is_about_delivery(event_type) || deliveries() < MAX_DELIVERY_CAUSES)
+    }
+}
+
+fn is_about_delivery(event_type: OperatorEventType) -> bool {
+    use OperatorEventType::{DeliveryExhausted, DeliveryFailing, DeliveryRecovered};
+    matches!(event_type, DeliveryFailing | DeliveryExhausted | DeliveryRecovered)
 }
 
 fn count(event: &OperatorEvent, result: &str) {
@@ -205,6 +223,27 @@ mod tests {
         assert!(suppressor.due(start + Duration::from_secs(59)).is_empty());
         let later: Vec<_> = (1..60).map(|minute| suppressor.due(start + Duration::from_mins(minute)).len()).collect();
         assert_eq!((later[0], later.iter().sum::<usize>()), (MAX_PER_MINUTE, 1000 - MAX_PER_MINUTE), "none is lost");
+    }
+
+    #[test]
+    fn outage_of_all_sinks_leaves_room_for_other_events_and_delays_none() {
+        let (mut suppressor, start) = (Suppressor::default(), Instant::now());
+        let failing = |number: usize| {
+            let merchant = format!("m-{number}");
+            OperatorEvent::new(OperatorEventType::DeliveryFailing, Details { merchant, ..Details::default() })
+        };
+        let sent = (0..MAX_CAUSES).filter(|number| suppressor.admit(failing(*number), start).is_some()).count();
+        assert_eq!((sent, suppressor.causes.len()), (MAX_DELIVERIES_PER_MINUTE, MAX_DELIVERY_CAUSES));
+        let channels = 0..MAX_PER_MINUTE;
+        let opened = |number: usize| event(OperatorEventType::BreakerOpened, &number.to_string(), "");
+        let sent = channels.clone().filter(|number| suppressor.admit(opened(*number), start).is_some()).count();
+        assert_eq!(sent, MAX_PER_MINUTE - MAX_DELIVERIES_PER_MINUTE);
+        let due = suppressor.due(start + Duration::from_mins(1));
+        let types: Vec<_> = due.iter().map(|event| event.event_type).collect();
+        let half = MAX_PER_MINUTE / 2;
+        assert!(types[..half].iter().all(|event_type| *event_type == OperatorEventType::BreakerOpened), "{types:?}");
+        assert!(types[half..].iter().all(|event_type| *event_type == OperatorEventType::DeliveryFailing), "{types:?}");
+        assert_eq!(types.len(), MAX_PER_MINUTE);
     }
 
     #[test]

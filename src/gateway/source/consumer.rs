@@ -54,8 +54,10 @@ impl Consumer {
         Self { gateway, in_flight, slots, merchant, config }
     }
 
-    /// Consumes until stopped. Messages in progress are finished; the broker gets back all others.
+    /// Consumes until stopped. Messages in progress are finished; all others are requeued.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        // A source that never connects has a value, too.
+        self.set_connected(false);
         let (first_pause, last_pause) = RECONNECT_PAUSES;
         let mut pause = first_pause;
         loop {
@@ -63,7 +65,7 @@ impl Consumer {
                 End::Stopped => break,
                 End::Unable => CHECK_INTERVAL,
                 End::Lost { error, was_open } => {
-                    if was_open {
+                    if was_open && !matches!(error, DeliveryError::Panicked) {
                         pause = first_pause;
                     }
                     tracing::warn!(
@@ -82,7 +84,6 @@ impl Consumer {
                 () = stop.cancelled() => break,
             }
         }
-        self.set_connected(false);
     }
 
     /// Connects and consumes until something ends it.
@@ -134,7 +135,10 @@ impl Consumer {
                 }
             }
         };
-        self.set_connected(false);
+        // After a change, the value is that of the source's new consumer.
+        if !matches!(end, End::Stopped) {
+            self.set_connected(false);
+        }
         if matches!(end, End::Unable) {
             tracing::warn!(
                 merchant = self.merchant,
@@ -142,7 +146,7 @@ impl Consumer {
                 "no messages are consumed until the ledger and the clock work; unacknowledged ones are back in the queue"
             );
         }
-        // Held messages are given back at once; a request in progress ends and is acknowledged.
+        // Held messages are requeued at once; a request in progress ends and is acknowledged.
         release.cancel();
         link.cancel().await;
         schedule.finish().await;
@@ -156,8 +160,23 @@ impl Consumer {
     }
 
     fn set_connected(&self, is_connected: bool) {
-        let (source, _) = METRICS.few.label("source", "", &self.config.name);
-        let labels = [LABELS.merchant(&self.merchant), &source];
-        METRICS.source_connected.with_label_values(&labels).set(i64::from(is_connected));
+        set_connected(&self.merchant, &self.config.name, is_connected);
+    }
+}
+
+/// Sets the metric of a source.
+pub(super) fn set_connected(merchant: &str, source: &str, is_connected: bool) {
+    let (source, _) = METRICS.few.label("source", "", source);
+    let labels = [LABELS.merchant(merchant), &source];
+    METRICS.source_connected.with_label_values(&labels).set(i64::from(is_connected));
+}
+
+/// Removes the metric of a source that is configured no more.
+pub(super) fn remove_connected(merchant: &str, source: &str) {
+    let (source_label, _) = METRICS.few.label("source", "", source);
+    // Other sources may share the label of excess names.
+    if LABELS.merchant(merchant) == merchant && source_label == source {
+        // The series is missing if the merchant was removed.
+        drop(METRICS.source_connected.remove_label_values(&[merchant, source]));
     }
 }

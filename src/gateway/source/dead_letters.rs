@@ -12,6 +12,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tollgate_config::SourceConfig;
 
 use crate::delivery::failure::DeliveryError;
@@ -20,6 +21,9 @@ use crate::problem::Problem;
 
 /// Time limit for a connection, and again for the confirmation of a message.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time after a failed connection or a timeout in which publishing fails at once. Otherwise each refused message would wait
+/// for its own timeout, one after the other.
+const FAIL_FAST_FOR: Duration = Duration::from_secs(5);
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
@@ -29,14 +33,21 @@ pub(super) struct DeadLetters {
     exchange: String,
     /// Locked while a message is published: the library may hand the return of a message to the confirmation of another one,
     /// so only one is unconfirmed.
-    present: Mutex<Option<Publisher>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    publisher: Option<Publisher>,
+    /// Time until which publishing fails at once.
+    retry_at: Option<Instant>,
 }
 
 /// An open connection with a channel in confirm mode.
 struct Publisher {
     connection: SharedConnection,
     channel: Channel,
-    /// True once a confirmation was not awaited. It could be taken for that of the next message.
+    /// True while a confirmation is awaited, and for good if it never was. It could be taken for that of the next message.
     is_stale: bool,
 }
 
@@ -54,39 +65,53 @@ impl DeadLetters {
     /// Returns the exchange of a source, if it names one. Opens no connection.
     pub(super) fn of(config: &Arc<SourceConfig>) -> Option<Self> {
         let exchange = config.dead_letter.clone()?;
-        Some(Self { config: Arc::clone(config), exchange, present: Mutex::default() })
+        Some(Self { config: Arc::clone(config), exchange, state: Mutex::default() })
     }
 
-    /// Publishes a message under its routing key. Success means that the broker has routed and stored it.
+    /// Publishes a message under its routing key. Success means that the broker has routed and stored it. Dropping the future is
+    /// safe: the next message opens another connection.
     pub(super) async fn publish(&self, refused: &Refused<'_>, allowed: &[IpNet]) -> Result<(), DeliveryError> {
-        let mut present = self.present.lock().await;
-        if present.as_ref().is_some_and(|publisher| publisher.connection.is_blocked()) {
+        let state = &mut *self.state.lock().await;
+        if state.publisher.as_ref().is_some_and(|publisher| publisher.connection.is_blocked()) {
             return Err(DeliveryError::Blocked);
         }
-        if !present.as_ref().is_some_and(Publisher::is_usable) {
-            *present = None;
-            let opening = tokio::time::timeout(TIMEOUT, Publisher::open(&self.config, allowed));
-            *present = Some(opening.await.unwrap_or(Err(DeliveryError::Timeout(TIMEOUT)))?);
+        if state.retry_at.is_some_and(|time| Instant::now() < time) {
+            let seconds = FAIL_FAST_FOR.as_secs();
+            return Err(DeliveryError::NotConnected(format!("publishing failed less than {seconds} s ago")));
         }
-        let Some(publisher) = present.as_mut() else { return Err(DeliveryError::Closed) };
-        match tokio::time::timeout(TIMEOUT, publisher.publish(&self.exchange, refused)).await {
+        if !state.publisher.as_ref().is_some_and(Publisher::is_usable) {
+            state.publisher = None;
+            let opening = tokio::time::timeout(TIMEOUT, Publisher::open(&self.config, allowed));
+            match opening.await.unwrap_or(Err(DeliveryError::Timeout(TIMEOUT))) {
+                Ok(publisher) => state.publisher = Some(publisher),
+                Err(error) => {
+                    state.retry_at = Some(Instant::now() + FAIL_FAST_FOR);
+                    return Err(error);
+                }
+            }
+        }
+        let Some(publisher) = state.publisher.as_mut() else { return Err(DeliveryError::Closed) };
+        publisher.is_stale = true;
+        let published = tokio::time::timeout(TIMEOUT, publisher.publish(&self.exchange, refused)).await;
+        publisher.is_stale = published.is_err();
+        match published {
             Ok(Ok(confirmed)) if !confirmed.is_ack() => Err(DeliveryError::Nack),
             Ok(Ok(confirmed)) => match confirmed.take_message() {
                 None => Ok(()),
                 Some(_) => Err(DeliveryError::Returned { routing_key: refused.routing_key.to_owned() }),
             },
             Ok(Err(error)) => Err(broker_error(&error)),
+            Err(_) if publisher.connection.is_blocked() => Err(DeliveryError::Blocked),
             Err(_) => {
-                publisher.is_stale = true;
-                let is_blocked = publisher.connection.is_blocked();
-                Err(if is_blocked { DeliveryError::Blocked } else { DeliveryError::Timeout(TIMEOUT) })
+                state.retry_at = Some(Instant::now() + FAIL_FAST_FOR);
+                Err(DeliveryError::Timeout(TIMEOUT))
             }
         }
     }
 
     /// Closes the connection, which ends with its last handle.
     pub(super) async fn close(&self) {
-        drop(self.present.lock().await.take());
+        drop(self.state.lock().await.publisher.take());
     }
 }
 
@@ -150,4 +175,59 @@ fn properties(refused: &Refused<'_>) -> BasicProperties {
 
 fn with_headers(headers: FieldTable) -> BasicProperties {
     BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::net::TcpListener;
+    use tollgate_config::AmqpUrl;
+    use tollgate_plugins::secret::Secret;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn refused_messages_after_a_failed_connection_fail_at_once_without_another_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        // A broker that closes each connection.
+        tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let (user, password) = (Secret::new("guest"), Secret::new("guest"));
+        let url = AmqpUrl { tls: false, host: "127.0.0.1".to_owned(), port, user, password, vhost: "/".to_owned() };
+        let config = SourceConfig {
+            name: "orders-in".to_owned(),
+            url,
+            authorities: None,
+            queue: "orders".to_owned(),
+            prefetch: 32,
+            max_age: Duration::from_hours(1),
+            dead_letter: Some("refused".to_owned()),
+        };
+        let dead_letters = DeadLetters::of(&Arc::new(config)).unwrap();
+        let refused = Refused {
+            routing_key: "orders",
+            properties: &BasicProperties::default(),
+            body: &Bytes::new(),
+            source: "orders-in",
+            request_id: "r",
+            problem: &Problem::malformed("no JSON"),
+        };
+        let allowed = ["127.0.0.0/8".parse().unwrap()];
+        let first = dead_letters.publish(&refused, &allowed).await;
+        assert!(!matches!(first, Ok(()) | Err(DeliveryError::NotConnected(_))), "{first:?}");
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
+        for _ in 0..256 {
+            let next = dead_letters.publish(&refused, &allowed).await;
+            assert!(matches!(next, Err(DeliveryError::NotConnected(_))), "{next:?}");
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
+    }
 }

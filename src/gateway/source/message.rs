@@ -12,6 +12,7 @@ use lapin::{Acker, BasicProperties};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
+use crate::clock::unix_now;
 use crate::operations::Incoming;
 use crate::problem::Problem;
 use crate::proxy::valid_request_id;
@@ -29,6 +30,8 @@ pub(super) struct Message {
     pub(super) body: Bytes,
     pub(super) is_redelivered: bool,
     pub(super) request_id: String,
+    /// Time at which this gateway received it, in Unix seconds.
+    pub(super) received: u64,
     /// The request, or why the message stands for none.
     pub(super) request: Result<Incoming, Problem>,
 }
@@ -48,10 +51,20 @@ impl Message {
             routing_key: routing_key.to_string(),
             is_redelivered: redelivered,
             request_id,
+            received: unix_now(),
             request,
             properties,
             body,
         }
+    }
+
+    /// Returns whether this source refused the message before, so that its dead-letter exchange led it back into the queue.
+    pub(super) fn has_come_back(&self, source: &str, queue: &str) -> bool {
+        let empty = FieldTable::default();
+        let headers = self.properties.headers().as_ref().unwrap_or(&empty);
+        let is = |name: &str, value: &str| text(headers, name).as_deref() == Some(value);
+        let is_by_policy = is("x-first-death-reason", "rejected") && is("x-first-death-queue", queue);
+        is("x-tollgate-refused-by", source) || is_by_policy
     }
 
     /// Returns the order that the message is about, if it names one.
@@ -177,6 +190,20 @@ mod tests {
             let problem = request(&table(&headers), Bytes::new(), "r").unwrap_err();
             assert!(problem.detail().contains(missing), "{}", problem.detail());
         }
+    }
+
+    #[test]
+    fn message_that_this_source_refused_is_recognized_and_that_of_another_is_not() {
+        let with = |headers: &[(&str, AMQPValue)]| {
+            let mut delivery = Delivery::mock(1, "".into(), "q".into(), false, Vec::new());
+            delivery.properties = BasicProperties::default().with_headers(table(headers));
+            Message::read(delivery).has_come_back("orders-in", "orders")
+        };
+        let by_policy = |queue| [("x-first-death-reason", long("rejected")), ("x-first-death-queue", long(queue))];
+        assert!(with(&[("x-tollgate-refused-by", long("orders-in"))]) && with(&by_policy("orders")));
+        assert!(!with(&[]) && !with(&[("x-tollgate-refused-by", long("other-in"))]) && !with(&by_policy("other")));
+        let expired = [("x-first-death-reason", long("expired")), ("x-first-death-queue", long("orders"))];
+        assert!(!with(&expired), "a queue that delays messages");
     }
 
     #[test]

@@ -15,8 +15,6 @@ pub struct SourceProbe {
     pub merchant: String,
     /// Name of the source.
     pub source: String,
-    /// True if refused messages have an exchange. Otherwise nobody but the broker knows what becomes of them.
-    pub keeps_refused: bool,
     /// Reason why it cannot be consumed.
     pub result: Result<(), String>,
 }
@@ -37,7 +35,7 @@ pub async fn probe_sources(snapshot: &Snapshot) -> Vec<SourceProbe> {
                 }
                 Err(error) => Err(error.to_string()),
             };
-            SourceProbe { merchant, source, keeps_refused: config.dead_letter.is_some(), result }
+            SourceProbe { merchant, source, result }
         });
     }
     let mut results = probes.join_all().await;

@@ -1,9 +1,10 @@
-//! Processes one message until it is acknowledged, dead-lettered or given back.
+//! Processes one message until it is acknowledged, dead-lettered or requeued.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +28,8 @@ struct Deferred {
 }
 
 impl Consumer {
-    /// Tries a message until it is done. Returns without an acknowledgement when `release` is cancelled between two tries.
+    /// Tries a message until it is done. Returns without an acknowledgement when `release` is cancelled, unless it is just being
+    /// accepted.
     pub(super) async fn process(self: Arc<Self>, link: Arc<Link>, message: Message, release: CancellationToken) {
         let (mut pause, last_pause) = RETRY_PAUSES;
         let mut held = None;
@@ -36,11 +38,37 @@ impl Consumer {
                 slot = self.slots.acquire() => slot,
                 () = release.cancelled() => return,
             };
-            // A process that stops waits for the try, not for the pause.
+            // A process that stops waits for the acceptance and its acknowledgement, not for a refusal or a pause.
             let working = self.in_flight.enter();
-            let tried = self.try_once(&link, &message, held.as_ref()).await;
-            drop((working, slot));
-            let Err(Deferred { problem }) = tried else { return };
+            let (started, mut labels) = (Instant::now(), AccessLabels::default());
+            let accepted = self.accept(&message, &mut labels).await;
+            // The broker may delay acknowledgements and refusals, which must not stop other sources.
+            drop(slot);
+            let Deferred { problem } = match accepted {
+                Ok(response) => {
+                    self.acknowledge(&message, &labels, &response, started).await;
+                    return;
+                }
+                Err(problem) if problem.retryable() == Retryable::SameKey => {
+                    drop(working);
+                    self.log_deferred(&message, &labels, &problem);
+                    Deferred { problem: Some(problem) }
+                }
+                Err(problem) => {
+                    drop(working);
+                    self.log_access(&message, &labels, problem.status(), Some(problem.code()), started);
+                    // A message that became too old while it was held is refused for the reason why it was held.
+                    let is_too_old = problem.status() == StatusCode::UNAUTHORIZED;
+                    let problem = held.as_ref().filter(|_| is_too_old).unwrap_or(&problem);
+                    tokio::select! {
+                        refused = self.refuse(&link, &message, problem) => match refused {
+                            Ok(()) => return,
+                            Err(deferred) => deferred,
+                        },
+                        () = release.cancelled() => return,
+                    }
+                }
+            };
             self.count("deferred");
             let retry_after = problem.as_ref().and_then(Problem::retry_after_seconds).map(Duration::from_secs);
             held = problem.or(held);
@@ -52,58 +80,57 @@ impl Consumer {
         }
     }
 
-    /// Makes one try. `held` is the problem of an earlier one.
-    async fn try_once(&self, link: &Link, message: &Message, held: Option<&Problem>) -> Result<(), Deferred> {
-        let (started, mut labels) = (Instant::now(), AccessLabels::default());
-        let origin =
-            MessageOrigin { merchant: &self.merchant, source: &self.config.name, max_age: self.config.max_age };
-        let accepted = match &message.request {
-            Ok(incoming) => self.gateway.accept_message(origin, incoming.clone(), &mut labels).await,
-            Err(problem) => Err(problem.clone()),
+    async fn accept(&self, message: &Message, labels: &mut AccessLabels) -> Result<Response<Bytes>, Problem> {
+        let origin = MessageOrigin {
+            merchant: &self.merchant,
+            source: &self.config.name,
+            max_age: self.config.max_age,
+            received: message.received,
         };
-        match accepted {
-            Ok(response) => {
-                let is_repeated = response.headers().contains_key("idempotent-replayed");
-                self.log_access(message, &labels, response.status(), None, started);
-                self.count(if is_repeated { "repeated" } else { "accepted" });
-                // A lost acknowledgement makes a redelivery, which is a repetition.
-                if let Err(error) = message.acker.ack(BasicAckOptions::default()).await {
-                    tracing::debug!(%error, request_id = message.request_id, "an acknowledgement was lost");
-                }
-                Ok(())
-            }
-            Err(problem) if problem.retryable() == Retryable::SameKey => {
-                tracing::info!(
-                    merchant = self.merchant,
-                    source = self.config.name,
-                    request_id = message.request_id,
-                    operation = labels.operation,
-                    code = problem.code(),
-                    "message not accepted at present; it is held and tried again"
-                );
-                Err(Deferred { problem: Some(problem) })
-            }
-            Err(problem) => {
-                self.log_access(message, &labels, problem.status(), Some(problem.code()), started);
-                // A message that became too old while it was held is refused for the reason why it was held.
-                let is_too_old = problem.status() == StatusCode::UNAUTHORIZED;
-                self.refuse(link, message, held.filter(|_| is_too_old).unwrap_or(&problem)).await
-            }
+        match &message.request {
+            Ok(incoming) => self.gateway.accept_message(origin, incoming.clone(), labels).await,
+            Err(problem) => Err(problem.clone()),
         }
     }
 
-    /// Dead-letters a message with its reason.
+    async fn acknowledge(
+        &self,
+        message: &Message,
+        labels: &AccessLabels,
+        response: &Response<Bytes>,
+        started: Instant,
+    ) {
+        let is_repeated = response.headers().contains_key("idempotent-replayed");
+        self.log_access(message, labels, response.status(), None, started);
+        self.count(if is_repeated { "repeated" } else { "accepted" });
+        // A lost acknowledgement makes a redelivery, which is a repetition.
+        if let Err(error) = message.acker.ack(BasicAckOptions::default()).await {
+            tracing::debug!(%error, request_id = message.request_id, "an acknowledgement was lost");
+        }
+    }
+
+    /// Dead-letters a message with its reason. The log has no detail, because it may quote the payer's data in the body.
     async fn refuse(&self, link: &Link, message: &Message, problem: &Problem) -> Result<(), Deferred> {
         let (merchant, source, request_id) = (&self.merchant, &self.config.name, &message.request_id);
-        let (code, detail) = (problem.code(), problem.detail());
+        let code = problem.code();
+        if message.has_come_back(source, &self.config.queue) {
+            tracing::warn!(
+                merchant,
+                source,
+                request_id,
+                code,
+                "a refused message came back into its queue and is refused again; change the dead-letter exchange's binding"
+            );
+            // Otherwise it would circle at full speed.
+            tokio::time::sleep(RETRY_PAUSES.1).await;
+        }
         let Some(dead_letters) = &link.dead_letters else {
             tracing::warn!(
                 merchant,
                 source,
                 request_id,
                 code,
-                detail,
-                "message refused: the dead-letter policy of the queue decides about it, and without one the broker drops it; set `dead_letter` of the source to keep it with this reason"
+                "message refused: the queue's dead-letter policy decides, else the broker drops it; set `dead_letter` of the source to keep it"
             );
             self.count("refused");
             // If the connection is lost, the message is delivered and refused again.
@@ -129,11 +156,22 @@ impl Consumer {
             );
             return Err(Deferred { problem: None });
         }
-        tracing::warn!(merchant, source, request_id, code, detail, "message refused and dead-lettered");
+        tracing::warn!(merchant, source, request_id, code, "message refused and dead-lettered");
         self.count("refused");
         // If the acknowledgement is lost, the message is delivered and dead-lettered once more.
         drop(message.acker.ack(BasicAckOptions::default()).await);
         Ok(())
+    }
+
+    fn log_deferred(&self, message: &Message, labels: &AccessLabels, problem: &Problem) {
+        tracing::info!(
+            merchant = self.merchant,
+            source = self.config.name,
+            request_id = message.request_id,
+            operation = labels.operation,
+            code = problem.code(),
+            "message not accepted at present; it is held and tried again"
+        );
     }
 
     fn count(&self, result: &str) {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Watched, count_of, received, set_sinks, webhook, write_sinks};
+use super::{Watched, count_of, received, set_sinks, until_failing, webhook, write_sinks};
 use crate::breaker::{eager, inject_failures};
 use crate::harness::{World, WorldOptions, free_address, until};
 use crate::receiver::Receiver;
@@ -85,7 +85,7 @@ async fn outage_with_a_thousand_failures_sends_a_bounded_number_of_events() {
         assert_eq!(world.create(&order, &order).await.status, 201);
         world.pay(&order).await;
     }
-    watched.until_type("delivery.failing").await;
+    until_failing(&watched).await;
     // Every probe of the breaker fails, so it opens again and again.
     inject_failures(world, 1000).await;
     for number in 0..1000 {
@@ -198,4 +198,23 @@ async fn shutdown_waits_for_the_attempt_of_an_operator_event() {
     hung.answer.send_replace(true);
     assert_eq!(world.gateway.wait_exit().await, 0);
     assert_eq!(*hung.closed.lock(), 0);
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_no_event_behind_one_that_failed() {
+    let options = WorldOptions { server: "shutdown_timeout = \"10m\"", ..WorldOptions::default() };
+    let mut world = World::with(options).await;
+    let (there, closed) = (Receiver::start().await, format!("http://{}/closed", free_address()));
+    let sinks = |name: &str| webhook("closed", &closed, "") + &webhook(name, &there.url(), "");
+    for name in ["one", "two", "three"] {
+        set_sinks(&world, &sinks(name)).await;
+    }
+    until("the sink that works gets the last event", || async {
+        let events = received(&there);
+        if events.iter().any(|event| event["data"]["generation"] == 4) { Ok(()) } else { Err(Value::from(events)) }
+    })
+    .await;
+    world.until_metric("tollgate_operator_deliveries_total{result=\"failed\",sink=\"closed\"}").await;
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.wait_exit().await, 0);
 }

@@ -11,11 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::producer::{plain_create, signed_create};
+use super::producer::{Message, plain_create, signed_create};
 use super::{assert_created_once, count_of, put_in_force, source, until_consumed, world_with, write_shop};
-use crate::harness::{World, WorldOptions, force_breaker, send, until};
+use crate::harness::{SHOP, World, WorldOptions, force_breaker, send, until};
 use crate::rabbitmq::RabbitMq;
 use crate::server::Server;
+use tollgate_merchant::plain;
 
 /// Proxy before a broker that can hold back what the client sends, such as acknowledgements.
 struct Gate {
@@ -132,6 +133,38 @@ async fn shutdown_gives_held_messages_back_and_exits() {
         world.receiver.until(order, "payment.pending").await;
         assert_created_once(&world, order).await;
     }
+}
+
+#[tokio::test]
+async fn refused_messages_of_a_hung_broker_delay_no_other_source_and_no_shutdown() {
+    let broker = RabbitMq::shared().await;
+    for queue in ["hung-in", "free-in"] {
+        broker.declare_queue(queue, json!({})).await;
+    }
+    broker.bind("hung-dead", "hung-dead", "#").await;
+    let gate = Gate::open(broker.port).await;
+    let mut world = World::with(WorldOptions { server: "shutdown_timeout = \"10m\"", ..WorldOptions::default() }).await;
+    let hung = source(gate.port, "hung-in", "prefetch = 256\ndead_letter = \"hung-dead\"");
+    put_in_force(&world, &(hung + &source(broker.port, "free-in", ""))).await;
+    until_consumed(&world, "hung-in").await;
+    until_consumed(&world, "free-in").await;
+    // The broker reads nothing more, so no refused message can be published.
+    gate.hold();
+    let refused = Message { body: "{}", ..Message::of(&SHOP, "hung-in", plain) };
+    broker.publish("hung-in", &(0..256).map(|_| refused.signed_now()).collect::<Vec<_>>()).await;
+    until("all are refused", || async {
+        let log = world.log();
+        let is_refusal = |line: &&str| line.contains("\"source\":\"hung-in\"") && line.contains("invalid_request");
+        let count = log.lines().filter(is_refusal).count();
+        if count >= 256 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    broker.publish("free-in", &[signed_create("free-in", "o-1")]).await;
+    world.receiver.until("o-1", "payment.pending").await;
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.wait_exit().await, 0);
+    gate.cut();
+    broker.until_depth("hung-in", 256).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Queue of one sink of the operator. Its events are sent one after the other; each is retried for an hour.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::operator_events::InProgress;
 use crate::snapshot::Current;
 use crate::telemetry::METRICS;
 
-/// Maximum number of events that wait for one sink.
+/// Maximum number of events that wait for one sink, and again of those that wait behind one that is retried.
 const MAX_WAITING: usize = 256;
 /// Time for which an event is retried.
 const RETRY_FOR: Duration = Duration::from_hours(1);
@@ -51,8 +52,8 @@ impl SinkQueue {
     pub(super) fn start(name: &str, current: &Current, sinks: &Arc<Sinks>, generation: watch::Receiver<u64>) -> Self {
         let (sender, waiting) = mpsc::channel(MAX_WAITING);
         let (current, sinks) = (Arc::clone(current), Arc::clone(sinks));
-        let task = SinkTask { name: name.to_owned(), current, sinks, generation };
-        tokio::spawn(task.run(waiting));
+        let task = SinkTask { name: name.to_owned(), current, sinks, generation, waiting, behind: VecDeque::new() };
+        tokio::spawn(task.run());
         Self { name: name.to_owned(), sender }
     }
 
@@ -69,11 +70,14 @@ struct SinkTask {
     current: Current,
     sinks: Arc<Sinks>,
     generation: watch::Receiver<u64>,
+    waiting: mpsc::Receiver<Waiting>,
+    /// Events that wait behind one that is retried. A shutdown does not wait for them.
+    behind: VecDeque<Arc<OutgoingEvent>>,
 }
 
 impl SinkTask {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
-        while let Some(Waiting { event, in_progress }) = waiting.recv().await {
+    async fn run(mut self) {
+        while let Some(Waiting { event, in_progress }) = self.next().await {
             let end = self.deliver(&event, in_progress).await;
             let (sink, event_type) = (self.name.as_str(), &event.event_type);
             match end {
@@ -91,6 +95,13 @@ impl SinkTask {
         }
     }
 
+    async fn next(&mut self) -> Option<Waiting> {
+        match self.behind.pop_front() {
+            Some(event) => Some(Waiting { event, in_progress: None }),
+            None => self.waiting.recv().await,
+        }
+    }
+
     /// Sends an event until the sink has it, or for an hour.
     async fn deliver(&mut self, event: &Arc<OutgoingEvent>, mut in_progress: Option<InProgress>) -> End {
         let (mut tries, started) = (0, Instant::now());
@@ -101,13 +112,13 @@ impl SinkTask {
                 Target::Sink(sink) => sink,
                 // The worker has not followed a reload yet.
                 Target::Replaced => {
-                    self.wait(FOLLOW_PAUSE).await;
+                    let _ = tokio::time::timeout(FOLLOW_PAUSE, self.generation.changed()).await;
                     continue;
                 }
                 Target::Discard | Target::NoWebhook | Target::NotConfigured => return End::Removed,
             };
             let result = attempt(sink, Arc::clone(event), tries, snapshot.process.webhook_allow.clone()).await;
-            // A shutdown waits for one attempt only.
+            // A shutdown waits for one attempt only, and for no event behind one that failed.
             drop(in_progress.take());
             let random = rand::rng().random();
             let pause = match Decision::after(&result, tries.min(LAST_STEP), clock::now(), random) {
@@ -130,11 +141,19 @@ impl SinkTask {
         }
     }
 
-    /// Waits for a time, or for a reload, which may have corrected the sink or removed it.
+    /// Waits for a time, or for a reload, which may have corrected the sink or removed it. Meanwhile a shutdown waits for no
+    /// event of this sink.
     async fn wait(&mut self, pause: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            Ok(()) = self.generation.changed() => {}
+        let mut end = std::pin::pin!(tokio::time::sleep(pause));
+        loop {
+            tokio::select! {
+                () = &mut end => return,
+                Ok(()) = self.generation.changed() => return,
+                Some(Waiting { event, .. }) = self.waiting.recv() => match self.behind.len() < MAX_WAITING {
+                    true => self.behind.push_back(event),
+                    false => count(&self.name, "dropped"),
+                },
+            }
         }
     }
 }
