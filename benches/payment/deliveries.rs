@@ -79,8 +79,7 @@ async fn kafka() -> Destination {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/kafka");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
     // It ends with its standard input.
-    let mut broker =
-        Command::new(script).arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut broker = Command::new(script).arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(broker.stdout.take().unwrap());
     let mut input = broker.stdin.take().unwrap();
     let (mut port, mut made) = (String::new(), String::new());
