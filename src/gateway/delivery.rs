@@ -26,14 +26,14 @@ mod trust;
 mod webhook;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::sync::{Semaphore, watch};
-use tollgate_ledger::{Delivery, Ledger, TimelineEvent};
+use tollgate_ledger::{Delivery, Ledger, LedgerError, TimelineEvent};
 
 use self::decision::{DEFER_FOR, Decision};
 use self::failure::DeliveryError;
@@ -55,6 +55,8 @@ const FAILING_INTERVAL: Duration = Duration::from_millis(250);
 const UNRECORDED_DELAY: Duration = Duration::from_secs(5);
 /// Maximum number of sinks that connect at once because they were configured. Events connect theirs themselves.
 const MAX_CONCURRENT_CONNECTS: usize = 32;
+/// Delay of an event while the name of the cluster is unknown, in seconds.
+const CLUSTER_UNKNOWN_FOR: u64 = 5;
 /// Name of a gateway whose ledger is not shared, in the origin of a CloudEvent.
 const SINGLE_GATEWAY: &str = "local";
 
@@ -70,7 +72,9 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
         slots.collect_ended();
         worker.sinks.close_expired();
         // Without a writable ledger, deliveries could not be recorded and would repeat endlessly.
-        if worker.ledger.may_work() && clock::is_trusted() {
+        // Without the cluster's name a CloudEvent would get another source at the next attempt, so that its receiver takes the
+        // event twice.
+        if worker.ledger.may_work() && clock::is_trusted() && worker.knows_cluster().await {
             worker.start_due(&mut slots, Class::Healthy, &snapshot).await;
             // The failing sinks may be many, and their retries are not urgent.
             if failing_tried.is_none_or(|last| last.elapsed() >= FAILING_INTERVAL) {
@@ -96,7 +100,7 @@ struct Worker {
     /// Generation that `sinks` follows.
     generation: Mutex<Option<u64>>,
     /// Name of the cluster, once it is known.
-    cluster: tokio::sync::OnceCell<String>,
+    cluster: OnceLock<String>,
     /// Merchants whose webhook answered 410, with the fingerprint of their file at that time.
     disabled: Mutex<HashMap<String, String>>,
     /// Tells the operator about sinks that fail.
@@ -111,7 +115,7 @@ impl Worker {
             sinks: Sinks::new(),
             connects: Arc::new(Semaphore::new(MAX_CONCURRENT_CONNECTS)),
             generation: Mutex::default(),
-            cluster: tokio::sync::OnceCell::new(),
+            cluster: OnceLock::new(),
             disabled: Mutex::default(),
             health: SinkHealth::default(),
         }
@@ -149,21 +153,20 @@ impl Worker {
             },
             |subscription, event| slots.is_running(subscription, event),
         );
-        for delivery in due.await {
+        let due = due.await;
+        if due.len() == limit {
+            slots.reached_limit(class);
+        }
+        for delivery in due {
             let subscription = delivery.sink.subscription(&delivery.event.subject.merchant);
             let event = delivery.event.id.clone();
             slots.start(&subscription, &event, Arc::clone(self).deliver(delivery, Arc::clone(snapshot)));
         }
     }
 
-    /// Returns the name of the cluster for the origin of a CloudEvent.
-    async fn cluster(&self) -> &str {
-        let name = self.cluster.get_or_try_init(async || match self.ledger.cluster_id().await {
-            Ok(Some(name)) => Ok(name),
-            Ok(None) => Ok(SINGLE_GATEWAY.to_owned()),
-            Err(error) => Err(error),
-        });
-        name.await.map_or(SINGLE_GATEWAY, String::as_str)
+    /// Returns whether the name of the cluster is known, and reads it until it is.
+    async fn knows_cluster(&self) -> bool {
+        self.cluster.get().is_some() || learn(&self.cluster, self.ledger.cluster_id().await)
     }
 
     /// Makes one attempt by the snapshot that the open sinks follow, and records its result. Returns whether the event was
@@ -250,7 +253,11 @@ impl Worker {
             return (Decision::Defer(DEFER_FOR), Some("the webhook is disabled after it answered 410".to_owned()));
         }
         let allowed = &snapshot.process.webhook_allow;
-        let result = match OutgoingEvent::of(delivery, self.cluster().await) {
+        let Some(cluster) = self.cluster.get() else {
+            let why = "the ledger cannot tell the name of the cluster; see that PostgreSQL can be reached";
+            return (Decision::Defer(CLUSTER_UNKNOWN_FOR), Some(why.to_owned()));
+        };
+        let result = match OutgoingEvent::of(delivery, cluster) {
             Ok(event) => sink.send(&Attempt { event: &event, tries: delivery.tries, allowed }).await,
             Err(error) => Err(error),
         };
@@ -292,7 +299,38 @@ async fn warn_about_removed(ledger: Ledger, removed: Vec<String>) {
     }
 }
 
+/// Keeps the name of the cluster for the origin of a CloudEvent, if the ledger told it. Returns whether it is known.
+fn learn(cluster: &OnceLock<String>, told: Result<Option<String>, LedgerError>) -> bool {
+    match told {
+        Ok(name) => {
+            cluster.get_or_init(|| name.unwrap_or_else(|| SINGLE_GATEWAY.to_owned()));
+            true
+        }
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "no event is delivered while the ledger cannot tell the name of the cluster; see that PostgreSQL can be reached"
+            );
+            false
+        }
+    }
+}
+
 fn due_after(now: Timestamp, seconds: u64) -> Timestamp {
     let pause = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     now.checked_add(pause).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_of_the_cluster_is_unknown_after_an_error_and_never_changes() {
+        let cluster = OnceLock::new();
+        assert!(!learn(&cluster, Err(LedgerError::Closed)));
+        assert_eq!(cluster.get(), None);
+        assert!(learn(&cluster, Ok(Some("7".to_owned()))) && learn(&cluster, Ok(None)));
+        assert_eq!(cluster.get().map(String::as_str), Some("7"));
+    }
 }

@@ -45,6 +45,20 @@ pub(crate) fn subscription_of_outbox(value: &[u8]) -> &str {
     std::str::from_utf8(value.get(20..).unwrap_or_default()).unwrap_or_default()
 }
 
+/// Flag of a redelivery, in the number of attempts that begins the value of an outbox row.
+const REDELIVERY: u32 = 1 << 31;
+
+/// Returns the number of attempts as the value of a redelivery's outbox row begins with it.
+pub(crate) fn redelivery_tries(tries: u32) -> u32 {
+    tries | REDELIVERY
+}
+
+/// Returns the number of attempts in the value of an outbox row, and whether the row is a redelivery.
+pub(crate) fn tries_of_outbox(value: &[u8]) -> (u32, bool) {
+    let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
+    (tries & !REDELIVERY, tries & REDELIVERY != 0)
+}
+
 /// Returns the key of an event in the outbox. The sink distinguishes rows of one event; it is left out for the webhook.
 pub(crate) fn outbox_key(due: u64, event: Id, sink: &SinkName) -> Vec<u8> {
     [&due.to_be_bytes()[..], &queued_key(event, sink)].concat()

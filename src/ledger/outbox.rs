@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use self::redelivery::Redelivery;
 pub(super) use self::redelivery::redeliver;
-use super::due_index::{LATEST_DUE, after, event_of_outbox, outbox_key, queued_key, subscription_of_outbox};
+use super::due_index::{
+    LATEST_DUE, after, event_of_outbox, outbox_key, queued_key, subscription_of_outbox, tries_of_outbox,
+};
 use super::error::{Corruption, LedgerError};
 use super::ids::{Id, millis, millis_at, time};
 use super::names;
@@ -188,7 +190,7 @@ fn delivery(from: &impl Read, key: &[u8], value: &[u8]) -> Result<Option<Deliver
         // A redelivered event may have outlived its payment.
         Record::Refund(_) => TrackedRow::<PaymentRow>::load(from, payment)?.map(|payment| payment.row.payment.method),
     };
-    let tries = value.first_chunk().map_or(0, |tries| u32::from_be_bytes(*tries));
+    let (tries, _) = tries_of_outbox(value);
     Ok(Some(Delivery { event, sink, method, due: time(millis_at(key)), tries }))
 }
 

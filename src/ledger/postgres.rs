@@ -93,6 +93,7 @@ pub(super) struct Shared {
     wake: watch::Sender<u64>,
     due: dequeue::DueScans,
     withheld: Arc<event_page::Withheld>,
+    numbered_for: event_page::NumberedFor,
 }
 
 impl Engine {
@@ -299,7 +300,8 @@ impl ClaimOwner for Shared {
 fn start(address: Address, connections: usize, environment: Environment) -> Result<(Arc<Shared>, Session), Failure> {
     let session = Session::connect(&address)?;
     schema::migrate(&session)?;
-    event_page::renumber_restored(&address, &session)?;
+    let numbered_for = event_page::NumberedFor::default();
+    numbered_for.follow(&address, &session)?;
     clock::measure_first(&session, &*environment.clock)?;
     let owner = lease::number(&session)?;
     feed::prove(&address, &session, owner)?;
@@ -320,6 +322,7 @@ fn start(address: Address, connections: usize, environment: Environment) -> Resu
         wake: watch::Sender::new(0),
         due: dequeue::DueScans::default(),
         withheld: Arc::default(),
+        numbered_for,
     };
     Ok((Arc::new(shared), session))
 }

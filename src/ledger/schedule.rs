@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
-use super::due_index::{claim_of, event_of_outbox, merchant_of_running, sink_of_queued, subscription_of_outbox};
+use super::due_index::{
+    claim_of, event_of_outbox, merchant_of_running, sink_of_queued, subscription_of_outbox, tries_of_outbox,
+};
 use super::error::LedgerError;
 use super::ids::{millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
@@ -71,7 +73,9 @@ impl Schedule {
     fn oldest_by_sink(&self) -> BTreeMap<SinkName, Timestamp> {
         let mut oldest = BTreeMap::new();
         for (subscription, heads) in &self.outbox {
-            let first = heads.keys().filter_map(|key| event_of_outbox(key)).map(|event| millis_at(&event.0)).min();
+            // A redelivery is no head of a queue, and its event may be old.
+            let heads = heads.iter().filter(|(_, value)| !tries_of_outbox(value).1);
+            let first = heads.filter_map(|(key, _)| event_of_outbox(key)).map(|event| millis_at(&event.0)).min();
             if let Some(first) = first {
                 let of_sink = oldest.entry(SinkName::of_subscription(subscription)).or_insert(u64::MAX);
                 *of_sink = first.min(*of_sink);

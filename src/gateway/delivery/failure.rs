@@ -44,6 +44,13 @@ pub(crate) enum DeliveryError {
     NotConnected(String),
     #[error("the broker closed the connection: {0}")]
     Broker(String),
+    #[error("the broker closed the channel: {sentence}; {advice}")]
+    Channel { sentence: String, advice: &'static str },
+    #[error(
+        "the broker at {0} closed the connection before its greeting: is the port for amqps:// if the URL begins with amqp://, or \
+         the other way round?"
+    )]
+    NoGreeting(SocketAddr),
     #[error("the broker ended the consumption: the queue was deleted or moved")]
     Cancelled,
     #[error("the connection to the broker is closed")]

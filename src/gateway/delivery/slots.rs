@@ -13,11 +13,13 @@ use crate::task_pool::{EndedTask, KeyedTaskPool};
 const MAX_CONCURRENT_DELIVERIES: usize = 2048;
 /// Maximum concurrent deliveries to sinks whose last attempt failed, in total.
 const MAX_FAILING: usize = 256;
-/// Maximum concurrent deliveries per webhook, per other sink, and per sink that fails or hangs. A broker confirms many
-/// messages at once, so it gets more.
+/// Longest time of an attempt, roughly.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(20);
+/// Maximum concurrent deliveries per webhook, per other sink, and per sink that fails, hangs, or has not succeeded since the
+/// start. A broker confirms many messages at once, so it gets more.
 const MAX_PER_WEBHOOK: usize = 8;
 const MAX_PER_SINK: usize = 32;
-const MAX_PER_FAILING_SINK: usize = 1;
+const MAX_PER_UNPROVEN_SINK: usize = 1;
 /// Time without a success after which a sink with running deliveries counts as hanging.
 const HANGING_AFTER: Duration = Duration::from_secs(1);
 
@@ -34,8 +36,12 @@ pub(super) enum Class {
 pub(super) struct DeliverySlots {
     /// A task returns whether it delivered its event.
     pool: KeyedTaskPool<bool>,
-    /// Subscriptions whose last attempt failed.
-    failing: HashSet<String>,
+    /// Subscriptions whose last attempt failed, with the time of its end.
+    failing: HashMap<String, Instant>,
+    /// Time at which failing sinks last took all their slots.
+    failing_full: Option<Instant>,
+    /// Subscriptions with a success since the start. After a restart, dead sinks with the oldest events would take all slots.
+    proven: HashSet<String>,
     /// Time of the last success of each subscription with running deliveries, or of the first one's start.
     progress: HashMap<String, Instant>,
 }
@@ -43,7 +49,7 @@ pub(super) struct DeliverySlots {
 impl DeliverySlots {
     pub(super) fn new() -> Self {
         let pool = KeyedTaskPool::new(MAX_CONCURRENT_DELIVERIES, MAX_PER_SINK);
-        Self { pool, failing: HashSet::new(), progress: HashMap::new() }
+        Self { pool, failing: HashMap::new(), failing_full: None, proven: HashSet::new(), progress: HashMap::new() }
     }
 
     /// Returns the number of free slots of a class.
@@ -51,7 +57,7 @@ impl DeliverySlots {
         match class {
             Class::Healthy => self.pool.free(),
             Class::Failing => {
-                let running: usize = self.failing.iter().map(|subscription| self.pool.count(subscription)).sum();
+                let running: usize = self.failing.keys().map(|subscription| self.pool.count(subscription)).sum();
                 MAX_FAILING.saturating_sub(running).min(self.pool.free()).min(self.failing.len())
             }
         }
@@ -59,16 +65,32 @@ impl DeliverySlots {
 
     /// Returns the number of free slots of a subscription, if it is of this class.
     pub(super) fn free(&self, subscription: &str, class: Class) -> usize {
-        let is_failing = self.failing.contains(subscription);
-        if is_failing != (class == Class::Failing) {
+        let failed = self.failing.get(subscription);
+        if failed.is_some() != (class == Class::Failing) || failed.is_some_and(|ended| self.gives_way(*ended)) {
             return 0;
         }
         let limit = match SinkName::of_subscription(subscription).is_webhook() {
-            _ if is_failing || self.is_hanging(subscription) => MAX_PER_FAILING_SINK,
+            _ if failed.is_some() || self.is_hanging(subscription) => MAX_PER_UNPROVEN_SINK,
+            _ if !self.proven.contains(subscription) => MAX_PER_UNPROVEN_SINK,
             true => MAX_PER_WEBHOOK,
             false => MAX_PER_SINK,
         };
         limit.saturating_sub(self.pool.count(subscription))
+    }
+
+    /// Notes that a search started as many deliveries of a class as it was allowed to.
+    pub(super) fn reached_limit(&mut self, class: Class) {
+        if class == Class::Failing {
+            self.failing_full = Some(Instant::now());
+        }
+    }
+
+    /// Returns whether a failing sink, whose last attempt ended then, leaves its turn to others. The slots go to the events
+    /// that are overdue for longest, so sinks that fail for long would otherwise keep them from one that has just failed.
+    fn gives_way(&self, ended: Instant) -> bool {
+        let rounds = u32::try_from(self.failing.len() / MAX_FAILING).unwrap_or(u32::MAX);
+        let pause = LONGEST_ATTEMPT.saturating_mul(rounds);
+        self.failing_full.is_some_and(|full| full.elapsed() < pause) && ended.elapsed() < pause
     }
 
     /// Returns whether an event is under way to a subscription.
@@ -107,10 +129,12 @@ impl DeliverySlots {
         } else if is_delivered {
             self.progress.insert(subscription.clone(), Instant::now());
         }
-        match is_delivered {
-            true => self.failing.remove(&subscription),
-            false => self.failing.insert(subscription),
-        };
+        if is_delivered {
+            self.failing.remove(&subscription);
+            self.proven.insert(subscription);
+        } else {
+            self.failing.insert(subscription, Instant::now());
+        }
     }
 }
 
@@ -154,7 +178,9 @@ mod tests {
     #[test]
     fn sinks_of_a_merchant_have_slots_of_their_own() {
         let mut slots = DeliverySlots::new();
-        slots.failing.insert("a/mq".to_owned());
+        slots.failing.insert("a/mq".to_owned(), Instant::now());
+        assert_eq!(slots.free("a", Healthy), 1, "it has not succeeded yet");
+        slots.proven.extend(["a", "a/mq", "a/other"].map(str::to_owned));
         assert_eq!(["a", "a/mq", "a/other"].map(|it| slots.free(it, Healthy)), [8, 0, 32]);
         assert_eq!(["a", "a/mq", "a/other"].map(|it| slots.free(it, Failing)), [0, 1, 0]);
         assert_ne!(key("a", "evt_1"), key("a/mq", "evt_1"));
@@ -163,6 +189,7 @@ mod tests {
     #[tokio::test]
     async fn webhook_is_limited_to_its_slots_and_to_one_while_failing() {
         let (mut slots, attempts) = (DeliverySlots::new(), Attempts::new());
+        slots.proven.extend(["a", "b"].map(str::to_owned));
         assert_eq!((slots.free("a", Healthy), slots.free("b", Healthy)), (8, 8));
         for event in 0..8 {
             attempts.start(&mut slots, "a", &event.to_string());
@@ -198,17 +225,67 @@ mod tests {
         }
         assert_eq!((started, slots.limit(Failing)), (MAX_FAILING, 0));
         assert_eq!(slots.limit(Healthy), MAX_CONCURRENT_DELIVERIES - MAX_FAILING);
+        slots.proven.insert("healthy".to_owned());
         assert_eq!(slots.free("healthy", Healthy), 8);
     }
 
     #[tokio::test(start_paused = true)]
     async fn hanging_sink_gets_no_further_slot_until_it_succeeds() {
         let (mut slots, attempts) = (DeliverySlots::new(), Attempts::new());
+        slots.proven.insert("a/mq".to_owned());
         attempts.start(&mut slots, "a/mq", "1");
         assert_eq!(slots.free("a/mq", Healthy), 31);
         tokio::time::advance(HANGING_AFTER).await;
         assert_eq!(slots.free("a/mq", Healthy), 0);
         attempts.end(&mut slots, 1, true).await;
         assert_eq!(slots.free("a/mq", Healthy), 32);
+    }
+
+    #[tokio::test]
+    async fn sink_gets_one_slot_until_its_first_success() {
+        let (mut slots, attempts) = (DeliverySlots::new(), Attempts::new());
+        attempts.start(&mut slots, "a/mq", "1");
+        assert_eq!((slots.free("a/mq", Healthy), slots.free("a", Healthy)), (0, 1));
+        attempts.end(&mut slots, 1, true).await;
+        assert_eq!(slots.free("a/mq", Healthy), 32);
+    }
+
+    /// The events of 1,000 dead sinks are always overdue for longer than that of a sink that failed once.
+    #[tokio::test(start_paused = true)]
+    async fn sink_that_failed_once_gets_its_turn_among_a_thousand_dead_ones() {
+        let (mut slots, attempts) = (DeliverySlots::new(), Attempts::new());
+        let dead: Vec<_> = (0..1000).map(|number| format!("m{number}")).collect();
+        for subscription in &dead {
+            attempts.start(&mut slots, subscription, "first");
+        }
+        attempts.end(&mut slots, 1000, false).await;
+        let hanging = async || {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            false
+        };
+        let began = Instant::now();
+        let mut failed = None;
+        while failed.is_none_or(|_| slots.free("new", Healthy) == 0) {
+            if failed.is_none() && began.elapsed() >= Duration::from_mins(2) {
+                failed = Some(*slots.failing.entry("new".to_owned()).or_insert_with(Instant::now));
+            }
+            assert!(failed.is_none_or(|at| at.elapsed() < Duration::from_secs(120)), "two rounds");
+            let (limit, mut started) = (slots.limit(Failing), 0);
+            for subscription in dead.iter().map(String::as_str).chain(failed.map(|_| "new")) {
+                if started < limit && slots.free(subscription, Failing) > 0 {
+                    match subscription {
+                        "new" => slots.start(subscription, "next", std::future::ready(true)),
+                        dead => slots.start(dead, "next", hanging()),
+                    }
+                    started += 1;
+                }
+            }
+            if started == limit {
+                slots.reached_limit(Failing);
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            slots.collect_ended();
+        }
+        assert_eq!(slots.free("new", Failing), 0);
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Attempted, EventRow, named, schedule};
-use crate::due_index::outbox_key;
+use crate::due_index::{outbox_key, redelivery_tries};
 use crate::error::LedgerError;
 use crate::ids::{Id, index, millis};
 use crate::records::{Redelivered, SinkName};
@@ -21,6 +21,8 @@ use crate::transaction::{Read, Space, Transaction};
 const KEY_RETENTION: u64 = RetentionPolicy::CLAIMS_AT_LEAST.as_secs() * 1000;
 /// Maximum number of redeliveries of one event within [`KEY_RETENTION`], which bounds the size of its row.
 const MAX_REQUESTS: usize = 100;
+/// Time within which the due times of requests of one millisecond lie, in milliseconds. There are at most [`MAX_REQUESTS`].
+const MAX_SAME_MILLISECOND: u64 = 200;
 
 /// Redeliveries of one event.
 #[derive(Default, Serialize, Deserialize)]
@@ -174,11 +176,15 @@ fn redelivered(tx: &Transaction<'_>, attempted: &Attempted) -> Result<Option<(Id
 
 /// Puts the event in the outbox, in the place of an earlier redelivery to the sink.
 fn put_in_outbox(tx: &mut Transaction<'_>, row: &mut EventRow, id: Id, sink: &SinkName, due: Timestamp, tries: u32) {
-    let earlier = remove_from_outbox(tx, row, id, sink);
+    let (earlier, due) = (remove_from_outbox(tx, row, id, sink), millis(due));
     let subscription = sink.subscription(&row.event.subject.merchant);
-    let value = [&tries.to_be_bytes()[..], &row.payment.0, subscription.as_bytes()].concat();
-    // The earlier one may be under way. Its end must not be taken for the end of this one.
-    let due = millis(due) + u64::from(earlier == Some(millis(due)));
+    let value = [&redelivery_tries(tries).to_be_bytes()[..], &row.payment.0, subscription.as_bytes()].concat();
+    // The earlier ones may be under way, and their ends must not be taken for the end of this one. Those requested within one
+    // millisecond got the next ones. A postponed one is due much later.
+    let due = match earlier {
+        Some(earlier) if (due..due + MAX_SAME_MILLISECOND).contains(&earlier) => earlier + 1,
+        _ => due,
+    };
     tx.put(Space::Outbox, &outbox_key(due, id, sink), value);
     row.redelivery.due.insert(sink.clone(), due);
 }

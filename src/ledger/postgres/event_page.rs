@@ -6,7 +6,7 @@ mod withheld;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) use self::restored::renumber_restored;
+pub(super) use self::restored::NumberedFor;
 pub(super) use self::withheld::Withheld;
 use super::Engine;
 use super::session::Session;

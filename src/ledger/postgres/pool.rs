@@ -280,7 +280,7 @@ fn refuse(jobs: VecDeque<Job>, why: &str) {
 pub(super) fn work(shared: &Arc<Shared>) {
     let queue = &shared.queue;
     while queue.wait_until_needed() {
-        match Session::connect(&shared.address) {
+        match connect(shared) {
             Ok(session) => {
                 queue.connect_succeeded(shared);
                 serve(shared, &session);
@@ -289,6 +289,12 @@ pub(super) fn work(shared: &Arc<Shared>) {
             Err(failure) => queue.connect_failed(failure, shared),
         }
     }
+}
+
+fn connect(shared: &Shared) -> Result<Session, Failure> {
+    let session = Session::connect(&shared.address)?;
+    shared.numbered_for.follow(&shared.address, &session)?;
+    Ok(session)
 }
 
 /// Serves work on one connection while it is usable, or until the queue is shut and empty.

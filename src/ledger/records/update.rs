@@ -147,7 +147,8 @@ pub struct EventPage {
     pub next: Option<String>,
     /// Whether no event follows the page now.
     pub is_last: bool,
-    /// Whether events are withheld until an older transaction has ended, which takes milliseconds.
+    /// Whether events are withheld until an older transaction has ended. Tollgate's own take milliseconds; one of another
+    /// program on the server may take hours.
     pub is_withheld: bool,
     /// Whether the event of the cursor is no longer retained. Events after it may have been purged unread.
     pub is_expired: bool,

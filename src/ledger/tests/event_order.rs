@@ -104,6 +104,37 @@ async fn events_restored_on_a_server_with_smaller_transaction_numbers_keep_their
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn running_gateways_keep_the_order_when_they_fail_over_to_a_server_with_smaller_transaction_numbers() {
+    let server = Server::start(&[]);
+    let backend = Schema::on(&server);
+    let gateways = [backend.connect(2), backend.connect(2)];
+    for order in ["a", "b", "c"] {
+        publish(&gateways[0], order, at(1)).await;
+    }
+    let before = settled(&gateways[0], None).await;
+    // As if the sessions ended at a server and led to another one, which has the rows and has begun fewer transactions.
+    backend.sql(
+        "UPDATE tollgate_merchant_events SET xact = xact + (1::bigint << 40);
+         ALTER TABLE tollgate_records RENAME TO former;
+         CREATE TABLE tollgate_records (LIKE former INCLUDING ALL);
+         INSERT INTO tollgate_records SELECT * FROM former",
+    );
+    backend.sql(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+         WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
+    );
+    publish(&gateways[1], "new", at(1)).await;
+    for gateway in &gateways {
+        let orders = async |cursor: &Event| {
+            let behind = settled(gateway, Some(&cursor.id)).await;
+            behind.into_iter().map(|event| event.subject.order_id).collect::<Vec<_>>()
+        };
+        assert_eq!(orders(&before[2]).await, ["new"]);
+        assert_eq!(orders(&before[1]).await, ["c", "new"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn listener_of_another_machine_is_told_whose_event_was_published() {
     struct Published(Mutex<Vec<MerchantKey>>);
     impl ChangeListener for Published {

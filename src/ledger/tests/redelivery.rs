@@ -103,8 +103,33 @@ async fn redelivery_requested_during_an_attempt_is_sent_after_it() {
     assert_eq!(due_ids(&fixture, at(12)).await, [event.as_str()], "the second request is not fulfilled");
     fixture.ledger.postpone(&first, at(5000), 3).await.unwrap();
     let [second] = &fixture.deliveries(at(12), 9).await[..] else { panic!("a late report delays it") };
-    fixture.ledger.delivered(second, at(13)).await.unwrap();
+    // In that millisecond again.
+    assert_eq!(redeliver("k-3", at(10)).await, Redelivered::Accepted);
+    fixture.ledger.delivered(&first, at(12)).await.unwrap();
+    fixture.ledger.delivered(second, at(12)).await.unwrap();
+    let [third] = &fixture.deliveries(at(12), 9).await[..] else { panic!("the third request is not fulfilled") };
+    fixture.ledger.postpone(third, at(5000), 3).await.unwrap();
+    assert_eq!(redeliver("k-4", at(20)).await, Redelivered::Accepted);
+    let [fourth] = &fixture.deliveries(at(20), 9).await[..] else { panic!("it waits for the postponed one") };
+    fixture.ledger.delivered(fourth, at(21)).await.unwrap();
     assert_eq!(due_ids(&fixture, at(9999)).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn age_of_the_oldest_waiting_event_ignores_redeliveries() {
+    let fixture = Fixture::new();
+    let event = delivered_event(&fixture).await;
+    assert_eq!(fixture.ledger.redeliver("shop", &event, "k", at(2 * DAY)).await.unwrap(), Redelivered::Accepted);
+    let redelivery = fixture.deliveries(at(2 * DAY), 9).await.remove(0);
+    fixture.ledger.postpone(&redelivery, at(2 * DAY + 60), 3).await.unwrap();
+    let claimed = fixture.ledger.claim(claim_key("refund", "r"), Intent::Refund(a_refund("o", "r", 300)), at(2 * DAY)).await.unwrap();
+    let ClaimResult::Run(permit) = claimed else { panic!("{claimed:?}") };
+    fixture.ledger.settle(permit, outcome(Status::Succeeded), at(2 * DAY), answer).await.unwrap();
+    let fixture = fixture.crash();
+    let oldest = fixture.ledger.waiting().await.unwrap().oldest_by_sink;
+    assert_eq!(oldest, BTreeMap::from([(SinkName::WEBHOOK, at(2 * DAY))]));
+    let tries = fixture.deliveries(at(3 * DAY), 9).await.into_iter().map(|it| (it.event.id == event, it.tries));
+    assert_eq!(tries.collect::<BTreeMap<_, _>>(), BTreeMap::from([(true, 3), (false, 0)]));
 }
 
 #[tokio::test]

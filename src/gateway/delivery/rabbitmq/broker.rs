@@ -20,8 +20,9 @@ use crate::delivery::failure::DeliveryError;
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Maximum number of brokers that are reconnected at once.
 const MAX_CONCURRENT_RECONNECTS: usize = 64;
-/// Maximum number of channels on one connection, so that one slow queue delays only so many other sinks.
-const MAX_CHANNELS: usize = 256;
+/// Maximum number of channels on one connection. The broker may stop reading a connection because of one slow queue, which
+/// delays every sink on it.
+const MAX_CHANNELS: usize = 32;
 
 type HostAndPort = (String, u16);
 
@@ -127,8 +128,11 @@ impl Broker {
     fn usable(&self, allowed: &[IpNet]) -> Option<SharedConnection> {
         let mut connections = self.connections.lock();
         connections.retain(|connection| connection.upgrade().is_some());
-        let with_room = connections.iter().filter(|connection| connection.handles() < MAX_CHANNELS);
-        with_room.filter_map(WeakConnection::upgrade).find(|connection| connection.is_permitted(allowed))
+        let usable = |weak: &WeakConnection| {
+            let handles = weak.handles();
+            weak.upgrade().filter(|it| handles < room(it.channel_max()) && it.is_permitted(allowed))
+        };
+        connections.iter().find_map(usable)
     }
 
     /// Opens a connection. Returns the reason if it fails.
@@ -139,6 +143,12 @@ impl Broker {
         self.connections.lock().push(connection.downgrade());
         Ok(connection)
     }
+}
+
+/// Returns the number of channels to use on a connection that permits `channel_max`.
+fn room(channel_max: u16) -> usize {
+    // The library does not give out the last number. A connection without room would be followed by another for ever.
+    usize::from(channel_max).saturating_sub(1).clamp(1, MAX_CHANNELS)
 }
 
 /// Connects again and again until it succeeds, or until no sink uses the broker any more.
@@ -168,5 +178,15 @@ async fn reconnect(broker: Weak<Broker>, reconnects: Arc<Reconnects>) {
             }
         }
         pause = (pause * 2).min(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_has_as_many_channels_as_the_broker_permits_and_at_most_32() {
+        assert_eq!([0, 1, 2, 8, 33, 128, 2047].map(room), [1, 1, 1, 7, 32, 32, 32]);
     }
 }

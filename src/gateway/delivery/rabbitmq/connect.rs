@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use tollgate_config::{AmqpUrl, RabbitMqConfig};
 
-use super::broker_error::broker_error;
+use super::broker_error::{broker_error, channel_error};
 use super::connection::SharedConnection;
 use super::greeting::greet;
 use super::publisher::Publisher;
@@ -60,9 +60,9 @@ pub(super) async fn open_channel(
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let name = config.exchange.as_str().into();
         let declared = channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default());
-        declared.await.map_err(|error| broker_error(&error))?;
+        declared.await.map_err(|error| channel_error(&error))?;
     }
-    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| broker_error(&error))?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| channel_error(&error))?;
     Ok(Publisher::start(connection, channel))
 }
 
@@ -81,14 +81,17 @@ async fn dial(
     let addresses = dial::sorted(endpoint.resolve(allowed).await?, 0);
     let (stream, address) = dial::connect_first(&addresses).await?;
     let (stream, socket) = Socket::of(stream).map_err(|error| DeliveryError::Connect(address, error))?;
-    let cannot_connect = |error| DeliveryError::Connect(address, error);
+    let no_greeting = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => DeliveryError::NoGreeting(address),
+        _ => DeliveryError::Connect(address, error),
+    };
     let Some(name) = name else {
-        return Ok((Box::new(greet(stream).await.map_err(cannot_connect)?), socket, address.ip()));
+        return Ok((Box::new(greet(stream).await.map_err(no_greeting)?), socket, address.ip()));
     };
     let trust = trust(authorities).map_err(|error| DeliveryError::Tls(address, error))?;
     let stream = TlsConnector::from(trust).connect(name, stream).await;
     let stream = stream.map_err(|error| DeliveryError::Tls(address, error))?;
-    Ok((Box::new(greet(stream).await.map_err(cannot_connect)?), socket, address.ip()))
+    Ok((Box::new(greet(stream).await.map_err(no_greeting)?), socket, address.ip()))
 }
 
 /// Returns the URL in the library's form. The scheme is the plain one, because TLS is negotiated before.
@@ -106,5 +109,29 @@ fn uri(url: &AmqpUrl) -> AMQPUri {
             connection_timeout: None,
             auth_mechanism: Some(SASLMechanism::Plain),
         },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tollgate_plugins::secret::Secret;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn broker_that_closes_before_its_greeting_is_reported_with_advice() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 8]).await.unwrap();
+        });
+        let secret = || Secret::new("guest".to_owned());
+        let (host, vhost) = ("127.0.0.1".to_owned(), "/".to_owned());
+        let url = AmqpUrl { tls: false, host, port: address.port(), user: secret(), password: secret(), vhost };
+        let error = dial(&url, None, &["127.0.0.0/8".parse().unwrap()]).await.err().unwrap();
+        assert!(matches!(error, DeliveryError::NoGreeting(at) if at == address), "{error}");
     }
 }

@@ -67,6 +67,11 @@ impl SharedConnection {
         connections::not_permitted(self.0.peer, allowed).is_none()
     }
 
+    /// Returns the number of channels that the broker permits.
+    pub(super) fn channel_max(&self) -> u16 {
+        self.0.connection.configuration().channel_max()
+    }
+
     /// Closes the connection for all its users.
     pub(crate) fn close(&self) {
         self.0.closed.send_replace(true);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use lapin::message::BasicReturnMessage;
 use lapin::{Confirmation, PublisherConfirm};
 
-use super::broker_error::broker_error;
+use super::broker_error::channel_error;
 use super::submitted::{Message, Reply};
 use super::verdicts::{Confirmed, Verdict, Verdicts};
 use crate::delivery::failure::DeliveryError;
@@ -128,7 +128,7 @@ impl Unconfirmed {
         if let Some(Publishing { id, message, .. }) = self.publishing.take() {
             match result {
                 Ok(confirm) => self.pending.push(Pending { id, confirm, message }),
-                Err(error) => settled.failed.push((message, broker_error(&error))),
+                Err(error) => settled.failed.push((message, channel_error(&error))),
             }
         }
         true
@@ -143,7 +143,7 @@ impl Settled {
     fn add(&mut self, Pending { id, message, .. }: Pending, result: lapin::Result<Confirmation>) {
         match result {
             Ok(confirmation) => self.confirmed.push((id, message, confirmed(confirmation))),
-            Err(error) => self.failed.push((message, broker_error(&error))),
+            Err(error) => self.failed.push((message, channel_error(&error))),
         }
     }
 }

@@ -2,20 +2,21 @@
 //!
 //! The broker returns an unroutable message before it confirms it. The library keeps returned messages in a queue, and each
 //! confirmation that it processes carries the first one, which may be another message's. Hence:
-//! - A message whose id any confirmation carried was returned.
+//! - A message whose id any confirmation carried was returned. An event that is sent again while its first message is still
+//!   unconfirmed gives two messages one id, so the returns of an id are counted, and each decides one message.
 //! - A message whose own confirmation carried nothing is delivered, unless its id was carried before: the queue was empty.
 //! - A message whose confirmation carried another's return is decided later: once a confirmation that was processed after it
 //!   carries nothing, or once every message is confirmed. The queue is empty then. It is never longer than the number of
 //!   returned messages that are not confirmed yet.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// Decisions about the messages of one channel. `T` is what the caller knows of a message.
 pub(super) struct Verdicts<T> {
     /// Confirmed messages whose own return may be in the queue.
     undecided: Vec<(String, T)>,
-    /// Ids of returned messages that are not decided.
-    returned: HashSet<String>,
+    /// Number of returned messages by id, without those that are decided.
+    returned: HashMap<String, u32>,
 }
 
 /// Confirmation of a message, with the id of the returned message that it carried.
@@ -38,19 +39,21 @@ pub(super) enum Verdict {
 
 impl<T> Verdicts<T> {
     pub(super) fn new() -> Self {
-        Self { undecided: Vec::new(), returned: HashSet::new() }
+        Self { undecided: Vec::new(), returned: HashMap::new() }
     }
 
     /// Takes the next confirmations with the ids of their messages, and returns decisions. The batch must contain every
     /// confirmation that was processed before one of its own. `is_all` says that no other message is unconfirmed.
     pub(super) fn decide(&mut self, batch: Vec<(String, T, Confirmed)>, is_all: bool) -> Vec<(T, Verdict)> {
-        self.returned.extend(batch.iter().filter_map(|(.., confirmed)| confirmed.carried.clone()));
+        for id in batch.iter().filter_map(|(.., confirmed)| confirmed.carried.clone()) {
+            *self.returned.entry(id).or_default() += 1;
+        }
         let mut decided = Vec::new();
         if batch.iter().any(|(.., confirmed)| confirmed.carried.is_none()) {
             self.decide_waiting(&mut decided);
         }
         for (id, message, Confirmed { is_ack, carried }) in batch {
-            if self.returned.remove(&id) {
+            if self.take_returned(&id) {
                 decided.push((message, Verdict::Returned));
             } else if !is_ack {
                 decided.push((message, Verdict::Nack));
@@ -68,10 +71,20 @@ impl<T> Verdicts<T> {
     }
 
     fn decide_waiting(&mut self, decided: &mut Vec<(T, Verdict)>) {
-        for (id, message) in self.undecided.drain(..) {
-            let is_returned = self.returned.remove(&id);
+        for (id, message) in std::mem::take(&mut self.undecided) {
+            let is_returned = self.take_returned(&id);
             decided.push((message, if is_returned { Verdict::Returned } else { Verdict::Delivered }));
         }
+    }
+
+    /// Takes one return of this id, if there is one.
+    fn take_returned(&mut self, id: &str) -> bool {
+        let Some(count) = self.returned.get_mut(id) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.returned.remove(id);
+        }
+        true
     }
 }
 
@@ -125,11 +138,23 @@ mod tests {
         assert_eq!(decide(&mut verdicts, &[("d", nack)], true), ["d Nack"]);
     }
 
+    /// The event was sent again on the channel after a pause of the broker, during which its first message stayed unconfirmed.
+    #[test]
+    fn two_returned_messages_of_one_event_are_both_returned() {
+        let mut verdicts = Verdicts::new();
+        let decided = decide(&mut verdicts, &[("lost", ack(Some("lost"))), ("lost", ack(Some("lost")))], true);
+        assert_eq!(decided, ["lost Returned", "lost Returned"]);
+        assert!(decide(&mut verdicts, &[("a", ack(Some("lost"))), ("b", ack(Some("lost")))], false).is_empty());
+        let decided = decide(&mut verdicts, &[("lost", ack(None)), ("lost", ack(None))], false);
+        assert_eq!(decided, ["a Delivered", "b Delivered", "lost Returned", "lost Returned"]);
+    }
+
     proptest! {
         /// A broker returns before it confirms, in any order otherwise; the library hands returns out first in, first out.
         #[test]
         fn exactly_the_unroutable_messages_are_returned(
             messages in proptest::collection::vec((any::<bool>(), any::<u32>(), any::<u32>(), any::<bool>()), 1..24),
+            ids in prop_oneof![Just(usize::MAX), Just(3)],
         ) {
             // (time, is a confirmation, message), each return before its confirmation.
             let mut frames = Vec::new();
@@ -144,12 +169,12 @@ mod tests {
             let (mut verdicts, mut decided) = (Verdicts::new(), Vec::new());
             for (_, is_confirmation, number) in frames {
                 if !is_confirmation {
-                    queue.push_back(number.to_string());
+                    queue.push_back((number % ids).to_string());
                     continue;
                 }
                 confirmed += 1;
                 let one = Confirmed { is_ack: true, carried: queue.pop_front() };
-                batch.push((number.to_string(), number, one));
+                batch.push(((number % ids).to_string(), number, one));
                 let is_all = confirmed == messages.len();
                 if is_all || messages[number].3 {
                     // The order within a batch is unknown to the caller.
@@ -157,11 +182,16 @@ mod tests {
                     decided.extend(verdicts.decide(std::mem::take(&mut batch), is_all));
                 }
             }
-            decided.sort_by_key(|(number, _)| *number);
             let expected = messages.iter().enumerate().map(|(number, (is_routable, ..))| {
-                (number, if *is_routable { Verdict::Delivered } else { Verdict::Returned })
+                (number % ids, if *is_routable { Verdict::Delivered } else { Verdict::Returned })
             });
-            prop_assert_eq!(decided, expected.collect::<Vec<_>>());
+            let mut expected: Vec<_> = expected.map(|it| format!("{it:?}")).collect();
+            // Of messages with one id, any may get the verdict of another.
+            let decided = decided.into_iter().map(|(number, verdict)| (number % ids, verdict));
+            let mut decided: Vec<_> = decided.map(|it| format!("{it:?}")).collect();
+            expected.sort();
+            decided.sort();
+            prop_assert_eq!(decided, expected);
         }
     }
 }

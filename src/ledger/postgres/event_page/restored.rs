@@ -3,17 +3,38 @@
 //! Numbers of transactions belong to one server. After a restore from a dump, or a logical failover, the numbers in the
 //! rows may be greater than those of new transactions: the events would be withheld, and new ones would precede them.
 
+use parking_lot::Mutex;
+
 use super::super::address::Address;
 use super::super::failure::Failure;
+use super::super::origin;
 use super::super::schema::MIGRATION_LOCK;
 use super::super::session::Session;
 
 /// Time limit for the renumbering of all events, in seconds.
 const RENUMBER_TIMEOUT_SECS: u64 = 3600;
 
+/// Identity of the server, the database and the tables whose events this process has numbered. `None` until it is known.
+#[derive(Default)]
+pub(crate) struct NumberedFor(Mutex<Option<String>>);
+
+impl NumberedFor {
+    /// Renumbers all events if the session leads to another server than the last one did, and the tables come from elsewhere.
+    /// Called before the first work on each session, because a logical failover ends sessions and no process.
+    pub(crate) fn follow(&self, address: &Address, session: &Session) -> Result<(), Failure> {
+        let identity = origin::identity(session).ok();
+        if identity.is_some() && *self.0.lock() == identity {
+            return Ok(());
+        }
+        renumber_restored(address, session)?;
+        *self.0.lock() = identity;
+        Ok(())
+    }
+}
+
 /// Renumbers all events if the tables come from another server: in their order, before every transaction. Called before
-/// this process writes.
-pub(crate) fn renumber_restored(address: &Address, session: &Session) -> Result<(), Failure> {
+/// this process writes there.
+fn renumber_restored(address: &Address, session: &Session) -> Result<(), Failure> {
     // At most the position in the events of one merchant minus their number, so never positive.
     const RENUMBER: &str = "\
         UPDATE tollgate_merchant_events AS it SET xact = ranked.xact FROM (
