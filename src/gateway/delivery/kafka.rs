@@ -103,11 +103,9 @@ impl KafkaSink {
         if !is_dead && !is_transient(code) {
             return DeliveryError::Kafka(code);
         }
+        // The library does not follow a cluster that was made anew, so that the next attempt gets another client.
+        self.discard(client).await;
         let connection = client.relay.fault();
-        // A connected broker that takes nothing may be of a cluster that was made anew, which the library does not follow.
-        if is_dead || connection.is_none() {
-            self.discard(client).await;
-        }
         self.failed(connection.unwrap_or_else(|| DeliveryError::Kafka(code).to_string()))
     }
 
