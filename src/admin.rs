@@ -2,6 +2,7 @@
 
 mod breakers;
 mod browsers;
+mod sinks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +26,7 @@ use tollgate_gateway::reload::generations::StoredGeneration;
 use tollgate_gateway::reload::{ReloadHandle, Report};
 use tollgate_gateway::telemetry::{METRICS, filter_metrics};
 use tollgate_gateway::workers::Workers;
-use tollgate_ledger::LedgerError;
+use tollgate_ledger::{LedgerError, SinkName};
 use tollgate_plugins::filter::Clock;
 
 use self::browsers::{CallerProof, rejection};
@@ -145,6 +146,10 @@ impl Admin {
                 Ok(message) => text_response(StatusCode::OK, PLAIN_TEXT, message),
                 Err(message) => text_response(StatusCode::BAD_REQUEST, PLAIN_TEXT, message),
             },
+            (&Method::POST, path) if path.starts_with("/merchants/") => match sinks::retry(&self.gateway, path).await {
+                Ok(message) => text_response(StatusCode::OK, PLAIN_TEXT, message),
+                Err((status, message)) => text_response(status, PLAIN_TEXT, message),
+            },
             (&Method::GET, path) if path.starts_with("/explain/") => {
                 let Some(question) = explain::Question::read(path, header.uri.query()) else {
                     return text_response(StatusCode::BAD_REQUEST, PLAIN_TEXT, "invalid query; use /explain/ORDER?merchant=NAME\n".to_owned());
@@ -157,7 +162,7 @@ impl Admin {
             _ => text_response(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "no such path; try GET /metrics /healthz /readyz /generations /breakers /probes /explain/ORDER or POST /reload /rollback /breakers\n"
+                "no such path; try GET /metrics /healthz /readyz /generations /breakers /probes /explain/ORDER or POST /reload /rollback /breakers /merchants/MERCHANT/sinks/SINK/retry\n"
                     .to_owned(),
             ),
         }
@@ -183,7 +188,9 @@ impl Admin {
         if let Ok(waiting) = self.gateway.ledger.waiting().await {
             let snapshot = self.gateway.current.load();
             let sinks = snapshot.config.merchants.values().flat_map(|merchant| &merchant.sinks);
-            METRICS.set_delivery_queue_depth(&waiting.deliveries_by_sink, sinks.map(|sink| sink.name.as_str()));
+            let age = |sink: &SinkName| seconds_since(waiting.oldest_by_sink.get(sink).copied());
+            let by_sink = waiting.deliveries_by_sink.iter().map(|(sink, count)| (sink.clone(), (*count, age(sink))));
+            METRICS.set_delivery_backlog(&by_sink.collect(), sinks.map(|sink| sink.name.as_str()));
             METRICS.unknown_payments.set(i64::try_from(waiting.unknown).unwrap_or(i64::MAX));
             METRICS.unknown_oldest_seconds.set(seconds_since(waiting.oldest_unknown));
             METRICS.queue_depth.set(i64::try_from(waiting.jobs).unwrap_or(i64::MAX));
@@ -194,6 +201,7 @@ impl Admin {
         let is_held = !matches!(lost, Some(LedgerError::Unreachable { .. } | LedgerError::LeaseLost(_)));
         METRICS.stores.ledger_lease.set(i64::from(is_held));
         METRICS.ledger_accepts_writes.set(i64::from(self.gateway.ledger.check_disk_space().is_ok()));
+        METRICS.export_disk_space(&self.gateway.current.load().process);
         METRICS.clock_offset_seconds.set(clock::offset_seconds());
         self.probes.update_metrics(&self.gateway.current.load());
         self.gateway.provider_client.keys().show(&self.gateway.current.load());

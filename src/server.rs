@@ -27,7 +27,7 @@ use crate::admin::Admin;
 use crate::output::say;
 use tollgate_gateway::open_ledger::open_ledger;
 use tollgate_gateway::workers::Workers;
-use tollgate_gateway::{cache, clock, delivery, job_worker, operator_events, purge_worker, resolver};
+use tollgate_gateway::{cache, clock, delivery, job_worker, operator_events, purge_worker, resolver, source};
 
 /// A gateway with bound sockets that does not serve yet.
 pub(crate) struct Bound {
@@ -148,6 +148,10 @@ impl Bound {
         let (worker, jobs_in_flight) = (Arc::clone(&gateway), in_flight.clone());
         server.add_service(
             workers.background("queue", move |shutdown| job_worker::run(worker, jobs_in_flight, shutdown)),
+        );
+        let (worker, messages_in_flight) = (Arc::clone(&gateway), in_flight.clone());
+        server.add_service(
+            workers.background("sources", move |shutdown| source::run(worker, messages_in_flight, shutdown)),
         );
         let (current, ledger) = (Arc::clone(&gateway.current), gateway.ledger.clone());
         server.add_service(workers.background("delivery", move |shutdown| delivery::run(current, ledger, shutdown)));

@@ -119,6 +119,7 @@ impl Connection {
 
     /// Returns status and body of the response.
     pub async fn send(&mut self, prepared: Prepared) -> Result<(u16, Bytes), hyper::Error> {
+        self.sender.ready().await?;
         let answer = self.sender.send_request(request(self.to, prepared)).await?;
         let status = answer.status().as_u16();
         Ok((status, answer.into_body().collect().await?.to_bytes()))

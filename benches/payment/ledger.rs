@@ -58,14 +58,8 @@ async fn claims(tasks: usize, ledgers: Vec<Ledger>) -> f64 {
         let ledger = ledgers[task % ledgers.len()].clone();
         async move {
             let order = format!("o-{round}-{task}-{number}");
-            let key = ClaimKey {
-                merchant: "shop".into(),
-                method: "POST".into(),
-                path: "/v1/payments".into(),
-                key: order.clone(),
-                fingerprint: [7; 32],
-            };
-            let claimed = ledger.claim(key, Intent::Pay(payment(&order)), Timestamp::now()).await.unwrap();
+            let claimed =
+                ledger.claim(claim_key(&order), Intent::Pay(payment(&order)), Timestamp::now()).await.unwrap();
             let ClaimResult::Run(ticket) = claimed else { panic!("{claimed:?}") };
             // The claim is not settled: only the claim is measured.
             std::mem::forget(ticket);
@@ -74,7 +68,19 @@ async fn claims(tasks: usize, ledgers: Vec<Ledger>) -> f64 {
     .await
 }
 
-fn payment(order: &str) -> Payment {
+/// Returns the key of a request that creates this order.
+pub fn claim_key(order: &str) -> ClaimKey {
+    ClaimKey {
+        merchant: "shop".into(),
+        method: "POST".into(),
+        path: "/v1/payments".into(),
+        key: order.into(),
+        fingerprint: [7; 32],
+    }
+}
+
+/// Returns a payment of the merchant `shop` of which nothing was sent.
+pub fn payment(order: &str) -> Payment {
     let now = Timestamp::now();
     Payment {
         merchant: "shop".into(),

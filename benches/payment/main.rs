@@ -1,6 +1,6 @@
 //! Cost of a payment, interleaved in one run: the gateway, a bare Pingora proxy, the signatures alone, the ledger alone.
 //!
-//! `cargo bench --bench payment`, or with `-- ledger`, `-- throughput`, `-- reload` or `-- status` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
+//! `cargo bench --bench payment`, or with `-- ledger`, `-- throughput`, `-- reload`, `-- status`, `-- deliveries` or `-- streams` that alone; `TOLLGATE_BENCH_PAYMENTS` sets how many payments are measured (default 10000). Machines
 //! differ and are noisy: the ratios count, not the numbers.
 //!
 //! Two parts run only by name, each about a minute: `-- takeover` kills one of three gateways with 4,000 claims under way,
@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, missing_docs, unreachable_pub)]
 
 mod bare;
+mod deliveries;
 mod drive;
 mod ledger;
 mod merchants;
@@ -16,6 +17,7 @@ mod reload;
 mod server;
 mod stage;
 mod status;
+mod streams;
 mod switchover;
 mod takeover;
 mod throughput;
@@ -47,6 +49,12 @@ fn main() {
     }
     if arguments.iter().any(|argument| argument == "throughput") {
         return runtime.block_on(throughput::measure(payments));
+    }
+    if arguments.iter().any(|argument| argument == "deliveries") {
+        return runtime.block_on(deliveries::measure(payments));
+    }
+    if arguments.iter().any(|argument| argument == "streams") {
+        return runtime.block_on(streams::measure());
     }
     if arguments.iter().any(|argument| argument == "reload") {
         reload::measure();
@@ -96,6 +104,8 @@ fn main() {
     runtime.block_on(status::measure());
     runtime.block_on(throughput::measure(payments));
     runtime.block_on(ledger::measure());
+    runtime.block_on(deliveries::measure(payments));
+    runtime.block_on(streams::measure());
     reload::measure();
     runtime.block_on(reload::measure_effect_on_payments());
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tollgate_gateway::snapshot;
 use tollgate_harness::merchant::MerchantKey;
@@ -229,6 +230,22 @@ pub fn cpu_time(process: u32) -> Duration {
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // The kernel reports hundredths of a second on every Linux that runs this.
     Duration::from_millis(ticks * 10)
+}
+
+/// Returns a metric of a gateway by its name and labels, without the prefix `tollgate_`; `None` if it was not counted yet.
+pub async fn read_metric(admin: SocketAddr, name: &str) -> Option<u64> {
+    let asked =
+        Prepared { method: Method::GET, target: "/metrics".to_owned(), headers: Vec::new(), body: Bytes::new() };
+    let metrics = drive::one(admin, asked).await;
+    let find = |line: &str| line.strip_prefix("tollgate_")?.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    metrics.lines().find_map(find)
+}
+
+/// Raises the number of files that this process and its children may open to the maximum. Returns it.
+pub fn raise_open_files() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.unwrap_or(u64::MAX)
 }
 
 pub fn free_address() -> SocketAddr {

@@ -4,15 +4,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::Method;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tollgate_harness::merchant::provider_number;
 
-use crate::drive::{self, Connection, Prepared};
+use crate::drive::{self, Connection};
 use crate::merchants::{Merchants, print_load, print_span};
 use crate::server::Server;
-use crate::stage::{Stage, create};
+use crate::stage::{Stage, create, raise_open_files, read_metric};
 use crate::throughput::Redis;
 
 /// Claims of the killed gateway.
@@ -94,8 +93,7 @@ fn claimed(number: usize) -> String {
 /// Sends the requests of all claims to one gateway. Each task returns whether it got a response.
 async fn send_claims(gateway: SocketAddr) -> Vec<JoinHandle<bool>> {
     // Each request has its own connection.
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    raise_open_files();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / CLAIMS_PER_SECOND);
     let mut waiting = Vec::new();
     for number in 0..CLAIMS {
@@ -118,12 +116,7 @@ async fn executed(stage: &Stage) -> u64 {
 async fn metric(admins: &[SocketAddr], name: &str) -> u64 {
     let mut sum = 0;
     for admin in admins {
-        let target = "/metrics".to_owned();
-        let asked = Prepared { method: Method::GET, target, headers: Vec::new(), body: bytes::Bytes::new() };
-        let metrics = drive::one(*admin, asked).await;
-        let line =
-            metrics.lines().find_map(|line| line.strip_prefix("tollgate_")?.strip_prefix(name)?.strip_prefix(' '));
-        sum += line.unwrap().parse::<u64>().unwrap();
+        sum += read_metric(*admin, name).await.unwrap();
     }
     sum
 }

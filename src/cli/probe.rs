@@ -1,5 +1,5 @@
 //! `tollgate check --probe`: reports for every channel whether its hosts are reachable and its provider's keys
-//! available, and for every sink whether it can be reached, with advice for failures.
+//! available, and for every sink and source whether it can be reached, with advice for failures.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use tollgate_gateway::cache::Redis;
 use tollgate_gateway::delivery::{SinkProbe, probe_sinks};
 use tollgate_gateway::provider_keys;
 use tollgate_gateway::snapshot;
+use tollgate_gateway::source::{SourceProbe, probe_sources};
 
 use crate::output::{complain, say};
 use tollgate_gateway::probe::MAX_CONCURRENT_PROBES;
@@ -90,6 +91,7 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
             }
         }
     }
+    report_sources(dir, runtime.block_on(probe_sources(&snapshot)));
     if let Some(redis) = Redis::from_config(&snapshot.process.cache) {
         match runtime.block_on(tollgate_gateway::cache::watch::probe(&redis)) {
             Ok(success) => say!("Redis: {success}"),
@@ -108,4 +110,29 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
         }
     }
     if unreached + channels_without_keys == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Reports the sources. One that cannot be reached is no error: its messages wait in their queue.
+fn report_sources(dir: &Path, probes: Vec<SourceProbe>) {
+    for SourceProbe { merchant, source, keeps_refused, result } in probes {
+        let file = dir.join("merchants").join(format!("{merchant}.toml"));
+        let warn = |message: String, advice: &str| {
+            complain!("{}", Diagnostic::in_file(file.clone(), message, Some(advice)));
+        };
+        match result {
+            Ok(()) => say!("{merchant} {source}: reached"),
+            Err(why) => warn(
+                format!("the source `{source}`: {why}"),
+                "its messages wait; check `url`, `ca`, `queue` and `dead_letter` of the source, and that the broker runs",
+            ),
+        }
+        if !keeps_refused {
+            warn(
+                format!(
+                    "the source `{source}`: a refused message is lost unless the broker has a dead-letter policy for the queue"
+                ),
+                "set `dead_letter` to an exchange, which gets it with the reason, or add such a policy (nobody but the broker can see it)",
+            );
+        }
+    }
 }

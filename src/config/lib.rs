@@ -13,8 +13,8 @@
 //!
 //! Modules in reading order:
 //! - `load`: the directory; `model`: the result; `notes`: its warnings; [`diff`]: what changed since a generation before.
-//! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `webhook`, `sinks`, `ledger`, `cache`, `telemetry`, `upstream`,
-//!   `keys`, `filters`: their sections.
+//! - `tollgate_toml`, `merchant`, `channel`, `routes`: one file each. `server`, `webhook`, `sinks`, `sources`, `ledger`, `cache`,
+//!   `telemetry`, `upstream`, `keys`, `filters`: their sections.
 //! - `toml_file`, `dependencies`, `file_source`, `archive`: access to files; `identity`, `pair`, `key_file`, `key_cache`: keys
 //!   and certificates in them.
 //! - [`schema`]: JSON Schemas, derived from the readers. [`NamedLedger`]: the ledger of a directory that has errors.
@@ -51,6 +51,7 @@ pub mod schema;
 mod secret;
 mod server;
 mod sinks;
+mod sources;
 pub mod special_purpose;
 mod telemetry;
 #[cfg(any(test, feature = "testing"))]
@@ -88,6 +89,7 @@ pub use self::sinks::{
     AmqpUrl, BrokerAddress, EventFilter, KafkaConfig, OperatorEventType, RabbitMqConfig, RoutingKey, RoutingValues,
     SaslConfig, SaslMechanism, SinkConfig, SinkKind,
 };
+pub use self::sources::SourceConfig;
 pub use self::telemetry::DEFAULT_LOG_BUFFER;
 pub use self::token::Token;
 pub use self::upstream::{Host, MAX_ANSWER_SIZE, Pool, Timeouts, UpstreamSettings};

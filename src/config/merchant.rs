@@ -12,6 +12,7 @@ use tollgate_plugins::settings::Settings;
 use super::dependencies::Dependencies;
 use super::secret::{self, Plain};
 use super::sinks::{self, SinkConfig, SinkContext, SinkOwner};
+use super::sources::{self, SourceConfig};
 use super::toml_file::{MAX_SUGGESTIONS, TomlFile, suggest};
 use super::webhook::{self, Webhook};
 
@@ -29,6 +30,8 @@ pub struct Merchant {
     pub webhook: Option<Arc<Webhook>>,
     /// Further destinations of events.
     pub sinks: Vec<SinkConfig>,
+    /// Queues that signed requests are consumed from.
+    pub sources: Vec<Arc<SourceConfig>>,
     /// Request limit. Its usage lives outside the snapshot and survives a reload.
     pub limit: Option<LimitConfig>,
     /// Channels whose bills the merchant may read. A bill contains the orders of every merchant on the channel.
@@ -50,7 +53,7 @@ pub(super) struct MerchantFile {
 pub(super) struct MerchantContext<'a> {
     /// True in a sandbox; `None` if `tollgate.toml` is invalid, which is reported there.
     pub(super) sandbox: Option<bool>,
-    /// Private networks that webhooks and sinks may reach; `None` if `tollgate.toml` is invalid.
+    /// Private networks that webhooks, sinks and sources may reach; `None` if `tollgate.toml` is invalid.
     pub(super) allowed: Option<&'a [IpNet]>,
     /// Channel files by name.
     pub(super) channels: &'a BTreeMap<String, PathBuf>,
@@ -92,8 +95,9 @@ pub(super) fn read(
         .section("webhook")
         .and_then(|mut section| webhook::read(source, &mut section, "webhook", plain, context.allowed))
         .map(Arc::new);
-    let context_of_sinks = SinkContext { owner: SinkOwner::Merchant, plain, allowed: context.allowed };
-    let sinks = sinks::read(source, &mut root, context_of_sinks);
+    let broker_context = SinkContext { owner: SinkOwner::Merchant, plain, allowed: context.allowed };
+    let sinks = sinks::read(source, &mut root, broker_context);
+    let sources = sources::read(source, &mut root, broker_context);
     let limit = root.section("limit").and_then(|mut limit| LimitConfig::read(&mut limit));
     let bills = bills(&mut root, context.channels);
     drop(root);
@@ -107,6 +111,7 @@ pub(super) fn read(
             keys,
             webhook,
             sinks,
+            sources,
             limit,
             bills,
         }),

@@ -15,7 +15,7 @@ use super::now::Now;
 use super::routes::KnownNames;
 use super::toml_file::TomlFile;
 use super::value_checks::ValueChecks;
-use super::{cache, channel, ledger, merchant, routes, sinks, tollgate_toml};
+use super::{cache, channel, ledger, merchant, routes, sinks, sources, tollgate_toml};
 
 /// Kind of configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,11 @@ impl File {
         source.sketch(|root| self.read(&source, root))
     }
 
-    /// Returns the schema of `[[sink]]`, of which there are these kinds.
-    fn sinks(self, kinds: &[&str]) -> Value {
+    /// Returns the schema of an array of tables of these kinds.
+    fn kinds(self, table: &str, kinds: &[&str]) -> Value {
         let of_kind = |kind: &&str| {
-            let outline = self.outline(&format!("[[sink]]\nkind = \"{kind}\""));
-            variant(&part(&outline, "sink"), "kind", kind, true)
+            let outline = self.outline(&format!("[[{table}]]\nkind = \"{kind}\""));
+            variant(&part(&outline, table), "kind", kind, true)
         };
         json!({"type": "array", "items": {"oneOf": kinds.iter().map(of_kind).collect::<Vec<_>>()}})
     }
@@ -109,14 +109,15 @@ fn tollgate() -> Value {
         };
         schema["properties"][section] = json!({"oneOf": kinds.iter().map(of_kind).collect::<Vec<_>>()});
     }
-    schema["properties"]["sink"] = File::Tollgate.sinks(&sinks::OPERATOR_KINDS);
+    schema["properties"]["sink"] = File::Tollgate.kinds("sink", &sinks::OPERATOR_KINDS);
     schema
 }
 
-/// Returns the schema of a merchant, in which `kind` decides about the other keys of a sink.
+/// Returns the schema of a merchant, in which `kind` decides about the other keys of a sink and of a source.
 fn merchants() -> Value {
     let mut schema = object(&File::Merchant.outline(""));
-    schema["properties"]["sink"] = File::Merchant.sinks(&sinks::KINDS);
+    schema["properties"]["sink"] = File::Merchant.kinds("sink", &sinks::KINDS);
+    schema["properties"]["source"] = File::Merchant.kinds("source", &sources::KINDS);
     schema
 }
 

@@ -1,6 +1,7 @@
 //! `[[sink]]` of a merchant, beside or instead of its webhook, and of the operator: destinations of events.
 
 mod amqp_url;
+mod broker;
 mod event_filter;
 mod kafka;
 mod operator_event_type;
@@ -15,16 +16,14 @@ use ipnet::IpNet;
 use tollgate_plugins::settings::Settings;
 
 pub use self::amqp_url::AmqpUrl;
+pub(super) use self::broker::{Broker, broker};
 pub use self::event_filter::EventFilter;
 use self::event_filter::{EventPattern, MerchantEventPattern, OperatorEventPattern};
 pub use self::kafka::{BrokerAddress, KafkaConfig, SaslConfig, SaslMechanism};
 pub use self::operator_event_type::OperatorEventType;
 pub use self::routing_key::{RoutingKey, RoutingValues};
 use super::config_name::is_name;
-use super::destination::refused_address;
-use super::identity;
-use super::now::Now;
-use super::secret::{self, Plain};
+use super::secret::Plain;
 use super::toml_file::{TomlFile, suggest};
 use super::webhook::{self, Webhook};
 
@@ -34,10 +33,10 @@ pub(super) const KINDS: [&str; 3] = ["rabbitmq", "kafka", "discard"];
 pub(super) const OPERATOR_KINDS: [&str; 3] = ["webhook", "rabbitmq", "kafka"];
 /// Name of the webhook among the merchant's sinks.
 const WEBHOOK: &str = "webhook";
-/// Maximum number of sinks of a merchant, and of the operator. Each has a connection of its own.
+/// Maximum number of sinks of a merchant, and of the operator.
 const MAX_SINKS: usize = 16;
-/// Maximum length of an exchange's name in bytes (AMQP's short string).
-const MAX_EXCHANGE: usize = 255;
+/// Maximum length of the name of an exchange or a queue in bytes (AMQP's short string).
+const MAX_AMQP_NAME: usize = 255;
 /// Notations of the message's body.
 const FORMATS: [&str; 2] = ["binary", "structured"];
 
@@ -219,33 +218,11 @@ fn kafka(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) 
 }
 
 fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_>) -> Option<RabbitMqConfig> {
-    let advice = "a secret's place, because the URL has a password: \"env:NAME\" or \"file:PATH\"";
-    let url = secret::required_as(source, table, "url", context.plain, advice);
-    let url = url.and_then(|url| match AmqpUrl::parse(&url) {
-        Ok(url) => Some(url),
-        Err(why) => {
-            let suggestion = "as in \"amqps://user:password@mq.example.com/vhost\"".to_owned();
-            table.problem("url", format!("the URL of the sink {why}"), Some(suggestion));
-            None
-        }
-    });
-    let url = url.filter(|url| match refused_address(&url.host, context.allowed) {
-        Some((message, advice)) => {
-            table.problem("url", format!("the URL of the sink {message}"), Some(advice));
-            false
-        }
-        None => true,
-    });
-    let before = table.problems().len();
-    let authorities = identity::authorities_der(source, table, "ca", Now::read());
-    let is_ca_wrong = table.problems().len() > before;
-    if authorities.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
-        table.problem("ca", "`ca` has no effect without TLS: the URL starts with amqp://", None);
-    }
+    let broker = broker(source, table, context, "sink");
     let exchange: Option<String> =
         table.required_as("exchange", "the name of an exchange that exists, or of one that `declare = true` makes");
     let exchange = exchange.filter(|exchange| {
-        let fits = exchange.len() <= MAX_EXCHANGE && !exchange.chars().any(char::is_control);
+        let fits = is_amqp_name(exchange);
         if !fits {
             table.problem("exchange", "the name of the exchange is longer than 255 bytes or not printable", None);
         }
@@ -262,6 +239,17 @@ fn rabbitmq(source: &TomlFile, table: &mut Settings<'_>, context: SinkContext<'_
         table.problem("routing_key", message, Some(suggestion.to_owned()));
     }
     let structured = is_structured(table);
-    let settings = url.zip(exchange).filter(|_| !is_ca_wrong);
-    settings.map(|(url, exchange)| RabbitMqConfig { url, authorities, exchange, routing_key, declare, structured })
+    broker.zip(exchange).map(|(Broker { url, authorities }, exchange)| RabbitMqConfig {
+        url,
+        authorities,
+        exchange,
+        routing_key,
+        declare,
+        structured,
+    })
+}
+
+/// Returns whether a text can be the name of an exchange or a queue.
+pub(super) fn is_amqp_name(text: &str) -> bool {
+    text.len() <= MAX_AMQP_NAME && !text.chars().any(char::is_control)
 }

@@ -85,6 +85,7 @@ pub fn with_merchant(name: &str, keys: Vec<(String, Secret)>) -> Config {
         keys,
         webhook: None,
         sinks: Vec::new(),
+        sources: Vec::new(),
         limit: None,
         bills: Vec::new(),
     };

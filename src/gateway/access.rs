@@ -7,6 +7,7 @@
 mod fair_share;
 pub(crate) mod hmac_headers;
 mod limits;
+pub(crate) mod message;
 mod rfc9421;
 
 use std::path::Path;
@@ -54,6 +55,14 @@ pub enum Denied {
     WrongDigest,
     /// The signature does not match the request.
     WrongSignature,
+    /// Another merchant signed the message of a source.
+    OtherMerchant,
+    /// The nonce says that the signature is for HTTP and not for this source, or the other way round.
+    OtherDestination,
+    /// The message's signature is older than the source allows.
+    TooOld,
+    /// The message's signature is from the future.
+    InFuture,
     /// The nonce was used before.
     NonceSeen,
     /// The nonce may have been used before this process started, or before the clock was set back.
@@ -103,7 +112,11 @@ impl Access {
 
     /// Returns the merchant who signed this request. `now` is in Unix seconds. Nothing is recorded or counted yet.
     pub fn authenticate(&self, snapshot: &Snapshot, head: &Head<'_>, body: &[u8], now: u64) -> Result<Signed, Denied> {
-        let (merchant, request) = signed(snapshot, head, body, now)?;
+        let (merchant, request) =
+            signed(snapshot, head, body, |request| in_window(request.created, request.expires, now))?;
+        if message::is_for_a_queue(&request.nonce) {
+            return Err(Denied::OtherDestination);
+        }
         let signed = Signed { merchant, key_id: request.key_id, nonce: request.nonce, created: request.created };
         // A repeated nonce is rejected here, so that it uses none of the merchant's rate.
         if self.nonces.is_seen(signed.nonce()) { Err(Denied::NonceSeen) } else { Ok(signed) }
@@ -118,8 +131,7 @@ impl Access {
         now: u64,
         take_token: impl FnOnce() -> Result<(), u64>,
     ) -> Result<(), Denied> {
-        let rate = signed.merchant.limit.and_then(|allowance| allowance.rate());
-        let rate_check = rate.map(|rate| RateCheck { merchant: &signed.merchant.name, rate });
+        let rate_check = rate_check(&signed.merchant);
         let capacity = Capacity { total: snapshot.process.nonces, is_shared: snapshot.config.merchants.len() > 1 };
         let admitted = self.nonces.admit(signed.nonce(), capacity, (now, WINDOW), rate_check, take_token).await;
         admitted.map_err(|denial| match denial {
@@ -130,6 +142,23 @@ impl Access {
             NotAdmitted::NoCache(error) => Denied::NoCache(error),
         })
     }
+}
+
+impl Access {
+    /// Takes a token of the merchant's rate for a message of a source, whose nonce is not recorded. The error is the seconds
+    /// until a retry. `take_token` is as in [`admit`](Self::admit).
+    pub(crate) async fn admit_message(
+        &self,
+        merchant: &Merchant,
+        take_token: impl FnOnce() -> Result<(), u64>,
+    ) -> Result<(), u64> {
+        self.nonces.take_token(rate_check(merchant), take_token).await
+    }
+}
+
+fn rate_check(merchant: &Merchant) -> Option<RateCheck<'_>> {
+    let rate = merchant.limit.and_then(|allowance| allowance.rate());
+    rate.map(|rate| RateCheck { merchant: &merchant.name, rate })
 }
 
 impl Signed {
@@ -178,12 +207,12 @@ fn in_window(created: u64, expires: Option<u64>, now: u64) -> Result<(), Denied>
     }
 }
 
-/// Checks everything except the nonce.
+/// Checks everything except the nonce, and the time by `is_in_time`.
 fn signed(
     snapshot: &Snapshot,
     head: &Head<'_>,
     body: &[u8],
-    now: u64,
+    is_in_time: impl FnOnce(&SignedRequest) -> Result<(), Denied>,
 ) -> Result<(Arc<Merchant>, SignedRequest), Denied> {
     let request = match scheme(head)? {
         Scheme::MessageSignature => rfc9421::read(head, body, |key_id| snapshot.merchant_keys.contains_key(key_id))?,
@@ -194,7 +223,7 @@ fn signed(
     let secret = merchant_key.map_or(b"no such key".as_slice(), |(_, secret)| secret.expose());
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let is_valid = hmac::verify(&key, &request.message, &request.signature).is_ok();
-    in_window(request.created, request.expires, now)?;
+    is_in_time(&request)?;
     let (merchant, _) = merchant_key.ok_or(Denied::UnknownKey)?;
     if !is_valid {
         return Err(Denied::WrongSignature);

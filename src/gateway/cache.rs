@@ -148,6 +148,21 @@ impl Nonces {
     }
 }
 
+impl Nonces {
+    /// Takes a token of a merchant's rate without a nonce. `take` takes one of the local limiter where no shared one counts.
+    pub(crate) async fn take_token(
+        &self,
+        rate_check: Option<RateCheck<'_>>,
+        take: impl FnOnce() -> Result<(), u64>,
+    ) -> Result<(), u64> {
+        let shared = match (self, rate_check) {
+            (Self::Redis(nonces), Some(rate_check)) => nonces.take_token(rate_check).await,
+            _ => None,
+        };
+        shared.unwrap_or_else(take)
+    }
+}
+
 impl Nonce<'_> {
     fn mark(&self) -> nonce_mark::NonceMark {
         nonce_mark::NonceMark { hash: mark(self.key_id, self.nonce), end: self.end }

@@ -6,31 +6,34 @@
 mod connections;
 mod decision;
 mod dial;
-mod failure;
+pub(crate) mod failure;
+#[cfg(test)]
+mod figures;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod message;
 pub mod operator;
 mod probe;
-mod rabbitmq;
+pub(crate) mod rabbitmq;
 mod sink;
 mod sink_health;
 mod sinks;
+mod slots;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
 mod trust;
 mod webhook;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rand::RngExt;
-use tokio::sync::watch;
-use tollgate_ledger::{Delivery, Ledger, SinkName, TimelineEvent};
+use tokio::sync::{Semaphore, watch};
+use tollgate_ledger::{Delivery, Ledger, TimelineEvent};
 
 use self::decision::{DEFER_FOR, Decision};
 use self::failure::DeliveryError;
@@ -38,22 +41,20 @@ use self::message::OutgoingEvent;
 pub use self::probe::{SinkProbe, probe_sinks};
 use self::sink::{Attempt, Sink};
 use self::sink_health::SinkHealth;
-use self::sinks::{Sinks, Target};
+use self::sinks::{SinkChanges, Sinks, Target};
+use self::slots::{Class, DeliverySlots};
 pub(crate) use self::subscriptions::CurrentSubscriptions;
 use crate::clock;
 use crate::operator_events;
 use crate::snapshot::{Current, Snapshot};
-use crate::task_pool::{EndedTask, KeyedTaskPool};
 use crate::telemetry::{LABELS, METRICS};
 
-/// Maximum concurrent deliveries: in total, per webhook, per other sink, and per sink whose last attempt failed. Sinks that
-/// time out must not occupy the slots of healthy ones. A broker confirms many messages at once, so it gets more.
-const MAX_CONCURRENT_DELIVERIES: usize = 512;
-const MAX_PER_WEBHOOK: usize = 8;
-const MAX_PER_SINK: usize = 32;
-const MAX_PER_FAILING_SINK: usize = 1;
+/// Minimum time between two searches for due events of failing sinks.
+const FAILING_INTERVAL: Duration = Duration::from_millis(250);
 /// Delay after an attempt that could not be recorded. Its event is still due and would be sent again at once.
 const UNRECORDED_DELAY: Duration = Duration::from_secs(5);
+/// Maximum number of sinks that connect at once because they were configured. Events connect theirs themselves.
+const MAX_CONCURRENT_CONNECTS: usize = 32;
 /// Name of a gateway whose ledger is not shared, in the origin of a CloudEvent.
 const SINGLE_GATEWAY: &str = "local";
 
@@ -61,33 +62,24 @@ const SINGLE_GATEWAY: &str = "local";
 pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver<bool>) {
     let worker = Arc::new(Worker::new(current, ledger));
     let mut wake = worker.ledger.wake();
-    let mut deliveries = Deliveries::new();
+    let mut slots = DeliverySlots::new();
+    let mut failing_tried: Option<Instant> = None;
     loop {
-        worker.follow_configuration();
+        let snapshot = worker.follow_configuration();
         // Collects all finished tasks first, because reading due events waits for the disk.
-        while let Some(ended) = deliveries.pool.try_join_next() {
-            deliveries.ended(ended);
-        }
+        slots.collect_ended();
         worker.sinks.close_expired();
         // Without a writable ledger, deliveries could not be recorded and would repeat endlessly.
         if worker.ledger.may_work() && clock::is_trusted() {
-            let due = worker.ledger.due_deliveries(
-                clock::now(),
-                deliveries.pool.free(),
-                |subscription| match worker.sinks.is_paused(subscription) {
-                    true => 0,
-                    false => deliveries.free(subscription),
-                },
-                |subscription, event| deliveries.pool.is_running(&task_key(subscription, event)),
-            );
-            for delivery in due.await {
-                let subscription = delivery.sink.subscription(&delivery.event.subject.merchant);
-                let key = task_key(&subscription, &delivery.event.id);
-                deliveries.pool.start(&key, &subscription, Arc::clone(&worker).deliver(delivery));
+            worker.start_due(&mut slots, Class::Healthy, &snapshot).await;
+            // The failing sinks may be many, and their retries are not urgent.
+            if failing_tried.is_none_or(|last| last.elapsed() >= FAILING_INTERVAL) {
+                worker.start_due(&mut slots, Class::Failing, &snapshot).await;
+                failing_tried = Some(Instant::now());
             }
         }
         tokio::select! {
-            ended = deliveries.pool.join_next() => deliveries.ended(ended),
+            () = slots.ended() => {}
             _ = wake.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             _ = shutdown.wait_for(|stop| *stop) => return,
@@ -95,46 +87,12 @@ pub async fn run(current: Current, ledger: Ledger, mut shutdown: watch::Receiver
     }
 }
 
-/// Returns the key of a delivery: one event may be under way to several sinks.
-fn task_key(subscription: &str, event: &str) -> String {
-    format!("{subscription} {event}")
-}
-
-/// The running deliveries, by event and [subscription](SinkName::subscription).
-struct Deliveries {
-    /// A task returns whether it delivered its event.
-    pool: KeyedTaskPool<bool>,
-    /// Subscriptions whose last attempt failed.
-    failing: HashSet<String>,
-}
-
-impl Deliveries {
-    fn new() -> Self {
-        Self { pool: KeyedTaskPool::new(MAX_CONCURRENT_DELIVERIES, MAX_PER_SINK), failing: HashSet::new() }
-    }
-
-    /// Returns the number of free slots of a subscription.
-    fn free(&self, subscription: &str) -> usize {
-        let limit = match SinkName::of_subscription(subscription).is_webhook() {
-            _ if self.failing.contains(subscription) => MAX_PER_FAILING_SINK,
-            true => MAX_PER_WEBHOOK,
-            false => MAX_PER_SINK,
-        };
-        limit.saturating_sub(self.pool.count(subscription))
-    }
-
-    fn ended(&mut self, EndedTask { group: subscription, result: is_delivered }: EndedTask<bool>) {
-        match is_delivered {
-            Some(true) => self.failing.remove(&subscription),
-            Some(false) | None => self.failing.insert(subscription),
-        };
-    }
-}
-
 struct Worker {
     current: Current,
     ledger: Ledger,
     sinks: Sinks,
+    /// Permits of sinks that connect because they were configured.
+    connects: Arc<Semaphore>,
     /// Generation that `sinks` follows.
     generation: Mutex<Option<u64>>,
     /// Name of the cluster, once it is known.
@@ -151,6 +109,7 @@ impl Worker {
             current,
             ledger,
             sinks: Sinks::new(),
+            connects: Arc::new(Semaphore::new(MAX_CONCURRENT_CONNECTS)),
             generation: Mutex::default(),
             cluster: tokio::sync::OnceCell::new(),
             disabled: Mutex::default(),
@@ -158,14 +117,42 @@ impl Worker {
         }
     }
 
-    /// Opens and closes sinks after a reload. A sink that cannot be reached is logged and rejects no reload.
-    fn follow_configuration(&self) {
+    /// Opens and closes sinks after a reload, and returns the snapshot in force. A sink that cannot be reached is logged
+    /// and rejects no reload.
+    fn follow_configuration(&self) -> Arc<Snapshot> {
         let snapshot = self.current.load_full();
-        if self.generation.lock().replace(snapshot.generation) == Some(snapshot.generation) {
+        if self.generation.lock().replace(snapshot.generation) != Some(snapshot.generation) {
+            let SinkChanges { added, removed } = self.sinks.follow(&snapshot);
+            for (subscription, sink) in added {
+                tokio::spawn(connect(subscription, sink, Arc::clone(&snapshot), Arc::clone(&self.connects)));
+            }
+            if !removed.is_empty() {
+                tokio::spawn(warn_about_removed(self.ledger.clone(), removed));
+            }
+        }
+        snapshot
+    }
+
+    /// Starts due deliveries to the sinks of a class.
+    async fn start_due(self: &Arc<Self>, slots: &mut DeliverySlots, class: Class, snapshot: &Arc<Snapshot>) {
+        let limit = slots.limit(class);
+        if limit == 0 {
             return;
         }
-        for (subscription, sink) in self.sinks.follow(&snapshot) {
-            tokio::spawn(connect(subscription, sink, Arc::clone(&snapshot)));
+        let due = self.ledger.due_deliveries(
+            clock::now(),
+            limit,
+            |subscription| match slots.free(subscription, class) {
+                0 => 0,
+                _ if self.sinks.is_paused(subscription) => 0,
+                free => free,
+            },
+            |subscription, event| slots.is_running(subscription, event),
+        );
+        for delivery in due.await {
+            let subscription = delivery.sink.subscription(&delivery.event.subject.merchant);
+            let event = delivery.event.id.clone();
+            slots.start(&subscription, &event, Arc::clone(self).deliver(delivery, Arc::clone(snapshot)));
         }
     }
 
@@ -179,14 +166,15 @@ impl Worker {
         name.await.map_or(SINGLE_GATEWAY, String::as_str)
     }
 
-    /// Makes one attempt and records its result. Returns whether the event was delivered.
-    async fn deliver(self: Arc<Self>, delivery: Delivery) -> bool {
+    /// Makes one attempt by the snapshot that the open sinks follow, and records its result. Returns whether the event was
+    /// delivered.
+    async fn deliver(self: Arc<Self>, delivery: Delivery, snapshot: Arc<Snapshot>) -> bool {
         let (merchant, event) = (delivery.event.subject.merchant.clone(), delivery.event.id.clone());
         let (sink, tries) = (delivery.sink.clone(), delivery.tries);
         // Runs in a task of its own, so that a panic counts as a failed attempt.
         let attempt = tokio::spawn({
             let (worker, delivery) = (Arc::clone(&self), delivery.clone());
-            async move { worker.attempt(&worker.current.load_full(), &delivery).await }
+            async move { worker.attempt(&snapshot, &delivery).await }
         });
         let (decision, reason) = attempt.await.unwrap_or_else(|_| {
             let panicked = DeliveryError::Panicked;
@@ -239,10 +227,10 @@ impl Worker {
         let decide = |result: &Result<(), DeliveryError>| {
             Decision::after(result, delivery.tries, clock::now(), rand::rng().random())
         };
-        // A missing merchant file may be restored soon.
+        let without_sink = || Decision::without_sink(delivery.event.created_at, clock::now());
         let Some(merchant) = snapshot.config.merchants.get(name) else {
-            let missing = Err(DeliveryError::MerchantMissing);
-            return (decide(&missing), missing.err().map(|missing| missing.to_string()));
+            let why = "the merchant's file is missing, its events wait; restore the file";
+            return (without_sink(), Some(why.to_owned()));
         };
         let sink = match self.sinks.find(merchant, &delivery.sink) {
             Target::Sink(sink) => sink,
@@ -253,8 +241,9 @@ impl Worker {
                     "the sink `{}` is not in the merchant's file; add it again, with kind = \"discard\" to drop its events",
                     delivery.sink
                 );
-                return (Decision::without_sink(delivery.event.created_at, clock::now()), Some(why));
+                return (without_sink(), Some(why));
             }
+            Target::Replaced => return (Decision::Defer(1), Some("a reload has just changed the sink".to_owned())),
         };
         let is_webhook = delivery.sink.is_webhook();
         if is_webhook && self.disabled.lock().get(name) == Some(&merchant.fingerprint) {
@@ -277,7 +266,8 @@ impl Worker {
 }
 
 /// Connects to a sink that was added or changed.
-async fn connect(subscription: String, sink: Arc<dyn Sink>, snapshot: Arc<Snapshot>) {
+async fn connect(subscription: String, sink: Arc<dyn Sink>, snapshot: Arc<Snapshot>, permits: Arc<Semaphore>) {
+    let Ok(_permit) = permits.acquire().await else { return };
     match sink.connect(&snapshot.process.webhook_allow).await {
         Ok(()) => tracing::info!(sink = subscription, "the sink can be reached"),
         Err(error) => tracing::warn!(
@@ -287,50 +277,22 @@ async fn connect(subscription: String, sink: Arc<dyn Sink>, snapshot: Arc<Snapsh
     }
 }
 
+/// Logs how many events wait for sinks that are configured no more.
+async fn warn_about_removed(ledger: Ledger, removed: Vec<String>) {
+    for subscription in removed {
+        match ledger.sink_queue(&subscription).await.map(|queue| queue.waiting) {
+            Ok(0) => {}
+            Ok(waiting) => tracing::warn!(
+                sink = subscription,
+                waiting,
+                "a sink was removed for which events wait; add it again to deliver them, or with kind = \"discard\" to drop them"
+            ),
+            Err(error) => tracing::warn!(%error, sink = subscription, "the events of a removed sink cannot be counted"),
+        }
+    }
+}
+
 fn due_after(now: Timestamp, seconds: u64) -> Timestamp {
     let pause = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     now.checked_add(pause).unwrap_or(now)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sinks_of_a_merchant_have_slots_of_their_own() {
-        let mut deliveries = Deliveries::new();
-        deliveries.failing.insert("a/mq".to_owned());
-        assert_eq!(["a", "a/mq", "a/other"].map(|it| deliveries.free(it)), [8, 1, 32]);
-        assert_ne!(task_key("a", "evt_1"), task_key("a/mq", "evt_1"));
-    }
-
-    #[tokio::test]
-    async fn webhook_is_limited_to_its_slots_and_to_one_while_failing() {
-        let mut deliveries = Deliveries::new();
-        assert_eq!((deliveries.free("a"), deliveries.free("b")), (8, 8));
-        let (end, ended) = watch::channel(None);
-        let start = |deliveries: &mut Deliveries, event: &str| {
-            let mut ended = ended.clone();
-            let work = async move { ended.wait_for(Option::is_some).await.is_ok_and(|result| *result == Some(true)) };
-            assert!(deliveries.pool.start(event, "a", work));
-        };
-        for event in 0..8 {
-            start(&mut deliveries, &event.to_string());
-        }
-        assert_eq!((deliveries.free("a"), deliveries.free("b")), (0, 8), "another merchant has slots of its own");
-        assert!(deliveries.pool.is_running("0") && !deliveries.pool.is_running("8"));
-        end.send_replace(Some(false));
-        for _ in 0..8 {
-            let ended = deliveries.pool.join_next().await;
-            deliveries.ended(ended);
-        }
-        assert_eq!(deliveries.free("a"), 1, "its last attempt failed");
-        end.send_replace(None);
-        start(&mut deliveries, "8");
-        assert_eq!(deliveries.free("a"), 0);
-        end.send_replace(Some(true));
-        let ended = deliveries.pool.join_next().await;
-        deliveries.ended(ended);
-        assert_eq!(deliveries.free("a"), 8, "it works again");
-    }
 }

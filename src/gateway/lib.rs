@@ -26,7 +26,8 @@
 //! ```
 //!
 //! The `resolver` determines unknown outcomes by querying providers. An asynchronous request (`prefer:
-//! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it.
+//! respond-async`) is claimed and enqueued; the `job_worker` of any gateway executes it. A `source` takes such requests from a
+//! merchant's message queue.
 
 pub mod access;
 pub mod cache;
@@ -48,6 +49,7 @@ pub mod reload;
 pub mod resolver;
 pub mod routing;
 pub mod snapshot;
+pub mod source;
 mod task_pool;
 pub mod telemetry;
 pub mod upstream;

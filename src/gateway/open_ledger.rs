@@ -17,7 +17,7 @@ const _: () = assert!(tollgate_config::DEFAULT_MIN_FREE_DISK == tollgate_ledger:
 
 /// Returns the clock, the metrics and the merchants' sinks of this process for a ledger.
 pub fn environment(current: &Current) -> Environment {
-    let subscriptions = Arc::new(CurrentSubscriptions(Arc::clone(current)));
+    let subscriptions = Arc::new(CurrentSubscriptions::new(Arc::clone(current)));
     Environment { clock: Arc::new(AuthoritativeClock), metrics: Arc::new(LedgerMetrics), subscriptions }
 }
 

@@ -16,6 +16,7 @@ mod execution;
 mod job;
 mod notifications;
 mod query;
+mod queued_message;
 mod refund;
 mod request_body;
 mod respond_async;

@@ -256,6 +256,21 @@ impl Problem {
         Self { retry_after: Some(seconds), ..self }
     }
 
+    /// Returns the HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns whether the caller may retry.
+    pub fn retryable(&self) -> Retryable {
+        self.retryable
+    }
+
+    /// Returns the seconds after which a retry is worthwhile, if they are known.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// Returns the error code.
     pub fn code(&self) -> &str {
         &self.code

@@ -281,9 +281,13 @@ impl ResponseSummary {
     }
 }
 
-/// Returns the caller's `x-request-id` if it is valid, else a new one.
 fn request_id(session: &Session) -> String {
     let requested_id = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
+    valid_request_id(requested_id)
+}
+
+/// Returns the caller's `x-request-id` if it is valid, else a new one.
+pub(crate) fn valid_request_id(requested_id: Option<&str>) -> String {
     match requested_id {
         Some(id) if (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) => id.to_owned(),
         _ => format!("req_{:032x}", rand::rng().random::<u128>()),

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub config: Config,
     /// Settings in force. They differ from those of `config` in keys that take effect only at a restart.
     pub process: Arc<Process>,
+    /// Merchants of earlier generations whose files are missing now, as they last were. Their events still find their sinks.
+    pub missing_merchants: BTreeMap<String, Arc<Merchant>>,
     /// Merchants by key id, each with the secret of that key.
     pub merchant_keys: HashMap<String, (Arc<Merchant>, Secret)>,
     /// Channels by name.
@@ -137,6 +139,7 @@ pub(crate) fn link(dir: &Path, config: Config, previous: Option<&Snapshot>) -> R
     Ok(Snapshot {
         generation: previous.map_or(1, |previous| previous.generation + 1),
         process: Arc::clone(&config.process),
+        missing_merchants: missing_merchants(&config, previous),
         merchant_keys: keys.collect(),
         channels,
         routes: match routes {
@@ -145,6 +148,12 @@ pub(crate) fn link(dir: &Path, config: Config, previous: Option<&Snapshot>) -> R
         },
         config,
     })
+}
+
+fn missing_merchants(config: &Config, previous: Option<&Snapshot>) -> BTreeMap<String, Arc<Merchant>> {
+    let known = previous.into_iter().flat_map(|it| it.missing_merchants.iter().chain(&it.config.merchants));
+    let missing = known.filter(|(name, _)| !config.merchants.contains_key(*name));
+    missing.map(|(name, merchant)| (name.clone(), Arc::clone(merchant))).collect()
 }
 
 impl Channel {

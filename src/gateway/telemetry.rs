@@ -4,6 +4,7 @@ pub mod filter_metrics;
 pub mod log;
 
 mod cardinality;
+mod config_metrics;
 mod definitions;
 mod ledger_metrics;
 mod stores;
@@ -78,6 +79,8 @@ pub struct Metrics {
     pub ledger_batch_size: Histogram,
     /// 1 if the ledger's disk has room for new payments.
     pub ledger_accepts_writes: IntGauge,
+    /// Free bytes on the embedded ledger's disk above `min_free_disk`. Without a series if the ledger is in PostgreSQL.
+    pub ledger_headroom_bytes: IntGaugeVec,
     /// Expired rows purged from the ledger, by list.
     pub ledger_purged_total: IntCounterVec,
     /// 1 while purging is paused because the clock jumped.
@@ -104,14 +107,24 @@ pub struct Metrics {
     pub notifications_total: IntCounterVec,
     /// Events waiting to be delivered, by sink.
     pub delivery_queue_depth: IntGaugeVec,
+    /// Seconds since the oldest waiting event was created, by sink.
+    pub delivery_oldest_seconds: GaugeVec,
     /// Delivery attempts by merchant, sink and result.
     pub deliveries_total: IntCounterVec,
     /// Operator events by type and result.
     pub operator_events_total: IntCounterVec,
     /// Attempts to deliver operator events, and events that were lost, by sink and result.
     pub operator_deliveries_total: IntCounterVec,
+    /// Messages of sources by merchant, source and result.
+    pub source_messages_total: IntCounterVec,
+    /// 1 while messages of a source are consumed.
+    pub source_connected: IntGaugeVec,
     /// Number of the generation in force.
     pub config_generation: IntGauge,
+    /// Hash of the generation in force as a label; always 1.
+    pub config_info: IntGaugeVec,
+    /// 1 if every route to the channel has a fallback, else 0.
+    pub channel_has_fallback: IntGaugeVec,
     /// 1 if the last reload succeeded, 0 if it was rejected.
     pub config_last_reload_success: IntGauge,
     /// Reloads by result.

@@ -1,25 +1,33 @@
 //! `tollgate chaos`: makes payments under random faults. Afterwards three records must agree: the responses to
-//! clients, the executions at the providers, and the delivered events.
+//! clients, the executions at the providers, and the delivered events. Every sink must have every event, in order.
 //!
 //! The payments use every provider of the sandbox. Meanwhile gateways are killed, stopped, frozen and reloaded. The
-//! connections to providers, PostgreSQL and Redis are cut at random points. Provider responses are late, unsigned,
+//! connections to providers, PostgreSQL, Redis and RabbitMQ are cut at random points. The broker is killed, blocked by a
+//! memory alarm, frozen, and loses its binding. Provider responses are late, unsigned,
 //! forged or missing. Clients retry, abort and change gateways, and the merchant's webhook receiver fails. A seed
 //! decides the faults of each payment. The interleaving of threads depends on the machine.
 
 mod backing_services;
+mod broker;
+mod broker_faults;
 mod client;
 mod client_log;
 mod counts;
 mod environment;
+mod event_audit;
+mod event_books;
 mod judge;
 mod network_faults;
 mod pay_methods;
 mod process_faults;
 mod provider_faults;
+mod pull_reader;
 mod receiver;
 mod reconcile;
 mod scan;
+mod server_url;
 mod session;
+mod sink_record;
 mod tcp_proxy;
 mod till;
 
@@ -33,9 +41,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::backing_services::BackingServices;
+use self::broker::Broker;
 use self::client_log::ClientLog;
 use self::counts::FaultCounts;
 use self::environment::ChaosEnvironment;
+use self::pull_reader::PullReader;
 use self::reconcile::Report;
 use crate::Printer;
 
@@ -64,6 +74,10 @@ pub struct ChaosArgs {
     /// Redis server for the cache, as in redis://127.0.0.1:6379
     #[arg(long, value_name = "URL", requires = "postgres")]
     redis: Option<String>,
+    /// RabbitMQ broker for a second sink beside the webhook: its URL, as in amqp://guest:guest@127.0.0.1:5672, or a
+    /// program that runs a broker, as in tests/servers/rabbitmq. Only a program's broker is killed, frozen and blocked
+    #[arg(long, value_name = "URL|PROGRAM")]
+    rabbitmq: Option<String>,
 }
 
 /// Makes the payments, reconciles the records and prints the report. Returns an error if the records do not agree.
@@ -80,12 +94,18 @@ async fn run_async(arguments: &ChaosArgs, print: Printer) -> Result<(), String> 
         _ if gateways > 1 => return Err("several gateways need a shared ledger: add --postgres and --redis".to_owned()),
         _ => None,
     };
+    let broker = match &arguments.rabbitmq {
+        Some(argument) => Some(Broker::open(argument).await?),
+        None => None,
+    };
     let shared = services.as_ref().map_or(String::new(), |_| format!(" --gateways {gateways} --postgres … --redis …"));
+    let broker_option = broker.as_ref().map_or("", |_| " --rabbitmq …");
     print(format_args!(
-        "seed {seed}; repeat with: tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}"
+        "seed {seed}; repeat with: tollgate chaos --seed {seed} --payments {payments} --clients {clients}{shared}{broker_option}"
     ));
-    let environment = Arc::new(ChaosEnvironment::start(seed, usize::from(gateways), services).await?);
+    let environment = Arc::new(ChaosEnvironment::start(seed, usize::from(gateways), services, broker).await?);
     let (stop, stopped) = watch::channel(false);
+    let reader = tokio::spawn(PullReader::default().read_until(Arc::clone(&environment), stopped.clone()));
     let injectors = if arguments.no_infrastructure_faults {
         Vec::new()
     } else {
@@ -102,7 +122,8 @@ async fn run_async(arguments: &ChaosArgs, print: Printer) -> Result<(), String> 
     let proxies = environment.proxies().into_iter();
     let proxies = proxies.map(|(name, proxy)| (format!("connections to {name}"), proxy.counts()));
     injected.extend(proxies);
-    let report = Report::reconcile(&environment, logs).await;
+    let reader = reader.await.map_err(|error| error.to_string())?;
+    let report = Report::reconcile(&environment, logs, reader).await;
     report.print(duration, &injected, print);
     if !report.agrees() {
         return Err(format!("the records do not agree; see the gateways' logs in {}", environment.directory.display()));
@@ -115,7 +136,7 @@ async fn run_async(arguments: &ChaosArgs, print: Printer) -> Result<(), String> 
 
 type FaultInjector = (String, JoinHandle<Result<FaultCounts, String>>);
 
-/// Starts one fault injector per gateway and one for the connections.
+/// Starts one fault injector per gateway, one for the connections, and one for the broker if there is any.
 fn start_fault_injectors(
     environment: &Arc<ChaosEnvironment>,
     stop: &watch::Receiver<bool>,
@@ -127,7 +148,12 @@ fn start_fault_injectors(
         let run = process_faults::run(Arc::clone(environment), index, stop.clone(), generator(index + 1));
         (format!("gateway {}", index + 1), tokio::spawn(run))
     });
-    gateways.chain([("new connections to providers".to_owned(), network)]).collect()
+    let broker = environment.broker.iter().map(|_| {
+        let random = generator(environment.gateways.len() + 1);
+        let run = broker_faults::run(Arc::clone(environment), stop.clone(), random);
+        ("RabbitMQ".to_owned(), tokio::spawn(run))
+    });
+    gateways.chain(broker).chain([("new connections to providers".to_owned(), network)]).collect()
 }
 
 /// Runs the client of every payment, a limited number concurrently. Returns their logs.

@@ -11,6 +11,7 @@
 //! | [`process`] | the gateway as a child process: start, signals, exit |
 //! | [`merchant`] | signed requests, and the numbers under which a provider knows a merchant's orders |
 //! | [`event_receiver`] | a merchant's webhook endpoint |
+//! | [`rabbitmq`] | a broker process, and a queue with a consumer |
 //! | [`shop_page`] | a shop's page that watches its payment |
 //! | [`files`] | copies of configuration directories |
 //! | [`demo`] | `tollgate demo` |
@@ -23,6 +24,7 @@ pub mod files;
 pub mod http_client;
 pub mod merchant;
 pub mod process;
+pub mod rabbitmq;
 pub mod shop_page;
 
 /// Writes one line for people, without its line break.

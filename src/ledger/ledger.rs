@@ -4,6 +4,7 @@ mod deliveries;
 mod events;
 mod reads;
 mod requests;
+mod sink_queues;
 mod updates;
 
 use std::path::Path;

@@ -85,7 +85,7 @@ pub use self::record_key::{MerchantKey, RecordKey, Version};
 pub use self::records::{
     Answer, Backlog, ClaimKey, ClaimResult, CreateRequest, Delivery, Destination, ELSEWHERE_PREFIX, Event, EventPage,
     ExecutionPermit, Inquiry, Intent, Job, MAX_REPEATED_CREATES, MoneyState, Payment, Reason, Record, RecordId,
-    RecordState, Recorded, Redelivered, Refund, SinkName, Update, merchants_order_id,
+    RecordState, Recorded, Redelivered, Refund, SinkName, SinkQueue, Update, merchants_order_id,
 };
 pub use self::retention::RetentionPolicy;
 pub use self::timeline::{

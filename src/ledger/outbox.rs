@@ -84,6 +84,11 @@ impl Attempted {
         Self { event_id: delivery.event.id.clone(), sink: delivery.sink.clone(), due: millis(delivery.due) }
     }
 
+    /// Returns the delivery of an outbox row.
+    pub(super) fn of_row(event_id: String, sink: SinkName, due: Timestamp) -> Self {
+        Self { event_id, sink, due: millis(due) }
+    }
+
     /// Returns the timeline entry of the end of the delivery. `dropped` is the reason of an abandoned one.
     fn end(&self, dropped: Option<String>) -> TimelineEvent {
         let (id, sink) = (self.event_id.clone(), self.sink.clone());

@@ -54,7 +54,7 @@ use super::environment::Environment;
 use super::error::LedgerError;
 use super::ids::Ids;
 use super::records::Backlog;
-use super::transaction::{Read, Space};
+use super::transaction::{Pair, Read, Space};
 
 /// Connections of a process that serve no requests: lease keeper, announcer and listener.
 const AUXILIARY_CONNECTIONS: usize = 3;
@@ -157,6 +157,11 @@ impl Engine {
 
     pub(super) async fn waiting(&self) -> Result<Backlog, LedgerError> {
         self.ask(dequeue::backlog).await
+    }
+
+    /// Returns the outbox rows of a subscription.
+    pub(super) async fn outbox_of(&self, subscription: String) -> Result<Vec<Pair>, LedgerError> {
+        self.ask(move |session| Ok(dequeue::outbox_of(session, &subscription)?)).await
     }
 
     /// Implements [`Engine::newest`](super::engine::Engine::newest).

@@ -21,4 +21,4 @@ pub use self::refund::Refund;
 pub use self::request::{Answer, ClaimKey, ClaimResult, Destination, ExecutionPermit, Intent, Job};
 pub use self::sink_name::SinkName;
 pub use self::state::RecordState;
-pub use self::update::{Backlog, Delivery, Event, EventPage, Reason, Recorded, Redelivered, Update};
+pub use self::update::{Backlog, Delivery, Event, EventPage, Reason, Recorded, Redelivered, SinkQueue, Update};

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::due_index::{claim_of, merchant_of_running, sink_of_queued, subscription_of_outbox};
+use jiff::Timestamp;
+
+use super::due_index::{claim_of, event_of_outbox, merchant_of_running, sink_of_queued, subscription_of_outbox};
 use super::error::LedgerError;
 use super::ids::{millis_at, time};
 use super::limits::{QueueFull, QueueLimit};
@@ -55,12 +57,27 @@ impl Schedule {
         Backlog {
             deliveries: deliveries_by_sink.values().sum(),
             deliveries_by_sink,
+            oldest_by_sink: self.oldest_by_sink(),
             unknown: self.unknown.len() as u64,
             oldest_unknown: self.unknown.keys().next().map(|key| time(millis_at(key))),
             jobs: self.jobs.len() as u64,
             // The id of a claim begins with its creation time.
             oldest_job: claims.map(|claim| time(millis_at(&claim.0))).min(),
         }
+    }
+
+    /// Returns the creation time of the oldest event that waits for the sinks of each name. The oldest one of a queue is its
+    /// head, and its id begins with its creation time.
+    fn oldest_by_sink(&self) -> BTreeMap<SinkName, Timestamp> {
+        let mut oldest = BTreeMap::new();
+        for (subscription, heads) in &self.outbox {
+            let first = heads.keys().filter_map(|key| event_of_outbox(key)).map(|event| millis_at(&event.0)).min();
+            if let Some(first) = first {
+                let of_sink = oldest.entry(SinkName::of_subscription(subscription)).or_insert(u64::MAX);
+                *of_sink = first.min(*of_sink);
+            }
+        }
+        oldest.into_iter().map(|(sink, first)| (sink, time(first))).collect()
     }
 
     pub(super) fn follow(&mut self, writes: &Writes) {

@@ -118,10 +118,11 @@ impl Subscriptions for TestSinks {
             "many" => sinks.push("mq".into()),
             // Stands for a sink that is added between two events of a payment.
             "late" if event_type == "payment.succeeded" => sinks.push("mq".into()),
-            narrow if narrow.starts_with("narrow-") => {
-                if event_type != "payment.failed" || WIDENED.lock().contains(narrow) {
-                    sinks.push("mq".into());
-                }
+            narrow
+                if narrow.starts_with("narrow-")
+                    && (event_type != "payment.failed" || WIDENED.lock().contains(narrow)) =>
+            {
+                sinks.push("mq".into());
             }
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! Short runs of `tollgate chaos`. Each takes little longer than the not-found grace, and both mostly wait, so they share one
-//! test thread.
+//! Short runs of `tollgate chaos`, one of them with a broker. Each takes little longer than the not-found grace, and both
+//! mostly wait, so they share one test thread.
 
 use std::process::Command;
 
@@ -16,7 +16,9 @@ async fn chaos_with_one_and_three_gateways_reconciles_without_duplicate_payment(
     let cache = format!("redis://{}", redis.address);
     let stores = ["--gateways", "3", "--postgres", &server.url, "--redis", &cache];
     let three = [&stores[..], &["--payments", "100", "--clients", "12", "--seed", "20261124"]].concat();
-    tokio::join!(run(&["--payments", "250", "--clients", "12", "--seed", SEED]), run(&three));
+    let broker = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/rabbitmq");
+    let one = ["--payments", "250", "--clients", "12", "--seed", SEED, "--rabbitmq", broker];
+    tokio::join!(run(&one), run(&three));
 }
 
 async fn run(arguments: &[&str]) {

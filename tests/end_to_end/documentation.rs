@@ -115,6 +115,8 @@ fn readme_configuration_keys_exist() {
         }
         for span in &document.spans {
             if let Some((section, key)) = span.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+                // `[[sink]]` has another pair of brackets.
+                let section = section.trim_matches(['[', ']']);
                 let path = key.split_whitespace().next().map(|key| format!("{section}.{key}")).unwrap();
                 if !keys.has(&path) {
                     unknown.push(format!("{file}: [{section}] {key}"));

@@ -44,7 +44,7 @@ async fn reconnect_first_channel(world: &World) {
 }
 
 /// Creates the order on the first channel, as if the request assumed unsent had arrived.
-async fn create_on_first_channel(world: &World) {
+pub async fn create_on_first_channel(world: &World) {
     let conf = world.dir.path().join("late");
     crate::harness::copy_dir(world.conf(), &conf);
     set_first_host(&conf, world.sandbox.address());
@@ -72,7 +72,7 @@ async fn create_on_first_channel(world: &World) {
 }
 
 /// Runs `action` on the order of this channel's account and returns what the sandbox knows of it.
-async fn sandbox_order(world: &World, channel: &str, action: &str) -> Value {
+pub async fn sandbox_order(world: &World, channel: &str, action: &str) -> Value {
     let text = std::fs::read_to_string(world.conf().join(format!("channels/{channel}.toml"))).unwrap();
     let mchid = text.split_once("mchid = \"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
     let method = if action.is_empty() { "GET" } else { "POST" };

@@ -11,6 +11,7 @@
 
 mod access;
 mod admin;
+mod alerts;
 mod alipay;
 mod bills;
 mod breaker;
@@ -19,7 +20,9 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod contract;
+mod dashboard;
 mod degrade;
+mod delivery_outages;
 mod documentation;
 mod duplicate_payment;
 mod events_pull;
@@ -61,6 +64,7 @@ mod sdk_conformance;
 mod server;
 mod shutdown;
 mod sinks;
+mod source;
 mod status_cache;
 mod stores;
 mod timeline;

@@ -75,6 +75,32 @@ impl RabbitMq {
         run_sdk("rabbitmq.py", "bind", json!({"port": self.port, "exchange": exchange, "queue": ""})).await;
     }
 
+    /// Declares a queue with these arguments.
+    pub async fn declare_queue(&self, queue: &str, arguments: Value) {
+        let question = json!({"port": self.port, "queue": queue, "arguments": arguments});
+        run_sdk("rabbitmq.py", "queue", question).await;
+    }
+
+    /// Returns the number of messages in a queue that no consumer has.
+    pub async fn depth(&self, queue: &str) -> u64 {
+        run_sdk("rabbitmq.py", "depth", json!({"port": self.port, "queue": queue})).await.as_u64().unwrap()
+    }
+
+    /// Waits until this many messages are in a queue that no consumer has.
+    pub async fn until_depth(&self, queue: &str, depth: u64) {
+        until(&format!("{queue} has {depth} messages"), || async {
+            let found = self.depth(queue).await;
+            if found == depth { Ok(()) } else { Err(found) }
+        })
+        .await;
+    }
+
+    /// Publishes messages to a queue: objects with `headers`, `body` and perhaps `id`. Returns when the broker has confirmed them.
+    pub async fn publish(&self, queue: &str, messages: &[Value]) {
+        let question = json!({"port": self.port, "queue": queue, "messages": messages});
+        run_sdk("rabbitmq.py", "publish", question).await;
+    }
+
     /// Takes all messages out of a queue.
     pub async fn take(&self, queue: &str) -> Vec<Value> {
         let taken = run_sdk("rabbitmq.py", "get", json!({"port": self.port, "queue": queue})).await;

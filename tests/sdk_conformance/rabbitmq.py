@@ -1,5 +1,5 @@
-"""Client of a RabbitMQ broker by PyPI's `pika`: `python rabbitmq.py bind|get`, with a JSON input on stdin and a JSON
-result on stdout. The exchange and the queue are durable."""
+"""Client of a RabbitMQ broker by PyPI's `pika`: `python rabbitmq.py bind|get|queue|depth|publish`, with a JSON input on stdin
+and a JSON result on stdout. The exchange and the queue are durable."""
 
 import json
 import sys
@@ -40,7 +40,18 @@ if command == "bind":
     if "key" in question:
         channel.queue_declare(queue, durable=True)
         channel.queue_bind(queue, question["exchange"], question["key"])
+elif command == "queue":
+    channel.queue_declare(queue, durable=True, arguments=question.get("arguments"))
+elif command == "depth":
+    # Messages that no consumer has.
+    result = channel.queue_declare(queue, passive=True).method.message_count
+elif command == "publish":
+    channel.confirm_delivery()
+    for sent in question["messages"]:
+        properties = pika.BasicProperties(headers=sent["headers"], message_id=sent.get("id"), delivery_mode=2)
+        channel.basic_publish("", queue, sent["body"].encode(), properties, mandatory=True)
 else:
     result = list(iter(message, None))
 connection.close()
-print(json.dumps(result))
+# A death record has a time.
+print(json.dumps(result, default=str))

@@ -28,7 +28,12 @@ fn paths(schema: &Value) -> BTreeSet<String> {
 fn every_kind(file: File) -> Vec<String> {
     match file {
         File::Routes => vec![String::new()],
-        File::Merchant => sinks::KINDS.map(|kind| format!("[[sink]]\nkind = \"{kind}\"\n")).to_vec(),
+        File::Merchant => {
+            let of_table = |table: &str, kinds: &[&str]| -> Vec<String> {
+                kinds.iter().map(|kind| format!("[[{table}]]\nkind = \"{kind}\"\n")).collect()
+            };
+            [of_table("sink", &sinks::KINDS), of_table("source", &sources::KINDS)].concat()
+        }
         File::Tollgate => {
             let kinds = ledger::KINDS.iter().flat_map(|ledger| cache::CACHES.map(|cache| (ledger, cache)));
             let kinds = kinds.map(|(ledger, cache)| format!("ledger.kind = \"{ledger}\"\ncache.kind = \"{cache}\"\n"));

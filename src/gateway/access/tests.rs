@@ -173,3 +173,35 @@ fn signature_covering_too_few_components_is_rejected() {
         assert!(matches!(denied, Err(Denied::Malformed(_))), "{components}: {denied:?}");
     }
 }
+
+#[test]
+fn message_is_accepted_by_its_own_source_merchant_and_age_alone() {
+    use crate::access::message::{MessageOrigin, authenticate};
+    let origin = MessageOrigin { merchant: "shop", source: "orders-in", max_age: std::time::Duration::from_hours(1) };
+    let nonce = "queue:orders-in:1";
+    for sign in SCHEMES {
+        let of = |origin: MessageOrigin<'_>, nonce: &str, body: &[u8], now: u64| {
+            let headers = map(&sign(&with(nonce), "POST", TARGET, BODY));
+            let (scheme, authority) = ("https", "pay.example.com");
+            let head = Head { method: "POST", scheme, authority, path_and_query: TARGET, headers: &headers };
+            authenticate(&snapshot(), origin, &head, body, now).map(|merchant| merchant.name.clone())
+        };
+        for now in [NOW - 300, NOW, NOW + 3600] {
+            assert_eq!(of(origin, nonce, BODY, now), Ok("shop".to_owned()), "{now}");
+        }
+        assert_eq!(of(origin, nonce, BODY, NOW + 3601), Err(Denied::TooOld));
+        assert_eq!(of(origin, nonce, BODY, NOW - 301), Err(Denied::InFuture));
+        for (now, expected) in [(NOW + 300, Ok("shop".to_owned())), (NOW + 301, Err(Denied::TooOld))] {
+            assert_eq!(of(origin, "n", BODY, now), expected, "as over HTTP");
+        }
+        for other in ["queue:orders-in:", "queue:orders-in", "queue:orders:1", "queue:orders-in2:1", "queue:"] {
+            assert_eq!(of(origin, other, BODY, NOW), Err(Denied::OtherDestination), "{other}");
+        }
+        assert_eq!(of(MessageOrigin { merchant: "other", ..origin }, nonce, BODY, NOW), Err(Denied::OtherMerchant));
+        let forged = of(origin, nonce, b"{}", NOW + 9999);
+        assert!(matches!(forged, Err(Denied::WrongSignature | Denied::WrongDigest)), "before its age: {forged:?}");
+        let over_http =
+            check(&Access::new(None), &map(&sign(&with(nonce), "POST", TARGET, BODY)), "POST", TARGET, BODY, NOW);
+        assert_eq!(over_http, Err(Denied::OtherDestination));
+    }
+}

@@ -39,15 +39,18 @@ impl Counters {
 impl Counter for Counters {
     async fn take(&self, name: &str, rate: Rate) -> Option<Result<(), u64>> {
         let redis = self.0.as_ref()?;
-        let mut command = redis::cmd("EVAL");
-        command.arg(format!("{TAKE}return take(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]))"));
-        command.arg(1).arg(format!("tollgate:limit:{name}:{}:{}", rate.per_second, rate.burst));
-        command.arg(interval(rate)).arg(rate.burst);
-        let answer = redis.try_ask(&command).await.ok()?;
-        match answer {
-            Value::Int(wait) => Some(verdict(wait)),
-            _ => None,
-        }
+        take(redis, &format!("tollgate:limit:{name}:{}:{}", rate.per_second, rate.burst), rate).await
+    }
+}
+
+/// Takes a token of the bucket with this key. `None` if Redis does not answer.
+pub(super) async fn take(redis: &Redis, key: &str, rate: Rate) -> Option<Result<(), u64>> {
+    let mut command = redis::cmd("EVAL");
+    command.arg(format!("{TAKE}return take(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]))"));
+    command.arg(1).arg(key).arg(interval(rate)).arg(rate.burst);
+    match redis.try_ask(&command).await.ok()? {
+        Value::Int(wait) => Some(verdict(wait)),
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use redis::{SetExpiry, SetOptions};
 use tollgate_plugins::filter::limit::Rate;
 
-use super::counters::{TAKE, interval, verdict};
+use super::counters::{TAKE, interval, take, verdict};
 use super::redis::Redis;
 use super::{Admitted, CacheError, Capacity, Remembered, memory, nonce_mark};
 use crate::clock::unix_now;
@@ -57,6 +57,11 @@ impl Nonces {
         }
     }
 
+    /// Takes a token of the merchant's bucket without a nonce. `None` if Redis does not answer.
+    pub(super) async fn take_token(&self, RateCheck { merchant, rate }: RateCheck<'_>) -> Option<Result<(), u64>> {
+        take(&self.redis, &bucket_key(merchant), rate).await
+    }
+
     /// Returns whether this process accepted the nonce.
     pub(super) fn is_seen(&self, mark: &nonce_mark::NonceMark) -> bool {
         self.own.is_seen(mark)
@@ -91,6 +96,11 @@ impl Nonces {
     }
 }
 
+/// Returns the key of a merchant's bucket. The part in braces decides the slot, as for the nonces of the merchant.
+fn bucket_key(merchant: &str) -> String {
+    format!("tollgate:limit:{{{merchant}}}")
+}
+
 /// Returns a command that sets the key if it is missing, and returns the existing value.
 fn set_once(key: &str, own: &str, seconds: u64) -> redis::Cmd {
     let options = SetOptions::default()
@@ -112,7 +122,7 @@ if wait == 0 then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
 return {1, wait}";
     let mut command = redis::cmd("EVAL");
     command.arg(format!("{TAKE}{ADMIT}")).arg(2);
-    command.arg(key).arg(format!("tollgate:limit:{{{merchant}}}"));
+    command.arg(key).arg(bucket_key(merchant));
     command.arg(own).arg(seconds).arg(interval(rate)).arg(rate.burst);
     command
 }

@@ -14,6 +14,8 @@ pub(super) const DEFER_FOR: u64 = 3600;
 const FIRST_DEFER: u64 = 60;
 /// Delay of an event whose broker accepts nothing at present, in seconds.
 const BLOCKED_FOR: u64 = 5;
+/// Delay of an event whose sink is not connected, in seconds. The sink is paused until it is.
+const NOT_CONNECTED_FOR: u64 = 1;
 
 /// Decision after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +58,7 @@ impl Decision {
             Ok(()) => return Self::Delivered,
             Err(DeliveryError::Gone) => return Self::Defer(DEFER_FOR),
             Err(DeliveryError::Blocked) => return Self::Defer(BLOCKED_FOR),
-            Err(DeliveryError::NotConnected { after, .. }) => return Self::Defer(after.as_secs().max(1)),
+            Err(DeliveryError::NotConnected(_)) => return Self::Defer(NOT_CONNECTED_FOR),
             Err(error) => error,
         };
         let Some(pause) = RETRY_SCHEDULE.get(tries as usize) else { return Self::GiveUp };
@@ -110,8 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn blocked_broker_and_disabled_webhook_use_no_attempt_up() {
+    fn unreachable_or_blocked_broker_and_disabled_webhook_use_no_attempt_up() {
         let now = Timestamp::UNIX_EPOCH;
+        let away = DeliveryError::NotConnected("connection refused".to_owned());
+        assert_eq!(Decision::after(&Err(away), 9, now, 0.5), Decision::Defer(1));
         assert_eq!(Decision::after(&Err(DeliveryError::Blocked), 9, now, 0.5), Decision::Defer(5));
         assert_eq!(Decision::after(&Err(DeliveryError::Gone), 9, now, 0.5), Decision::Defer(3600));
     }

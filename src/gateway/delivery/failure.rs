@@ -6,9 +6,7 @@ use std::time::Duration;
 
 /// Reason why an attempt failed. Its text appears in the log and in the payment's timeline, and contains no secret.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DeliveryError {
-    #[error("the merchant's file is missing")]
-    MerchantMissing,
+pub(crate) enum DeliveryError {
     #[error("it answered {status}")]
     Status { status: u16, retry_after: Option<String> },
     #[error("it answered 410")]
@@ -41,10 +39,15 @@ pub(super) enum DeliveryError {
     Connection(hyper::Error),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    #[error("the broker cannot be reached, next attempt in {} s: {last}", .after.as_secs().max(1))]
-    NotConnected { last: String, after: Duration },
+    /// Reason why nothing can be sent to a broker at present.
+    #[error("{0}")]
+    NotConnected(String),
     #[error("the broker closed the connection: {0}")]
     Broker(String),
+    #[error("the broker ended the consumption: the queue was deleted or moved")]
+    Cancelled,
+    #[error("the connection to the broker is closed")]
+    Closed,
     #[error("the connection to the broker ended before the event was confirmed")]
     Unconfirmed,
     #[error("the broker accepts no events at present (memory or disk alarm)")]

@@ -79,8 +79,7 @@ impl KafkaSink {
     fn waiting(&self) -> Option<DeliveryError> {
         let fault = self.fault.lock();
         let Fault { retry_at, reason, .. } = fault.as_ref()?;
-        let after = retry_at.checked_duration_since(Instant::now()).filter(|pause| !pause.is_zero())?;
-        Some(DeliveryError::NotConnected { last: reason.clone(), after })
+        (*retry_at > Instant::now()).then(|| DeliveryError::NotConnected(reason.clone()))
     }
 
     /// Starts a pause. Events that fail at the same time share it.
@@ -94,7 +93,7 @@ impl KafkaSink {
             None => first,
         };
         *fault = Some(Fault { retry_at: now + pause, pause, reason: reason.clone() });
-        DeliveryError::NotConnected { last: reason, after: pause }
+        DeliveryError::NotConnected(reason)
     }
 
     /// Returns the failure that an error code stands for. One that any event would meet starts a pause.

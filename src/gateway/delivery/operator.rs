@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tollgate_ledger::Ledger;
 
 use self::sink_queue::SinkQueue;
 use super::message::{OutgoingEvent, encode};
 use super::sinks::Sinks;
-use super::{SINGLE_GATEWAY, connect};
+use super::{MAX_CONCURRENT_CONNECTS, SINGLE_GATEWAY, connect};
 use crate::clock;
 use crate::operator_events::{
     BreakerWatch, CertificateWatch, Details, Emitted, InProgress, OperatorEvent, Suppressor, receiver,
@@ -66,6 +66,8 @@ struct OperatorWorker {
     /// Name of the cluster, once it is known.
     cluster: Arc<OnceLock<String>>,
     sinks: Arc<Sinks>,
+    /// Permits of sinks that connect.
+    connects: Arc<Semaphore>,
     /// Queues by the name of their sink.
     queues: HashMap<String, SinkQueue>,
     /// Generation that `sinks` and `queues` follow.
@@ -96,6 +98,7 @@ impl OperatorWorker {
             node,
             cluster,
             sinks: Arc::new(Sinks::new()),
+            connects: Arc::new(Semaphore::new(MAX_CONCURRENT_CONNECTS)),
             queues: HashMap::new(),
             generation: watch::Sender::new(0),
             suppressor: Suppressor::default(),
@@ -132,8 +135,8 @@ impl OperatorWorker {
             return;
         }
         self.certificates_due = Instant::now();
-        for (name, sink) in self.sinks.follow_operators(snapshot) {
-            tokio::spawn(connect(format!("operator/{name}"), sink, Arc::clone(snapshot)));
+        for (name, sink) in self.sinks.follow_operators(snapshot).added {
+            tokio::spawn(connect(format!("operator/{name}"), sink, Arc::clone(snapshot), Arc::clone(&self.connects)));
         }
         let configured = &snapshot.process.operator_sinks;
         self.queues.retain(|name, _| configured.iter().any(|sink| sink.name == *name));

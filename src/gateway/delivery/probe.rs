@@ -24,8 +24,8 @@ pub struct SinkProbe {
 pub async fn probe_sinks(snapshot: &Snapshot) -> Vec<SinkProbe> {
     let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_PROBES));
     let mut probes = JoinSet::new();
-    let operators = Sinks::new().follow_operators(snapshot).into_iter().map(|(name, sink)| (None, name, sink));
-    let merchants = Sinks::new().follow(snapshot).into_iter().map(|(subscription, sink)| {
+    let operators = Sinks::new().follow_operators(snapshot).added.into_iter().map(|(name, sink)| (None, name, sink));
+    let merchants = Sinks::new().follow(snapshot).added.into_iter().map(|(subscription, sink)| {
         let (merchant, name) = subscription.split_once('/').unwrap_or((&subscription, ""));
         (Some(merchant.to_owned()), name.to_owned(), sink)
     });

@@ -1,17 +1,24 @@
 //! RabbitMQ: an event is delivered once the broker has routed it to a queue and confirmed it.
 //!
-//! A sink has one connection and one channel in confirm mode. It connects when it is configured, and again when an event
-//! finds the connection lost; after a failed attempt a pause follows, which doubles. Each message is mandatory and
-//! persistent, and its id is the event's, equal in every attempt.
+//! A sink has one channel in confirm mode, on a connection that it shares with sinks of the same URL. It connects when it
+//! is configured, and again when an event finds no channel. A broker that cannot be reached is tried in the background;
+//! until then its events wait and no attempt counts. Each message is mandatory and persistent, and its id is the event's,
+//! equal in every attempt.
 
+mod broker;
 mod broker_error;
 mod connect;
+mod connection;
+mod greeting;
 mod publisher;
 mod runtime;
 mod socket;
+mod submitted;
+mod unconfirmed;
 mod verdicts;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,78 +26,92 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::Instant;
 use tollgate_config::RabbitMqConfig;
 
-use self::publisher::{Message, Publisher};
+use self::broker::Broker;
+pub(super) use self::broker::Brokers;
+pub(crate) use self::broker_error::broker_error;
+pub(crate) use self::connect::open as open_connection;
+pub(crate) use self::connection::SharedConnection;
+use self::publisher::Publisher;
+use self::submitted::Message;
 use super::failure::DeliveryError;
 use super::message::{CloudEvent, OutgoingEvent};
 use super::sink::{Attempt, Sink};
 
-/// Time limit for a connection, and again for the confirmation of a message.
+/// Time limit for a connection, for a channel, and for the confirmation of a message.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// First and last pause after a failed connection attempt; doubles in between.
-const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Time without messages after which a channel is closed, and its connection with the last channel. The next event opens
+/// them again.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Exchange of a broker.
 pub(super) struct RabbitMqSink {
     config: Arc<RabbitMqConfig>,
-    /// Present connection. Locked while a connection is made, so that there is never a second one.
+    broker: Arc<Broker>,
+    /// Present channel. Locked while a channel is opened, so that there is never a second one.
     publisher: AsyncMutex<Option<Publisher>>,
-    fault: Mutex<Option<Fault>>,
-}
-
-/// Last failed connection attempt.
-struct Fault {
-    /// Time before which no other attempt is made.
-    retry_at: Instant,
-    pause: Duration,
-    reason: String,
+    /// Number of failed reconnections when an event last met a broker that accepts nothing. The others then wait without an
+    /// attempt until the next reconnection, so that log and timeline tell the reason.
+    met_pause: AtomicU64,
 }
 
 impl RabbitMqSink {
-    pub(super) fn new(config: Arc<RabbitMqConfig>) -> Self {
-        Self { config, publisher: AsyncMutex::default(), fault: Mutex::default() }
+    pub(super) fn new(config: Arc<RabbitMqConfig>, brokers: &Brokers) -> Self {
+        Self {
+            broker: brokers.of(&config),
+            config,
+            publisher: AsyncMutex::default(),
+            met_pause: AtomicU64::new(NOT_MET),
+        }
     }
 
-    /// Returns the present connection, or a new one. Fails at once during the pause after a failed attempt.
+    /// Returns the present channel, or a new one. Fails at once while the broker cannot be reached.
     async fn publisher(&self, allowed: &[IpNet]) -> Result<Publisher, DeliveryError> {
         let mut present = self.publisher.lock().await;
-        let is_usable = |it: &&Publisher| it.is_open() && connect::is_permitted(it.peer(), allowed);
+        let is_permitted = |it: &&Publisher| it.connection().is_some_and(|connection| connection.is_permitted(allowed));
+        let is_usable = |it: &&Publisher| it.is_open() && is_permitted(it);
         if let Some(publisher) = present.as_ref().filter(is_usable) {
             return Ok(publisher.clone());
         }
         *present = None;
-        if let Some(waiting) = self.waiting() {
-            return Err(waiting);
+        let connection = self.broker.connection(allowed).await?;
+        if connection.is_blocked() {
+            // A blocked connection opens no channel.
+            return Err(DeliveryError::Blocked);
         }
-        let connecting = tokio::time::timeout(TIMEOUT, connect::open(&self.config, allowed));
-        match connecting.await.unwrap_or(Err(DeliveryError::Timeout(TIMEOUT))) {
-            Ok(publisher) => {
-                *self.fault.lock() = None;
-                Ok(present.insert(publisher).clone())
-            }
-            Err(error) => {
-                self.failed(error.to_string());
-                Err(error)
+        match tokio::time::timeout(TIMEOUT, connect::open_channel(connection.clone(), &self.config)).await {
+            Ok(Ok(publisher)) => Ok(present.insert(publisher).clone()),
+            Ok(Err(error)) if connection.is_open() => Err(error),
+            Ok(Err(error)) => Err(DeliveryError::NotConnected(error.to_string())),
+            Err(_) if connection.is_blocked() => Err(DeliveryError::Blocked),
+            Err(_) => {
+                // The broker answers nothing.
+                connection.close();
+                let reason = DeliveryError::Timeout(TIMEOUT).to_string();
+                self.broker.lost(reason.clone());
+                Err(DeliveryError::NotConnected(reason))
             }
         }
     }
 
-    fn waiting(&self) -> Option<DeliveryError> {
-        let fault = self.fault.lock();
-        let Fault { retry_at, reason, .. } = fault.as_ref()?;
-        let after = retry_at.checked_duration_since(Instant::now()).filter(|pause| !pause.is_zero())?;
-        Some(DeliveryError::NotConnected { last: reason.clone(), after })
-    }
-
-    fn failed(&self, reason: String) {
-        let mut fault = self.fault.lock();
-        let (first, last) = RECONNECT_PAUSES;
-        let pause = fault.as_ref().map_or(first, |fault| (fault.pause * 2).min(last));
-        *fault = Some(Fault { retry_at: Instant::now() + pause, pause, reason });
+    /// Publishes an event and waits for its confirmation.
+    async fn publish(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
+        let message = self.message(attempt.event)?;
+        let publisher = self.publisher(attempt.allowed).await?;
+        if publisher.is_blocked() {
+            return Err(DeliveryError::Blocked);
+        }
+        match tokio::time::timeout(TIMEOUT, publisher.publish(message)).await {
+            Ok(result) => result,
+            // The broker may still confirm it later. The event is then sent again with the same id.
+            Err(_) if publisher.is_blocked() => Err(DeliveryError::Blocked),
+            Err(_) => {
+                publisher.close();
+                Err(DeliveryError::Timeout(TIMEOUT))
+            }
+        }
     }
 
     fn message(&self, event: &OutgoingEvent) -> Result<Message, DeliveryError> {
@@ -118,31 +139,24 @@ impl RabbitMqSink {
     }
 }
 
+/// Value of `met_pause` if the last event met no pause.
+const NOT_MET: u64 = u64::MAX;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
-        let message = self.message(attempt.event)?;
-        let publisher = self.publisher(attempt.allowed).await?;
-        if publisher.is_blocked() {
-            return Err(DeliveryError::Blocked);
-        }
-        match tokio::time::timeout(TIMEOUT, publisher.publish(message)).await {
-            Ok(result) => result,
-            // The broker may still confirm it later. The event is then sent again with the same id.
-            Err(_) if publisher.is_blocked() => Err(DeliveryError::Blocked),
-            Err(_) => {
-                publisher.close();
-                Err(DeliveryError::Timeout(TIMEOUT))
-            }
-        }
+        let round = self.broker.failed_reconnections();
+        let result = self.publish(attempt).await;
+        let meets_pause = matches!(result, Err(DeliveryError::NotConnected(_) | DeliveryError::Blocked));
+        self.met_pause.store(if meets_pause { round } else { NOT_MET }, Ordering::Relaxed);
+        result
     }
 
     fn is_paused(&self) -> bool {
-        let publisher = self.publisher.try_lock();
-        publisher.is_ok_and(|it| it.as_ref().is_some_and(|publisher| publisher.is_open() && publisher.is_blocked()))
+        let round = self.broker.failed_reconnections();
+        self.met_pause.load(Ordering::Relaxed) == round && self.broker.is_paused()
     }
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {

@@ -1,6 +1,6 @@
 //! The sinks of the configuration in force. One that did not change keeps its connection over a reload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use tollgate_ledger::SinkName;
 use super::connections::Connections;
 #[cfg(feature = "kafka")]
 use super::kafka::KafkaSink;
-use super::rabbitmq::RabbitMqSink;
+use super::rabbitmq::{Brokers, RabbitMqSink};
 use super::sink::Sink;
 use super::webhook::WebhookSink;
 use crate::snapshot::Snapshot;
@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 /// Sinks by subscription: merchant and name, or the name of a sink of the operator.
 pub(super) struct Sinks {
     connections: Arc<Connections>,
+    brokers: Brokers,
     open: Mutex<HashMap<String, OpenSink>>,
 }
 
@@ -34,16 +35,26 @@ pub(super) enum Target {
     Discard,
     /// The merchant has no webhook any more.
     NoWebhook,
-    /// The merchant has no sink of this name any more.
+    /// There is no sink of this name any more.
     NotConfigured,
+    /// A reload has just changed the sink.
+    Replaced,
+}
+
+/// Changes of the sinks since the generation before.
+pub(super) struct SinkChanges {
+    /// New and changed sinks by subscription, sorted.
+    pub(super) added: Vec<(String, Arc<dyn Sink>)>,
+    /// Subscriptions of the sinks that are configured no more, sorted.
+    pub(super) removed: Vec<String>,
 }
 
 impl Sinks {
     pub(super) fn new() -> Self {
-        Self { connections: Arc::new(Connections::new()), open: Mutex::default() }
+        Self { connections: Arc::new(Connections::new()), brokers: Brokers::new(), open: Mutex::default() }
     }
 
-    /// Returns the sink of a merchant.
+    /// Returns the sink of a merchant. Opens none, because the merchant may be of an older generation than the open sinks.
     pub(super) fn find(&self, merchant: &Arc<Merchant>, name: &SinkName) -> Target {
         if name.is_webhook() {
             return match &merchant.webhook {
@@ -56,10 +67,7 @@ impl Sinks {
         let Some(configured) = merchant.sinks.iter().find(|sink| sink.name == name.as_str()) else {
             return Target::NotConfigured;
         };
-        match self.open(name.subscription(&merchant.name), &configured.kind) {
-            Some((sink, _)) => Target::Sink(sink),
-            None => Target::Discard,
-        }
+        self.opened(&name.subscription(&merchant.name), &configured.kind)
     }
 
     /// Returns whether a sink accepts nothing at present, so that its events need not be tried.
@@ -68,37 +76,54 @@ impl Sinks {
         sink.is_some_and(|sink| sink.is_paused())
     }
 
-    /// Returns a sink of the operator; `None` if none of this name sends events.
-    pub(super) fn find_operators(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<dyn Sink>> {
-        let configured = snapshot.process.operator_sinks.iter().find(|sink| sink.name == name)?;
-        self.open(name.to_owned(), &configured.kind).map(|(sink, _)| sink)
+    /// Returns a sink of the operator. Opens none, like [`Self::find`].
+    pub(super) fn find_operators(&self, snapshot: &Snapshot, name: &str) -> Target {
+        let configured = snapshot.process.operator_sinks.iter().find(|sink| sink.name == name);
+        configured.map_or(Target::NotConfigured, |configured| self.opened(name, &configured.kind))
     }
 
-    /// Follows the merchants' sinks: closes those that are configured no more or otherwise, and returns the new ones by
-    /// subscription.
-    pub(super) fn follow(&self, snapshot: &Snapshot) -> Vec<(String, Arc<dyn Sink>)> {
+    /// Returns the open sink of a subscription, if it has these settings.
+    fn opened(&self, subscription: &str, kind: &SinkKind) -> Target {
+        if *kind == SinkKind::Discard {
+            return Target::Discard;
+        }
+        let open = self.open.lock();
+        let same = open.get(subscription).filter(|open| open.kind == *kind);
+        same.map_or(Target::Replaced, |open| Target::Sink(Arc::clone(&open.sink)))
+    }
+
+    /// Follows the merchants' sinks: closes those that are configured no more or otherwise, and opens the new ones.
+    pub(super) fn follow(&self, snapshot: &Snapshot) -> SinkChanges {
         let configured = snapshot.config.merchants.values().flat_map(|merchant| {
             let sinks = merchant.sinks.iter();
             sinks.map(|sink| (SinkName::from(sink.name.as_str()).subscription(&merchant.name), &sink.kind))
         });
-        self.follow_all(configured.collect())
+        self.follow_all(snapshot, configured.collect())
     }
 
     /// Follows the operator's sinks like [`Self::follow`]. Their names are the subscriptions.
-    pub(super) fn follow_operators(&self, snapshot: &Snapshot) -> Vec<(String, Arc<dyn Sink>)> {
+    pub(super) fn follow_operators(&self, snapshot: &Snapshot) -> SinkChanges {
         let configured = snapshot.process.operator_sinks.iter().map(|sink| (sink.name.clone(), &sink.kind));
-        self.follow_all(configured.collect())
+        self.follow_all(snapshot, configured.collect())
     }
 
-    fn follow_all(&self, configured: HashMap<String, &SinkKind>) -> Vec<(String, Arc<dyn Sink>)> {
-        self.open.lock().retain(|subscription, open| configured.get(subscription) == Some(&&open.kind));
+    fn follow_all(&self, snapshot: &Snapshot, configured: BTreeMap<String, &SinkKind>) -> SinkChanges {
+        self.brokers.permit(&snapshot.process.webhook_allow);
+        let mut open = self.open.lock();
+        let mut removed: Vec<_> = open.keys().filter(|name| !configured.contains_key(*name)).cloned().collect();
+        removed.sort();
+        open.retain(|subscription, open| configured.get(subscription) == Some(&&open.kind));
         let mut added = Vec::new();
         for (subscription, kind) in configured {
-            if let Some((sink, true)) = self.open(subscription.clone(), kind) {
+            if open.contains_key(&subscription) {
+                continue;
+            }
+            if let Some(sink) = self.sink_of(kind) {
+                open.insert(subscription.clone(), OpenSink { kind: kind.clone(), sink: Arc::clone(&sink) });
                 added.push((subscription, sink));
             }
         }
-        added
+        SinkChanges { added, removed }
     }
 
     /// Closes webhook connections that were idle for too long.
@@ -106,26 +131,17 @@ impl Sinks {
         self.connections.close_expired(std::time::Instant::now());
     }
 
-    /// Returns the open sink of a subscription if it has the same settings, else a new one, and whether it is new.
-    fn open(&self, subscription: String, kind: &SinkKind) -> Option<(Arc<dyn Sink>, bool)> {
-        let mut open = self.open.lock();
-        if let Some(same) = open.get(&subscription).filter(|open| open.kind == *kind) {
-            return Some((Arc::clone(&same.sink), false));
+    /// Opens a sink of this kind: what is sent where. `None` for a kind that sends nothing. Makes no connection.
+    fn sink_of(&self, kind: &SinkKind) -> Option<Arc<dyn Sink>> {
+        match kind {
+            SinkKind::Webhook(webhook) => {
+                Some(Arc::new(WebhookSink::new(Arc::clone(&self.connections), Arc::clone(webhook))))
+            }
+            SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config), &self.brokers))),
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka(config) => Some(Arc::new(KafkaSink::new(Arc::clone(config)))),
+            SinkKind::Discard => None,
         }
-        let sink = sink_of(kind, &self.connections)?;
-        open.insert(subscription, OpenSink { kind: kind.clone(), sink: Arc::clone(&sink) });
-        Some((sink, true))
-    }
-}
-
-/// The kinds of sinks: what is sent where. `None` for a kind that sends nothing. Opens no connection.
-fn sink_of(kind: &SinkKind, connections: &Arc<Connections>) -> Option<Arc<dyn Sink>> {
-    match kind {
-        SinkKind::Webhook(webhook) => Some(Arc::new(WebhookSink::new(Arc::clone(connections), Arc::clone(webhook)))),
-        SinkKind::RabbitMq(config) => Some(Arc::new(RabbitMqSink::new(Arc::clone(config)))),
-        #[cfg(feature = "kafka")]
-        SinkKind::Kafka(config) => Some(Arc::new(KafkaSink::new(Arc::clone(config)))),
-        SinkKind::Discard => None,
     }
 }
 
@@ -166,8 +182,12 @@ kind = \"discard\"
         let plain = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("{plain}{SINKS}")).unwrap();
         let (sinks, first) = (Sinks::new(), load(dir.path(), None).unwrap());
-        let names = |added: Vec<(String, Arc<dyn Sink>)>| added.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(names(sinks.follow(&first)), ["shop/mq"]);
+        let names = |changes: SinkChanges| {
+            let added: Vec<_> = changes.added.into_iter().map(|(name, _)| name).collect();
+            (added.join(" "), changes.removed.join(" "))
+        };
+        let expected = |added: &str, removed: &str| (added.to_owned(), removed.to_owned());
+        assert_eq!(names(sinks.follow(&first)), expected("shop/mq", ""));
         let find =
             |snapshot: &Snapshot, name: &str| sinks.find(&snapshot.config.merchants["shop"], &SinkName::from(name));
         let mq = opened(find(&first, "mq"));
@@ -175,26 +195,29 @@ kind = \"discard\"
         assert!(matches!(find(&first, "never"), Target::NotConfigured));
         edit(&dir, "merchants/shop.toml", "events = [\"payment.*\"]", "events = []");
         let second = load(dir.path(), Some(&first)).unwrap();
-        assert!(sinks.follow(&second).is_empty(), "the filter needs no other connection");
+        assert_eq!(names(sinks.follow(&second)), expected("", ""), "the filter needs no other connection");
         assert!(Arc::ptr_eq(&mq, &opened(find(&second, "mq"))));
         edit(&dir, "merchants/shop.toml", "exchange = \"payments\"", "exchange = \"others\"");
         let third = load(dir.path(), Some(&second)).unwrap();
-        assert_eq!(names(sinks.follow(&third)), ["shop/mq"]);
+        assert_eq!(names(sinks.follow(&third)), expected("shop/mq", ""));
         assert!(!Arc::ptr_eq(&mq, &opened(find(&third, "mq"))));
+        assert!(matches!(find(&second, "mq"), Target::Replaced), "a task that began before the reload");
         std::fs::write(&file, plain).unwrap();
         let fourth = load(dir.path(), Some(&third)).unwrap();
-        assert!(sinks.follow(&fourth).is_empty() && sinks.open.lock().is_empty());
+        assert_eq!(names(sinks.follow(&fourth)), expected("", "shop/mq"));
+        assert!(matches!(find(&third, "mq"), Target::Replaced), "a removed sink is not opened again");
+        assert!(sinks.open.lock().is_empty());
         assert_eq!(Arc::strong_count(&mq), 1, "nobody else holds it");
     }
 
     #[test]
-    fn merchant_without_file_keeps_a_webhook_queue_and_filters_choose_the_sinks() {
+    fn filters_choose_the_sinks_and_an_unknown_merchant_has_a_webhook_queue() {
         let dir = sandbox();
         let file = dir.path().join("merchants/shop.toml");
         let plain = std::fs::read_to_string(&file).unwrap();
         let has_webhook = plain.contains("webhook");
         std::fs::write(&file, format!("{plain}{SINKS}")).unwrap();
-        let subscriptions = CurrentSubscriptions(put_in_force(load(dir.path(), None).unwrap()));
+        let subscriptions = CurrentSubscriptions::new(put_in_force(load(dir.path(), None).unwrap()));
         let sinks = |merchant: &str, kind: &str| -> Vec<String> {
             subscriptions.sinks(merchant, kind).iter().map(ToString::to_string).collect()
         };
@@ -202,5 +225,28 @@ kind = \"discard\"
         assert_eq!(sinks("shop", "payment.closed"), [&webhook[..], &["mq".to_owned()]].concat());
         assert_eq!(sinks("shop", "refund.failed"), webhook);
         assert_eq!(sinks("missing", "refund.failed"), ["webhook"]);
+    }
+
+    #[test]
+    fn merchant_whose_file_is_missing_keeps_its_sinks() {
+        let dir = sandbox();
+        let file = dir.path().join("merchants/shop.toml");
+        let plain = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{plain}{SINKS}")).unwrap();
+        std::fs::write(dir.path().join("merchants/other.toml"), plain.replace("shop", "other")).unwrap();
+        let current = put_in_force(load(dir.path(), None).unwrap());
+        let subscriptions = CurrentSubscriptions::new(Arc::clone(&current));
+        let reload = || current.store(Arc::new(load(dir.path(), Some(&current.load_full())).unwrap()));
+        let before = subscriptions.sinks("shop", "payment.closed");
+        assert!(before.contains(&SinkName::from("mq")));
+        std::fs::remove_file(&file).unwrap();
+        reload();
+        assert_eq!(subscriptions.sinks("shop", "payment.closed"), before);
+        // Also after another generation, and until the file is back.
+        reload();
+        assert_eq!(subscriptions.sinks("shop", "payment.closed"), before);
+        std::fs::write(&file, plain).unwrap();
+        reload();
+        assert!(!subscriptions.sinks("shop", "payment.closed").contains(&SinkName::from("mq")));
     }
 }

@@ -152,7 +152,7 @@ async fn process(gateway: &Gateway, channel: &Arc<Channel>, incoming: &Incoming)
         }
         Ok(Recorded::RefundElsewhere(subject, Some(why))) => {
             tracing::error!(channel = channel.name, order_id = subject.order_id, why, "manual review needed");
-            manual_review(&subject, &channel.name, &why);
+            manual_review(&subject, &channel.name, why);
             NotificationResult::Recorded
         }
         Ok(Recorded::UnknownOrder) => {

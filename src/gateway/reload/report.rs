@@ -126,6 +126,7 @@ pub(super) fn log_result(running: &Snapshot, result: &Result<Report, Vec<Diagnos
 pub(super) fn export_in_force(snapshot: &Snapshot, before: &[CertificateEnd]) {
     METRICS.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
     METRICS.config_last_reload_success.set(1);
+    METRICS.export_config(&snapshot.config.hash, &snapshot.config.routes, &snapshot.config.channels);
     // A series of a removed certificate must go. A series that does not exist needs no removal.
     let name = |end: &CertificateEnd| (end.channel.clone(), end.certificate.clone());
     let known: HashSet<_> = snapshot.config.sources.certificates.iter().map(name).collect();

@@ -51,6 +51,9 @@ impl Labels {
             all_merchants: merchants.keys().cloned().collect(),
             all_channels: channels.keys().cloned().collect(),
         };
+        for channel in names.channels.difference(&before.channels) {
+            METRICS.initialize_counters(channel);
+        }
         self.0.store(names.into());
     }
 
@@ -110,26 +113,30 @@ fn chosen<'a>(before: &HashSet<String>, names: impl Iterator<Item = &'a String> 
 }
 
 impl Metrics {
-    /// Sets the numbers of events that wait for the sinks of each name. A sink that is configured, or was counted before, and
-    /// is not in the list has none.
-    pub fn set_delivery_queue_depth<'a>(
+    /// Sets the numbers of events that wait for the sinks of each name, and the age of the oldest in seconds. A sink that is
+    /// configured, or was counted before, and is not in the list has none.
+    pub fn set_delivery_backlog<'a>(
         &self,
-        waiting: &BTreeMap<SinkName, u64>,
+        waiting: &BTreeMap<SinkName, (u64, f64)>,
         configured: impl Iterator<Item = &'a str>,
     ) {
         // Merchants choose the names of their sinks.
         let label = |sink: &str| self.few.label("sink", "", sink).0;
-        let mut counts: BTreeMap<String, u64> = configured.chain(["webhook"]).map(|sink| (label(sink), 0)).collect();
+        let none = (0, 0.0);
+        let mut backlogs: BTreeMap<String, (u64, f64)> =
+            configured.chain(["webhook"]).map(|sink| (label(sink), none)).collect();
         for family in self.delivery_queue_depth.collect() {
             let series = family.get_metric().iter().flat_map(|series| series.get_label());
-            counts.extend(series.map(|label| (label.value().to_owned(), 0)));
+            backlogs.extend(series.map(|label| (label.value().to_owned(), none)));
         }
-        for (sink, count) in waiting {
-            *counts.entry(label(sink.as_str())).or_default() += *count;
+        for (sink, (count, age)) in waiting {
+            let backlog = backlogs.entry(label(sink.as_str())).or_default();
+            *backlog = (backlog.0 + count, backlog.1.max(*age));
         }
-        for (sink, count) in counts {
+        for (sink, (count, age)) in backlogs {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.delivery_queue_depth.with_label_values(&[&sink]).set(count);
+            self.delivery_oldest_seconds.with_label_values(&[&sink]).set(age);
         }
     }
 
@@ -152,7 +159,12 @@ impl Metrics {
         unregister(&self.notifications_unusable_total, is_gone);
         unregister(&self.unlisted_refusals_total, is_gone);
         unregister(&self.deliveries_total, is_gone);
+        unregister(&self.source_messages_total, is_gone);
+        unregister(&self.source_connected, is_gone);
         unregister(&self.upstream_connections_total, is_gone);
+        unregister(&self.manual_review_total, is_gone);
+        unregister(&self.double_payments_total, is_gone);
+        unregister(&self.channel_has_fallback, is_gone);
     }
 }
 
@@ -209,18 +221,27 @@ mod tests {
     #[test]
     fn sink_without_waiting_events_is_counted_as_zero() {
         let metrics = Metrics::new();
-        let waiting = BTreeMap::from([(SinkName::WEBHOOK, 2), (SinkName::from("mq"), 3)]);
-        metrics.set_delivery_queue_depth(&waiting, ["mq", "idle"].into_iter());
-        for line in ["{sink=\"mq\"} 3", "{sink=\"idle\"} 0", "{sink=\"webhook\"} 2"] {
-            assert!(metrics.render().contains(&format!("delivery_queue_depth{line}")), "{line}");
+        let waiting = BTreeMap::from([(SinkName::WEBHOOK, (2, 7.5)), (SinkName::from("mq"), (3, 60.0))]);
+        metrics.set_delivery_backlog(&waiting, ["mq", "idle"].into_iter());
+        for line in [
+            "queue_depth{sink=\"mq\"} 3",
+            "queue_depth{sink=\"idle\"} 0",
+            "queue_depth{sink=\"webhook\"} 2",
+            "oldest_seconds{sink=\"mq\"} 60",
+            "oldest_seconds{sink=\"idle\"} 0",
+            "oldest_seconds{sink=\"webhook\"} 7.5",
+        ] {
+            assert!(metrics.render().contains(&format!("delivery_{line}")), "{line}");
         }
-        metrics.set_delivery_queue_depth(&BTreeMap::new(), std::iter::empty());
+        metrics.set_delivery_backlog(&BTreeMap::new(), std::iter::empty());
         for sink in ["mq", "idle", "webhook"] {
-            let line = format!("delivery_queue_depth{{sink=\"{sink}\"}} 0");
-            assert!(metrics.render().contains(&line), "{}", metrics.render());
+            for gauge in ["queue_depth", "oldest_seconds"] {
+                let line = format!("delivery_{gauge}{{sink=\"{sink}\"}} 0\n");
+                assert!(metrics.render().contains(&line), "{}", metrics.render());
+            }
         }
-        let many = (0..1000).map(|number| (SinkName::from(format!("mq-{number}").as_str()), 1)).collect();
-        metrics.set_delivery_queue_depth(&many, std::iter::empty());
+        let many = (0..1000).map(|number| (SinkName::from(format!("mq-{number}").as_str()), (1, 1.0))).collect();
+        metrics.set_delivery_backlog(&many, std::iter::empty());
         assert!(metrics.render().matches("delivery_queue_depth{").count() <= MAX_VALUES + 1);
     }
 

@@ -146,6 +146,11 @@ impl Metrics {
                 IntGauge,
                 Opts::new("ledger_accepts_writes", "1 if the ledger's disk has room for new payments")
             ),
+            ledger_headroom_bytes: add_vec!(
+                IntGaugeVec,
+                Opts::new("ledger_headroom_bytes", "Free bytes on the ledger's disk above min_free_disk"),
+                &[]
+            ),
             ledger_purged_total: add_vec!(
                 IntCounterVec,
                 Opts::new("ledger_purged_total", "Expired rows purged from the ledger"),
@@ -202,6 +207,11 @@ impl Metrics {
                 Opts::new("delivery_queue_depth", "Events waiting to be delivered"),
                 &["sink"]
             ),
+            delivery_oldest_seconds: add_vec!(
+                GaugeVec,
+                Opts::new("delivery_oldest_seconds", "Seconds since the oldest waiting event was created"),
+                &["sink"]
+            ),
             deliveries_total: add_vec!(
                 IntCounterVec,
                 Opts::new("deliveries_total", "Delivery attempts by result"),
@@ -223,9 +233,32 @@ impl Metrics {
                 ),
                 &["sink", "result"]
             ),
+            source_messages_total: add_vec!(
+                IntCounterVec,
+                Opts::new(
+                    "source_messages_total",
+                    "Messages of sources by result: accepted, repeated, refused, deferred (a try that will be repeated)"
+                ),
+                &["merchant", "source", "result"]
+            ),
+            source_connected: add_vec!(
+                IntGaugeVec,
+                Opts::new("source_connected", "1 while messages of a source are consumed"),
+                &["merchant", "source"]
+            ),
             config_generation: add!(
                 IntGauge,
                 Opts::new("config_generation", "Number of the configuration generation in force")
+            ),
+            config_info: add_vec!(
+                IntGaugeVec,
+                Opts::new("config_info", "Hash of the configuration generation in force"),
+                &["hash"]
+            ),
+            channel_has_fallback: add_vec!(
+                IntGaugeVec,
+                Opts::new("channel_has_fallback", "1 if every route to the channel has a fallback"),
+                &["channel"]
             ),
             config_last_reload_success: add!(
                 IntGauge,

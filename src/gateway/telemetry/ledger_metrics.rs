@@ -1,5 +1,6 @@
 //! Metrics of the ledger.
 
+use tollgate_config::{LedgerConfig, Process};
 use tollgate_ledger::{Measurement, Metrics};
 
 use super::METRICS;
@@ -20,6 +21,17 @@ impl Metrics for LedgerMetrics {
             Measurement::DoublePayment { channel } => METRICS.double_payments_total.with_label_values(&[channel]).inc(),
             Measurement::ClaimsTakenOver(count) => METRICS.stores.ledger_claims_taken_over_total.inc_by(count),
         }
+    }
+}
+
+impl super::Metrics {
+    /// Exports the free space of the embedded ledger's disk. The disk of a PostgreSQL server is not known here.
+    pub fn export_disk_space(&self, process: &Process) {
+        let LedgerConfig::Embedded(path) = &process.ledger else { return };
+        let Ok(disk) = rustix::fs::statvfs(path) else { return };
+        let free = i128::from(disk.f_bavail) * i128::from(disk.f_frsize);
+        let headroom = i64::try_from(free - i128::from(process.reserve)).unwrap_or(i64::MIN);
+        self.ledger_headroom_bytes.with_label_values::<&str>(&[]).set(headroom);
     }
 }
 

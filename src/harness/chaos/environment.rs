@@ -1,5 +1,5 @@
-//! The environment of a run: configuration directories, the sandbox, gateway processes, proxies and the webhook
-//! receiver.
+//! The environment of a run: configuration directories, the sandbox, gateway processes, proxies, the webhook receiver
+//! and the broker.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,16 +14,21 @@ use tollgate_sandbox::keygen::sandbox_channel_of;
 use tollgate_sandbox::{Options, Sandbox};
 
 use super::backing_services::BackingServices;
+use super::broker::{self, Broker};
 use super::pay_methods::{CHANNELS, routes};
 use super::receiver::Receiver;
+use super::sink_record::SinkRecord;
 use super::tcp_proxy::TcpProxy;
 use crate::files::copy_directory;
-use crate::http_client::{json_bytes, send_json};
+use crate::http_client::{json_bytes, send, send_json};
 use crate::merchant::{MerchantKey, provider_number};
 use crate::process::{GatewayProcess, unused_address};
 
 const KEY_ID: &str = "chaos-1";
 const MERCHANT: &str = "chaos";
+
+/// Name of the sink that the merchant's webhook is.
+const WEBHOOK: &str = "webhook";
 
 /// Maximum time that a client waits for one response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +38,7 @@ pub(super) struct ChaosEnvironment {
     pub(super) sandbox: Sandbox,
     pub(super) gateways: Vec<GatewayProcess>,
     pub(super) receiver: Receiver,
+    pub(super) broker: Option<Broker>,
     pub(super) directory: PathBuf,
     key: MerchantKey,
     /// Proxy between the gateways and the sandbox.
@@ -53,7 +59,13 @@ impl Drop for FaultPause {
 
 impl ChaosEnvironment {
     /// Starts `count` gateways. They share `services`; without services, the single gateway has an embedded ledger.
-    pub(super) async fn start(seed: u64, count: usize, services: Option<BackingServices>) -> Result<Self, String> {
+    /// With a broker, the merchant has a sink there beside its webhook.
+    pub(super) async fn start(
+        seed: u64,
+        count: usize,
+        services: Option<BackingServices>,
+        broker: Option<Broker>,
+    ) -> Result<Self, String> {
         let directory = std::env::temp_dir().join(format!("tollgate-chaos-{}", std::process::id()));
         let cannot = |error: std::io::Error| format!("cannot prepare {}: {error}", directory.display());
         let directories: Vec<PathBuf> = (1..=count).map(|number| directory.join(format!("gateway-{number}"))).collect();
@@ -70,7 +82,9 @@ impl ChaosEnvironment {
             return Err("a run needs at least one gateway".to_owned());
         };
         let conf = first.join("conf");
-        write_shared_config(&conf, provider_proxy.address(), &key.secret, &receiver.url()).map_err(cannot)?;
+        let sink = broker.as_ref().map_or("", |broker| &broker.sink);
+        let merchant = merchant_config(&key.secret, &receiver.url(), sink);
+        write_shared_config(&conf, provider_proxy.address(), &merchant).map_err(cannot)?;
         others.iter().try_for_each(|other| copy_directory(&conf, &other.join("conf"))).map_err(cannot)?;
         // The providers send notifications to one address. The proxy forwards each to any gateway.
         let entry_proxy = TcpProxy::open(gateways.iter().map(|gateway| gateway.address.to_string()).collect()).await?;
@@ -90,6 +104,7 @@ impl ChaosEnvironment {
             sandbox,
             gateways,
             receiver,
+            broker,
             directory,
             key,
             provider_proxy,
@@ -102,7 +117,16 @@ impl ChaosEnvironment {
     pub(super) fn proxies(&self) -> Vec<(&'static str, &TcpProxy)> {
         let services = self.services.iter();
         let services = services.flat_map(|services| [("PostgreSQL", &services.postgres), ("Redis", &services.redis)]);
-        std::iter::once(("providers", &self.provider_proxy)).chain(services).collect()
+        let broker = self.broker.iter().map(|broker| ("RabbitMQ", &broker.proxy));
+        std::iter::once(("providers", &self.provider_proxy)).chain(services).chain(broker).collect()
+    }
+
+    /// Calls `read` with the events that each sink received, and the name of the sink.
+    pub(super) fn with_sinks<T>(&self, read: impl FnOnce(&[(&'static str, &SinkRecord)]) -> T) -> T {
+        self.receiver.with_record(|webhook| match &self.broker {
+            Some(broker) => read(&[(WEBHOOK, webhook), (broker::SINK, &broker.record.lock())]),
+            None => read(&[(WEBHOOK, webhook)]),
+        })
     }
 
     /// Stops the network faults until the guard is dropped.
@@ -152,6 +176,17 @@ impl ChaosEnvironment {
         response.unwrap_or_else(|_| Err(format!("no response within {RESPONSE_TIMEOUT:?}")))
     }
 
+    /// Asks every gateway to try the waiting events of every sink now. A gateway that cannot is left alone.
+    pub(super) async fn retry_sinks(&self) {
+        let sinks = self.with_sinks(|sinks| sinks.iter().map(|(sink, _)| *sink).collect::<Vec<_>>());
+        for gateway in &self.gateways {
+            for sink in &sinks {
+                let url = format!("http://{}/merchants/{MERCHANT}/sinks/{sink}/retry", gateway.admin);
+                let _ = tokio::time::timeout(RESPONSE_TIMEOUT, send("POST", &url, &[], b"")).await;
+            }
+        }
+    }
+
     /// Returns the sandbox's record of an order, or `None` if no request about the order reached the sandbox.
     pub(super) async fn sandbox_order(&self, order: &str) -> Result<Option<Value>, String> {
         let path = format!("/orders/{}", provider_order_number(order));
@@ -175,10 +210,13 @@ impl ChaosEnvironment {
         }
     }
 
-    /// Kills the gateways, removes the directory and drops the database.
+    /// Kills the gateways, removes the directory, drops the database and ends the broker.
     pub(super) async fn shut_down(self) -> Result<(), String> {
         self.gateways.iter().for_each(GatewayProcess::kill);
         let _ = std::fs::remove_dir_all(&self.directory);
+        if let Some(broker) = self.broker {
+            broker.shut_down().await?;
+        }
         match self.services {
             Some(services) => services.drop_database().await,
             None => Ok(()),
@@ -209,7 +247,7 @@ fn with_chaos_settings(channel: &str) -> String {
 }
 
 /// Writes the configuration that all gateways share: channels, routes and the merchant.
-fn write_shared_config(conf: &Path, provider: SocketAddr, secret: &str, receiver: &str) -> io::Result<()> {
+fn write_shared_config(conf: &Path, provider: SocketAddr, merchant: &str) -> io::Result<()> {
     let folder = conf.join("channels");
     std::fs::create_dir_all(conf.join("merchants"))?;
     std::fs::create_dir_all(&folder)?;
@@ -219,7 +257,7 @@ fn write_shared_config(conf: &Path, provider: SocketAddr, secret: &str, receiver
         std::fs::write(&file, with_chaos_settings(&text))?;
     }
     std::fs::write(conf.join("routes.toml"), routes())?;
-    std::fs::write(conf.join("merchants/chaos.toml"), merchant_config(secret, receiver))
+    std::fs::write(conf.join("merchants/chaos.toml"), merchant)
 }
 
 fn process_config(gateway: &GatewayProcess, public: &str, services: &str) -> String {
@@ -230,9 +268,10 @@ fn process_config(gateway: &GatewayProcess, public: &str, services: &str) -> Str
     )
 }
 
-fn merchant_config(secret: &str, url: &str) -> String {
+/// Returns the merchant's file, with this `[[sink]]` section.
+fn merchant_config(secret: &str, url: &str, sink: &str) -> String {
     let webhook = webhook_secret();
     format!(
-        "keys = [{{ id = \"{KEY_ID}\", secret = \"plain:{secret}\" }}]\nwebhook = {{ url = \"{url}\", secrets = [\"plain:{webhook}\"] }}\n"
+        "keys = [{{ id = \"{KEY_ID}\", secret = \"plain:{secret}\" }}]\nwebhook = {{ url = \"{url}\", secrets = [\"plain:{webhook}\"] }}\n{sink}"
     )
 }

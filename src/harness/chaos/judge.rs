@@ -80,7 +80,7 @@ pub(super) async fn compare_order(environment: &ChaosEnvironment, log: &ClientLo
     let order = &log.order;
     let (status, payment) = read(environment, &format!("/v1/payments/{order}")).await?;
     let provider = environment.sandbox_order(order).await?.unwrap_or_default();
-    let records = OrderRecords { log, payment, provider, events: environment.receiver.events_of(order).types };
+    let records = OrderRecords { log, payment, provider, events: environment.receiver.types_of(order) };
     let mut verdict = OrderVerdict {
         status: match status {
             404 => "never claimed".to_owned(),

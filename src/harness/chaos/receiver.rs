@@ -7,24 +7,16 @@ use std::time::Duration;
 use http::StatusCode;
 use parking_lot::Mutex;
 
+use super::sink_record::SinkRecord;
 use crate::event_receiver::{Delivery, EventReceiver, order_of};
-
-/// Accepted events of one order.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ReceivedEvents {
-    /// Event types in order of arrival, each event id once.
-    pub(super) types: Vec<String>,
-    ids: HashSet<String>,
-}
 
 #[derive(Default)]
 struct State {
-    /// Accepted events by order id.
-    events: HashMap<String, ReceivedEvents>,
+    /// Types of accepted events by order id, in order of arrival, each event once.
+    types: HashMap<String, Vec<String>>,
     /// Ids of events that were rejected once. The next delivery is accepted.
     rejected: HashSet<String>,
-    /// Number of deliveries of events that were already accepted.
-    duplicates: u64,
+    record: SinkRecord,
 }
 
 pub(super) struct Receiver {
@@ -47,20 +39,27 @@ impl Receiver {
         self.endpoint.url()
     }
 
-    pub(super) fn events_of(&self, order: &str) -> ReceivedEvents {
-        self.state.lock().events.get(order).cloned().unwrap_or_default()
+    /// Returns the types of the order's accepted events, in order of arrival, each event once.
+    pub(super) fn types_of(&self, order: &str) -> Vec<String> {
+        self.state.lock().types.get(order).cloned().unwrap_or_default()
+    }
+
+    /// Calls `read` with everything that was received.
+    pub(super) fn with_record<T>(&self, read: impl FnOnce(&SinkRecord) -> T) -> T {
+        read(&self.state.lock().record)
     }
 
     /// Returns the number of events that were rejected once, and the number of duplicate deliveries.
     pub(super) fn counts(&self) -> (usize, u64) {
         let state = self.state.lock();
-        (state.rejected.len(), state.duplicates)
+        (state.rejected.len(), state.record.repetitions())
     }
 }
 
 async fn accept(state: &Mutex<State>, seed: u64, delivery: Delivery) -> StatusCode {
     let event = delivery.event();
-    let id = event["id"].as_str().unwrap_or_default().to_owned();
+    let id = delivery.header("webhook-id").to_owned();
+    state.lock().record.attempt(&id, &delivery.body);
     // One event in sixteen is rejected at its first delivery, and one in sixteen is accepted after 300 ms.
     let slot = id.bytes().fold(seed, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) % 16;
     if slot == 0 && state.lock().rejected.insert(id.clone()) {
@@ -70,11 +69,9 @@ async fn accept(state: &Mutex<State>, seed: u64, delivery: Delivery) -> StatusCo
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let mut state = state.lock();
-    let events = state.events.entry(order_of(&event).to_owned()).or_default();
-    if events.ids.insert(id) {
-        events.types.push(event["type"].as_str().unwrap_or_default().to_owned());
-    } else {
-        state.duplicates += 1;
+    if state.record.accept(&event) {
+        let kind = event["type"].as_str().unwrap_or_default().to_owned();
+        state.types.entry(order_of(&event).to_owned()).or_default().push(kind);
     }
     StatusCode::OK
 }

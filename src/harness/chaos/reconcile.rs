@@ -11,7 +11,10 @@ use tokio::task::JoinSet;
 use super::client_log::ClientLog;
 use super::counts::FaultCounts;
 use super::environment::ChaosEnvironment;
+use super::event_audit::audit_events;
+use super::event_books::{EVENT_MISMATCHES, EventReport};
 use super::judge::{MISMATCHES, OrderVerdict, compare_order};
+use super::pull_reader::PullReader;
 use super::scan::ScanOutcome;
 use crate::Printer;
 
@@ -43,7 +46,9 @@ pub(super) struct Report {
     unsettled: BTreeMap<&'static str, u64>,
     errors: Vec<String>,
     receiver: (usize, u64),
+    events: EventReport,
     settled_after: Duration,
+    events_settled_after: Duration,
     /// Duration of the first comparison of all orders, and the number of orders that were unsettled after it.
     first_comparison: (Duration, usize),
     /// Mismatches of the last comparison that was not final.
@@ -51,8 +56,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Compares order by order until all records agree or [`SETTLE_TIMEOUT`] is over.
-    pub(super) async fn reconcile(environment: &Arc<ChaosEnvironment>, logs: Vec<ClientLog>) -> Self {
+    /// Compares order by order, and then sink by sink, until all records agree or [`SETTLE_TIMEOUT`] is over. `reader` has
+    /// pulled the events of the run.
+    pub(super) async fn reconcile(
+        environment: &Arc<ChaosEnvironment>,
+        logs: Vec<ClientLog>,
+        reader: PullReader,
+    ) -> Self {
         let start = Instant::now();
         let mut report = Self::from_logs(&logs);
         let mut remaining: Vec<Arc<ClientLog>> = logs.into_iter().map(Arc::new).collect();
@@ -76,8 +86,10 @@ impl Report {
             remaining = unsettled.into_iter().map(|(log, _)| log).collect();
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        report.receiver = environment.receiver.counts();
         report.settled_after = start.elapsed();
+        report.events = audit_events(environment, reader, start + SETTLE_TIMEOUT).await;
+        report.events_settled_after = start.elapsed();
+        report.receiver = environment.receiver.counts();
         report
     }
 
@@ -101,7 +113,9 @@ impl Report {
             unsettled: BTreeMap::new(),
             errors: Vec::new(),
             receiver: (0, 0),
+            events: EventReport::default(),
             settled_after: Duration::ZERO,
+            events_settled_after: Duration::ZERO,
             first_comparison: (Duration::ZERO, 0),
             last_unsettled: BTreeSet::new(),
         };
@@ -135,7 +149,7 @@ impl Report {
 
     /// Returns whether all records agree and no order was executed twice.
     pub(super) fn agrees(&self) -> bool {
-        self.errors.is_empty() && self.max_executions <= 1
+        self.errors.is_empty() && self.events.errors.is_empty() && self.max_executions <= 1
     }
 
     pub(super) fn print(&self, duration: Duration, injected: &[(String, FaultCounts)], print: Printer) {
@@ -163,6 +177,10 @@ impl Report {
         let (rejected, duplicates) = self.receiver;
         line("webhook receiver", format!("rejected {rejected} events once, received {duplicates} duplicates"));
         line("final status", list(&mut self.statuses.iter().map(|(name, count)| (name.clone(), *count))));
+        let sinks =
+            self.events.sinks.iter().map(|(sink, events, more)| format!("; {sink} {events} and {more} repeated"));
+        let (pulled, after) = (self.events.events, self.events_settled_after.as_secs_f64());
+        line("events", format!("pulled {pulled}{}; complete after {after:.1} s", sinks.collect::<String>()));
         let (first, unsettled) = self.first_comparison;
         let (settled, first) = (self.settled_after.as_secs_f64(), first.as_secs_f64());
         let last = self.last_unsettled.iter().copied().collect::<Vec<_>>().join(", ");
@@ -182,7 +200,10 @@ impl Report {
         for mismatch in MISMATCHES {
             line(mismatch, self.unsettled.get(mismatch).copied().unwrap_or(0).to_string());
         }
-        for error in self.errors.iter().take(20) {
+        for mismatch in EVENT_MISMATCHES {
+            line(mismatch, self.events.mismatches.get(mismatch).copied().unwrap_or(0).to_string());
+        }
+        for error in self.errors.iter().take(20).chain(self.events.errors.iter().take(20)) {
             print(format_args!("ERROR  {error}"));
         }
         print(format_args!("{}", if self.agrees() { "the records agree" } else { "THE RECORDS DO NOT AGREE" }));

@@ -251,16 +251,24 @@ pub(super) fn backlog(session: &Session) -> Result<Backlog, LedgerError> {
     let count_jobs = tables::number(Space::Jobs);
     let oldest = session.query(OLDEST, &[&count_jobs])?;
     let oldest_job = oldest.first().map(|row| time(millis_at(row.get::<_, &[u8]>(0))));
-    // The name of the sink follows the id of the event.
-    const BY_SINK: &str = "SELECT substr(key, 17), count(*) FROM tollgate_due WHERE space = $1 GROUP BY 1";
+    // The name of the sink follows the id of the event, which begins with its creation time.
+    const BY_SINK: &str = "SELECT substr(key, 17), count(*), min(encode(substr(key, 1, 8), 'hex') COLLATE \"C\")
+        FROM tollgate_due WHERE space = $1 GROUP BY 1";
     let by_sink = session.query(BY_SINK, &[&QUEUED])?;
-    let of_sink = |row: &Row| {
-        let key = [&[0; 16], row.get::<_, &[u8]>(0)].concat();
-        (sink_of_queued(&key), u64::try_from(row.get::<_, i64>(1)).unwrap_or(0))
-    };
-    let deliveries_by_sink: BTreeMap<_, _> = by_sink.iter().map(of_sink).collect();
+    let sink = |row: &Row| sink_of_queued(&[&[0; 16], row.get::<_, &[u8]>(0)].concat());
+    let count_of = |row: &Row| (sink(row), u64::try_from(row.get::<_, i64>(1)).unwrap_or(0));
+    let oldest_of = |row: &Row| Some((sink(row), time(u64::from_str_radix(row.get(2), 16).ok()?)));
+    let deliveries_by_sink: BTreeMap<_, _> = by_sink.iter().map(count_of).collect();
+    let oldest_by_sink = by_sink.iter().filter_map(oldest_of).collect();
     let (deliveries, unknown, jobs) = (deliveries_by_sink.values().sum(), count(unknown)?, count(count_jobs)?);
-    Ok(Backlog { deliveries, deliveries_by_sink, unknown, oldest_unknown, jobs, oldest_job })
+    Ok(Backlog { deliveries, deliveries_by_sink, oldest_by_sink, unknown, oldest_unknown, jobs, oldest_job })
+}
+
+/// Returns the outbox rows of a subscription.
+pub(super) fn outbox_of(session: &Session, subscription: &str) -> Result<Vec<Pair>, Failure> {
+    const OF_SUBSCRIPTION: &str = "SELECT key, value FROM tollgate_due WHERE subscription = $1 ORDER BY key";
+    let rows = session.query(OF_SUBSCRIPTION, &[&subscription])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 fn many(limit: usize) -> i64 {

@@ -117,6 +117,8 @@ pub struct Backlog {
     pub deliveries: u64,
     /// The same by name of the sink, whatever the merchant. Sinks without undelivered events are left out.
     pub deliveries_by_sink: BTreeMap<SinkName, u64>,
+    /// Creation time of the oldest of these events, by name of the sink.
+    pub oldest_by_sink: BTreeMap<SinkName, Timestamp>,
     /// Payments and refunds with an unknown result.
     pub unknown: u64,
     /// Time at which the oldest unknown result became unknown.
@@ -125,6 +127,15 @@ pub struct Backlog {
     pub jobs: u64,
     /// Time at which the oldest of these jobs was enqueued.
     pub oldest_job: Option<Timestamp>,
+}
+
+/// What waits for one sink of a merchant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkQueue {
+    /// Next event of each payment, with the due time of its next attempt.
+    pub next: Vec<(String, Timestamp)>,
+    /// Number of events, those behind the next ones included.
+    pub waiting: u64,
 }
 
 /// Page of a merchant's events, in the order in which every gateway of the ledger returns them.

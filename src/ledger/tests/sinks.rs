@@ -214,3 +214,52 @@ async fn redelivery_reaches_each_sink_and_keeps_the_order_of_one_that_never_got_
     assert_eq!(deliver_all(&fixture, &WEBHOOK).await, ["payment.failed"]);
     assert_eq!(fixture.ledger.waiting().await.unwrap(), Backlog::default());
 }
+
+#[tokio::test]
+async fn retry_of_a_sink_makes_its_heads_due_now_and_no_other() {
+    let fixture = Fixture::new();
+    let (mq, now) = (SinkName::from("mq"), at(1_000));
+    for order in ["o", "p"] {
+        three(&fixture, "many", order).await;
+    }
+    for delivery in fixture.deliveries(at(10), 100).await {
+        let tries = if delivery.sink == mq { 9 } else { 1 };
+        fixture.ledger.postpone(&delivery, at(50_000), tries).await.unwrap();
+    }
+    assert_eq!(heads(&fixture, now).await, <[&str; 0]>::default());
+    let queue = fixture.ledger.sink_queue("many/mq").await.unwrap();
+    assert_eq!((queue.waiting, queue.next.len()), (6, 2));
+    assert!(queue.next.iter().all(|(_, due)| *due == at(50_000)));
+    assert_eq!(fixture.ledger.retry_sink("many/mq", now).await.unwrap(), 6);
+    assert_eq!(heads(&fixture, now).await, ["mq payment.unknown"; 2]);
+    let due = fixture.deliveries(now, 100).await;
+    assert!(due.iter().all(|delivery| delivery.tries == 0), "the schedule begins anew: {due:?}");
+    assert_eq!(fixture.ledger.retry_sink("many", now).await.unwrap(), 6);
+    assert_eq!(heads(&fixture, now).await.len(), 4);
+    assert_eq!(fixture.ledger.retry_sink("other/mq", now).await.unwrap(), 0);
+    let mut all = deliver_all(&fixture, &mq).await;
+    all.sort();
+    let mut twice = [ALL_THREE, ALL_THREE].concat();
+    twice.sort_unstable();
+    assert_eq!(all, twice);
+}
+
+#[tokio::test]
+async fn oldest_waiting_event_is_known_for_each_sink() {
+    let fixture = Fixture::new();
+    three(&fixture, "many", "o").await;
+    let oldest = async || {
+        let oldest = fixture.ledger.waiting().await.unwrap().oldest_by_sink;
+        ["webhook", "mq"].map(|sink| oldest.get(&SinkName::from(sink)).copied())
+    };
+    // Its id has the creation time of the event, which the settlement gave.
+    let [webhook, mq] = oldest().await;
+    assert!(webhook.is_some() && webhook == mq);
+    let head = fixture.deliveries(at(10), 100).await.remove(0);
+    assert_eq!(webhook.map(Timestamp::as_second), Some(head.event.created_at.as_second()));
+    fixture.ledger.delivered(&Delivery { sink: WEBHOOK, ..head }, at(11)).await.unwrap();
+    let [later, same] = oldest().await;
+    assert!(later > webhook && same == mq, "{later:?}");
+    deliver_all(&fixture, &WEBHOOK).await;
+    assert_eq!(oldest().await, [None, mq]);
+}

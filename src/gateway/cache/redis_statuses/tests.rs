@@ -181,6 +181,19 @@ async fn replayed_or_rate_limited_request_takes_no_token_and_leaves_no_nonce() {
 }
 
 #[tokio::test]
+async fn token_without_nonce_comes_from_the_bucket_of_signed_requests() {
+    let server = Server::start();
+    let machines = [Nonces::new(server.client()), Nonces::new(server.client())];
+    let rate_check = RateCheck { merchant: "shop", rate: Rate { per_second: 0.01, burst: 2.0 } };
+    assert_eq!(machines[0].take_token(rate_check).await, Some(Ok(())));
+    let admitted = machines[1].admit(("shop", [1; 16]), (1600, 1000), Some(rate_check)).await.unwrap();
+    assert_eq!(admitted.counted, Some(Ok(())));
+    assert!(matches!(machines[0].take_token(rate_check).await, Some(Err(90..=100))));
+    drop(server);
+    assert_eq!(machines[0].take_token(rate_check).await, None, "then each gateway counts alone");
+}
+
+#[tokio::test]
 async fn nonces_are_rejected_while_redis_is_down() {
     let server = Server::start();
     let machines = [Nonces::new(server.client()), Nonces::new(server.client())];

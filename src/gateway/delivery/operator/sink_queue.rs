@@ -11,7 +11,7 @@ use super::super::decision::Decision;
 use super::super::failure::DeliveryError;
 use super::super::message::OutgoingEvent;
 use super::super::sink::{Attempt, Sink};
-use super::super::sinks::Sinks;
+use super::super::sinks::{Sinks, Target};
 use crate::clock;
 use crate::operator_events::InProgress;
 use crate::snapshot::Current;
@@ -21,6 +21,8 @@ use crate::telemetry::METRICS;
 const MAX_WAITING: usize = 256;
 /// Time for which an event is retried.
 const RETRY_FOR: Duration = Duration::from_hours(1);
+/// Pause until the worker has followed a reload.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(1);
 /// Step of the merchants' schedule that the pauses do not exceed: 5 s, then 5 min. An old alert is of little use.
 const LAST_STEP: u32 = 1;
 
@@ -95,7 +97,15 @@ impl SinkTask {
         loop {
             self.generation.mark_unchanged();
             let snapshot = self.current.load_full();
-            let Some(sink) = self.sinks.find_operators(&snapshot, &self.name) else { return End::Removed };
+            let sink = match self.sinks.find_operators(&snapshot, &self.name) {
+                Target::Sink(sink) => sink,
+                // The worker has not followed a reload yet.
+                Target::Replaced => {
+                    self.wait(FOLLOW_PAUSE).await;
+                    continue;
+                }
+                Target::Discard | Target::NoWebhook | Target::NotConfigured => return End::Removed,
+            };
             let result = attempt(sink, Arc::clone(event), tries, snapshot.process.webhook_allow.clone()).await;
             // A shutdown waits for one attempt only.
             drop(in_progress.take());
@@ -116,12 +126,15 @@ impl SinkTask {
                 return End::GivenUp;
             }
             tries += 1;
-            // A reload may have corrected the sink, or removed it.
-            let reloaded = self.generation.changed();
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Ok(()) = reloaded => {}
-            }
+            self.wait(pause).await;
+        }
+    }
+
+    /// Waits for a time, or for a reload, which may have corrected the sink or removed it.
+    async fn wait(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Ok(()) = self.generation.changed() => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::delivery::failure::DeliveryError;
 const MAX_SENTENCE: usize = 160;
 
 /// Returns what the broker or the network reported, without secrets.
-pub(super) fn broker_error(error: &lapin::Error) -> DeliveryError {
+pub(crate) fn broker_error(error: &lapin::Error) -> DeliveryError {
     let sentence = match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         ErrorKind::IOError(error) => error.kind().to_string(),

@@ -1,5 +1,5 @@
-//! Opens a connection to a broker: addresses are checked as for webhooks, TLS is verified, and a channel in confirm
-//! mode is opened.
+//! Opens connections to brokers and channels on them: addresses are checked as for webhooks, TLS is verified, and each
+//! channel is in confirm mode.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,10 +17,12 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use tollgate_config::{AmqpUrl, RabbitMqConfig};
 
 use super::broker_error::broker_error;
+use super::connection::SharedConnection;
+use super::greeting::greet;
 use super::publisher::Publisher;
 use super::runtime::{self, ByteStream};
 use super::socket::Socket;
-use crate::delivery::connections::{self, Endpoint};
+use crate::delivery::connections::Endpoint;
 use crate::delivery::dial;
 use crate::delivery::failure::DeliveryError;
 use crate::delivery::trust::trust;
@@ -29,19 +31,31 @@ use crate::delivery::trust::trust;
 const HEARTBEAT: u16 = 10;
 /// Maximum size of a frame in bytes. The library allocates 64 times as much for each connection.
 const FRAME_MAX: u32 = 16 * 1024;
-/// Maximum number of channels. One is used.
-const CHANNEL_MAX: u16 = 4;
+/// Maximum number of channels, as brokers permit by default. Fewer are used.
+const CHANNEL_MAX: u16 = 2047;
 
 /// Opens a connection. The caller limits the time.
-pub(super) async fn open(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<Publisher, DeliveryError> {
-    let (stream, socket, peer) = dial(config, allowed).await?;
+pub(crate) async fn open(
+    url: &AmqpUrl,
+    authorities: Option<&[Vec<u8>]>,
+    allowed: &[IpNet],
+) -> Result<SharedConnection, DeliveryError> {
+    let (stream, socket, peer) = dial(url, authorities, allowed).await?;
     let stream = Mutex::new(Some(AsyncTcpStream::Plain(stream.compat())));
     let used = || lapin::Error::from(io::Error::from(io::ErrorKind::NotConnected));
     let connect = async move |_, _| stream.lock().take().ok_or_else(used);
     let properties = ConnectionProperties::default().with_connection_name("tollgate".into());
-    let connection = Connection::connector(uri(&config.url), runtime::current(), connect, properties);
+    let connection = Connection::connector(uri(url), runtime::current(), connect, properties);
     let connection = connection.await.map_err(|error| broker_error(&error))?;
-    let channel = connection.create_channel().await.map_err(|error| broker_error(&error))?;
+    Ok(SharedConnection::start(connection, socket, peer))
+}
+
+/// Opens a channel in confirm mode for a sink. The caller limits the time.
+pub(super) async fn open_channel(
+    connection: SharedConnection,
+    config: &RabbitMqConfig,
+) -> Result<Publisher, DeliveryError> {
+    let channel = connection.channel().await?;
     if config.declare {
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let name = config.exchange.as_str().into();
@@ -49,20 +63,16 @@ pub(super) async fn open(config: &RabbitMqConfig, allowed: &[IpNet]) -> Result<P
         declared.await.map_err(|error| broker_error(&error))?;
     }
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| broker_error(&error))?;
-    Ok(Publisher::start(connection, channel, socket, peer))
+    Ok(Publisher::start(connection, channel))
 }
 
-/// Returns whether a connection to this address is still permitted.
-pub(super) fn is_permitted(peer: IpAddr, allowed: &[IpNet]) -> bool {
-    connections::not_permitted(peer, allowed).is_none()
-}
-
-/// Connects to the first address that answers, over TLS if the URL asks for it.
+/// Connects to the first address that answers, over TLS if the URL asks for it, and waits for the broker's first byte.
 async fn dial(
-    config: &RabbitMqConfig,
+    url: &AmqpUrl,
+    authorities: Option<&[Vec<u8>]>,
     allowed: &[IpNet],
 ) -> Result<(Box<dyn ByteStream>, Socket, IpAddr), DeliveryError> {
-    let AmqpUrl { tls, host, port, .. } = &config.url;
+    let AmqpUrl { tls, host, port, .. } = url;
     let name = match tls {
         true => Some(ServerName::try_from(host.clone()).map_err(|_| DeliveryError::InvalidTlsName)?),
         false => None,
@@ -71,10 +81,14 @@ async fn dial(
     let addresses = dial::sorted(endpoint.resolve(allowed).await?, 0);
     let (stream, address) = dial::connect_first(&addresses).await?;
     let (stream, socket) = Socket::of(stream).map_err(|error| DeliveryError::Connect(address, error))?;
-    let Some(name) = name else { return Ok((Box::new(stream), socket, address.ip())) };
-    let trust = trust(config.authorities.as_deref()).map_err(|error| DeliveryError::Tls(address, error))?;
+    let cannot_connect = |error| DeliveryError::Connect(address, error);
+    let Some(name) = name else {
+        return Ok((Box::new(greet(stream).await.map_err(cannot_connect)?), socket, address.ip()));
+    };
+    let trust = trust(authorities).map_err(|error| DeliveryError::Tls(address, error))?;
     let stream = TlsConnector::from(trust).connect(name, stream).await;
-    Ok((Box::new(stream.map_err(|error| DeliveryError::Tls(address, error))?), socket, address.ip()))
+    let stream = stream.map_err(|error| DeliveryError::Tls(address, error))?;
+    Ok((Box::new(greet(stream).await.map_err(cannot_connect)?), socket, address.ip()))
 }
 
 /// Returns the URL in the library's form. The scheme is the plain one, because TLS is negotiated before.

@@ -101,6 +101,20 @@ mod tests {
         assert_eq!(decided, ["routed Delivered", "lost Returned"]);
     }
 
+    /// The routed message is settled in a batch of its own; the return that its confirmation carried must outlive it.
+    #[test]
+    fn return_that_an_earlier_batch_carried_counts_while_other_messages_are_unconfirmed() {
+        let mut verdicts = Verdicts::new();
+        assert!(decide(&mut verdicts, &[("routed", ack(Some("lost")))], false).is_empty());
+        let decided = decide(&mut verdicts, &[("lost", ack(None))], false);
+        assert_eq!(decided, ["routed Delivered", "lost Returned"]);
+        assert_eq!(
+            decide(&mut verdicts, &[("lost", ack(None))], false),
+            ["lost Delivered"],
+            "a later attempt is routed"
+        );
+    }
+
     #[test]
     fn message_is_decided_once_a_later_confirmation_carries_nothing() {
         let mut verdicts = Verdicts::new();
