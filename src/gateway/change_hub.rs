@@ -24,7 +24,7 @@ pub struct ChangeHub {
     pub(crate) merchants: Arc<Topics<MerchantKey>>,
     /// Limits concurrent reads of woken streams.
     pub(crate) reads: Semaphore,
-    /// Whether changes may have been missed since the last subscription.
+    /// True if changes may have been missed since the last subscription.
     has_missed: AtomicBool,
     draining: watch::Sender<bool>,
 }

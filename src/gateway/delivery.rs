@@ -103,7 +103,7 @@ struct Worker {
     cluster: OnceLock<String>,
     /// Merchants whose webhook answered 410, with the fingerprint of their file at that time.
     disabled: Mutex<HashMap<String, String>>,
-    /// Tells the operator about sinks that fail.
+    /// Reports failing sinks to the operator.
     health: SinkHealth,
 }
 

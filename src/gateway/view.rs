@@ -38,7 +38,7 @@ struct PaymentView<'a> {
     watch: Option<&'a str>,
 }
 
-/// What a payer's browser sees of a payment.
+/// State of a payment for the payer's browser.
 #[derive(Serialize)]
 struct StatusView {
     status: Status,

@@ -135,30 +135,32 @@ async fn lost_confirmation_makes_no_second_message() {
     broker.until("lost", "o-3", "payment.succeeded").await;
 }
 
+/// The brokers' restart itself is tested with the library's simulated cluster, because this broker would come back empty.
 #[tokio::test]
-async fn stopped_broker_delays_no_webhook_and_gets_the_event_after_its_restart() {
+async fn unreachable_broker_delays_no_webhook_and_gets_each_event_once_when_it_is_back() {
     let broker = KafkaBroker::start(json!({})).await;
-    broker.topic("restart").await;
-    let world = world_with(&sink(&broker, "restart", "")).await;
+    broker.topic("away").await;
+    let world = world_with(&sink(&broker, "away", "")).await;
     create_and_pay(&world, "o-1").await;
-    broker.until("restart", "o-1", "payment.succeeded").await;
-    broker.command("stop").await;
+    broker.until("away", "o-1", "payment.succeeded").await;
+    broker.command("away").await;
     for number in 2..8 {
         create_and_pay(&world, &format!("o-{number}")).await;
     }
     world.receiver.until("o-7", "payment.succeeded").await;
-    let event = until_undelivered(&world, "o-2", "restart", "the broker cannot be reached").await;
-    until_waiting(&world, "restart", 6).await;
-    world.until_metric("tollgate_deliveries_total{merchant=\"shop\",result=\"deferred\",sink=\"restart\"}").await;
-    broker.command("start").await;
-    broker.topic("restart").await;
-    // No attempt has counted: the events are sent as soon as the broker is there.
-    until_waiting(&world, "restart", 0).await;
+    let event = until_undelivered(&world, "o-2", "away", &format!("127.0.0.1:{}: ", broker.port)).await;
+    until_waiting(&world, "away", 6).await;
+    broker.command("back").await;
+    until_waiting(&world, "away", 0).await;
     for number in 2..8 {
-        let messages = broker.until("restart", &format!("o-{number}"), "payment.succeeded").await;
+        let messages = broker.until("away", &format!("o-{number}"), "payment.succeeded").await;
         assert_eq!(messages.len(), 1, "{messages:?}");
         assert!(number != 2 || messages[0]["headers"]["ce_id"] == event.as_str(), "{messages:?}");
     }
+    let attempts = |result: &str| format!("{{merchant=\"shop\",result=\"{result}\",sink=\"away\"}}");
+    let metrics = world.metrics().await;
+    assert!(metrics.contains(&attempts("deferred")), "{metrics}");
+    assert!(!metrics.contains(&attempts("failed")), "no attempt counts while the broker is away: {metrics}");
 }
 
 #[tokio::test]
@@ -170,11 +172,33 @@ async fn frozen_broker_gets_the_event_with_the_same_id_once_it_answers() {
     broker.until("frozen", "o-1", "payment.succeeded").await;
     broker.command("freeze").await;
     create_and_pay(&world, "o-2").await;
-    let event = until_undelivered(&world, "o-2", "frozen", "the broker cannot be reached").await;
+    let event = until_undelivered(&world, "o-2", "frozen", "Message timed out").await;
     broker.command("thaw").await;
     until_waiting(&world, "frozen", 0).await;
     let messages = broker.until("frozen", "o-2", "payment.succeeded").await;
     assert!(messages.iter().all(|message| message["headers"]["ce_id"] == event.as_str()), "{messages:?}");
+}
+
+#[tokio::test]
+async fn removed_sink_leaves_no_thread_behind() {
+    let broker = KafkaBroker::shared().await;
+    broker.topic("removed").await;
+    let world = world_with(&sink(broker, "removed", "")).await;
+    create_and_pay(&world, "o-1").await;
+    broker.until("removed", "o-1", "payment.succeeded").await;
+    let of_library = || {
+        let mut threads = world.gateway.threads();
+        threads.retain(|name| ["rdk:", "producer poll", "kafka-close"].iter().any(|start| name.starts_with(start)));
+        threads
+    };
+    assert!(of_library().iter().any(|name| name == "rdk:main"), "{:?}", of_library());
+    set_sinks(&world, "");
+    assert_eq!(world.reload().await.status, 200);
+    until("the library's threads end", || async {
+        let threads = of_library();
+        if threads.is_empty() { Ok(()) } else { Err(format!("{threads:?}")) }
+    })
+    .await;
 }
 
 /// Certificate and key in a directory: PEM files for this name.

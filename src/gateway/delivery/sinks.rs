@@ -92,7 +92,7 @@ impl Sinks {
         same.map_or(Target::Replaced, |open| Target::Sink(Arc::clone(&open.sink)))
     }
 
-    /// Follows the merchants' sinks: closes those that are configured no more or otherwise, and opens the new ones.
+    /// Follows the merchants' sinks: closes those that were removed or changed, and opens the new ones.
     pub(super) fn follow(&self, snapshot: &Snapshot) -> SinkChanges {
         let configured = snapshot.config.merchants.values().flat_map(|merchant| {
             let sinks = merchant.sinks.iter();

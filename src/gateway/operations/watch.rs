@@ -57,7 +57,7 @@ impl Framing {
     }
 }
 
-/// The stream of a response, in its extensions. `None` if there are too many, which only a WebSocket is told after
+/// The stream of a response, in its extensions. `None` if there are too many; a WebSocket gets this answer only after
 /// its handshake.
 #[derive(Clone)]
 pub(crate) struct ResponseStream {

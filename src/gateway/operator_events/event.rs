@@ -14,7 +14,7 @@ pub(crate) struct OperatorEvent {
     pub(crate) details: Details,
 }
 
-/// What happened, what to do, and the names and ids needed for it. Contains no secrets and no personal data.
+/// Cause and advice with the names and ids that they are about. Contains no secrets and no personal data.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Details {
     pub(crate) cause: String,
@@ -97,7 +97,7 @@ impl OperatorEvent {
             ProbeFailed => ("probe", vec![it.channel.clone(), it.host.clone()]),
             ConfigApplied => ("applied", vec![number(it.generation)]),
             ConfigRolledBack => ("rolled back", vec![number(it.generation)]),
-            // The same error under another generation is told again: files were right in between.
+            // The same error under another generation is reported again: files were right in between.
             ConfigRejected => ("rejected", vec![number(it.generation), it.file.clone(), it.cause.clone()]),
             DeliveryFailing | DeliveryRecovered => ("sink", vec![it.merchant.clone(), it.sink.clone()]),
             DeliveryExhausted => ("exhausted", vec![it.merchant.clone(), it.sink.clone()]),

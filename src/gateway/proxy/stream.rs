@@ -23,7 +23,7 @@ enum End {
     Complete,
     /// The reader left.
     ReaderLeft,
-    /// The reader broke the protocol, or gave no sign of life.
+    /// The reader broke the protocol, or answered no ping.
     ReaderFailed,
     /// There were too many streams.
     TooMany,

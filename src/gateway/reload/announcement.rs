@@ -8,7 +8,7 @@ use crate::operator_events::{Details, OperatorEvent, emit};
 /// Maximum number of changes that an event lists.
 const MAX_LISTED: usize = 20;
 
-/// Tells the operator that a reload changed the generation in force, or was rejected. `running` is the number of the
+/// Emits an operator event: a reload changed the generation in force, or was rejected. `running` is the number of the
 /// generation before.
 pub(super) fn announce(running: u64, result: &Result<Report, Vec<Diagnostic>>) {
     match result {
@@ -18,18 +18,18 @@ pub(super) fn announce(running: u64, result: &Result<Report, Vec<Diagnostic>>) {
     }
 }
 
-/// Tells the operator that the files have errors. `generation` is the number of the generation that stays in force.
+/// Emits an operator event: the files have errors. `generation` is the number of the generation that stays in force.
 pub(super) fn announce_rejected(generation: u64, diagnostics: &[Diagnostic]) {
     emit([rejected(generation, diagnostics)]);
 }
 
-/// Tells the operator that an earlier generation is in force again, and why.
+/// Emits an operator event: an earlier generation is in force again, and why.
 pub(super) fn announce_rollback(from: u64, report: &Report, why: &str) {
     let cause = format!("Generation {from} was rolled back: {why}.");
     emit([OperatorEvent::new(OperatorEventType::ConfigRolledBack, Details { cause, ..details(report) })]);
 }
 
-/// Tells the operator that an automatic rollback failed.
+/// Emits an operator event: an automatic rollback failed.
 pub(super) fn announce_failed_rollback(generation: u64, diagnostics: &[Diagnostic]) {
     let event = rejected(generation, diagnostics);
     let cause = format!("The automatic rollback of generation {generation} failed: {}", event.details.cause);

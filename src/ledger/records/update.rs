@@ -115,7 +115,7 @@ pub struct Delivery {
 pub struct Backlog {
     /// Undelivered events; an event counts once for each sink that has not received it.
     pub deliveries: u64,
-    /// The same by name of the sink, whatever the merchant. Sinks without undelivered events are left out.
+    /// The same by name of the sink, over all merchants. Sinks without undelivered events are left out.
     pub deliveries_by_sink: BTreeMap<SinkName, u64>,
     /// Creation time of the oldest of these events, by name of the sink.
     pub oldest_by_sink: BTreeMap<SinkName, Timestamp>,
@@ -129,7 +129,7 @@ pub struct Backlog {
     pub oldest_job: Option<Timestamp>,
 }
 
-/// What waits for one sink of a merchant.
+/// Waiting events of one sink of a merchant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkQueue {
     /// Next event of each payment, with the due time of its next attempt.
@@ -145,12 +145,12 @@ pub struct EventPage {
     pub events: Vec<Event>,
     /// Id of the last event of the page, which may be unreadable; `None` for an empty page.
     pub next: Option<String>,
-    /// Whether no event follows the page now.
+    /// True if no event follows the page now.
     pub is_last: bool,
     /// Whether events are withheld until an older transaction has ended. Tollgate's own take milliseconds; one of another
     /// program on the server may take hours.
     pub is_withheld: bool,
-    /// Whether the event of the cursor is no longer retained. Events after it may have been purged unread.
+    /// True if the event of the cursor is no longer retained. Events after it may have been purged unread.
     pub is_expired: bool,
 }
 

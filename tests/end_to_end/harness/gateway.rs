@@ -55,6 +55,16 @@ impl Gateway {
         caught & (1 << (signal - 1)) != 0
     }
 
+    /// Names of the process's threads, cut to 15 bytes each.
+    #[cfg(feature = "kafka")]
+    pub fn threads(&self) -> Vec<String> {
+        let id = self.process.as_ref().unwrap().id().unwrap();
+        let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+        // A thread may end meanwhile.
+        let names = threads.flatten().flat_map(|thread| std::fs::read_to_string(thread.path().join("comm")));
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
     fn proc_status(&self, what: &str) -> String {
         let id = self.process.as_ref().unwrap().id().unwrap();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();

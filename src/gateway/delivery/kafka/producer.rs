@@ -64,9 +64,10 @@ impl Producer {
         }
     }
 
-    /// Returns whether the client is of no use any more. The library ends it where it cannot rule out a repetition.
-    pub(super) fn is_dead(&self) -> bool {
-        self.library.as_ref().is_none_or(|library| library.client().fatal_error().is_some())
+    /// Returns why the client is of no use any more. The library ends it where it cannot rule out a repetition.
+    pub(super) fn fatal_error(&self) -> Option<RDKafkaErrorCode> {
+        let fatal = self.library.as_ref()?.client().fatal_error();
+        fatal.map(|(code, _)| code)
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Scram {
     first: String,
 }
 
-/// What the broker must answer at last: the proof that it knows the password too.
+/// The broker's last message must be this: the proof that it knows the password.
 pub(super) struct ServerProof(Vec<u8>);
 
 #[derive(Clone, Copy)]

@@ -174,10 +174,11 @@ async fn topic_without_the_right_to_write_is_a_failed_attempt() {
 }
 
 #[tokio::test]
-async fn broker_that_is_down_pauses_the_sink_until_it_is_back() {
+async fn restarted_broker_gets_the_waiting_event_once_from_the_same_producer() {
     let cluster = cluster(1);
     let sink = sink(&cluster);
     send(&sink, "o-1").await.unwrap();
+    let producer = sink.client.lock().clone().unwrap();
     cluster.broker_down(1).unwrap();
     let why = reason(send(&sink, "o-2").await);
     assert!(why.starts_with("127.0.0.1:"), "{why}");
@@ -186,6 +187,30 @@ async fn broker_that_is_down_pauses_the_sink_until_it_is_back() {
     cluster.broker_up(1).unwrap();
     send_until_delivered(&sink, "o-2").await;
     assert!(!sink.is_paused());
+    assert!(Arc::ptr_eq(&producer, sink.client.lock().as_ref().unwrap()));
+    assert_eq!(orders(&stored(&cluster).await), ["shop/o-1", "shop/o-2"]);
+}
+
+#[tokio::test]
+async fn after_a_pause_one_event_is_tried_and_the_others_wait_for_its_result() {
+    let cluster = cluster(1);
+    let sink = sink(&cluster);
+    cluster.broker_down(1).unwrap();
+    let why = reason(send(&sink, "o-1").await);
+    while sink.is_paused() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut tried = std::pin::pin!(send(&sink, "o-1"));
+    tokio::select! {
+        biased;
+        early = &mut tried => panic!("{early:?}"),
+        other = send(&sink, "o-2") => assert_eq!(reason(other), why),
+    }
+    assert!(sink.is_paused());
+    cluster.broker_up(1).unwrap();
+    tried.await.unwrap();
+    assert!(!sink.is_paused());
+    send(&sink, "o-2").await.unwrap();
     assert_eq!(orders(&stored(&cluster).await), ["shop/o-1", "shop/o-2"]);
 }
 
@@ -207,8 +232,9 @@ async fn client_that_the_library_has_ended_is_replaced() {
     let cluster = cluster(1);
     let sink = sink(&cluster);
     cluster.request_errors(Api::InitProducerId, &[Response::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
-    reason(send(&sink, "o-1").await);
-    assert!(sink.client.lock().await.is_none());
+    let why = reason(send(&sink, "o-1").await);
+    assert!(why.contains("Cluster authorization failed"), "{why}");
+    assert!(sink.client.lock().is_none());
     send_until_delivered(&sink, "o-1").await;
     assert_eq!(orders(&stored(&cluster).await), ["shop/o-1"]);
 }
@@ -226,7 +252,7 @@ async fn producer_that_the_brokers_refuse_is_replaced_and_no_attempt_counts() {
         send_until_delivered(&sink, &order).await;
         cluster.request_errors(Api::Produce, &[response]);
         reason(send(&sink, "refused").await);
-        assert!(sink.client.lock().await.is_none());
+        assert!(sink.client.lock().is_none());
     }
     send_until_delivered(&sink, "o-2").await;
     assert_eq!(orders(&stored(&cluster).await), ["shop/o-0", "shop/o-1", "shop/o-2"]);

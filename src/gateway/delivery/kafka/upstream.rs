@@ -30,7 +30,7 @@ pub(super) type BrokerStream = Either<TcpStream, TlsStream<TcpStream>>;
 pub(super) struct Upstream {
     pub(super) stream: BrokerStream,
     pub(super) peer: IpAddr,
-    /// What the library may ask for.
+    /// Requests that the library may send.
     pub(super) offered: Vec<VersionRange>,
 }
 

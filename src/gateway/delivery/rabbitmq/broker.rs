@@ -32,7 +32,7 @@ pub(in crate::delivery) struct Brokers {
     reconnects: Arc<Reconnects>,
 }
 
-/// What all reconnections share.
+/// State that all reconnections share.
 struct Reconnects {
     permits: Semaphore,
     /// Private networks that the configuration in force permits.

@@ -1,4 +1,4 @@
-//! What a broker or the network reported, as the reason of a failed attempt.
+//! Errors of a broker or the network as the reason of a failed attempt.
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
@@ -13,7 +13,7 @@ pub(crate) fn broker_error(error: &lapin::Error) -> DeliveryError {
     let sentence = match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         ErrorKind::IOError(error) => error.kind().to_string(),
-        ErrorKind::MissingHeartbeatError => "it gave no sign of life".to_owned(),
+        ErrorKind::MissingHeartbeatError => "no heartbeat was received".to_owned(),
         _ => "the connection is closed".to_owned(),
     };
     DeliveryError::Broker(sentence.chars().filter(|it| !it.is_control()).take(MAX_SENTENCE).collect())

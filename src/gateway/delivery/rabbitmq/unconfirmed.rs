@@ -34,7 +34,7 @@ struct Pending {
     message: Confirmable,
 }
 
-/// What is needed to report the result of a message.
+/// Recipient of the result of a message.
 struct Confirmable {
     routing_key: String,
     reply: Reply,
@@ -151,7 +151,7 @@ impl Settled {
 fn confirmed(confirmation: Confirmation) -> Confirmed {
     let is_ack = confirmation.is_ack();
     let returned = confirmation.take_message();
-    // A returned message without an id is none of ours. Its empty id still says that the queue was not empty.
+    // Tollgate publishes no message without an id. The empty id still shows that the queue was not empty.
     let id = |message: BasicReturnMessage| message.properties.message_id().as_ref().map(ToString::to_string);
     Confirmed { is_ack, carried: returned.map(|message| id(message).unwrap_or_default()) }
 }

@@ -17,7 +17,7 @@ pub(super) const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause after a failed read of the ledger.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the reader of a stream may see.
+/// Data that the reader of a stream may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// The whole payment: its merchant reads it.

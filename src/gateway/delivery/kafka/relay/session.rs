@@ -56,9 +56,11 @@ pub(super) async fn serve(
     let (from_broker, mut to_broker) = tokio::io::split(stream);
     let questions = Questions::default();
     tokio::select! {
-        ended = forward_requests(&mut requests, &mut to_broker, &questions) => ended,
-        ended = forward_responses(shared, from_broker, &mut responses, &questions) => ended,
+        // Nothing passes once the configuration forbids the address.
+        biased;
         refused = until_refused(peer, &mut allowed) => Err(refused),
+        ended = forward_responses(shared, from_broker, &mut responses, &questions) => ended,
+        ended = forward_requests(&mut requests, &mut to_broker, &questions) => ended,
     }
 }
 
