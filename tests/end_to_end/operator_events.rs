@@ -181,6 +181,8 @@ async fn failing_sink_is_told_after_half_a_minute_and_its_recovery_once() {
     assert_eq!((&data["merchant"], &data["sink"]), (&json!("shop"), &json!("webhook")), "{failing}");
     assert_eq!(data["cause"], "it answered 500", "{failing}");
     world.receiver.answer_with(204);
+    // The first events have failed twice; their next attempt is due in five minutes.
+    assert_eq!(world.admin_request("POST", "/merchants/shop/sinks/webhook/retry", &[]).await.status, 200);
     let recovered = watched.until_type("delivery.recovered").await;
     assert_eq!(recovered["data"]["sink"], "webhook", "{recovered}");
     for number in 0..8 {
