@@ -1,7 +1,7 @@
 //! Delivers events to the merchants' sinks and retries failed deliveries. A sink that fails delays no other, and no other
 //! merchant. The events of one payment reach each sink in order, because the ledger returns only the oldest undelivered one.
 //!
-//! `sinks` has one table of the kinds of sinks; each kind is one file and implements [`sink::Sink`].
+//! `sinks` has one table of the kinds of sinks; each kind is one file and implements `sink::Sink`.
 
 mod connections;
 mod decision;
