@@ -7,8 +7,6 @@ mod connections;
 mod decision;
 mod dial;
 pub(crate) mod failure;
-#[cfg(test)]
-mod figures;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod message;
@@ -22,6 +20,8 @@ mod slots;
 mod subscriptions;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod webhook;
 
@@ -299,9 +299,9 @@ async fn warn_about_removed(ledger: Ledger, removed: Vec<String>) {
     }
 }
 
-/// Keeps the name of the cluster for the origin of a CloudEvent, if the ledger told it. Returns whether it is known.
-fn learn(cluster: &OnceLock<String>, told: Result<Option<String>, LedgerError>) -> bool {
-    match told {
+/// Keeps the name of the cluster for the origin of a CloudEvent, if the ledger returned it. Returns whether it is known.
+fn learn(cluster: &OnceLock<String>, read: Result<Option<String>, LedgerError>) -> bool {
+    match read {
         Ok(name) => {
             cluster.get_or_init(|| name.unwrap_or_else(|| SINGLE_GATEWAY.to_owned()));
             true
@@ -319,18 +319,4 @@ fn learn(cluster: &OnceLock<String>, told: Result<Option<String>, LedgerError>) 
 fn due_after(now: Timestamp, seconds: u64) -> Timestamp {
     let pause = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     now.checked_add(pause).unwrap_or(now)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn name_of_the_cluster_is_unknown_after_an_error_and_never_changes() {
-        let cluster = OnceLock::new();
-        assert!(!learn(&cluster, Err(LedgerError::Closed)));
-        assert_eq!(cluster.get(), None);
-        assert!(learn(&cluster, Ok(Some("7".to_owned()))) && learn(&cluster, Ok(None)));
-        assert_eq!(cluster.get().map(String::as_str), Some("7"));
-    }
 }

@@ -9,7 +9,7 @@
 //! gateway or to another one that consumes the same queue. Its claim then makes it a repetition, so nothing is executed twice.
 //!
 //! A message that cannot be accepted at present (429, full queue, ledger unavailable) is held and tried again, with a pause that
-//! doubles. Held messages count against `prefetch`, so the broker sends no more. They are not put back into the queue at each
+//! doubles. Held messages count against `prefetch`, so the broker sends no more. They are not requeued at each
 //! try, because a quorum queue drops a message that came back often. Only a gateway whose ledger does not work requeues its
 //! messages, once, and consumes again when the ledger works.
 
@@ -73,7 +73,7 @@ struct Sources {
     running: HashMap<SourceKey, Running>,
     /// Times at which tasks panicked, for [`PANIC_PAUSE`].
     panicked: HashMap<SourceKey, Instant>,
-    /// Tasks that were told to stop.
+    /// Tasks that are stopping.
     stopping: Vec<JoinHandle<()>>,
 }
 

@@ -17,7 +17,7 @@ pub fn eager(conf: &Path, _: SocketAddr) {
     std::fs::write(&file, format!("{head}{breaker}")).unwrap();
 }
 
-/// As [`eager`], but probes after three seconds, so that a payment on a busy machine still finds the breaker open.
+/// Breaker like [`eager`] that probes after three seconds, so that a payment on a busy machine still finds the breaker open.
 fn eager_with_later_probe(conf: &Path, address: SocketAddr) {
     eager(conf, address);
     let file = conf.join("channels/main.toml");

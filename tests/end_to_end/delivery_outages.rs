@@ -54,8 +54,8 @@ async fn refused_login_is_reported_and_ends_once_the_user_exists() {
     create_and_pay(&world, "o-1").await;
     broker.until("other", "o-1", "payment.succeeded").await;
     until_entry(&world, "o-1", "undelivered", "late-mq", "ACCESS_REFUSED").await;
-    let told = [world.log(), world.explain_json("o-1").await];
-    assert!(told.iter().all(|text| !text.contains("secret-of-late")), "{told:?}");
+    let outputs = [world.log(), world.explain_json("o-1").await];
+    assert!(outputs.iter().all(|text| !text.contains("secret-of-late")), "{outputs:?}");
     broker.command("add_user late secret-of-late").await;
     broker.command("set_permissions late .* .* .*").await;
     broker.until("late", "o-1", "payment.succeeded").await;

@@ -198,6 +198,19 @@ impl World {
         &self.gateway.conf
     }
 
+    /// Runs `tollgate check --probe` on the gateway's configuration, which must find no error. Returns both outputs.
+    pub async fn check_probe(&self) -> (String, String) {
+        let checked = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["check", "--probe", "--conf"])
+            .arg(self.conf())
+            .output()
+            .await
+            .unwrap();
+        let [out, err] = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(checked.status.success(), "what cannot be reached is a warning: {out}{err}");
+        (out, err)
+    }
+
     /// Sends a signed request of the merchant `shop`.
     pub async fn signed_request(&self, method: &str, target: &str, key: Option<&str>, body: &Value) -> Answer {
         signed_request(self.gateway.listen, &SHOP, method, target, key, body).await

@@ -142,8 +142,8 @@ async fn unrecoverable_action_advises_new_order_id() {
     assert_eq!(world.create("o-1", "k-1").await.status, 202);
     let lost = until("the action is given up", || async {
         let payment = world.payment("o-1").await;
-        let is_told = payment["status_reason"].as_str().is_some_and(|why| why.contains("new `order_id`"));
-        (is_told && payment["status"] == "pending").then_some(payment.clone()).ok_or(payment)
+        let is_recorded = payment["status_reason"].as_str().is_some_and(|why| why.contains("new `order_id`"));
+        (is_recorded && payment["status"] == "pending").then_some(payment.clone()).ok_or(payment)
     })
     .await;
     assert_eq!(lost["provider"]["code"], "SYSTEM_ERROR", "{lost}");

@@ -236,14 +236,7 @@ async fn broker_with_another_certificate_gets_no_event() {
         until_undelivered(&world, "o-1", name, "TLS with 127.0.0.1").await;
         assert!(broker.messages(name).await.is_empty());
     }
-    let checked = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
-        .args(["check", "--probe", "--conf"])
-        .arg(world.conf())
-        .output()
-        .await
-        .unwrap();
-    let [out, err] = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(checked.status.success(), "a sink that cannot be reached is a warning: {out}{err}");
+    let (out, err) = world.check_probe().await;
     assert!(out.contains("shop trusted: reached"), "{out}");
     assert!(err.contains("shop.toml: the sink `wrong`:") && err.contains("TLS with 127.0.0.1"), "{err}");
 }
@@ -283,8 +276,8 @@ async fn login_by_each_mechanism_works_and_a_wrong_password_gets_no_event() {
         for topic in ["wrong", "other", "none"] {
             assert!(broker.messages(topic).await.is_empty(), "{topic}");
         }
-        let told = [world.log(), world.metrics().await, world.explain_json("o-1").await];
-        assert!(told.iter().all(|text| !text.contains("hunter2") && !text.contains("w0rd")), "passwords are secret");
+        let outputs = [world.log(), world.metrics().await, world.explain_json("o-1").await];
+        assert!(outputs.iter().all(|text| !text.contains("hunter2") && !text.contains("w0rd")), "passwords are secret");
     }
 }
 
@@ -305,6 +298,6 @@ async fn unreachable_cluster_rejects_no_reload_and_delays_no_webhook() {
     world.until_logged("the sink cannot be reached").await;
     until_waiting(&world, "dead", 20).await;
     until_undelivered(&world, "o-0", "dead", "cannot connect to").await;
-    let told = [world.log(), world.metrics().await, world.explain_json("o-0").await];
-    assert!(told.iter().all(|text| !text.contains("hunter2")), "the password is secret");
+    let outputs = [world.log(), world.metrics().await, world.explain_json("o-0").await];
+    assert!(outputs.iter().all(|text| !text.contains("hunter2")), "the password is secret");
 }

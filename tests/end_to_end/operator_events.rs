@@ -151,7 +151,7 @@ async fn breaker_probe_and_reload_events_reach_webhook_and_rabbitmq() {
     assert!(!text.contains("guest:guest") && !text.contains("whsec_"), "no secrets: {text}");
 }
 
-/// Makes a payment each second until the operator is told that the merchant's webhook fails, which takes half a minute.
+/// Makes a payment each second until an operator event reports the failing webhook, which takes half a minute.
 async fn until_failing(watched: &Watched) -> Value {
     let number = AtomicU32::new(0);
     until("the operator gets delivery.failing", || async {
@@ -167,7 +167,7 @@ async fn until_failing(watched: &Watched) -> Value {
 }
 
 #[tokio::test]
-async fn failing_sink_is_told_after_half_a_minute_and_its_recovery_once() {
+async fn failing_sink_is_reported_after_half_a_minute_and_its_recovery_once() {
     let watched = Watched::new(WorldOptions::default(), "").await;
     let world = &watched.world;
     world.receiver.answer_with(500);
@@ -200,7 +200,7 @@ async fn failing_sink_is_told_after_half_a_minute_and_its_recovery_once() {
 }
 
 #[tokio::test]
-async fn event_that_is_given_up_is_told_with_its_ids() {
+async fn event_that_is_given_up_is_reported_with_its_ids() {
     let ledger = Some("path = \"../data\"".to_owned());
     let mut watched = Watched::new(WorldOptions { ledger, ..WorldOptions::default() }, "").await;
     watched.world.receiver.answer_with(500);
@@ -233,7 +233,7 @@ async fn event_that_is_given_up_is_told_with_its_ids() {
 }
 
 #[tokio::test]
-async fn manual_review_is_told_with_the_refund_and_expiring_certificates_with_days_left() {
+async fn manual_review_is_reported_with_the_refund_and_expiring_certificates_with_days_left() {
     let options =
         WorldOptions { refunds_wait: true, ledger: Some("path = \"../data\"".to_owned()), ..WorldOptions::default() };
     let mut watched = Watched::new(options, "").await;
@@ -258,10 +258,10 @@ async fn manual_review_is_told_with_the_refund_and_expiring_certificates_with_da
     let days = expiring["data"]["days_left"].as_i64().unwrap();
     assert!((18..=23).contains(&days), "{expiring}");
     let count = count_of(&watched.operator, "certificate.expiring");
-    // A restart tells it again, with the same id.
+    // A restart emits it again, with the same id.
     watched.world.gateway.kill();
     watched.world.start().await;
-    until("the certificates are told again", || async {
+    until("the certificate events are emitted again", || async {
         let now = count_of(&watched.operator, "certificate.expiring");
         if now >= 2 * count { Ok(()) } else { Err(now) }
     })

@@ -255,9 +255,9 @@ async fn unreachable_broker_rejects_no_reload_and_delays_neither_webhooks_nor_ot
     }
     until_waiting(&world, "dead-mq", 20).await;
     until_entry(&world, "o-0", "undelivered", "dead-mq", "cannot").await;
-    let told = [world.log(), world.metrics().await, world.explain_json("o-0").await];
-    assert!(told.iter().all(|text| !text.contains("hunter2")), "the password is secret");
-    assert!(told[2].contains("dead-mq"), "{}", told[2]);
+    let outputs = [world.log(), world.metrics().await, world.explain_json("o-0").await];
+    assert!(outputs.iter().all(|text| !text.contains("hunter2")), "the password is secret");
+    assert!(outputs[2].contains("dead-mq"), "{}", outputs[2]);
 }
 
 #[tokio::test]
@@ -351,14 +351,7 @@ async fn broker_with_another_certificate_gets_no_event() {
     for name in ["wrong-mq", "public-mq"] {
         until_entry(&world, "o-1", "undelivered", name, "TLS with 127.0.0.1").await;
     }
-    let checked = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
-        .args(["check", "--probe", "--conf"])
-        .arg(world.conf())
-        .output()
-        .await
-        .unwrap();
-    let [out, err] = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(checked.status.success(), "a sink that cannot be reached is a warning: {out}{err}");
+    let (out, err) = world.check_probe().await;
     assert!(out.contains("shop trusted-mq: reached"), "{out}");
     assert!(err.contains("shop.toml: the sink `wrong-mq`: TLS with 127.0.0.1"), "{err}");
 }

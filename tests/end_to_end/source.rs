@@ -222,14 +222,7 @@ async fn source_that_cannot_be_reached_rejects_no_reload_and_is_a_warning_of_the
     let world = World::new().await;
     put_in_force(&world, &(tables + &unreachable)).await;
     world.until_logged("NOT_FOUND - no queue 'missing'").await;
-    let checked = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
-        .args(["check", "--probe", "--conf"])
-        .arg(world.conf())
-        .output()
-        .await
-        .unwrap();
-    let [out, err] = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(checked.status.success(), "{out}{err}");
+    let (out, err) = world.check_probe().await;
     assert!(out.contains("shop good-in: reached"), "{out}");
     assert_eq!(out.matches("note: ").count(), 1, "of `closed-in`: {out}");
     assert!(

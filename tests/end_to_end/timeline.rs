@@ -19,8 +19,8 @@ impl World {
         until(&format!("{kind} is recorded as delivered"), || async {
             let timeline = self.timeline(order).await;
             let entries = timeline["entries"].as_array().unwrap();
-            let is_told = entries.iter().any(|entry| entry["what"] == "delivered" && entry["id"] == id.as_str());
-            is_told.then_some(timeline.clone()).ok_or(timeline)
+            let is_recorded = entries.iter().any(|entry| entry["what"] == "delivered" && entry["id"] == id.as_str());
+            is_recorded.then_some(timeline.clone()).ok_or(timeline)
         })
         .await
     }

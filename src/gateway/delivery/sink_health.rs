@@ -101,7 +101,7 @@ mod tests {
 
     impl Timed {
         /// Makes an attempt after so many seconds.
-        fn told(&mut self, sink: &str, decision: Decision, seconds: u64) -> Vec<&'static str> {
+        fn emitted(&mut self, sink: &str, decision: Decision, seconds: u64) -> Vec<&'static str> {
             self.now += Duration::from_secs(seconds);
             let delivery = tollgate_ledger::Delivery { sink: SinkName::from(sink), ..delivery(Timestamp::UNIX_EPOCH) };
             let events = self.health.after_at(&delivery, decision, Some("it answered 500"), self.now);
@@ -110,30 +110,30 @@ mod tests {
     }
 
     #[test]
-    fn sink_that_fails_four_times_in_thirty_seconds_and_its_next_success_are_told_once() {
+    fn sink_that_fails_four_times_in_thirty_seconds_and_its_next_success_are_reported_once() {
         let mut sinks = Timed { health: SinkHealth::default(), now: Instant::now() };
         let (failed, none) = (Decision::Again(5), [""; 0]);
         for pause in [10, 1] {
             // Three failures are not enough, and neither are many in less than 30 s.
             for _ in 0..(if pause == 10 { 3 } else { 29 }) {
-                assert_eq!(sinks.told("mq", failed, pause), none);
+                assert_eq!(sinks.emitted("mq", failed, pause), none);
             }
-            assert_eq!(sinks.told("mq", Decision::Delivered, 60), none);
+            assert_eq!(sinks.emitted("mq", Decision::Delivered, 60), none);
         }
-        let told_while_failing: Vec<_> = (0..50).flat_map(|_| sinks.told("mq", failed, 1)).collect();
-        assert_eq!(told_while_failing, ["delivery.failing"]);
-        assert_eq!(sinks.told("webhook", Decision::Delivered, 0), none, "another sink");
-        assert_eq!(sinks.told("mq", Decision::GiveUp, 0), ["delivery.exhausted"]);
-        assert_eq!(sinks.told("mq", Decision::Defer(60), 0), none);
-        assert_eq!(sinks.told("mq", Decision::Delivered, 0), ["delivery.recovered"]);
-        assert_eq!(sinks.told("mq", Decision::Delivered, 0), none);
+        let while_failing: Vec<_> = (0..50).flat_map(|_| sinks.emitted("mq", failed, 1)).collect();
+        assert_eq!(while_failing, ["delivery.failing"]);
+        assert_eq!(sinks.emitted("webhook", Decision::Delivered, 0), none, "another sink");
+        assert_eq!(sinks.emitted("mq", Decision::GiveUp, 0), ["delivery.exhausted"]);
+        assert_eq!(sinks.emitted("mq", Decision::Defer(60), 0), none);
+        assert_eq!(sinks.emitted("mq", Decision::Delivered, 0), ["delivery.recovered"]);
+        assert_eq!(sinks.emitted("mq", Decision::Delivered, 0), none);
         for _ in 0..50 {
-            assert_eq!(sinks.told("gone", Decision::Defer(60), 60), none, "no attempt was made");
+            assert_eq!(sinks.emitted("gone", Decision::Defer(60), 60), none, "no attempt was made");
         }
         for _ in 0..4 {
-            sinks.told("gone", failed, 60);
+            sinks.emitted("gone", failed, 60);
         }
-        assert_eq!(sinks.told("gone", Decision::Discarded, 0), none, "it did not recover");
+        assert_eq!(sinks.emitted("gone", Decision::Discarded, 0), none, "it did not recover");
         assert!(sinks.health.0.lock().is_empty());
     }
 }

@@ -153,7 +153,7 @@ async fn start(
     });
     let mut response = match (handshake, stream) {
         (None, Err(limit)) => return Err(too_many(limit)),
-        // Tells an `EventSource` not to connect again.
+        // This status keeps an `EventSource` from reconnecting.
         (None, Ok(_)) if payment.status.is_final() && version == Some(payment.version) => {
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::NO_CONTENT;

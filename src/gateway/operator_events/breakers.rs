@@ -70,7 +70,7 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn told(seen: &mut Seen, state: &'static str, transitions: u64) -> Vec<&'static str> {
+    fn emitted(seen: &mut Seen, state: &'static str, transitions: u64) -> Vec<&'static str> {
         let status = BreakerStatus {
             operation: Kind::Pay,
             state,
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_and_closing_are_told_once_each_and_probes_never() {
+    fn opening_and_closing_are_reported_once_each_and_probes_never() {
         let mut seen = Seen::default();
         for (state, transitions, expected) in [
             ("closed", 0, &[][..]),
@@ -98,7 +98,7 @@ mod tests {
             ("closed", 10, &["channel.breaker_opened", "channel.breaker_closed"]),
             ("half_open", 12, &["channel.breaker_opened"]),
         ] {
-            assert_eq!(told(&mut seen, state, transitions), expected, "{state} {transitions}");
+            assert_eq!(emitted(&mut seen, state, transitions), expected, "{state} {transitions}");
         }
     }
 }

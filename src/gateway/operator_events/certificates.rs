@@ -81,19 +81,19 @@ mod tests {
     }
 
     #[test]
-    fn each_threshold_is_told_once_per_certificate() {
+    fn each_threshold_is_reported_once_per_certificate() {
         let (mut watch, ends) = (CertificateWatch::default(), [end("a", 100)]);
-        let mut told = Vec::new();
+        let mut emitted = Vec::new();
         // Four looks a day.
         for quarter in 0..4 * 105 {
             let now = Timestamp::from_second(quarter * DAY / 4).unwrap();
-            told.extend(days(&watch.due(&ends, now)));
+            emitted.extend(days(&watch.due(&ends, now)));
         }
-        assert_eq!(told, [60, 30, 14, 7, 3, 1, -1]);
+        assert_eq!(emitted, [60, 30, 14, 7, 3, 1, -1]);
     }
 
     #[test]
-    fn certificate_that_is_found_late_is_told_once_and_its_successor_again() {
+    fn certificate_that_is_found_late_is_reported_once_and_its_successor_again() {
         let (mut watch, now) = (CertificateWatch::default(), Timestamp::UNIX_EPOCH);
         assert_eq!(days(&watch.due(&[end("a", 5), end("b", 400), end("", 20)], now)), [5, 20]);
         assert_eq!(days(&watch.due(&[end("a", 5), end("", 20)], now)), <[i64; 0]>::default());

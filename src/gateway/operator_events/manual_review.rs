@@ -11,7 +11,7 @@ use crate::telemetry::METRICS;
 pub(crate) const REFUNDED_ELSEWHERE: &str =
     "the payer received a refund that was not made through this gateway: compare it manually with the sale";
 
-/// Counts a payment or refund that needs a person, and tells the operator.
+/// Counts a payment or refund that needs manual review, and emits an operator event.
 pub(crate) fn manual_review(subject: &RecordId, channel: &str, why: &str) {
     METRICS.manual_review_total.with_label_values(&[channel]).inc();
     let details = Details {

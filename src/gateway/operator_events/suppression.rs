@@ -142,7 +142,7 @@ mod tests {
         OperatorEvent::new(event_type, Details { channel, order_id, ..Details::default() })
     }
 
-    fn told(events: &[OperatorEvent]) -> Vec<(&'static str, u64)> {
+    fn summaries(events: &[OperatorEvent]) -> Vec<(&'static str, u64)> {
         events.iter().map(|event| (event.event_type.name(), event.details.suppressed)).collect()
     }
 
@@ -167,10 +167,10 @@ mod tests {
                 suppressor.admit(exhausted, start + Duration::from_millis(number))
             })
             .collect();
-        assert_eq!(told(&sent), [("delivery.exhausted", 0)]);
+        assert_eq!(summaries(&sent), [("delivery.exhausted", 0)]);
         assert_eq!(suppressor.due(start + REPEAT_WINDOW - Duration::from_secs(1)), []);
         let summary = suppressor.due(start + REPEAT_WINDOW);
-        assert_eq!(told(&summary), [("delivery.exhausted", 9998)], "and the event itself");
+        assert_eq!(summaries(&summary), [("delivery.exhausted", 9998)], "and the event itself");
         assert_eq!(summary[0].details.order_id, "o-9999");
         let orders = &summary[0].details.suppressed_order_ids;
         assert_eq!((orders.len(), orders[0].as_str(), orders[99].as_str()), (100, "o-1", "o-100"));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn other_causes_are_told_at_once() {
+    fn other_causes_are_reported_at_once() {
         let (mut suppressor, now) = (Suppressor::default(), Instant::now());
         for channel in ["a", "b"] {
             assert!(suppressor.admit(event(OperatorEventType::BreakerOpened, channel, ""), now).is_some());
@@ -192,8 +192,8 @@ mod tests {
     fn flapping_breaker_sends_a_bounded_number_and_its_last_state_in_the_end() {
         let (mut suppressor, start) = (Suppressor::default(), Instant::now());
         let sent = flapping(&mut suppressor, start, 3600);
-        assert!((3..=12).contains(&sent.len()), "{:?}", told(&sent));
-        assert_eq!(told(&sent)[..2], [("channel.breaker_opened", 0), ("channel.breaker_closed", 0)]);
+        assert!((3..=12).contains(&sent.len()), "{:?}", summaries(&sent));
+        assert_eq!(summaries(&sent)[..2], [("channel.breaker_opened", 0), ("channel.breaker_closed", 0)]);
         let suppressed: u64 = sent.iter().map(|event| event.details.suppressed).sum();
         let end = start + Duration::from_secs(3600);
         // The last of the 3,600 events says that it is closed.
@@ -205,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn state_that_differs_from_the_last_report_is_told_when_the_window_ends() {
+    fn state_that_differs_from_the_last_report_is_reported_when_the_window_ends() {
         let (mut suppressor, start) = (Suppressor::default(), Instant::now());
         let sent = flapping(&mut suppressor, start, 3);
         assert_eq!(sent.len(), 2, "opened, closed; opened again is suppressed");
         assert_eq!(suppressor.due(start + CHANGE_WINDOW - Duration::from_secs(1)), []);
-        assert_eq!(told(&suppressor.due(start + CHANGE_WINDOW)), [("channel.breaker_opened", 0)]);
+        assert_eq!(summaries(&suppressor.due(start + CHANGE_WINDOW)), [("channel.breaker_opened", 0)]);
     }
 
     #[test]

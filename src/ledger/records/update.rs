@@ -115,7 +115,7 @@ pub struct Delivery {
 pub struct Backlog {
     /// Undelivered events; an event counts once for each sink that has not received it.
     pub deliveries: u64,
-    /// The same by name of the sink, over all merchants. Sinks without undelivered events are left out.
+    /// Undelivered events by name of the sink, over all merchants. Sinks without undelivered events are left out.
     pub deliveries_by_sink: BTreeMap<SinkName, u64>,
     /// Creation time of the oldest of these events, by name of the sink.
     pub oldest_by_sink: BTreeMap<SinkName, Timestamp>,
@@ -147,7 +147,7 @@ pub struct EventPage {
     pub next: Option<String>,
     /// True if no event follows the page now.
     pub is_last: bool,
-    /// Whether events are withheld until an older transaction has ended. Tollgate's own take milliseconds; one of another
+    /// True if events are withheld until an older transaction has ended. Tollgate's own take milliseconds; one of another
     /// program on the server may take hours.
     pub is_withheld: bool,
     /// True if the event of the cursor is no longer retained. Events after it may have been purged unread.

@@ -135,7 +135,7 @@ async fn running_gateways_keep_the_order_when_they_fail_over_to_a_server_with_sm
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listener_of_another_machine_is_told_whose_event_was_published() {
+async fn listener_of_another_machine_is_notified_whose_event_was_published() {
     struct Published(Mutex<Vec<MerchantKey>>);
     impl ChangeListener for Published {
         fn before_commit(&self, _: &Changes) {}

@@ -157,8 +157,8 @@ impl World {
             return done;
         }
         // Fields that only record the past or times are read by no rule.
-        let is_told = |space| matches!(space, Space::Timeline | Space::Outbox | Space::Inquiries | Space::Unknown);
-        for (space, key, value) in writes.rows.iter().filter(|(space, ..)| !is_told(*space)) {
+        let is_expected = |space| matches!(space, Space::Timeline | Space::Outbox | Space::Inquiries | Space::Unknown);
+        for (space, key, value) in writes.rows.iter().filter(|(space, ..)| !is_expected(*space)) {
             if space == Space::Running {
                 let claim = Id::from_bytes(key).unwrap();
                 match value {

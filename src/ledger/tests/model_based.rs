@@ -214,8 +214,8 @@ impl History {
                     let is_final = before.0.is_final();
                     assert!(!is_final || status == before.0 || status == Status::Succeeded, "{before:?} {record:?}");
                 }
-                let is_told = status != Status::Pending && (refund.is_none() || status != Status::Unknown);
-                if before.0 != status && is_told {
+                let is_expected = status != Status::Pending && (refund.is_none() || status != Status::Unknown);
+                if before.0 != status && is_expected {
                     self.changes.push((subject.clone(), status));
                 }
                 if let Record::Payment(payment) = &record {

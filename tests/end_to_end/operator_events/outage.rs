@@ -94,7 +94,7 @@ async fn outage_with_a_thousand_failures_sends_a_bounded_number_of_events() {
         assert!([202, 503].contains(&answer.status), "{} {}", answer.status, answer.json());
     }
     watched.until_type("channel.breaker_opened").await;
-    // The operator is told of a later event, so all before it have passed.
+    // A later event has arrived, so all before it have passed.
     set_sinks(
         world,
         &(webhook("ops", &watched.operator.url(), "") + &webhook("late", &watched.operator.url(), "events = []")),
@@ -173,14 +173,7 @@ async fn check_probes_the_operators_sinks() {
     let gone = free_address();
     let sinks = webhook("there", &there.url(), "") + &webhook("gone", &format!("http://{gone}/x"), "");
     set_sinks(&world, &sinks).await;
-    let checked = tokio::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
-        .args(["check", "--probe", "--conf"])
-        .arg(world.conf())
-        .output()
-        .await
-        .unwrap();
-    let [out, err] = [checked.stdout, checked.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(checked.status.success(), "a sink that cannot be reached is a warning: {out}{err}");
+    let (out, err) = world.check_probe().await;
     assert!(out.contains("operator there: reached"), "{out}");
     assert!(err.contains("tollgate.toml: the sink `gone`: cannot connect to "), "{err}");
 }

@@ -111,7 +111,7 @@ async fn websocket_carries_the_same_states_and_closes_normally_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_websockets_are_told_to_come_later() {
+async fn websocket_above_the_limit_is_closed_with_try_again_later() {
     let world = World::new().await;
     let token = create(&world, "o").await;
     let to = world.gateway.listen;

@@ -70,7 +70,7 @@ pub(super) async fn write(session: &mut Session, states: Option<PaymentStream>) 
 /// Result of received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
-    /// Nothing ends.
+    /// The stream goes on.
     Nothing,
     /// The reader closes.
     Close,

@@ -1,5 +1,5 @@
 //! Measurement: 1,000 merchants with three sinks each, one of them dead, on an embedded ledger and a real RabbitMQ. Run alone, by
-//! `cargo test -p tollgate-gateway --lib delivery::figures -- --ignored --nocapture --test-threads 1`.
+//! `cargo test -p tollgate-gateway --lib delivery::tests::many_merchants -- --ignored --nocapture --test-threads 1`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ const PAYMENTS: usize = 6_000;
 /// Time between two payments.
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Queue to which the default exchange routes.
-const QUEUE: &str = "figures";
+const QUEUE: &str = "many-merchants";
 
 /// RabbitMQ that ends with the test.
 struct Broker {
