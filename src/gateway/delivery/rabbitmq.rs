@@ -142,7 +142,7 @@ impl RabbitMqSink {
 /// Value of `met_pause` if the last event met no pause.
 const NOT_MET: u64 = u64::MAX;
 /// AMQP's delivery mode of messages that survive a restart of the broker.
-const PERSISTENT: u8 = 2;
+pub(crate) const PERSISTENT: u8 = 2;
 
 #[async_trait]
 impl Sink for RabbitMqSink {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tollgate_config::SourceConfig;
 
 use crate::delivery::failure::DeliveryError;
-use crate::delivery::rabbitmq::{SharedConnection, broker_error, open_connection};
+use crate::delivery::rabbitmq::{PERSISTENT, SharedConnection, broker_error, open_connection};
 use crate::problem::Problem;
 
 /// Time limit for a connection, and again for the confirmation of a message.
@@ -24,8 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after a failed connection or a timeout in which publishing fails at once. Otherwise each refused message would wait
 /// for its own timeout, one after the other.
 const FAIL_FAST_FOR: Duration = Duration::from_secs(5);
-/// AMQP's delivery mode of messages that survive a restart of the broker.
-const PERSISTENT: u8 = 2;
 
 /// Exchange for refused messages.
 pub(super) struct DeadLetters {
