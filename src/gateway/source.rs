@@ -8,9 +8,9 @@
 //! A message is acknowledged only after its claim is durable. The broker delivers an unacknowledged message again, to this
 //! gateway or to another one that consumes the same queue. Its claim then makes it a repetition, so nothing is executed twice.
 //!
-//! A message that cannot be accepted at present (429, full queue, ledger unavailable) is held and tried again, with a pause that
-//! doubles. Held messages count against `prefetch`, so the broker sends no more. They are not requeued at each
-//! try, because a quorum queue drops a message that came back often. Only a gateway whose ledger does not work requeues its
+//! A message that cannot be accepted at present (429, full queue, ledger unavailable) is held and retried, with a pause that
+//! doubles. Held messages count against `prefetch`, so the broker sends no more. They are not requeued at each try, because a
+//! quorum queue drops a message that was redelivered often. Only a gateway whose ledger does not work requeues its
 //! messages, once, and consumes again when the ledger works.
 
 mod consumer;

@@ -3,10 +3,12 @@
 mod reader;
 mod websocket;
 
+use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
@@ -15,6 +17,8 @@ use tokio_rustls::client::TlsStream;
 use tollgate_harness::http_client::send;
 use tollgate_harness::merchant::MerchantKey;
 use tollgate_harness::shop_page::{Shop, ShopPage};
+use tungstenite::WebSocket;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use self::reader::{Reader, SseEvent};
 use crate::harness::{OTHER, SHOP, World, WorldOptions, payment_body, signed_headers, signed_request, until};
@@ -163,7 +167,7 @@ async fn ninth_stream_of_a_payment_is_refused_until_one_is_closed() {
 }
 
 #[tokio::test]
-async fn idle_stream_gets_comments_as_signs_of_life() {
+async fn idle_stream_gets_comments_as_heartbeat() {
     let world = World::new().await;
     let token = create(&world, "o").await;
     let mut reader = Reader::with_token(world.gateway.listen, "o", &token, None).await;
@@ -191,7 +195,7 @@ async fn shutdown_ends_streams_cleanly_and_at_once() {
 }
 
 #[tokio::test]
-async fn change_on_one_gateway_reaches_a_stream_on_another() {
+async fn change_on_one_gateway_reaches_streams_of_both_kinds_on_another() {
     let server = Server::start(&[]);
     let ledger = format!("kind = \"postgres\"\nurl = \"plain:{}\"", server.url);
     let world = World::with(WorldOptions { ledger: Some(ledger), ..WorldOptions::default() }).await;
@@ -199,16 +203,19 @@ async fn change_on_one_gateway_reaches_a_stream_on_another() {
     let token = create(&world, "o").await;
     let mut reader = Reader::with_token(other.listen, "o", &token, None).await;
     assert_eq!(reader.next().await.unwrap().kind, "payment.pending");
+    let (to, target) = (other.listen, format!("/v1/payments/o/events?watch={token}"));
+    let socket = websocket::blocking(move || pending_websocket(websocket::tcp(to), to, &target)).await;
     // The provider notifies the first gateway.
     world.pay("o").await;
     assert_eq!(reader.next().await.unwrap().kind, "payment.succeeded");
     assert_eq!(reader.next().await, None);
+    websocket::blocking(move || assert_ends_with(socket, "succeeded")).await;
     let again = signed_request(other.listen, &SHOP, "POST", "/v1/payments", Some("o"), &payment_body("o")).await;
     assert_eq!(again.json()["watch"], token.as_str());
 }
 
 #[tokio::test]
-async fn stream_runs_over_tls_with_http1_and_http2() {
+async fn streams_of_both_kinds_run_over_tls() {
     let server = "tls = { cert = \"channels/main/server.pem\", key = \"channels/main/server_key.pem\" }";
     let mut world = World::new().await;
     let token = create(&world, "o").await;
@@ -230,6 +237,10 @@ async fn stream_runs_over_tls_with_http1_and_http2() {
     world.until_metric("tollgate_streams{kind=\"sse\"} 1").await;
     let mut http2 = Reader::over_http2(tls(&world, b"h2").await, &target, &[]).await;
     assert_eq!(http2.next().await.unwrap().kind, "payment.pending");
+    let (to, name) = (world.gateway.listen, ServerName::from(world.sandbox.address().ip()));
+    let connection = ClientConnection::new(tls_settings(&world, b"http/1.1"), name).unwrap();
+    let over_tls = move || pending_websocket(StreamOwned::new(connection, websocket::tcp(to)), to, &target);
+    let socket = websocket::blocking(over_tls).await;
     // The sandbox cannot notify a gateway with TLS here, so the merchant asks for the state.
     let close = "/v1/payments/o/close";
     let mut headers = signed_headers(&SHOP, "POST", close, b"");
@@ -240,6 +251,20 @@ async fn stream_runs_over_tls_with_http1_and_http2() {
         assert_eq!(reader.next().await.unwrap().kind, "payment.closed");
         assert_eq!(reader.next().await, None);
     }
+    websocket::blocking(move || assert_ends_with(socket, "closed")).await;
+}
+
+/// Opens a WebSocket and reads its first state, `pending`.
+fn pending_websocket<S: Read + Write>(stream: S, to: SocketAddr, target: &str) -> WebSocket<S> {
+    let mut socket = websocket::connect_over(stream, to, target, "");
+    assert_eq!(websocket::next(&mut socket).unwrap()["status"], "pending");
+    socket
+}
+
+/// Asserts that the next state of a WebSocket is this one, and the last.
+fn assert_ends_with<S: Read + Write>(mut socket: WebSocket<S>, status: &str) {
+    assert_eq!(websocket::next(&mut socket).unwrap()["status"], status);
+    assert_eq!(websocket::next(&mut socket), Err(CloseCode::Normal));
 }
 
 async fn post(stream: TlsStream<TcpStream>, target: &str, headers: &[(&'static str, String)]) -> u16 {
@@ -248,16 +273,21 @@ async fn post(stream: TlsStream<TcpStream>, target: &str, headers: &[(&'static s
 }
 
 async fn tls(world: &World, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(world.gateway.listen).await.unwrap();
+    let name = ServerName::from(world.sandbox.address().ip());
+    tokio_rustls::TlsConnector::from(tls_settings(world, protocol)).connect(name, stream).await.unwrap()
+}
+
+/// TLS settings that trust the gateway's certificate and offer one protocol.
+fn tls_settings(world: &World, protocol: &[u8]) -> Arc<ClientConfig> {
     let keys: &Path = &world.conf().join("channels/main");
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(keys.join("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
-    let stream = TcpStream::connect(world.gateway.listen).await.unwrap();
-    let name = ServerName::from(world.sandbox.address().ip());
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    Arc::new(config)
 }
 
 /// The page watches at the gateway only, so the shop's server need not know what happens.

@@ -120,7 +120,7 @@ async fn crash_before_the_claim_loses_no_message() {
 }
 
 #[tokio::test]
-async fn shutdown_gives_held_messages_back_and_exits() {
+async fn shutdown_requeues_held_messages_and_exits() {
     let broker = RabbitMq::shared().await;
     let options = WorldOptions { server: "shutdown_timeout = \"10m\"\n[queue]\nlimit = 1", ..WorldOptions::default() };
     let mut world = world_with(broker, "drained-in", "", options).await;

@@ -14,10 +14,15 @@ use crate::harness::{SHOP, TEST_TIMEOUT, World, signed_headers};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// Opening handshake. Returns the connection and the head of the response.
-fn handshake(to: SocketAddr, head: &str) -> (TcpStream, String) {
-    let mut stream = TcpStream::connect(to).unwrap();
+/// Opens a blocking connection.
+pub(super) fn tcp(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    stream
+}
+
+/// Opening handshake. Returns the connection and the head of the response.
+fn handshake<S: Read + Write>(mut stream: S, head: &str) -> (S, String) {
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();
     // Byte by byte, so that no frame is read.
@@ -37,7 +42,11 @@ fn upgrade(to: SocketAddr, target: &str, more: &str) -> String {
 }
 
 fn connect(to: SocketAddr, target: &str, more: &str) -> WebSocket<TcpStream> {
-    let (stream, answer) = handshake(to, &upgrade(to, target, more));
+    connect_over(tcp(to), to, target, more)
+}
+
+pub(super) fn connect_over<S: Read + Write>(stream: S, to: SocketAddr, target: &str, more: &str) -> WebSocket<S> {
+    let (stream, answer) = handshake(stream, &upgrade(to, target, more));
     assert!(answer.starts_with("http/1.1 101 "), "{answer}");
     // The answer to the key of RFC 6455's example, in lower case.
     assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
@@ -45,7 +54,7 @@ fn connect(to: SocketAddr, target: &str, more: &str) -> WebSocket<TcpStream> {
 }
 
 /// Reads the next text as JSON, or the code of the closing frame.
-fn next(socket: &mut WebSocket<TcpStream>) -> Result<Value, CloseCode> {
+pub(super) fn next<S: Read + Write>(socket: &mut WebSocket<S>) -> Result<Value, CloseCode> {
     loop {
         match socket.read().unwrap() {
             Message::Text(text) => return Ok(serde_json::from_str(&text).unwrap()),
@@ -56,7 +65,7 @@ fn next(socket: &mut WebSocket<TcpStream>) -> Result<Value, CloseCode> {
 }
 
 /// Runs blocking work beside the test's runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
@@ -167,7 +176,7 @@ async fn wrong_handshake_is_refused_with_advice() {
         (whole.replace(KEY, "AAAA"), "400"),
         (whole.replace(&token, "x"), "401"),
     ] {
-        let answer = blocking(move || handshake(to, &head).1).await;
+        let answer = blocking(move || handshake(tcp(to), &head).1).await;
         assert!(answer.split(' ').nth(1) == Some(status), "{answer}");
         if status == "426" {
             assert!(answer.contains("upgrade: websocket") && answer.contains("sec-websocket-version: 13"), "{answer}");
